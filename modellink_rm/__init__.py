@@ -1,0 +1,3 @@
+"""Train and serve reward models on megatron-core."""
+
+__version__ = "0.1.0"
