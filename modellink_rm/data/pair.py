@@ -68,7 +68,9 @@ class Example:
     Attributes:
         index: row in the data set, to name it in messages.
         responses: best first; a pair has (chosen, rejected).
+        is_truncated: whether tokens were cut from it.
     """
 
     index: int
     responses: tuple[Response, ...]
+    is_truncated: bool = False

@@ -1,0 +1,97 @@
+"""Where the files of checkpoints lie, read without torch."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modellink_rm.errors import UserError
+from modellink_rm.model.shape import ModelShape
+
+LATEST_NAME = "latest_checkpointed_iteration.txt"
+RUN_NAME = "run.json"
+FILES_NAME = "files.json"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        path: the directory iter_N.
+        parallel_sizes: (pipeline, tensor, data) sizes of the run that wrote it.
+        config: every flag of that run, by group and field.
+    """
+
+    path: Path
+    iteration: int
+    shape: ModelShape
+    padded_vocab_size: int
+    post_layer_norm: bool
+    head_bias: bool
+    parallel_sizes: tuple[int, int, int]
+    config: dict[str, dict[str, Any]]
+
+    def to_json(self) -> bytes:
+        """The content of run.json."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["path"]
+        values["shape"] = dataclasses.asdict(self.shape)
+        return json.dumps(values, indent=1).encode()
+
+
+def checkpoint_directory(root: Path, iteration: int) -> Path:
+    """`root/iter_0000100`, as Megatron-LM names it."""
+    return root / f"iter_{iteration:07d}"
+
+
+def latest_checkpoint(root: Path) -> Path | None:
+    """The newest whole checkpoint under `root`, or None where there is none.
+
+    Raises:
+        UserError: the file that names it is not a number, or names one that is not there.
+    """
+    tracker = root / LATEST_NAME
+    if not tracker.is_file():
+        return None
+    word = tracker.read_text().strip()
+    if not word.isdigit():
+        raise UserError(f"{tracker} must hold an iteration, got {word!r}")
+    directory = checkpoint_directory(root, int(word))
+    if not directory.is_dir():
+        raise UserError(f"{tracker} names iteration {word}, but there is no {directory}")
+    return directory
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint that `path` is or holds the newest of, or None."""
+    if (path / RUN_NAME).is_file():
+        return path
+    return latest_checkpoint(path)
+
+
+def read_checkpoint_info(directory: Path) -> CheckpointInfo:
+    """What the checkpoint iter_N says of itself, its files' sizes checked.
+
+    Raises:
+        UserError: a file is missing or has another size than when it was written.
+    """
+    for name in (RUN_NAME, FILES_NAME):
+        if not (directory / name).is_file():
+            raise UserError(f"{directory} is not a checkpoint of this tool: it has no {name}")
+    try:
+        sizes = json.loads((directory / FILES_NAME).read_bytes())
+        values = json.loads((directory / RUN_NAME).read_bytes())
+        values["shape"] = ModelShape(**values["shape"])
+        values["parallel_sizes"] = tuple(values["parallel_sizes"])
+        checkpoint = CheckpointInfo(path=directory, **values)
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise UserError(f"{directory}: {RUN_NAME} or {FILES_NAME} is damaged ({error})") from error
+    for name, size in sizes.items():
+        path = directory / name
+        if not path.is_file():
+            raise UserError(f"checkpoint file {path} is missing")
+        if path.stat().st_size != size:
+            raise UserError(f"checkpoint file {path} has {path.stat().st_size} bytes; {size} were written")
+    return checkpoint

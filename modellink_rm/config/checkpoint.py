@@ -1,0 +1,32 @@
+"""Flags of what a run starts from and what it leaves."""
+
+from dataclasses import dataclass
+
+from modellink_rm.errors import UserError
+from modellink_rm.flags import flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Checkpoints."""
+
+    load: str | None = flag(
+        None,
+        help="what to start from: a Hugging Face directory (config.json and safetensors) or a checkpoint "
+        "of this tool; without it weights are random",
+    )
+    load_checkpoint_loosely: bool = flag(
+        False, help="forgive a base model its missing reward head and its language-model head"
+    )
+    finetune: bool = flag(False, help="of a checkpoint, load the weights only and start at step 0")
+    load_optim: bool = flag(True, help="of a checkpoint, do not load the optimizer's state")
+    load_rng: bool = flag(True, help="of a checkpoint, do not load the random generators' states")
+    save: str | None = flag(None, help="directory for checkpoints and metrics.jsonl")
+    save_interval: int | None = flag(None, help="steps between checkpoints; by default only at the end")
+    auto_resume: bool = flag(False, help="continue from the newest checkpoint in --save when there is one")
+
+    def __post_init__(self) -> None:
+        if self.save_interval is not None and self.save_interval < 1:
+            raise UserError(f"--save-interval must be at least 1, got {self.save_interval}")
+        if self.auto_resume and self.save is None:
+            raise UserError("--auto-resume needs --save: it continues from the checkpoints there")

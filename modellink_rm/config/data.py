@@ -1,0 +1,47 @@
+"""Flags of the data a run reads."""
+
+from dataclasses import dataclass
+
+from modellink_rm.errors import UserError
+from modellink_rm.flags import flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Data."""
+
+    data_path: tuple[str, ...] = flag(
+        help="prefixes that preprocess_data.py wrote (its --output-prefix), read one after the other"
+    )
+    split: str = flag("969,30,1", help="parts of the rows, in file order, for training, validation and test")
+    seq_length: int = flag(1024, help="longest prompt + response, in tokens; longer ones are truncated")
+    truncation: str = flag(
+        "right",
+        help="right: cut prompt and response at their ends, as LLaMA-Factory does; keep-ends: keep the "
+        "assistant's opener and the response's closing tokens",
+        choices=("right", "keep-ends"),
+    )
+    prompt_type: str | None = flag(None, help="template of the data; by default what its manifest says")
+    shuffle: bool = flag(True, help="read the training rows in file order")
+
+    def __post_init__(self) -> None:
+        if self.seq_length < 2:
+            raise UserError(f"--seq-length must be at least 2, got {self.seq_length}")
+        split_weights(self.split)
+
+
+def split_weights(split: str) -> tuple[float, float, float]:
+    """Shares of training, validation and test, adding up to 1, of "969,30,1".
+
+    Raises:
+        UserError: not one to three numbers of which none is negative and one is above 0.
+    """
+    try:
+        weights = [float(word) for word in split.split(",")]
+    except ValueError:
+        weights = []
+    if not 1 <= len(weights) <= 3 or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+        raise UserError(f"--split takes up to three weights such as 969,30,1, got {split!r}")
+    weights += [0.0] * (3 - len(weights))
+    total = sum(weights)
+    return weights[0] / total, weights[1] / total, weights[2] / total

@@ -1,0 +1,24 @@
+"""Flags of ModelLink's and Megatron-LM's reward scripts that have nothing to do here."""
+
+from modellink_rm.flags import IgnoredFlag
+
+_ALWAYS = "it is always so here"
+_NO_PADDING = "nothing is padded: micro-batches are flat packed sequences"
+_KERNELS = "the kernels are chosen by what the platform has"
+
+IGNORED_TRAINER_FLAGS = {
+    "--use-mcore-models": IgnoredFlag(False, _ALWAYS),
+    "--untie-embeddings-and-output-weights": IgnoredFlag(False, "a reward model has no output embedding"),
+    "--variable-seq-lengths": IgnoredFlag(False, _NO_PADDING),
+    "--pad-to-multiple-of": IgnoredFlag(True, _NO_PADDING),
+    "--padded-samples": IgnoredFlag(False, "global batches run on into the next epoch"),
+    "--use-flash-attn": IgnoredFlag(False, _KERNELS),
+    "--use-fused-rmsnorm": IgnoredFlag(False, _KERNELS),
+    "--use-fused-swiglu": IgnoredFlag(False, _KERNELS),
+    "--use-fused-rotary-pos-emb": IgnoredFlag(False, _KERNELS),
+    "--no-masked-softmax-fusion": IgnoredFlag(False, _KERNELS),
+    "--no-gradient-accumulation-fusion": IgnoredFlag(False, _KERNELS),
+    "--attention-softmax-in-fp32": IgnoredFlag(False, _ALWAYS),
+    "--initial-loss-scale": IgnoredFlag(True, "float32 and bfloat16 need no loss scale"),
+    "--num-workers": IgnoredFlag(True, "rows are read from memory-mapped files in the training process"),
+}

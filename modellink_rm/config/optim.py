@@ -1,0 +1,49 @@
+"""Flags of the optimizer and its schedule."""
+
+from dataclasses import dataclass
+
+from modellink_rm.errors import UserError
+from modellink_rm.flags import flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizer.
+
+    AdamW; the schedule counts samples as Megatron-LM's does.
+    """
+
+    lr: float = flag(1e-5, help="largest learning rate")
+    min_lr: float = flag(0.0, help="smallest learning rate of a decaying schedule")
+    lr_decay_style: str = flag(
+        "constant", help="how the learning rate goes after warmup", choices=("constant", "linear", "cosine")
+    )
+    lr_decay_iters: int | None = flag(None, help="steps after which it is --min-lr; by default all")
+    lr_warmup_fraction: float | None = flag(None, help="warmup, as a part of the decay steps")
+    lr_warmup_iters: int = flag(0, help="warmup, in steps")
+    lr_warmup_init: float = flag(0.0, help="learning rate that warmup starts from")
+    weight_decay: float = flag(0.0, help="decoupled weight decay, not on norms and biases")
+    adam_beta1: float = flag(0.9, help="decay of the first moment")
+    adam_beta2: float = flag(0.999, help="decay of the second moment")
+    adam_eps: float = flag(1e-8, help="added to the root of the second moment")
+    clip_grad: float = flag(1.0, help="largest norm of the gradient; 0 does not clip")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_lr <= self.lr:
+            raise UserError(f"--min-lr must lie between 0 and --lr {self.lr}, got {self.min_lr}")
+        if self.lr_warmup_fraction is not None and not 0 <= self.lr_warmup_fraction < 1:
+            raise UserError(f"--lr-warmup-fraction must lie in [0, 1), got {self.lr_warmup_fraction}")
+        if self.lr_warmup_fraction is not None and self.lr_warmup_iters:
+            raise UserError("--lr-warmup-fraction and --lr-warmup-iters say the same thing: give one")
+        if not 0 <= self.lr_warmup_init <= self.lr:
+            raise UserError(
+                f"--lr-warmup-init must lie between 0 and --lr {self.lr}, got {self.lr_warmup_init}"
+            )
+        for name in ("lr_warmup_iters", "weight_decay", "clip_grad"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
+        if self.lr_decay_iters is not None and self.lr_decay_iters < 1:
+            raise UserError(f"--lr-decay-iters must be at least 1, got {self.lr_decay_iters}")

@@ -1,0 +1,40 @@
+"""Flags that trade numbers and time for memory."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modellink_rm.errors import UserError
+from modellink_rm.flags import flag
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionConfig:
+    """Precision and memory.
+
+    Without --bf16 everything is float32. The reward head and its scores are float32 always.
+    """
+
+    bf16: bool = flag(False, help="weights and activations in bfloat16, optimizer state in float32")
+    recompute_granularity: str | None = flag(
+        None,
+        help="recompute activations in the backward pass: whole layers, or attention alone",
+        choices=("full", "selective"),
+    )
+    recompute_method: str = flag("uniform", help="which layers are recomputed", choices=("uniform", "block"))
+    recompute_num_layers: int = flag(
+        1, help="layers of one recomputed group (uniform), or how many are recomputed (block)"
+    )
+
+    def __post_init__(self) -> None:
+        if self.recompute_num_layers < 1:
+            raise UserError(f"--recompute-num-layers must be at least 1, got {self.recompute_num_layers}")
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """Of weights and activations, the head's apart."""
+        import torch  # parsing flags does without it
+
+        return torch.bfloat16 if self.bf16 else torch.float32

@@ -1,0 +1,41 @@
+"""Rules that cross groups of flags, checked before any process group starts."""
+
+from modellink_rm.config.data import DataConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.errors import UserError
+from modellink_rm.model.shape import ModelShape
+
+
+def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> None:
+    """The layers and matrices can be divided as asked.
+
+    Raises:
+        UserError: a size does not divide.
+    """
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    if shape.num_layers % pp:
+        raise UserError(f"--pipeline-model-parallel-size {pp} does not divide --num-layers {shape.num_layers}")
+    for flag, size in (
+        ("--num-attention-heads", shape.num_attention_heads),
+        ("--ffn-hidden-size", shape.ffn_hidden_size),
+    ):
+        if size % tp:
+            raise UserError(f"--tensor-model-parallel-size {tp} does not divide {flag} {size}")
+    groups = shape.num_query_groups
+    if groups % tp and tp % groups:
+        raise UserError(
+            f"--tensor-model-parallel-size {tp} and --num-query-groups {groups}: one must divide the other"
+        )
+
+
+def check_data_fits_shape(data: DataConfig, shape: ModelShape) -> None:
+    """Sequences are no longer than the model's positions.
+
+    Raises:
+        UserError: --seq-length is above the maximum.
+    """
+    if data.seq_length > shape.max_position_embeddings:
+        raise UserError(
+            f"--seq-length {data.seq_length} is above the model's --max-position-embeddings "
+            f"{shape.max_position_embeddings}; lower it, or give the flag if the model can read further"
+        )

@@ -1,0 +1,65 @@
+"""Flags of the run: what is trained, for how long, and when it is evaluated."""
+
+from dataclasses import dataclass
+
+from modellink_rm.errors import UserError
+from modellink_rm.flags import flag, flag_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Training.
+
+    Sizes and samples count examples: pairs of responses.
+    """
+
+    stage: str = flag(help="what is trained: a reward model", choices=("rm", "orm"))
+    is_pairwise_dataset: bool = flag(False, help="the data are preference pairs; required with --stage rm")
+    loss_type: str = flag("sigmoid", help="loss of a pair", choices=("sigmoid",))
+    micro_batch_size: int = flag(1, help="pairs of one forward pass")
+    global_batch_size: int | None = flag(
+        None, help="pairs of one optimizer step; by default the micro-batch size times data parallelism"
+    )
+    train_iters: int | None = flag(None, help="optimizer steps")
+    train_samples: int | None = flag(None, help="pairs to train on, in place of --train-iters")
+    eval_interval: int = flag(1000, help="steps between evaluations")
+    eval_iters: int = flag(100, help="global batches of one evaluation, at most the validation part")
+    seed: int = flag(1234, help="seed of the order of samples, of dropout and of weights that are not loaded")
+
+    def __post_init__(self) -> None:
+        if not self.is_pairwise_dataset:
+            raise UserError(f"--stage {self.stage} needs --is-pairwise-dataset: it is trained on pairs")
+        if (self.train_iters is None) == (self.train_samples is None):
+            raise UserError("a run needs one of --train-iters and --train-samples")
+        for name in ("micro_batch_size", "global_batch_size", "train_iters", "train_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{flag_name(name)} must be at least 1, got {value}")
+        for name in ("eval_interval", "eval_iters"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{flag_name(name)} must not be negative, got {getattr(self, name)}")
+
+    def batch_size(self, data_parallel_size: int) -> int:
+        """Pairs of one step over all replicas.
+
+        Raises:
+            UserError: fewer pairs than replicas.
+        """
+        size = self.global_batch_size or self.micro_batch_size * data_parallel_size
+        if size < data_parallel_size:
+            raise UserError(
+                f"--global-batch-size {size} is below the {data_parallel_size} data-parallel replicas: "
+                "each needs a pair in every step"
+            )
+        return size
+
+    def num_steps(self, batch_size: int) -> int:
+        """Optimizer steps of the run; --train-samples are rounded down to whole batches."""
+        if self.train_iters is not None:
+            return self.train_iters
+        assert self.train_samples is not None
+        if self.train_samples < batch_size:
+            raise UserError(
+                f"--train-samples {self.train_samples} is below one global batch of {batch_size} pairs"
+            )
+        return self.train_samples // batch_size

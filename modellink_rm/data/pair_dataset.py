@@ -1,0 +1,164 @@
+"""Rows of the preprocessed files as examples, truncated as asked, in the order of a run."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from modellink_rm.config.data import split_weights
+from modellink_rm.data.indexed import IndexedReader
+from modellink_rm.data.manifest import array_prefix
+from modellink_rm.data.pair import IGNORED_LABEL, Example, Response
+from modellink_rm.data.truncation import truncate
+from modellink_rm.errors import UserError
+
+
+class PairDataset(Sequence[Example]):
+    """The rows of one or more prefixes, one after the other.
+
+    Args:
+        prefixes: what preprocess_data.py was given as --output-prefix.
+        seq_length: longest prompt + response, in tokens.
+        truncation: "right" or "keep-ends".
+        num_closing_tokens: tokens that the template adds after a response's text, for keep-ends.
+    """
+
+    def __init__(
+        self, prefixes: Sequence[Path], *, seq_length: int, truncation: str, num_closing_tokens: int
+    ) -> None:
+        self._files = [_PairFiles.open(prefix) for prefix in prefixes]
+        self._starts = np.cumsum([0] + [len(files.chosen_ids.lengths) for files in self._files])
+        self._seq_length = seq_length
+        self._truncation = truncation
+        self._num_closing_tokens = num_closing_tokens
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        """The example of a row, its responses chosen then rejected."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        files = self._files[number]
+        responses = files.responses(index - int(self._starts[number]))
+        kept, cut = truncate(
+            responses, self._seq_length, self._truncation, num_closing_tokens=self._num_closing_tokens
+        )
+        return Example(index=index, responses=kept, is_truncated=cut.is_truncated)
+
+    def num_too_long(self) -> int:
+        """Rows with a side above the sequence length, known from the index alone."""
+        return sum(
+            int(
+                (np.maximum(files.chosen_ids.lengths, files.rejected_ids.lengths) > self._seq_length).sum()
+            )
+            for files in self._files
+        )
+
+
+@dataclass(frozen=True)
+class _PairFiles:
+    chosen_ids: IndexedReader
+    chosen_labels: IndexedReader
+    rejected_ids: IndexedReader
+    rejected_labels: IndexedReader
+
+    @classmethod
+    def open(cls, prefix: Path) -> "_PairFiles":
+        return cls(
+            **{
+                f"{side}_{kind}": IndexedReader(
+                    array_prefix(prefix, f"{side}_{'input_ids' if kind == 'ids' else 'labels'}")
+                )
+                for side in ("chosen", "rejected")
+                for kind in ("ids", "labels")
+            }
+        )
+
+    def responses(self, row: int) -> tuple[Response, Response]:
+        return (
+            _response(self.chosen_ids[row], self.chosen_labels[row]),
+            _response(self.rejected_ids[row], self.rejected_labels[row]),
+        )
+
+
+def _response(input_ids: np.ndarray, labels: np.ndarray) -> Response:
+    """The prompt is the leading run of labels that no loss counts."""
+    is_response = labels != IGNORED_LABEL
+    num_prompt_tokens = int(is_response.argmax()) if is_response.any() else len(labels)
+    return Response(input_ids=input_ids, num_prompt_tokens=num_prompt_tokens)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of each part, in file order."""
+
+    train: range
+    valid: range
+    test: range
+
+
+def split_rows(num_rows: int, split: str) -> Split:
+    """Divide the rows in file order by weights such as "969,30,1", as Megatron-LM does.
+
+    Raises:
+        UserError: no row is left to train on.
+    """
+    train, valid, _ = split_weights(split)
+    first = round(train * num_rows)
+    second = min(num_rows, first + round(valid * num_rows))
+    if first == 0:
+        raise UserError(f"--split {split} leaves none of the {num_rows} rows to train on")
+    end = num_rows if split_weights(split)[2] > 0 else second
+    return Split(train=range(first), valid=range(first, second), test=range(second, end))
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """The order in which a run reads its rows, endless; sample i depends on nothing but these.
+
+    Attributes:
+        rows: the training part.
+        shuffle: a permutation per epoch; otherwise file order.
+    """
+
+    rows: range
+    shuffle: bool
+    seed: int
+
+    def samples(self, start: int, stop: int) -> Iterator[int]:
+        """Rows of samples `start` to `stop` of the run."""
+        epoch, permutation = -1, np.empty(0, dtype=np.int64)
+        for sample in range(start, stop):
+            if sample // len(self.rows) != epoch:
+                epoch = sample // len(self.rows)
+                permutation = self._permutation(epoch)
+            yield self.rows[int(permutation[sample % len(self.rows)])]
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(len(self.rows))
+        return _shuffled(len(self.rows), self.seed, epoch)
+
+
+@functools.lru_cache(maxsize=2)  # a global batch lies in one epoch or in two
+def _shuffled(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(num_rows)
+
+
+def divide(items: Sequence[int], parts: int) -> list[Sequence[int]]:
+    """Contiguous parts as equal in number as can be, the longer ones first."""
+    size, rest = divmod(len(items), parts)
+    starts = [number * size + min(number, rest) for number in range(parts + 1)]
+    return [items[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+
+
+def micro_batch_rows(
+    rows: Sequence[int], *, micro_batch_size: int, dp_rank: int, dp_size: int
+) -> list[Sequence[int]]:
+    """This replica's rows of a global batch, in micro-batches; none of them where it gets no row."""
+    mine = divide(rows, dp_size)[dp_rank]
+    return [mine[start : start + micro_batch_size] for start in range(0, len(mine), micro_batch_size)]

@@ -1,0 +1,107 @@
+"""megatron-core's configuration and one stage of the reward model."""
+
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import nn
+from torch.nn import functional
+
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.model.shape import ModelShape
+from modellink_rm.parallel.groups import current_ranks, engine_groups
+
+
+def transformer_config(
+    shape: ModelShape,
+    *,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    initialize: bool,
+) -> TransformerConfig:
+    """The engine's configuration of a model.
+
+    Args:
+        initialize: draw random weights; False where all of them are read from files.
+    """
+    dtype = precision.dtype
+    recompute = {}
+    if precision.recompute_granularity is not None:
+        recompute["recompute_granularity"] = precision.recompute_granularity
+    if precision.recompute_granularity == "full":
+        recompute["recompute_method"] = precision.recompute_method
+        recompute["recompute_num_layers"] = precision.recompute_num_layers
+    return TransformerConfig(
+        num_layers=shape.num_layers,
+        hidden_size=shape.hidden_size,
+        ffn_hidden_size=shape.ffn_hidden_size,
+        num_attention_heads=shape.num_attention_heads,
+        num_query_groups=shape.num_query_groups,
+        kv_channels=shape.kv_channels,
+        layernorm_epsilon=shape.norm_epsilon,
+        add_qkv_bias=shape.add_qkv_bias,
+        rotary_interleaved=shape.rotary_interleaved,
+        add_bias_linear=False,
+        normalization="RMSNorm",
+        gated_linear_unit=True,
+        activation_func=functional.silu,
+        attention_dropout=model.attention_dropout,
+        hidden_dropout=model.hidden_dropout,
+        init_method_std=model.init_method_std,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        sequence_parallel=parallel.sequence_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=precision.bf16,
+        calculate_per_token_loss=True,
+        # Stages exchange each micro-batch's length; the engine refuses that with the default
+        # dispatcher of experts, even where there are none.
+        variable_seq_lengths=True,
+        moe_token_dispatcher_type="alltoall",
+        perform_initialization=initialize,
+        # The fused forms need compiled extensions, or torch.compile on the first step.
+        gradient_accumulation_fusion=False,
+        masked_softmax_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        apply_rope_fusion=False,
+        **recompute,
+    )
+
+
+def build_reward_model(
+    config: TransformerConfig,
+    shape: ModelShape,
+    *,
+    padded_vocab_size: int,
+    post_layer_norm: bool,
+    head_bias: bool,
+    seed: int,
+) -> RewardModel:
+    """This process's stage of the model, its head drawn from `seed` alike on every process."""
+    ranks = current_ranks()
+    model = RewardModel(
+        config,
+        shape,
+        padded_vocab_size=padded_vocab_size,
+        post_layer_norm=post_layer_norm,
+        head_bias=head_bias,
+        pre_process=ranks.is_first_stage,
+        post_process=ranks.is_last_stage,
+        groups=engine_groups(),
+    )
+    if ranks.is_last_stage:
+        initialize_head(model.rm_head, std=config.init_method_std, seed=seed)
+    return model
+
+
+@torch.no_grad()
+def initialize_head(head: nn.Linear, *, std: float, seed: int) -> None:
+    """Weight ~ N(0, std^2) from its own generator, bias 0: equal for every parallel size."""
+    generator = torch.Generator().manual_seed(seed)
+    head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * std)
+    if head.bias is not None:
+        head.bias.zero_()

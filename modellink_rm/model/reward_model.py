@@ -1,0 +1,113 @@
+"""The reward model: token embedding, transformer layers, and a head read at scored positions."""
+
+from typing import Any
+
+import torch
+from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_region
+from megatron.core.transformer.enums import ModelType
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_block import TransformerBlock, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+
+from modellink_rm.data.batch import Batch
+from modellink_rm.model.attention import PackedLayout
+from modellink_rm.model.layers import block_spec
+from modellink_rm.model.rotary import RotaryAngles
+from modellink_rm.model.shape import ModelShape
+
+
+class RewardModel(MegatronModule):
+    """One pipeline stage of a reward model.
+
+    It is built from megatron-core's embedding and transformer block rather than on its GPTModel,
+    which always makes a language-model head: no [vocabulary, hidden] output matrix exists here.
+
+    Attributes:
+        rm_head: hidden -> 1 in float32 whatever the layers' dtype, equal on every
+            tensor-parallel rank, on the last stage only.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        shape: ModelShape,
+        *,
+        padded_vocab_size: int,
+        post_layer_norm: bool,
+        head_bias: bool,
+        pre_process: bool,
+        post_process: bool,
+        groups: ProcessGroupCollection,
+    ) -> None:
+        super().__init__(config=config)
+        self.pre_process = pre_process
+        self.post_process = post_process
+        self.vp_stage = None
+        self.model_type = ModelType.encoder_or_decoder  # read by the engine's schedules
+        self.share_embeddings_and_output_weights = False  # read when it finalizes gradients
+        self.tp_group = groups.tp
+        device = torch.cuda.current_device()
+        if pre_process:
+            self.embedding = LanguageModelEmbedding(
+                config,
+                vocab_size=padded_vocab_size,
+                max_sequence_length=shape.max_position_embeddings,
+                position_embedding_type="rope",
+                tp_group=groups.tp,
+            )
+        self.rotary = RotaryAngles(shape, device)
+        self.decoder = TransformerBlock(
+            config,
+            spec=block_spec(get_num_layers_to_build(config), has_final_norm=post_layer_norm),
+            pre_process=pre_process,
+            post_process=post_process,
+            pg_collection=groups,
+        )
+        if post_process:
+            self.rm_head = nn.Linear(
+                config.hidden_size, 1, bias=head_bias, device=device, dtype=torch.float32
+            )
+
+    def set_input_tensor(self, input_tensor: Any) -> None:
+        """Take the previous stage's output; called by the engine's schedules."""
+        self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Scores [num_responses], float32, on the last stage; before it hidden states.
+
+        Hidden states are [t, 1, h], or [t/tp, 1, h] under sequence parallelism.
+        """
+        hidden_states = None
+        if self.pre_process:
+            # Its own position embedding is off (rope), so only the token ids matter to it.
+            hidden_states = self.embedding(batch.input_ids[None], batch.position_ids[None])
+        hidden_states = self.decoder(
+            hidden_states=hidden_states,
+            attention_mask=None,
+            rotary_pos_emb=self.rotary(batch.position_ids),
+            packed_seq_params=PackedLayout(segment_starts=batch.segment_starts),
+        )
+        if not self.post_process:
+            return hidden_states
+        return scores_at(self._rows_at(hidden_states, batch.scored_positions), self.rm_head)
+
+    def _rows_at(self, hidden_states: Tensor, positions: Tensor) -> Tensor:
+        """Hidden states [num_responses, h] at the positions, whole on every tensor-parallel rank."""
+        if not self.config.sequence_parallel:
+            return hidden_states[positions, 0]
+        # Each rank holds t/tp tokens: it gives the rows it has and zeros for the others, and the
+        # sum over ranks is exchanged (num_responses rows instead of all t). The sum's backward is
+        # the identity, so each rank's own rows get the whole gradient, once.
+        num_local = hidden_states.shape[0]
+        local = positions - self.tp_group.rank() * num_local
+        is_here = (local >= 0) & (local < num_local)
+        rows = hidden_states[local.clamp(0, num_local - 1), 0] * is_here[:, None]
+        return reduce_from_tensor_model_parallel_region(rows, group=self.tp_group)
+
+
+def scores_at(rows: Tensor, head: nn.Linear) -> Tensor:
+    """Scores [num_responses], float32, of hidden states rows [num_responses, h]."""
+    return head(rows.float())[:, 0]

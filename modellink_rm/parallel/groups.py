@@ -1,0 +1,109 @@
+"""Process groups: started once, ended once, and the ranks within them."""
+
+import datetime
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.platform import Platform
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place; every size is at least 1."""
+
+    world_size: int
+    rank: int
+    tp_size: int
+    tp_rank: int
+    pp_size: int
+    pp_rank: int
+    dp_size: int
+    dp_rank: int
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this process embeds tokens."""
+        return self.pp_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this process scores responses."""
+        return self.pp_rank == self.pp_size - 1
+
+    @property
+    def reports_scores(self) -> bool:
+        """Whether this process is the one of its replica whose scores and losses are counted."""
+        return self.is_last_stage and self.tp_rank == 0
+
+
+def world_size_from_environment() -> int:
+    """Processes of this torchrun; 1 outside of one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> Iterator[Ranks]:
+    """Start torch.distributed and megatron-core's groups, seed every generator, and end them after.
+
+    A single process outside torchrun makes a group of one.
+    """
+    timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
+    with tempfile.TemporaryDirectory(prefix="modellink-rm-") as directory:
+        if "RANK" in os.environ:
+            torch.distributed.init_process_group(platform.backend, timeout=timeout)
+        else:
+            store = torch.distributed.FileStore(str(Path(directory) / "store"), 1)
+            torch.distributed.init_process_group(
+                platform.backend, store=store, rank=0, world_size=1, timeout=timeout
+            )
+        try:
+            yield start_model_parallel(config, seed=seed)
+        finally:
+            parallel_state.destroy_model_parallel()
+            torch.distributed.destroy_process_group()
+
+
+def start_model_parallel(config: ParallelConfig, *, seed: int) -> Ranks:
+    """Make megatron-core's groups over the running torch.distributed, and seed the generators.
+
+    Pipeline stages get different seeds, as Megatron-LM does (100 apart); data-parallel replicas
+    get equal ones.
+    """
+    parallel_state.initialize_model_parallel(
+        config.tensor_model_parallel_size,
+        config.pipeline_model_parallel_size,
+        distributed_timeout_minutes=config.distributed_timeout_minutes,
+    )
+    ranks = current_ranks()
+    torch.manual_seed(seed + 100 * ranks.pp_rank)
+    model_parallel_cuda_manual_seed(seed + 100 * ranks.pp_rank)
+    return ranks
+
+
+def current_ranks() -> Ranks:
+    """This process's place in megatron-core's groups."""
+    return Ranks(
+        world_size=torch.distributed.get_world_size(),
+        rank=torch.distributed.get_rank(),
+        tp_size=parallel_state.get_tensor_model_parallel_world_size(),
+        tp_rank=parallel_state.get_tensor_model_parallel_rank(),
+        pp_size=parallel_state.get_pipeline_model_parallel_world_size(),
+        pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        dp_size=parallel_state.get_data_parallel_world_size(),
+        dp_rank=parallel_state.get_data_parallel_rank(),
+    )
+
+
+def engine_groups() -> ProcessGroupCollection:
+    """megatron-core's collection of the groups in force."""
+    return ProcessGroupCollection.use_mpu_process_groups()

@@ -1,0 +1,58 @@
+"""Run the micro-batches of one step through the model's stages, with the engine's schedules."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+# (scores, batch) -> (sum over examples, number of examples, what is kept of the micro-batch)
+LossFunction = Callable[[Tensor, Any], tuple[Tensor, Tensor, dict[str, Any]]]
+
+
+def forward_backward(
+    model: torch.nn.Module, batches: Sequence[Any], loss_function: LossFunction
+) -> list[dict[str, Any]]:
+    """Forward and backward passes of the micro-batches; gradients are left in the model.
+
+    With `calculate_per_token_loss` the engine divides the summed gradient by the number of
+    examples summed over micro-batches and data-parallel replicas: the gradient is that of the mean
+    over the global batch, however it was divided.
+
+    Args:
+        batches: micro-batches of this replica, at least one, on this device.
+
+    Returns:
+        What `loss_function` kept of each micro-batch, on the last stage; elsewhere nothing.
+    """
+
+    def forward_step(iterator: Iterator[Any], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
+        batch = next(iterator)
+        return chunk(batch), lambda scores: loss_function(scores, batch)
+
+    return _run(forward_step, model, batches, forward_only=False)
+
+
+@torch.no_grad()
+def forward_scores(model: torch.nn.Module, batches: Sequence[Any]) -> list[Tensor]:
+    """Scores of each micro-batch [num_responses], float32, on the last stage; elsewhere nothing."""
+
+    def forward_step(iterator: Iterator[Any], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
+        output = chunk(next(iterator))
+        return output, lambda scores, non_loss_data: scores
+
+    return _run(forward_step, model, batches, forward_only=True)
+
+
+def _run(forward_step: Any, model: torch.nn.Module, batches: Sequence[Any], *, forward_only: bool) -> Any:
+    return get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=iter(batches),
+        model=model,
+        num_microbatches=len(batches),
+        seq_length=1,  # unused: stages exchange the shape of every micro-batch
+        micro_batch_size=1,  # a flat sequence [t, 1, h]
+        forward_only=forward_only,
+        collect_non_loss_data=forward_only,
+    )

@@ -1,0 +1,46 @@
+"""The device and the communication backend, decided once; the only file that asks for a GPU."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from modellink_rm.log import info, warn_once
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Where tensors live and how processes talk.
+
+    Attributes:
+        device: this process's device.
+        backend: backend of torch.distributed, "nccl" or "gloo".
+    """
+
+    device: torch.device
+    backend: str
+
+    def synchronize(self) -> None:
+        """Wait for the device to finish what was asked of it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def detect_platform(requested_backend: str | None = None) -> Platform:
+    """The GPU of this process's local rank with nccl where there is one, else the CPU with gloo.
+
+    Args:
+        requested_backend: --distributed-backend; nccl without a GPU becomes gloo, with a warning.
+    """
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        info(f"platform: {torch.cuda.get_device_name(device)}, because torch finds a GPU")
+        return Platform(device, requested_backend or "nccl")
+    if requested_backend == "nccl":
+        warn_once("--distributed-backend nccl needs a GPU and there is none: gloo is used")
+    from modellink_rm.cuda_on_cpu import redirect_cuda_to_cpu
+
+    redirect_cuda_to_cpu()
+    info("platform: CPU, because torch finds no GPU; megatron-core's CUDA calls go to the CPU")
+    return Platform(torch.device("cpu"), "gloo")

@@ -1,0 +1,119 @@
+"""The engine's gradient buffers, AdamW and schedule around a model."""
+
+from dataclasses import dataclass
+
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import (
+    MegatronOptimizer,
+    OptimizerConfig,
+    ParamKey,
+    get_megatron_optimizer,
+    get_standard_config_overrides,
+)
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from modellink_rm.config.optim import OptimConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.errors import UserError
+from modellink_rm.model.reward_model import RewardModel
+
+
+@dataclass
+class TrainState:
+    """Everything that a step changes, and a checkpoint holds.
+
+    Attributes:
+        iteration: steps taken.
+        consumed_samples: examples (pairs) of those steps.
+    """
+
+    model: DistributedDataParallel
+    optimizer: MegatronOptimizer
+    scheduler: OptimizerParamScheduler
+    iteration: int = 0
+    consumed_samples: int = 0
+
+
+def wrap_for_training(model: RewardModel, parallel: ParallelConfig) -> DistributedDataParallel:
+    """The model with the engine's gradient buffers; gradients are summed in float32."""
+    wrapped = DistributedDataParallel(
+        model.config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=parallel.use_distributed_optimizer,
+            overlap_grad_reduce=parallel.overlap_grad_reduce,
+            overlap_param_gather=parallel.overlap_param_gather,
+        ),
+        model,
+    )
+    config = model.config
+    config.finalize_model_grads_func = finalize_model_grads
+    if parallel.overlap_grad_reduce:
+        config.no_sync_func = wrapped.no_sync
+    if parallel.overlap_param_gather:
+        config.param_sync_func = wrapped.start_param_sync
+    return wrapped
+
+
+def build_optimizer(
+    model: DistributedDataParallel, *, optim: OptimConfig, parallel: ParallelConfig, precision: PrecisionConfig
+) -> MegatronOptimizer:
+    """AdamW over the model's parameters."""
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=optim.lr,
+        min_lr=optim.min_lr,
+        weight_decay=optim.weight_decay,
+        adam_beta1=optim.adam_beta1,
+        adam_beta2=optim.adam_beta2,
+        adam_eps=optim.adam_eps,
+        clip_grad=optim.clip_grad,
+        bf16=precision.bf16,
+        params_dtype=precision.dtype,
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
+    )
+    overrides = get_standard_config_overrides(config)
+    # The float32 head needs a parameter group of its own: the distributed optimizer cannot save a
+    # group of mixed dtypes. The override restates the default.
+    overrides[ParamKey(name="*rm_head.weight")] = {"wd_mult": 1.0}
+    return get_megatron_optimizer(config, [model], config_overrides=overrides)
+
+
+def build_scheduler(
+    optimizer: MegatronOptimizer, optim: OptimConfig, *, train_iters: int, global_batch_size: int
+) -> OptimizerParamScheduler:
+    """Megatron-LM's schedule, counted in samples.
+
+    Raises:
+        UserError: warmup takes all the steps.
+    """
+    decay_iters = optim.lr_decay_iters or train_iters
+    decay_samples = decay_iters * global_batch_size
+    warmup_samples = optim.lr_warmup_iters * global_batch_size
+    if optim.lr_warmup_fraction is not None:
+        warmup_samples = int(optim.lr_warmup_fraction * decay_samples)
+    if warmup_samples >= decay_samples:
+        raise UserError(
+            f"warmup must be shorter than the schedule: {optim.lr_warmup_iters} --lr-warmup-iters "
+            f"of {decay_iters} steps"
+        )
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=optim.lr_warmup_init,
+        max_lr=optim.lr,
+        min_lr=optim.min_lr,
+        lr_warmup_steps=warmup_samples,
+        lr_decay_steps=decay_samples,
+        lr_decay_style=optim.lr_decay_style,
+        start_wd=optim.weight_decay,
+        end_wd=optim.weight_decay,
+        wd_incr_steps=decay_samples,
+        wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
+    )
