@@ -1,0 +1,62 @@
+"""Files that appear under their names only when whole."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def whole_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+    """Binary files to write, which take the names `paths` together when the block ends well.
+
+    Until then they have temporary names beside their own; an exception in the block removes them.
+    """
+    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    files: list[BinaryIO] = []
+    try:
+        for temporary in temporaries:
+            files.append(temporary.open("wb"))
+        yield files
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        _rename_all(temporaries, paths)
+    finally:
+        for file in files:
+            file.close()
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """One binary file to write, which takes the name `path` when the block ends well."""
+    with whole_files([path]) as (file,):
+        yield file
+
+
+def _rename_all(temporaries: Sequence[Path], paths: Sequence[Path]) -> None:
+    renamed: list[Path] = []
+    try:
+        for temporary, path in zip(temporaries, paths, strict=True):
+            renamed.append(path)
+            os.replace(temporary, path)
+    except BaseException:
+        # A part of the files under their final names would look like the whole.
+        for path in renamed:
+            path.unlink(missing_ok=True)
+        raise
+    for directory in {path.parent for path in paths}:
+        _sync_directory(directory)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make renames in `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,200 @@
+"""The manifest beside the files of a data set, and the checks before a data set is used."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modellink_rm.atomic import whole_file
+from modellink_rm.data.indexed import IndexedReader, bin_path, idx_path
+from modellink_rm.errors import UserError
+from modellink_rm.log import warn_once
+
+FORMAT_VERSION = 1
+PAIR_ARRAYS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """Size in bytes and checksum in hex of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """How a data set was made and what it holds.
+
+    Attributes:
+        format_version: of the manifest itself.
+        package_version: of the package that wrote it.
+        num_read: records read.
+        num_kept: pairs in the files, one row each.
+        dropped: reason -> number of records.
+        notes: what is odd but kept -> number of pairs.
+        num_tokens: of both sides of every pair, the prompt counted with each.
+        longest: tokens of the longest row.
+        handler: name given as --handler-name.
+        map_keys: as given, or None.
+        seq_length: as given, or None.
+        template: name given as --prompt-type.
+        template_fingerprint: of the template's content.
+        tokenizer: name of the directory or file.
+        tokenizer_fingerprint: of what determines the ids.
+        files: file name without the prefix's (so that a data set can be renamed) -> size, checksum.
+    """
+
+    format_version: int = FORMAT_VERSION
+    package_version: str
+    num_read: int
+    num_kept: int
+    dropped: dict[str, int]
+    notes: dict[str, int]
+    num_tokens: int
+    longest: int
+    handler: str
+    map_keys: str | None
+    seq_length: int | None
+    template: str
+    template_fingerprint: str
+    tokenizer: str
+    tokenizer_fingerprint: str
+    files: dict[str, FileEntry]
+
+
+def array_prefix(prefix: Path, array: str) -> Path:
+    """Path of one array's files without .bin or .idx: data/x -> data/x_packed_chosen_labels_document."""
+    return prefix.with_name(f"{prefix.name}_packed_{array}_document")
+
+
+def data_files(prefix: Path) -> list[Path]:
+    """The 8 files of a data set of pairs: a .bin and a .idx for each array."""
+    prefixes = [array_prefix(prefix, array) for array in PAIR_ARRAYS]
+    return [path(array) for array in prefixes for path in (bin_path, idx_path)]
+
+
+def key_of(path: Path, prefix: Path) -> str:
+    """How the manifest of `prefix` calls one of its files."""
+    return path.name.removeprefix(prefix.name)
+
+
+def manifest_path(prefix: Path) -> Path:
+    """{prefix}_manifest.json."""
+    return prefix.with_name(f"{prefix.name}_manifest.json")
+
+
+def write_manifest(prefix: Path, manifest: Manifest) -> None:
+    """Write {prefix}_manifest.json, which vouches for files that are there already."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False)
+    with whole_file(manifest_path(prefix)) as file:
+        file.write((text + "\n").encode())
+
+
+def read_manifest(prefix: Path) -> Manifest | None:
+    """The manifest of a data set, or None where there is none.
+
+    Raises:
+        UserError: the file is no manifest, or one of a later format.
+    """
+    path = manifest_path(prefix)
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        if content["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format version {content['format_version']}, this package reads {FORMAT_VERSION}"
+            )
+        content["files"] = {name: FileEntry(**entry) for name, entry in content["files"].items()}
+        return Manifest(**content)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): preprocess the data again") from None
+
+
+def check_dataset(
+    prefix: Path, tokenizer_fingerprint: str | None = None, template_fingerprint: str | None = None
+) -> Manifest | None:
+    """The manifest of a data set that is whole and fits, or None where another tool wrote it.
+
+    Args:
+        prefix: what preprocess_data.py was given as --output-prefix.
+        tokenizer_fingerprint: of the tokenizer to be used with the data, if known.
+        template_fingerprint: of the template to be used with the data, if known.
+
+    Raises:
+        UserError: names the file that is missing, cut off or of another length, or the tokenizer or
+            template that differs.
+    """
+    for path in data_files(prefix):
+        if not path.is_file():
+            raise UserError(f"{path} is missing: --data-path {prefix} stands for 8 files and a manifest")
+    manifest = read_manifest(prefix)
+    if manifest is None:
+        warn_once(f"{prefix} has no manifest: written by another tool, its tokenizer cannot be checked")
+    else:
+        _check_sizes(prefix, manifest)
+    _check_rows(prefix, manifest)
+    if manifest is not None:
+        _check_fingerprints(prefix, manifest, tokenizer_fingerprint, template_fingerprint)
+    return manifest
+
+
+def verify_checksums(prefix: Path, manifest: Manifest) -> None:
+    """Read every file of the data set and compare its sha256 with the manifest's.
+
+    Raises:
+        UserError: names the file whose content changed.
+    """
+    for path in data_files(prefix):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != manifest.files[key_of(path, prefix)].sha256:
+            raise UserError(f"{path} has changed since it was written: preprocess the data again")
+
+
+def _check_sizes(prefix: Path, manifest: Manifest) -> None:
+    for path in data_files(prefix):
+        entry = manifest.files.get(key_of(path, prefix))
+        if entry is None:
+            raise UserError(f"{manifest_path(prefix)} does not list {path.name}")
+        size = path.stat().st_size
+        if size != entry.size:
+            raise UserError(
+                f"{path} has {size} bytes, its manifest says {entry.size}: preprocess the data again"
+            )
+
+
+def _check_rows(prefix: Path, manifest: Manifest | None) -> None:
+    readers = {array: IndexedReader(array_prefix(prefix, array)) for array in PAIR_ARRAYS}
+    for array, reader in readers.items():
+        expected = len(readers[PAIR_ARRAYS[0]]) if manifest is None else manifest.num_kept
+        if len(reader) != expected:
+            path = idx_path(array_prefix(prefix, array))
+            raise UserError(f"{path} has {len(reader)} rows instead of {expected}")
+    for side in ("chosen", "rejected"):
+        labels = readers[f"{side}_labels"].lengths
+        if not np.array_equal(readers[f"{side}_input_ids"].lengths, labels):
+            path = idx_path(array_prefix(prefix, f"{side}_labels"))
+            raise UserError(f"{path} has rows of other lengths than those of {side}_input_ids")
+
+
+def _check_fingerprints(
+    prefix: Path, manifest: Manifest, tokenizer_fingerprint: str | None, template_fingerprint: str | None
+) -> None:
+    path = manifest_path(prefix)
+    if tokenizer_fingerprint not in (None, manifest.tokenizer_fingerprint):
+        raise UserError(
+            f"{path}: the data was made with another tokenizer ({manifest.tokenizer}, fingerprint "
+            f"{manifest.tokenizer_fingerprint[:12]}, not {tokenizer_fingerprint[:12]}): give that one or "
+            "preprocess again"
+        )
+    if template_fingerprint not in (None, manifest.template_fingerprint):
+        raise UserError(
+            f"{path}: the data was made with --prompt-type {manifest.template}, another template than the "
+            "one given now: give that one or preprocess again"
+        )
