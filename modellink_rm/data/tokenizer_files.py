@@ -8,6 +8,7 @@ from typing import Any
 from modellink_rm.errors import UserError
 
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _LISTS_OF_TOKENS = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -16,7 +17,7 @@ class TokenizerSettings:
     """Special tokens as a Hugging Face directory declares them.
 
     Attributes:
-        named: bos_token, eos_token, pad_token -> token; absent where none is declared.
+        named: name among NAMED_TOKENS -> token; absent where none is declared.
         added: token -> id, from added_tokens_decoder and added_tokens.json.
         special: tokens that are flagged special or named as such.
         files: the files that were read.
@@ -51,7 +52,7 @@ def read_tokenizer_settings(directory: Path) -> TokenizerSettings:
     # The first file that declares a token wins, as in transformers.
     declared = {**content.get("special_tokens_map.json", {}), **config}
     named = {}
-    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+    for key in NAMED_TOKENS:
         token = _token_text(declared.get(key))
         if token is not None:
             named[key] = token

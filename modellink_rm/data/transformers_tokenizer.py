@@ -1,5 +1,6 @@
 """Tokenizers that only transformers, or the code that comes with them, can read."""
 
+import dataclasses
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from modellink_rm.data.fast_tokenizer import FastTokenizer
 from modellink_rm.data.tokenizer import Tokenizer, fingerprint_of
-from modellink_rm.data.tokenizer_files import SETTINGS_FILES, read_tokenizer_settings
+from modellink_rm.data.tokenizer_files import NAMED_TOKENS, SETTINGS_FILES, read_tokenizer_settings
 from modellink_rm.errors import UserError
 
 _OTHER_FILES = {".py", ".txt", ".model", ".tiktoken"}
@@ -57,9 +58,7 @@ def load_transformers_tokenizer(directory: Path, *, trust_remote_code: bool) -> 
     """
     settings = read_tokenizer_settings(directory)
     if not any(directory.glob("*token*")) and not any(directory.glob("vocab*")):
-        raise UserError(
-            f"{directory} holds no tokenizer: there is no tokenizer.json or tokenizer.model in it"
-        )
+        raise UserError(f"{directory} holds no tokenizer: no tokenizer.json and no tokenizer.model")
     from transformers import AutoTokenizer
 
     try:
@@ -68,14 +67,15 @@ def load_transformers_tokenizer(directory: Path, *, trust_remote_code: bool) -> 
         )
     except Exception as error:  # transformers raises whatever the tokenizer's own code raises
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        hint = (
-            "" if trust_remote_code else "; if it comes with its own code, --trust-remote-code runs that code"
-        )
+        hint = "" if trust_remote_code else "; --trust-remote-code would run code that comes with it"
         raise UserError(f"{directory} cannot be read as a tokenizer: {lines[0]}{hint}") from None
     files = tuple(sorted(path for path in directory.iterdir() if _is_tokenizer_file(path)))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return TransformersTokenizer(tokenizer, name=str(directory), files=files)
+    # The tokenizer's class may name special tokens that no file declares.
+    named = {key: getattr(tokenizer, key) for key in NAMED_TOKENS if getattr(tokenizer, key, None)}
+    settings = dataclasses.replace(settings, named=named, special=frozenset(tokenizer.all_special_tokens))
     return FastTokenizer(backend.to_str().encode(), settings, name=str(directory), files=files)
 
 
