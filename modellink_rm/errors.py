@@ -22,8 +22,13 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
     try:
         return main(argv)
     except UserError as error:
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(SECONDS_FOR_THE_MESSAGE)
+        print_error(str(error))
         return 2
+
+
+def print_error(message: str) -> None:
+    """Print one line from the first process of each node, while the others wait for it."""
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(SECONDS_FOR_THE_MESSAGE)

@@ -1,0 +1,1 @@
+"""Weights in and out: Hugging Face directories, distributed checkpoints, the inference contract."""

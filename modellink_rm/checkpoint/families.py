@@ -11,7 +11,7 @@ from typing import Any
 
 from modellink_rm.errors import UserError
 from modellink_rm.log import warn_once
-from modellink_rm.model.shape import ModelShape
+from modellink_rm.config.shape import ModelShape
 from modellink_rm.registry import Registry
 
 Config = Mapping[str, Any]

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 from modellink_rm.checkpoint.families import TensorNames
-from modellink_rm.model.shape import ModelShape
+from modellink_rm.config.shape import ModelShape
 
 EMBEDDING = "embedding.word_embeddings.weight"
 FINAL_LAYERNORM = "decoder.final_layernorm.weight"

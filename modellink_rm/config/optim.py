@@ -27,6 +27,13 @@ class OptimConfig:
     adam_beta2: float = flag(0.999, help="decay of the second moment")
     adam_eps: float = flag(1e-8, help="added to the root of the second moment")
     clip_grad: float = flag(1.0, help="largest norm of the gradient; 0 does not clip")
+    use_distributed_optimizer: bool = flag(
+        False, help="divide the optimizer's state over the data-parallel processes"
+    )
+    overlap_grad_reduce: bool = flag(False, help="reduce gradients while the backward pass runs")
+    overlap_param_gather: bool = flag(
+        False, help="gather updated weights while the forward pass runs (distributed optimizer)"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_lr <= self.lr:
@@ -47,3 +54,7 @@ class OptimConfig:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
         if self.lr_decay_iters is not None and self.lr_decay_iters < 1:
             raise UserError(f"--lr-decay-iters must be at least 1, got {self.lr_decay_iters}")
+        if self.overlap_param_gather and not self.use_distributed_optimizer:
+            raise UserError("--overlap-param-gather needs --use-distributed-optimizer")
+        if self.overlap_param_gather and not self.overlap_grad_reduce:
+            raise UserError("--overlap-param-gather needs --overlap-grad-reduce")

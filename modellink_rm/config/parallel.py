@@ -18,13 +18,6 @@ class ParallelConfig:
     sequence_parallel: bool = flag(
         False, help="divide norms and residuals over the tensor-parallel processes by tokens"
     )
-    use_distributed_optimizer: bool = flag(
-        False, help="divide the optimizer's state over the data-parallel processes"
-    )
-    overlap_grad_reduce: bool = flag(False, help="reduce gradients while the backward pass runs")
-    overlap_param_gather: bool = flag(
-        False, help="gather updated weights while the forward pass runs (distributed optimizer)"
-    )
     distributed_backend: str | None = flag(
         None, help="nccl on GPUs, gloo on CPUs; by default what fits", choices=("nccl", "gloo")
     )
@@ -36,10 +29,6 @@ class ParallelConfig:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise UserError("--sequence-parallel needs --tensor-model-parallel-size of 2 or more, got 1")
-        if self.overlap_param_gather and not self.use_distributed_optimizer:
-            raise UserError("--overlap-param-gather needs --use-distributed-optimizer")
-        if self.overlap_param_gather and not self.overlap_grad_reduce:
-            raise UserError("--overlap-param-gather needs --overlap-grad-reduce")
 
     def data_parallel_size(self, world_size: int) -> int:
         """Replicas of the model among `world_size` processes.

@@ -3,7 +3,7 @@
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.errors import UserError
-from modellink_rm.model.shape import ModelShape
+from modellink_rm.config.shape import ModelShape
 
 
 def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> None:
@@ -14,7 +14,9 @@ def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> No
     """
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     if shape.num_layers % pp:
-        raise UserError(f"--pipeline-model-parallel-size {pp} does not divide --num-layers {shape.num_layers}")
+        raise UserError(
+            f"--pipeline-model-parallel-size {pp} does not divide --num-layers {shape.num_layers}"
+        )
     for flag, size in (
         ("--num-attention-heads", shape.num_attention_heads),
         ("--ffn-hidden-size", shape.ffn_hidden_size),

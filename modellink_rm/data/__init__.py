@@ -1,0 +1,1 @@
+"""From records to packed batches: handlers, templates, tokenizers, files, data sets."""

@@ -52,9 +52,7 @@ class PairDataset(Sequence[Example]):
     def num_too_long(self) -> int:
         """Rows with a side above the sequence length, known from the index alone."""
         return sum(
-            int(
-                (np.maximum(files.chosen_ids.lengths, files.rejected_ids.lengths) > self._seq_length).sum()
-            )
+            int((np.maximum(files.chosen_ids.lengths, files.rejected_ids.lengths) > self._seq_length).sum())
             for files in self._files
         )
 

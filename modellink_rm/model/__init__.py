@@ -1,0 +1,1 @@
+"""The reward model on megatron-core: layers, attention over packed segments, head."""

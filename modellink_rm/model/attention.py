@@ -82,7 +82,13 @@ class PackedAttention(torch.nn.Module):
     def _attend(self, segments: list[tuple[Tensor, ...]], dropout: float) -> list[Tensor]:
         return [
             scaled_dot_product_attention(
-                query, key, value, dropout_p=dropout, is_causal=True, scale=self.softmax_scale, enable_gqa=True
+                query,
+                key,
+                value,
+                dropout_p=dropout,
+                is_causal=True,
+                scale=self.softmax_scale,
+                enable_gqa=True,
             )
             for query, key, value in zip(*segments, strict=True)
         ]

@@ -9,7 +9,7 @@ from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.model.reward_model import RewardModel
-from modellink_rm.model.shape import ModelShape
+from modellink_rm.config.shape import ModelShape
 from modellink_rm.parallel.groups import current_ranks, engine_groups
 
 

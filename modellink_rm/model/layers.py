@@ -23,9 +23,7 @@ class RMSNorm(torch.nn.RMSNorm):
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
-        super().__init__(
-            hidden_size, eps=eps, dtype=config.params_dtype, device=torch.cuda.current_device()
-        )
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype, device=torch.cuda.current_device())
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
 

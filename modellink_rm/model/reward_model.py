@@ -16,7 +16,7 @@ from modellink_rm.data.batch import Batch
 from modellink_rm.model.attention import PackedLayout
 from modellink_rm.model.layers import block_spec
 from modellink_rm.model.rotary import RotaryAngles
-from modellink_rm.model.shape import ModelShape
+from modellink_rm.config.shape import ModelShape
 
 
 class RewardModel(MegatronModule):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from modellink_rm.model.shape import ModelShape
+from modellink_rm.config.shape import ModelShape
 
 
 class RotaryAngles(nn.Module):

@@ -1,0 +1,1 @@
+"""What a batch of scores is worth: losses and metrics."""

@@ -1,0 +1,1 @@
+"""Process groups, and running batches through the stages of a pipeline."""

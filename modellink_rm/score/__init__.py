@@ -1,0 +1,1 @@
+"""Scores of responses by a trained model; imports nothing from `train`."""

@@ -1,0 +1,1 @@
+"""The run: plan, optimizer, step, evaluation, reporting."""

@@ -1,5 +1,7 @@
 """The engine's gradient buffers, AdamW and schedule around a model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from megatron.core.distributed import (
@@ -17,7 +19,6 @@ from megatron.core.optimizer import (
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from modellink_rm.config.optim import OptimConfig
-from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.errors import UserError
 from modellink_rm.model.reward_model import RewardModel
@@ -39,29 +40,45 @@ class TrainState:
     consumed_samples: int = 0
 
 
-def wrap_for_training(model: RewardModel, parallel: ParallelConfig) -> DistributedDataParallel:
+def wrap_for_training(model: RewardModel, optim: OptimConfig) -> DistributedDataParallel:
     """The model with the engine's gradient buffers; gradients are summed in float32."""
     wrapped = DistributedDataParallel(
         model.config,
         DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
-            use_distributed_optimizer=parallel.use_distributed_optimizer,
-            overlap_grad_reduce=parallel.overlap_grad_reduce,
-            overlap_param_gather=parallel.overlap_param_gather,
+            use_distributed_optimizer=optim.use_distributed_optimizer,
+            overlap_grad_reduce=optim.overlap_grad_reduce,
+            overlap_param_gather=optim.overlap_param_gather,
         ),
         model,
     )
     config = model.config
     config.finalize_model_grads_func = finalize_model_grads
-    if parallel.overlap_grad_reduce:
+    if optim.overlap_grad_reduce:
         config.no_sync_func = wrapped.no_sync
-    if parallel.overlap_param_gather:
+    if optim.overlap_param_gather:
         config.param_sync_func = wrapped.start_param_sync
     return wrapped
 
 
+@contextmanager
+def settled_weights(model: DistributedDataParallel) -> Iterator[None]:
+    """Within, every process holds all updated weights, and forward passes exchange none.
+
+    With --overlap-param-gather the weights of a step are gathered as the next forward pass goes.
+    """
+    if not model.ddp_config.overlap_param_gather:
+        yield
+        return
+    model.disable_forward_pre_hook(param_sync=True)
+    try:
+        yield
+    finally:
+        model.enable_forward_pre_hook()
+
+
 def build_optimizer(
-    model: DistributedDataParallel, *, optim: OptimConfig, parallel: ParallelConfig, precision: PrecisionConfig
+    model: DistributedDataParallel, *, optim: OptimConfig, precision: PrecisionConfig
 ) -> MegatronOptimizer:
     """AdamW over the model's parameters."""
     config = OptimizerConfig(
@@ -75,7 +92,7 @@ def build_optimizer(
         clip_grad=optim.clip_grad,
         bf16=precision.bf16,
         params_dtype=precision.dtype,
-        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        use_distributed_optimizer=optim.use_distributed_optimizer,
     )
     overrides = get_standard_config_overrides(config)
     # The float32 head needs a parameter group of its own: the distributed optimizer cannot save a

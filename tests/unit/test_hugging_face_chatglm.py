@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file
 
 from modellink_rm.checkpoint.hugging_face import HuggingFaceWeights
-from modellink_rm.model.shape import ModelShape
+from modellink_rm.config.shape import ModelShape
 from tests.tiny_models import write_tiny_chatglm
 
 

@@ -5,7 +5,7 @@ import torch
 
 from modellink_rm.checkpoint.families import FAMILIES
 from modellink_rm.checkpoint.mappings import RowRange, TensorPlan, engine_names, expected_shapes, tensor_plan
-from modellink_rm.model.shape import ModelShape
+from modellink_rm.config.shape import ModelShape
 
 SHAPE = ModelShape(
     family="llama",

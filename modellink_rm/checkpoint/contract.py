@@ -1,0 +1,88 @@
+"""The inference contract: what turns a prompt and a response into the ids that training scored."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.data.template_table import Template
+from modellink_rm.data.tokenizer import Tokenizer
+from modellink_rm.errors import UserError
+
+CONTRACT_NAME = "inference_contract.json"
+TOKENIZER_FOLDER = "tokenizer"
+SCORED_TOKEN = "last token of the rendered response"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceContract:
+    """How scores of a checkpoint are to be computed, by any program.
+
+    Attributes:
+        prompt_type: name of the template, or None where the data did not say.
+        template_fingerprint: sha256 of the template's content.
+        eos_rule: which token ends a rendered response, in words.
+        scored_token: where the score is read.
+        tokenizer_fingerprint: sha256 of what determines its ids; its files lie in TOKENIZER_FOLDER.
+        tokenizer_not_use_fast: sentencepiece reads tokenizer.model although there is a tokenizer.json.
+        seq_length: longest prompt + response, in tokens; longer ones are truncated.
+        truncation: how.
+    """
+
+    prompt_type: str | None
+    template_fingerprint: str | None
+    eos_rule: str | None
+    scored_token: str = SCORED_TOKEN
+    tokenizer_fingerprint: str
+    tokenizer_not_use_fast: bool
+    seq_length: int
+    truncation: str
+
+    def to_json(self) -> bytes:
+        """The content of inference_contract.json."""
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False).encode()
+
+
+def make_contract(
+    template: Template | None, tokenizer: Tokenizer, *, not_use_fast: bool, seq_length: int, truncation: str
+) -> InferenceContract:
+    """The contract of a run."""
+    return InferenceContract(
+        prompt_type=template.name if template is not None else None,
+        template_fingerprint=template.fingerprint if template is not None else None,
+        eos_rule=template.eos_rule if template is not None else None,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        tokenizer_not_use_fast=not_use_fast,
+        seq_length=seq_length,
+        truncation=truncation,
+    )
+
+
+def contract_files(contract: InferenceContract, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """What goes into a checkpoint, by name relative to it: the contract and the tokenizer's files."""
+    files = {f"{TOKENIZER_FOLDER}/{path.name}": path.read_bytes() for path in tokenizer.files}
+    return {CONTRACT_NAME: contract.to_json(), **files}
+
+
+def contract_tokenizer(contract: InferenceContract, checkpoint: Path) -> TokenizerConfig:
+    """Flags that load the tokenizer kept in the checkpoint."""
+    return TokenizerConfig(
+        tokenizer_name_or_path=str(checkpoint / TOKENIZER_FOLDER),
+        tokenizer_not_use_fast=contract.tokenizer_not_use_fast,
+    )
+
+
+def read_contract(checkpoint: Path) -> InferenceContract:
+    """The contract of the checkpoint iter_N.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = checkpoint / CONTRACT_NAME
+    try:
+        return InferenceContract(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the checkpoint does not say how to score with it") from None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error})") from error

@@ -1,0 +1,180 @@
+"""What a model is built from: a Hugging Face directory, a checkpoint, or nothing but flags."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modellink_rm.checkpoint.hugging_face import HuggingFaceWeights, check_names
+from modellink_rm.checkpoint.layout import CheckpointInfo, find_checkpoint, read_checkpoint_info
+from modellink_rm.checkpoint.load import load_hugging_face_weights
+from modellink_rm.checkpoint.store import load_weights
+from modellink_rm.config.model import ModelConfig, padded_vocab_size, resolve_shape
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.rules import check_parallel_fits_shape
+from modellink_rm.errors import UserError
+from modellink_rm.log import info, warn_once
+from modellink_rm.model.build import build_reward_model, transformer_config
+from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.config.shape import ModelShape
+from modellink_rm.parallel.groups import Ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where weights come from: one of the two, or neither for random ones."""
+
+    hugging_face: HuggingFaceWeights | None = None
+    checkpoint: CheckpointInfo | None = None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether no weights are loaded."""
+        return self.hugging_face is None and self.checkpoint is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPlan:
+    """A reward model that can be built.
+
+    Attributes:
+        padded_vocab_size: rows of the embedding over all tensor-parallel ranks.
+        post_layer_norm: whether the score is read after the final norm.
+    """
+
+    source: ModelSource
+    shape: ModelShape
+    padded_vocab_size: int
+    post_layer_norm: bool
+    head_bias: bool
+
+
+def open_source(load: str | None) -> ModelSource:
+    """What --load names, its headers read and no weights.
+
+    Raises:
+        UserError: the directory is missing, neither of the two, or damaged.
+    """
+    if load is None:
+        return ModelSource()
+    path = Path(load)
+    if not path.is_dir():
+        raise UserError(f"--load {load}: there is no such directory")
+    checkpoint = find_checkpoint(path)
+    if checkpoint is not None:
+        return ModelSource(checkpoint=read_checkpoint_info(checkpoint))
+    if (path / "config.json").is_file():
+        return ModelSource(hugging_face=HuggingFaceWeights(path))
+    raise UserError(
+        f"--load {load} is neither a Hugging Face directory (no config.json) nor a checkpoint of this tool"
+    )
+
+
+def plan_model(
+    source: ModelSource, model: ModelConfig, parallel: ParallelConfig, *, loosely: bool
+) -> ModelPlan:
+    """Check the weights against the flags.
+
+    Args:
+        loosely: forgive a base model its missing head and its language-model head.
+
+    Raises:
+        UserError: they do not go together.
+    """
+    if source.checkpoint is not None:
+        plan = _plan_checkpoint(source, source.checkpoint, model, parallel)
+    elif source.hugging_face is not None:
+        plan = _plan_hugging_face(source, source.hugging_face, model, parallel, loosely=loosely)
+    else:
+        warn_once("without --load the weights are random")
+        shape = resolve_shape(model, None)
+        plan = ModelPlan(
+            source=source,
+            shape=shape,
+            padded_vocab_size=padded_vocab_size(model, shape, parallel.tensor_model_parallel_size),
+            post_layer_norm=model.post_layer_norm,
+            head_bias=model.head_bias,
+        )
+    check_parallel_fits_shape(parallel, plan.shape)
+    return plan
+
+
+def _plan_hugging_face(
+    source: ModelSource,
+    weights: HuggingFaceWeights,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    *,
+    loosely: bool,
+) -> ModelPlan:
+    shape = resolve_shape(model, weights.shape, source=weights.source)
+    report = check_names(weights, loosely=loosely)
+    for name in report.forgiven:
+        kind = "missing" if name in report.missing else "unexpected"
+        info(f"--load-checkpoint-loosely forgives {kind} {name}")
+    head = weights.head()
+    return ModelPlan(
+        source=source,
+        shape=shape,
+        padded_vocab_size=padded_vocab_size(model, shape, parallel.tensor_model_parallel_size),
+        post_layer_norm=model.post_layer_norm,
+        head_bias=model.head_bias or (head is not None and head[1] is not None),
+    )
+
+
+def _plan_checkpoint(
+    source: ModelSource, checkpoint: CheckpointInfo, model: ModelConfig, parallel: ParallelConfig
+) -> ModelPlan:
+    shape = resolve_shape(model, checkpoint.shape, source=str(checkpoint.path))
+    if checkpoint.post_layer_norm and not model.post_layer_norm:
+        raise UserError(f"--no-post-layer-norm contradicts {checkpoint.path}, which reads after the norm")
+    if model.head_bias and not checkpoint.head_bias:
+        raise UserError(f"--head-bias contradicts {checkpoint.path}, whose head has no bias")
+    rows = checkpoint.padded_vocab_size
+    if model.padded_vocab_size is not None or rows % parallel.tensor_model_parallel_size:
+        rows = padded_vocab_size(model, shape, parallel.tensor_model_parallel_size)
+    return ModelPlan(
+        source=source,
+        shape=shape,
+        padded_vocab_size=rows,
+        post_layer_norm=checkpoint.post_layer_norm,
+        head_bias=checkpoint.head_bias,
+    )
+
+
+def build_planned_model(
+    plan: ModelPlan,
+    *,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    seed: int,
+    ranks: Ranks,
+    load_checkpoint: bool = True,
+) -> RewardModel:
+    """This process's stage with its weights; a collective over all processes.
+
+    Args:
+        seed: of a head that is not loaded.
+        load_checkpoint: False where a checkpoint is read later, with the optimizer's state.
+    """
+    built = build_reward_model(
+        transformer_config(
+            plan.shape,
+            model=model,
+            parallel=parallel,
+            precision=precision,
+            initialize=plan.source.is_random,
+        ),
+        plan.shape,
+        padded_vocab_size=plan.padded_vocab_size,
+        post_layer_norm=plan.post_layer_norm,
+        head_bias=plan.head_bias,
+        seed=seed,
+    )
+    if plan.source.hugging_face is not None:
+        load_hugging_face_weights(
+            built, plan.source.hugging_face, padded_vocab_size=plan.padded_vocab_size, ranks=ranks
+        )
+    if plan.source.checkpoint is not None and load_checkpoint:
+        load_weights(built, plan.source.checkpoint)
+    return built

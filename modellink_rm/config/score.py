@@ -1,0 +1,40 @@
+"""Flags of scoring."""
+
+from dataclasses import dataclass
+
+from modellink_rm.errors import UserError
+from modellink_rm.flags import flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Scoring.
+
+    With a checkpoint of this tool the template, the tokenizer, the sequence length and the
+    precision are those it was trained with.
+    """
+
+    load: str = flag(help="checkpoint of this tool, or a Hugging Face directory (with --prompt-type)")
+    input: str = flag(help="json or jsonl of pairs, or of prompt and response")
+    output: str | None = flag(None, help="file for one JSON line per input; by default standard output")
+    handler_name: str | None = flag(
+        None, help="handler of the pairs, as in preprocess_data.py; by default told from their fields"
+    )
+    map_keys: str | None = flag(None, help="JSON object of the handler's field names")
+    prompt_type: str | None = flag(None, help="template; needed where --load does not say")
+    seq_length: int | None = flag(None, help="longest prompt + response, in tokens; longer ones are truncated")
+    truncation: str | None = flag(
+        None, help="how longer ones are truncated, as in training", choices=("right", "keep-ends")
+    )
+    micro_batch_size: int = flag(8, help="inputs of one forward pass")
+    load_checkpoint_loosely: bool = flag(
+        False, help="forgive a base model its missing head (scores are then of a random one)"
+    )
+    bf16: bool = flag(False, help="weights and activations in bfloat16; by default as trained")
+    seed: int = flag(1234, help="seed of a head that is not loaded")
+
+    def __post_init__(self) -> None:
+        if self.micro_batch_size < 1:
+            raise UserError(f"--micro-batch-size must be at least 1, got {self.micro_batch_size}")
+        if self.seq_length is not None and self.seq_length < 2:
+            raise UserError(f"--seq-length must be at least 2, got {self.seq_length}")

@@ -1,0 +1,46 @@
+"""Loss, accuracy and scores over held-out pairs, each pair once."""
+
+import torch
+from torch import Tensor
+
+from modellink_rm.data.pair_dataset import PairDataset, micro_batch_rows
+from modellink_rm.objective.losses import PairLoss, split_pairs
+from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums, pair_sums
+from modellink_rm.parallel.groups import Ranks
+from modellink_rm.parallel.pipeline import forward_scores
+from modellink_rm.train.batches import packed_batches
+from modellink_rm.train.optimizer import TrainState, settled_weights
+
+
+def evaluate(
+    state: TrainState,
+    dataset: PairDataset,
+    rows: range,
+    *,
+    pair_loss: PairLoss,
+    micro_batch_size: int,
+    divisible_by: int,
+    device: torch.device,
+    ranks: Ranks,
+) -> PairMetrics:
+    """Metrics over `rows`, equal on every process; a collective over all of them."""
+    mine = micro_batch_rows(
+        rows, micro_batch_size=micro_batch_size, dp_rank=ranks.dp_rank, dp_size=ranks.dp_size
+    )
+    sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
+    state.model.eval()
+    with settled_weights(state.model):
+        for batch in packed_batches(dataset, mine, divisible_by=divisible_by, device=device):
+            for scores in forward_scores(state.model, [batch]):
+                if ranks.reports_scores:
+                    chosen, rejected = split_pairs(scores)
+                    sums += pair_sums(pair_loss(chosen, rejected), chosen, rejected, batch)
+    state.model.train()
+    return metrics_from_sums(sum_over_processes(sums))
+
+
+def sum_over_processes(sums: Tensor) -> Tensor:
+    """Sums over every process, those that count nothing holding zeros."""
+    total = sums.clone()
+    torch.distributed.all_reduce(total)
+    return total

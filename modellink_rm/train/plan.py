@@ -1,0 +1,192 @@
+"""Everything about a run that can be known, and refused, before any process group starts."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from modellink_rm.checkpoint.contract import (
+    InferenceContract,
+    contract_files,
+    contract_tokenizer,
+    make_contract,
+    read_contract,
+)
+from modellink_rm.checkpoint.layout import latest_checkpoint
+from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model
+from modellink_rm.config.checkpoint import CheckpointConfig
+from modellink_rm.config.data import DataConfig
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.optim import OptimConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.reporting import ReportingConfig
+from modellink_rm.config.rules import check_data_fits_shape
+from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.config.training import TrainingConfig
+from modellink_rm.data.manifest import check_dataset
+from modellink_rm.data.pair_dataset import PairDataset, Split, split_rows
+from modellink_rm.data.template_table import TEMPLATES, Template
+from modellink_rm.data.templates import num_closing_tokens
+from modellink_rm.data.tokenizer import Tokenizer, load_tokenizer
+from modellink_rm.errors import UserError
+from modellink_rm.log import info, warn_once
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The groups of flags of a run."""
+
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    model: ModelConfig
+    parallel: ParallelConfig
+    precision: PrecisionConfig
+    optim: OptimConfig
+    training: TrainingConfig
+    checkpoint: CheckpointConfig
+    reporting: ReportingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """A run that nothing known stands against.
+
+    Attributes:
+        continues: go on with the run of the checkpoint that is loaded, not from its weights alone.
+        batch_size: pairs of one step over all replicas.
+        train_iters: steps of the whole run.
+        info_files: small files that go with every checkpoint, by name.
+    """
+
+    config: RunConfig
+    model: ModelPlan
+    continues: bool
+    dataset: PairDataset
+    split: Split
+    batch_size: int
+    train_iters: int
+    info_files: dict[str, bytes]
+
+
+def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
+    """Check the flags against each other, the weights, the tokenizer and the data.
+
+    Raises:
+        UserError: the first thing that cannot work.
+    """
+    batch_size = config.training.batch_size(config.parallel.data_parallel_size(world_size))
+    train_iters = config.training.num_steps(batch_size)
+    source, continues = find_source(config.checkpoint)
+    model = plan_model(
+        source, config.model, config.parallel, loosely=config.checkpoint.load_checkpoint_loosely
+    )
+    check_data_fits_shape(config.data, model.shape)
+    tokenizer = load_tokenizer(tokenizer_of(config.tokenizer, source))
+    if tokenizer.vocab_size > model.padded_vocab_size:
+        raise UserError(
+            f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, above the model's "
+            f"{model.padded_vocab_size} embedding rows; give the tokenizer that belongs to the weights"
+        )
+    template = check_data(config.data, tokenizer)
+    dataset = _open_data(config.data, template, tokenizer)
+    contract = make_contract(
+        template,
+        tokenizer,
+        not_use_fast=config.tokenizer.tokenizer_not_use_fast,
+        seq_length=config.data.seq_length,
+        truncation=config.data.truncation,
+    )
+    if continues:
+        assert source.checkpoint is not None
+        _warn_of_changes(contract, read_contract(source.checkpoint.path))
+    return RunPlan(
+        config=config,
+        model=model,
+        continues=continues,
+        dataset=dataset,
+        split=split_rows(len(dataset), config.data.split),
+        batch_size=batch_size,
+        train_iters=train_iters,
+        info_files=contract_files(contract, tokenizer),
+    )
+
+
+def find_source(config: CheckpointConfig) -> tuple[ModelSource, bool]:
+    """What the run starts from, and whether it continues the run that wrote it.
+
+    Raises:
+        UserError: --save holds the checkpoints of a run that this one does not continue.
+    """
+    existing = latest_checkpoint(Path(config.save)) if config.save is not None else None
+    if existing is not None and config.auto_resume:
+        return open_source(str(existing)), True
+    source = open_source(config.load)
+    continues = source.checkpoint is not None and not config.finetune
+    if existing is not None and not (continues and _is_within(source, Path(str(config.save)))):
+        raise UserError(
+            f"--save {config.save} holds checkpoints of another run; give --auto-resume to continue it, "
+            "or another --save"
+        )
+    return source, continues
+
+
+def _is_within(source: ModelSource, directory: Path) -> bool:
+    return source.checkpoint is not None and source.checkpoint.path.resolve().parent == directory.resolve()
+
+
+def tokenizer_of(config: TokenizerConfig, source: ModelSource) -> TokenizerConfig:
+    """The tokenizer's flags; where none is named, the directory of the weights stands in."""
+    if config.tokenizer_name_or_path is not None or config.tokenizer_model is not None:
+        return config
+    if source.hugging_face is not None:
+        return dataclasses.replace(config, tokenizer_name_or_path=str(source.hugging_face.directory))
+    if source.checkpoint is not None:
+        return contract_tokenizer(read_contract(source.checkpoint.path), source.checkpoint.path)
+    return config
+
+
+def check_data(config: DataConfig, tokenizer: Tokenizer) -> Template | None:
+    """The template of the data; None where neither the flags nor a manifest name it.
+
+    Raises:
+        UserError: files are missing or cut off, or were made with another tokenizer or template.
+    """
+    given = TEMPLATES[config.prompt_type] if config.prompt_type is not None else None
+    template = given
+    for prefix in config.data_path:
+        manifest = check_dataset(
+            Path(prefix), tokenizer.fingerprint, template.fingerprint if template is not None else None
+        )
+        if manifest is not None and template is None:
+            template = TEMPLATES[manifest.template]
+            check_dataset(Path(prefix), tokenizer.fingerprint, template.fingerprint)
+    if template is None:
+        warn_once("--prompt-type is not given and the data does not say: checkpoints cannot say it either")
+    return template
+
+
+def _open_data(config: DataConfig, template: Template | None, tokenizer: Tokenizer) -> PairDataset:
+    if config.truncation == "keep-ends" and template is None:
+        raise UserError("--truncation keep-ends needs --prompt-type, to know a response's closing tokens")
+    dataset = PairDataset(
+        [Path(prefix) for prefix in config.data_path],
+        seq_length=config.seq_length,
+        truncation=config.truncation,
+        num_closing_tokens=num_closing_tokens(template, tokenizer) if template is not None else 0,
+    )
+    num_too_long = dataset.num_too_long()
+    if num_too_long:
+        warn_once(
+            f"{num_too_long} of {len(dataset)} pairs are longer than --seq-length {config.seq_length} and "
+            f"are truncated (--truncation {config.truncation})"
+        )
+    return dataset
+
+
+def _warn_of_changes(now: InferenceContract, then: InferenceContract) -> None:
+    """Say what differs from the run that is continued: its numbers will not go on alike."""
+    for name, value in vars(now).items():
+        before = getattr(then, name)
+        if value != before:
+            warn_once(f"the run continues with another {name}: {value!r}, before {before!r}")
+    info("the run continues with its data read from the sample where it stopped")

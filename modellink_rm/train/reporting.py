@@ -1,0 +1,160 @@
+"""What a run tells: Megatron's console line, metrics.jsonl, TensorBoard and a progress bar."""
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from modellink_rm.log import info
+from modellink_rm.objective.metrics import PairMetrics
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class Reporter:
+    """Writes one row per log step and one per evaluation; only the first process has one.
+
+    Args:
+        save: directory of metrics.jsonl, or None.
+        resumed_iteration: rows after it, of a run that was killed, are taken away.
+    """
+
+    def __init__(
+        self,
+        *,
+        save: Path | None,
+        tensorboard_dir: str | None,
+        train_iters: int,
+        batch_size: int,
+        resumed_iteration: int,
+    ) -> None:
+        self._train_iters = train_iters
+        self._batch_size = batch_size
+        self._closing = ExitStack()
+        self._rows = None
+        self._tensorboard = None
+        if save is not None:
+            save.mkdir(parents=True, exist_ok=True)
+            path = save / METRICS_NAME
+            keep_rows(path, last_iteration=resumed_iteration)
+            self._rows = self._closing.enter_context(path.open("a"))
+        if tensorboard_dir is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(tensorboard_dir, purge_step=resumed_iteration + 1)
+            self._closing.callback(self._tensorboard.close)
+        self._bar = self._closing.enter_context(
+            tqdm(total=train_iters, initial=resumed_iteration, unit="step", disable=not sys.stderr.isatty())
+        )
+
+    def close(self) -> None:
+        """Finish every file."""
+        self._closing.close()
+
+    def log_steps(
+        self,
+        metrics: PairMetrics,
+        *,
+        iteration: int,
+        consumed_samples: int,
+        learning_rate: float,
+        grad_norm: float,
+        seconds: float,
+        num_steps: int,
+    ) -> None:
+        """Report the last `num_steps` steps, which took `seconds`."""
+        tokens_per_second = metrics.num_tokens / seconds
+        row = {
+            "iteration": iteration,
+            "consumed_samples": consumed_samples,
+            **_scores(metrics),
+            "grad_norm": grad_norm,
+            "learning_rate": learning_rate,
+            "tokens_per_second": tokens_per_second,
+            "padding_tokens": metrics.num_padding,
+            "truncated": metrics.num_truncated,
+        }
+        self._write(row, iteration)
+        cells = [
+            f"iteration {iteration:8d}/{self._train_iters:8d}",
+            f"consumed samples: {consumed_samples:12d}",
+            f"elapsed time per iteration (ms): {1000 * seconds / num_steps:.1f}",
+            f"learning rate: {learning_rate:.6E}",
+            f"global batch size: {self._batch_size:5d}",
+            f"lm loss: {metrics.loss:.6E}",
+            f"acc: {metrics.accuracy:.4f}",
+            f"chosen score: {metrics.chosen_score:.4f}",
+            f"rejected score: {metrics.rejected_score:.4f}",
+            f"margin: {metrics.margin:.4f}",
+            f"grad norm: {grad_norm:.3f}",
+            f"tokens/s: {tokens_per_second:.1f}",
+        ]
+        if metrics.num_truncated:
+            cells.append(f"truncated: {metrics.num_truncated}")
+        self._line(" " + " | ".join(cells) + " |")
+        self._bar.update(num_steps)
+
+    def log_evaluation(self, metrics: PairMetrics, *, iteration: int, consumed_samples: int) -> None:
+        """Report an evaluation after `iteration` steps."""
+        extra = {
+            "chosen_std": metrics.chosen_std,
+            "rejected_std": metrics.rejected_std,
+            "ties": metrics.ties,
+            "examples": metrics.num_examples,
+            "truncated": metrics.num_truncated,
+        }
+        values = {f"valid/{name}": value for name, value in {**_scores(metrics), **extra}.items()}
+        self._write({"iteration": iteration, "consumed_samples": consumed_samples, **values}, iteration)
+        self._line(
+            f" validation after iteration {iteration} | pairs: {metrics.num_examples} | "
+            f"loss: {metrics.loss:.6E} | acc: {metrics.accuracy:.4f} | ties: {metrics.ties} | "
+            f"chosen score: {metrics.chosen_score:.4f} (std {metrics.chosen_std:.4f}) | "
+            f"rejected score: {metrics.rejected_score:.4f} (std {metrics.rejected_std:.4f}) | "
+            f"margin: {metrics.margin:.4f} |"
+        )
+
+    def _write(self, row: dict[str, Any], iteration: int) -> None:
+        if self._rows is not None:
+            self._rows.write(json.dumps(row) + "\n")
+            self._rows.flush()
+        if self._tensorboard is not None:
+            for name, value in row.items():
+                if name != "iteration":
+                    tag = name if "/" in name else f"train/{name}"
+                    self._tensorboard.add_scalar(tag, value, iteration)
+
+    def _line(self, text: str) -> None:
+        tqdm.write(text, file=sys.stdout)  # above the bar, where there is one
+        sys.stdout.flush()
+
+
+def _scores(metrics: PairMetrics) -> dict[str, float]:
+    return {
+        "loss": metrics.loss,
+        "accuracy": metrics.accuracy,
+        "chosen_score": metrics.chosen_score,
+        "rejected_score": metrics.rejected_score,
+        "margin": metrics.margin,
+    }
+
+
+def keep_rows(path: Path, *, last_iteration: int) -> None:
+    """Take away the rows after `last_iteration`, and a last row that was cut off, if there are any."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row["iteration"] <= last_iteration:
+            kept.append(line + "\n")
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text("".join(kept))
+    os.replace(unfinished, path)
+    info(f"{path}: {len(kept)} rows kept up to iteration {last_iteration}")

@@ -1,0 +1,225 @@
+"""The run: build, load, then step, log, evaluate and save."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modellink_rm.checkpoint.layout import RUN_NAME, CheckpointInfo
+from modellink_rm.checkpoint.source import build_planned_model
+from modellink_rm.checkpoint.store import Progress, load_train_state, save_checkpoint
+from modellink_rm.data.pair_dataset import SampleOrder, micro_batch_rows
+from modellink_rm.log import info, is_first_process
+from modellink_rm.objective.losses import PAIR_LOSSES
+from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums
+from modellink_rm.objective.pairwise import PairwiseObjective
+from modellink_rm.parallel.groups import Ranks
+from modellink_rm.platform import Platform
+from modellink_rm.train.batches import packed_batches
+from modellink_rm.train.evaluate import evaluate, sum_over_processes
+from modellink_rm.train.optimizer import (
+    TrainState,
+    build_optimizer,
+    build_scheduler,
+    settled_weights,
+    wrap_for_training,
+)
+from modellink_rm.train.plan import RunPlan
+from modellink_rm.train.reporting import Reporter
+from modellink_rm.train.step import train_step
+
+
+def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
+    """Train from where the run stands to its last step; a collective over all processes."""
+    config = plan.config
+    state = build_train_state(plan, ranks)
+    order = SampleOrder(plan.split.train, config.data.shuffle, config.training.seed)
+    objective = PairwiseObjective(PAIR_LOSSES[config.training.loss_type])
+    divisible_by = ranks.tp_size if config.parallel.sequence_parallel else 1
+    with _Log(plan, state, platform) as log:
+        while state.iteration < plan.train_iters:
+            samples = state.consumed_samples
+            rows = list(order.samples(samples, samples + plan.batch_size))
+            mine = micro_batch_rows(
+                rows,
+                micro_batch_size=config.training.micro_batch_size,
+                dp_rank=ranks.dp_rank,
+                dp_size=ranks.dp_size,
+            )
+            batches = list(
+                packed_batches(plan.dataset, mine, divisible_by=divisible_by, device=platform.device)
+            )
+            learning_rate = current_learning_rate(state)
+            result = train_step(state, batches, objective, num_examples=plan.batch_size, ranks=ranks)
+            log.step(result.sums, grad_norm=result.grad_norm, learning_rate=learning_rate)
+            is_last = state.iteration == plan.train_iters
+            with log.paused():
+                if _is_due(state.iteration, config.training.eval_interval, is_last):
+                    log.evaluation(_validate(plan, state, divisible_by, platform, ranks))
+                if config.checkpoint.save and _is_due(
+                    state.iteration, config.checkpoint.save_interval, is_last
+                ):
+                    save(plan, state, ranks)
+    return state
+
+
+def build_train_state(plan: RunPlan, ranks: Ranks) -> TrainState:
+    """Model, optimizer and schedule, with what the run starts from or continues with loaded."""
+    config, source = plan.config, plan.model.source
+    model = build_planned_model(
+        plan.model,
+        model=config.model,
+        parallel=config.parallel,
+        precision=config.precision,
+        seed=config.training.seed,
+        ranks=ranks,
+        load_checkpoint=not plan.continues,
+    )
+    wrapped = wrap_for_training(model, config.optim)
+    optimizer = build_optimizer(wrapped, optim=config.optim, precision=config.precision)
+    scheduler = build_scheduler(
+        optimizer, config.optim, train_iters=plan.train_iters, global_batch_size=plan.batch_size
+    )
+    state = TrainState(wrapped, optimizer, scheduler)
+    if source.checkpoint is not None and plan.continues:
+        progress = load_train_state(
+            wrapped,
+            optimizer,
+            scheduler,
+            source.checkpoint,
+            load_optim=config.checkpoint.load_optim,
+            load_rng=config.checkpoint.load_rng,
+            ranks=ranks,
+        )
+        state.iteration, state.consumed_samples = progress.iteration, progress.consumed_samples
+        info(f"continuing after iteration {state.iteration} of {source.checkpoint.path}")
+    return state
+
+
+def current_learning_rate(state: TrainState) -> float:
+    """The learning rate of the next step."""
+    groups = [group for group in state.optimizer.param_groups if group.get("default_config", True)]
+    return float(groups[0]["lr"])
+
+
+def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
+    """Write a checkpoint of the run under --save."""
+    assert plan.config.checkpoint.save is not None
+    root = Path(plan.config.checkpoint.save)
+    description = CheckpointInfo(
+        path=root,
+        iteration=state.iteration,
+        shape=plan.model.shape,
+        padded_vocab_size=plan.model.padded_vocab_size,
+        post_layer_norm=plan.model.post_layer_norm,
+        head_bias=plan.model.head_bias,
+        parallel_sizes=(ranks.pp_size, ranks.tp_size, ranks.dp_size),
+        config=dataclasses.asdict(plan.config),
+    )
+    with settled_weights(state.model):
+        path = save_checkpoint(
+            root,
+            model=state.model,
+            optimizer=state.optimizer,
+            scheduler=state.scheduler,
+            progress=Progress(state.iteration, state.consumed_samples),
+            info_files={**plan.info_files, RUN_NAME: description.to_json()},
+            ranks=ranks,
+        )
+    info(f"saved {path}")
+    return path
+
+
+def _validate(
+    plan: RunPlan, state: TrainState, divisible_by: int, platform: Platform, ranks: Ranks
+) -> PairMetrics | None:
+    """Metrics over the first --eval-iters global batches of the validation part, or None without one."""
+    training = plan.config.training
+    rows = plan.split.valid[: training.eval_iters * plan.batch_size]
+    if not rows:
+        return None
+    return evaluate(
+        state,
+        plan.dataset,
+        rows,
+        pair_loss=PAIR_LOSSES[training.loss_type],
+        micro_batch_size=training.micro_batch_size,
+        divisible_by=divisible_by,
+        device=platform.device,
+        ranks=ranks,
+    )
+
+
+def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:
+    return is_last or (bool(interval) and iteration % interval == 0)
+
+
+class _Log:
+    """Adds up the steps between log lines and reports them from the first process."""
+
+    def __init__(self, plan: RunPlan, state: TrainState, platform: Platform) -> None:
+        self._state = state
+        self._platform = platform
+        self._interval = plan.config.reporting.log_interval
+        self._train_iters = plan.train_iters
+        self._sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=platform.device)
+        self._num_steps = 0
+        self._reporter = None
+        if is_first_process():
+            self._reporter = Reporter(
+                save=Path(plan.config.checkpoint.save) if plan.config.checkpoint.save else None,
+                tensorboard_dir=plan.config.reporting.tensorboard_dir,
+                train_iters=plan.train_iters,
+                batch_size=plan.batch_size,
+                resumed_iteration=state.iteration,
+            )
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._reporter is not None:
+            self._reporter.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time spent within out of the steps' time."""
+        started = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - started
+
+    def step(self, sums: Tensor, *, grad_norm: float, learning_rate: float) -> None:
+        """Take in one step; every process calls it, since log steps reduce the sums over all."""
+        self._sums += sums
+        self._num_steps += 1
+        iteration = self._state.iteration
+        if iteration % self._interval and iteration != self._train_iters:
+            return
+        metrics = metrics_from_sums(sum_over_processes(self._sums))
+        self._platform.synchronize()
+        seconds = time.perf_counter() - self._started
+        if self._reporter is not None:
+            self._reporter.log_steps(
+                metrics,
+                iteration=iteration,
+                consumed_samples=self._state.consumed_samples,
+                learning_rate=learning_rate,
+                grad_norm=grad_norm,
+                seconds=seconds,
+                num_steps=self._num_steps,
+            )
+        self._sums.zero_()
+        self._num_steps = 0
+        self._started = time.perf_counter()
+
+    def evaluation(self, metrics: PairMetrics | None) -> None:
+        """Report an evaluation, where there was one."""
+        if self._reporter is not None and metrics is not None:
+            self._reporter.log_evaluation(
+                metrics, iteration=self._state.iteration, consumed_samples=self._state.consumed_samples
+            )

@@ -1,0 +1,9 @@
+"""Train a reward model: torchrun --nproc_per_node 2 pretrain_rm.py --help."""
+
+import sys
+
+from modellink_rm.errors import run_command
+from modellink_rm.train_command import main
+
+if __name__ == "__main__":  # checkpoint writers are processes that import this file again
+    sys.exit(run_command(main, sys.argv[1:]))
