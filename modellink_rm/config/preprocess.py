@@ -1,0 +1,76 @@
+"""Flags of preprocess_data.py, beside those of the tokenizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modellink_rm.errors import UserError
+from modellink_rm.flags import IgnoredFlag, flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """Preference pairs in, indexed files out."""
+
+    input: str = flag(
+        help="a .json file (an array, or an object a line), a .jsonl file, or a directory of them"
+    )
+    output_prefix: str = flag(
+        help="where the files go: PREFIX_packed_..._document.bin and .idx, and PREFIX_manifest.json",
+        metavar="PREFIX",
+    )
+    handler_name: str = flag(
+        help="style of the records: AlpacaStylePairwiseHandler or SharegptStylePairwiseHandler",
+        metavar="NAME",
+    )
+    prompt_type: str = flag(
+        help="chat template, such as chatglm3, llama2 or qwen (any other word lists them all)", metavar="NAME"
+    )
+    map_keys: str | None = flag(
+        None,
+        help='names of the records\' fields, as a JSON object: {"prompt": "question", "query": ""}',
+        metavar="JSON",
+    )
+    seq_length: int | None = flag(
+        None, help="drop a pair when a side of it has this many tokens or more (default: keep all, uncut)"
+    )
+    workers: int = flag(1, help="processes that tokenise; the files are the same for any number")
+    log_interval: int = flag(100, help="records between two updates of the progress report")
+    strict: bool = flag(False, help="stop at the first bad record, with exit code 2")
+
+    def __post_init__(self) -> None:
+        if not Path(self.output_prefix).name or self.output_prefix.endswith(("/", "..")):
+            raise UserError(f"--output-prefix {self.output_prefix!r} must end in a name, such as data/pairs")
+        for name, value in (
+            ("--workers", self.workers),
+            ("--log-interval", self.log_interval),
+            ("--seq-length", self.seq_length),
+        ):
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+
+
+_ONE_SEQUENCE = "a pair is one document, its EOS comes from the template"
+_NO_DATASETS = "files are read directly, nothing is downloaded or cached"
+_NO_PADDING = "the vocabulary is padded when a model is built"
+
+# What ModelLink's preprocess_data.py knows and pairs have no use for.
+IGNORED_FLAGS = {
+    "--append-eod": IgnoredFlag(False, _ONE_SEQUENCE),
+    "--split-sentences": IgnoredFlag(False, _ONE_SEQUENCE),
+    "--keep-newlines": IgnoredFlag(False, _ONE_SEQUENCE),
+    "--pack": IgnoredFlag(False, "pairs are packed when a model is trained"),
+    "--neat-pack": IgnoredFlag(False, "pairs are packed when a model is trained"),
+    "--json-keys": IgnoredFlag(True, "a handler's fields are named by --map-keys"),
+    "--dataset-impl": IgnoredFlag(True, "the files are always indexed and mapped into memory"),
+    "--streaming": IgnoredFlag(False, "records are always read one after the other"),
+    "--overwrite-cache": IgnoredFlag(False, _NO_DATASETS),
+    "--cache-dir": IgnoredFlag(True, _NO_DATASETS),
+    "--hf-datasets-params": IgnoredFlag(True, _NO_DATASETS),
+    "--script-data-dir": IgnoredFlag(True, _NO_DATASETS),
+    "--vocab-file": IgnoredFlag(True, "the tokenizer comes from --tokenizer-name-or-path"),
+    "--merge-file": IgnoredFlag(True, "the tokenizer comes from --tokenizer-name-or-path"),
+    "--make-vocab-size-divisible-by": IgnoredFlag(True, _NO_PADDING),
+    "--pad-vocab-size-to": IgnoredFlag(True, _NO_PADDING),
+    "--n-subs": IgnoredFlag(True, "the input is not divided into files; --workers shares the work"),
+    "--seed": IgnoredFlag(True, "nothing here is random"),
+}
