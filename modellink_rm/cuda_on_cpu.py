@@ -6,6 +6,7 @@ called in one place (`modellink_rm.platform`), and never where there is a GPU.
 """
 
 import functools
+import logging
 from typing import Any
 
 import torch
@@ -61,4 +62,6 @@ def redirect_cuda_to_cpu() -> None:
     random: Any = engine_random
     random._get_cuda_rng_state = cpu_rng_state
     random._set_cuda_rng_state = set_cpu_rng_state
+    # The engine warns when the CPU's generator moved within the GPU's context: here they are one.
+    logging.getLogger(engine_random.__name__).setLevel(logging.ERROR)
     _CudaDevicesAreTheCpu().__enter__()

@@ -139,7 +139,9 @@ def _add_flag(section: Any, field: "dataclasses.Field[Any]", hint: Any) -> None:
     options: dict[str, Any] = {
         "dest": field.name,
         "type": value_type,
-        "help": help_text if required or field.default in (None, ()) else f"{help_text} (default: %(default)s)",
+        "help": help_text
+        if required or field.default in (None, ())
+        else f"{help_text} (default: %(default)s)",
         "metavar": metadata["metavar"],
         "required": required,
         "default": None if required else field.default,

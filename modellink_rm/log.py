@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import sys
+import warnings
 
 logger = logging.getLogger("modellink_rm")
 
@@ -15,6 +16,15 @@ def set_up_logging() -> None:
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(logging.INFO if is_first_process() else logging.ERROR)
+    _quiet_the_engine()
+
+
+def _quiet_the_engine() -> None:
+    """Hide what megatron-core and torch warn of at every start and a user can do nothing about."""
+    for module in (r"megatron\.", r"torch\.distributed\."):
+        warnings.filterwarnings("ignore", module=module)
+    # Raised by the engine's optimizer for the views of a distributed optimizer's buffers.
+    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
 
 
 def is_first_process() -> bool:

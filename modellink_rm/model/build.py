@@ -1,6 +1,12 @@
 """megatron-core's configuration and one stage of the reward model."""
 
 import torch
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import nn
 from torch.nn import functional
@@ -93,9 +99,23 @@ def build_reward_model(
         post_process=ranks.is_last_stage,
         groups=engine_groups(),
     )
+    mark_divided_weights(model)
     if ranks.is_last_stage:
         initialize_head(model.rm_head, std=config.init_method_std, seed=seed)
     return model
+
+
+def mark_divided_weights(model: nn.Module) -> None:
+    """Flag the weights that tensor parallelism divides, as the engine does when it initializes them.
+
+    megatron-core 0.16.1 sets the flag together with random values. Without it the gradient norm
+    takes a divided weight for a copy and counts only the first rank's part.
+    """
+    dimensions = {ColumnParallelLinear: 0, RowParallelLinear: 1, VocabParallelEmbedding: 0}
+    for module in model.modules():
+        dimension = dimensions.get(type(module))
+        if dimension is not None and not hasattr(module.weight, "tensor_model_parallel"):
+            set_tensor_model_parallel_attributes(module.weight, True, dimension, 1)
 
 
 @torch.no_grad()
