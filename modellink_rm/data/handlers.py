@@ -107,11 +107,13 @@ class Tags:
 
     def asking(self) -> dict[str, Role]:
         """Tags of the turns that ask."""
-        return _without_empty({self.observation_tag: "observation", self.user_tag: "user"})
+        roles: dict[str, Role] = {self.observation_tag: "observation", self.user_tag: "user"}
+        return {tag: role for tag, role in roles.items() if tag}
 
     def answering(self) -> dict[str, Role]:
         """Tags of the turns that answer."""
-        return _without_empty({self.function_tag: "function_call", self.assistant_tag: "assistant"})
+        roles: dict[str, Role] = {self.function_tag: "function_call", self.assistant_tag: "assistant"}
+        return {tag: role for tag, role in roles.items() if tag}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,10 +248,6 @@ def _check_names(flag: str, mapping: Mapping[str, Any], known: list[str]) -> Non
             raise UserError(unknown_name_message(f"key of {flag}", key, known))
         if not isinstance(value, str):
             raise UserError(f"{flag} {key!r} must be the name of a field, got {value!r}")
-
-
-def _without_empty(roles: dict[str, Role]) -> dict[str, Role]:
-    return {tag: role for tag, role in roles.items() if tag}
 
 
 def _optional_text(record: Mapping[str, Any], name: str) -> str:

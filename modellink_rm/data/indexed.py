@@ -5,6 +5,7 @@ The layout is that of megatron-core 0.16.1, megatron/core/datasets/indexed_datas
 
 import hashlib
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,22 +31,23 @@ def idx_path(prefix: Path) -> Path:
     return prefix.with_name(prefix.name + ".idx")
 
 
-class IndexedWriter:
-    """Writes rows one after the other, each of them a document.
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """Size in bytes and checksum in hex of one file."""
 
-    Attributes:
-        num_rows: rows written so far.
-        bin_sha256, idx_sha256: checksums in hex, known after `finish`.
-    """
+    size: int
+    sha256: str
+
+
+class IndexedWriter:
+    """Writes rows one after the other, each of them a document."""
 
     def __init__(self, bin_file: BinaryIO, idx_file: BinaryIO) -> None:
         self._bin_file = bin_file
         self._idx_file = idx_file
         self._lengths: list[NDArray[np.int32]] = []
         self._digest = hashlib.sha256()
-        self.num_rows = 0
-        self.bin_sha256 = ""
-        self.idx_sha256 = ""
+        self._size = 0
 
     def append(self, rows: NDArray[np.int32], lengths: NDArray[np.int32]) -> None:
         """Append rows of these `lengths`, which lie one after the other in `rows`."""
@@ -53,11 +55,11 @@ class IndexedWriter:
         data = rows.astype("<i4", copy=False).tobytes()
         self._bin_file.write(data)
         self._digest.update(data)
+        self._size += len(data)
         self._lengths.append(lengths)
-        self.num_rows += len(lengths)
 
-    def finish(self) -> None:
-        """Write the .idx; nothing can be appended after it."""
+    def finish(self) -> tuple[FileEntry, FileEntry]:
+        """Write the .idx, after which nothing can be appended; what the .bin and the .idx hold."""
         lengths = np.concatenate([np.empty(0, np.int32), *self._lengths]).astype("<i4")
         ends = np.cumsum(lengths, dtype="<i8") * _ITEM_BYTES
         index = b"".join(
@@ -69,8 +71,10 @@ class IndexedWriter:
             ]
         )
         self._idx_file.write(index)
-        self.bin_sha256 = self._digest.hexdigest()
-        self.idx_sha256 = hashlib.sha256(index).hexdigest()
+        return (
+            FileEntry(size=self._size, sha256=self._digest.hexdigest()),
+            FileEntry(size=len(index), sha256=hashlib.sha256(index).hexdigest()),
+        )
 
 
 class IndexedReader:

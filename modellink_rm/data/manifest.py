@@ -9,21 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from modellink_rm.atomic import whole_file
-from modellink_rm.data.indexed import IndexedReader, bin_path, idx_path
+from modellink_rm.data.indexed import FileEntry, IndexedReader, bin_path, idx_path
 from modellink_rm.errors import UserError
 from modellink_rm.log import warn_once
 
 FORMAT_VERSION = 1
 PAIR_ARRAYS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """Size in bytes and checksum in hex of one file."""
-
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +79,9 @@ def manifest_path(prefix: Path) -> Path:
     return prefix.with_name(f"{prefix.name}_manifest.json")
 
 
-def write_manifest(prefix: Path, manifest: Manifest) -> None:
-    """Write {prefix}_manifest.json, which vouches for files that are there already."""
-    text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False)
-    with whole_file(manifest_path(prefix)) as file:
-        file.write((text + "\n").encode())
+def serialized(manifest: Manifest) -> bytes:
+    """The content of {prefix}_manifest.json."""
+    return (json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def read_manifest(prefix: Path) -> Manifest | None:

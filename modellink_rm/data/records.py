@@ -114,7 +114,7 @@ def input_files(path: str) -> list[Path]:
         files = sorted(
             file
             for file in given.iterdir()
-            if file.is_file() and file.suffix.lower() in READERS and not file.name.startswith(".")
+            if file.is_file() and file.suffix.lower() in READERS and not _is_no_input(file.name)
         )
         if not files:
             raise UserError(f"--input {path} holds no file of a known kind ({kinds})")
@@ -124,6 +124,11 @@ def input_files(path: str) -> list[Path]:
     if given.suffix.lower() not in READERS:
         raise UserError(f"--input {path}: cannot tell its format; a file must end in one of {kinds}")
     return [given]
+
+
+def _is_no_input(name: str) -> bool:
+    """True for hidden files, and for the manifest of an earlier run into the same directory."""
+    return name.startswith(".") or name.endswith("_manifest.json")
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

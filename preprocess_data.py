@@ -1,0 +1,9 @@
+"""Preference pairs to the token files that pretrain_rm.py reads: see --help."""
+
+import sys
+
+from modellink_rm.errors import run_command
+from modellink_rm.preprocess_command import main
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))
