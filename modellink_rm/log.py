@@ -23,7 +23,8 @@ def _quiet_the_engine() -> None:
     """Hide what megatron-core and torch warn of at every start and a user can do nothing about."""
     for module in (r"megatron\.", r"torch\.distributed\."):
         warnings.filterwarnings("ignore", module=module)
-    # Raised by the engine's optimizer for the views of a distributed optimizer's buffers.
+    # These two name the caller's module: checkpoints' tensors, the distributed optimizer's views.
+    warnings.filterwarnings("ignore", message="Please use DTensor instead")
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
 
 

@@ -1,8 +1,6 @@
 """pretrain_rm.py: train a reward model on preprocessed pairs."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
@@ -12,6 +10,7 @@ from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.reporting import ReportingConfig
+from modellink_rm.config.run import RunConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.config.training import TrainingConfig
 from modellink_rm.errors import print_error
@@ -38,21 +37,14 @@ def main(argv: Sequence[str]) -> int:
         UserError: the flags, the weights, the tokenizer or the data cannot work.
     """
     set_up_logging()
-    parsed = parse_flags(
-        argv,
-        tuple(GROUPS.values()),
-        prog="pretrain_rm.py",
-        description="Train a reward model on preference pairs, under torchrun or as one process.",
-        ignored=IGNORED_TRAINER_FLAGS,
-    )
+    config = run_config(argv)
     # Everything below needs torch, which takes seconds to import: a wrong flag is told at once.
     from modellink_rm.parallel.groups import process_groups, world_size_from_environment
     from modellink_rm.platform import detect_platform
-    from modellink_rm.train.plan import RunConfig, plan_run
+    from modellink_rm.train.plan import plan_run
     from modellink_rm.train.step import NonFiniteError
     from modellink_rm.train.trainer import train
 
-    config = RunConfig(**{name: parsed[group] for name, group in GROUPS.items()})
     plan = plan_run(config, world_size=world_size_from_environment())
     platform = detect_platform(config.parallel.distributed_backend)
     with process_groups(config.parallel, platform, seed=config.training.seed) as ranks:
@@ -62,3 +54,19 @@ def main(argv: Sequence[str]) -> int:
             print_error(str(error))
             return 1
     return 0
+
+
+def run_config(argv: Sequence[str]) -> RunConfig:
+    """The groups of flags on the command line.
+
+    Raises:
+        UserError: an unknown flag, or a value that its group refuses.
+    """
+    parsed = parse_flags(
+        argv,
+        tuple(GROUPS.values()),
+        prog="pretrain_rm.py",
+        description="Train a reward model on preference pairs, under torchrun or as one process.",
+        ignored=IGNORED_TRAINER_FLAGS,
+    )
+    return RunConfig(**{name: parsed[group] for name, group in GROUPS.items()})

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from modellink_rm.config.shape import ModelShape
 from modellink_rm.errors import UserError
 from modellink_rm.log import warn_once
-from modellink_rm.config.shape import ModelShape
 from modellink_rm.registry import Registry
 
 Config = Mapping[str, Any]

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from modellink_rm.checkpoint.families import TensorNames, family_of, shape_from_config
 from modellink_rm.checkpoint.mappings import TensorPlan, expected_shapes
-from modellink_rm.errors import UserError
 from modellink_rm.config.shape import ModelShape
+from modellink_rm.errors import UserError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

@@ -1,8 +1,10 @@
 """What a model is built from: a Hugging Face directory, a checkpoint, or nothing but flags."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from modellink_rm.checkpoint.contract import contract_tokenizer, read_contract
 from modellink_rm.checkpoint.hugging_face import HuggingFaceWeights, check_names
 from modellink_rm.checkpoint.layout import CheckpointInfo, find_checkpoint, read_checkpoint_info
 from modellink_rm.checkpoint.load import load_hugging_face_weights
@@ -11,11 +13,12 @@ from modellink_rm.config.model import ModelConfig, padded_vocab_size, resolve_sh
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.rules import check_parallel_fits_shape
+from modellink_rm.config.shape import ModelShape
+from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.errors import UserError
 from modellink_rm.log import info, warn_once
 from modellink_rm.model.build import build_reward_model, transformer_config
 from modellink_rm.model.reward_model import RewardModel
-from modellink_rm.config.shape import ModelShape
 from modellink_rm.parallel.groups import Ranks
 
 
@@ -67,6 +70,17 @@ def open_source(load: str | None) -> ModelSource:
     raise UserError(
         f"--load {load} is neither a Hugging Face directory (no config.json) nor a checkpoint of this tool"
     )
+
+
+def tokenizer_of(config: TokenizerConfig, source: ModelSource) -> TokenizerConfig:
+    """The tokenizer's flags; where none is named, the directory of the weights stands in."""
+    if config.tokenizer_name_or_path is not None or config.tokenizer_model is not None:
+        return config
+    if source.hugging_face is not None:
+        return dataclasses.replace(config, tokenizer_name_or_path=str(source.hugging_face.directory))
+    if source.checkpoint is not None:
+        return contract_tokenizer(read_contract(source.checkpoint.path), source.checkpoint.path)
+    return config
 
 
 def plan_model(

@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from modellink_rm.config.shape import ModelShape
 from modellink_rm.errors import UserError
 from modellink_rm.flags import flag, flag_name
 from modellink_rm.log import warn_once
-from modellink_rm.config.shape import ModelShape
 
 # Flags that must equal what the weights say, by field; the others of the shape only change numbers.
 _SHAPE_FIELDS = (

@@ -2,8 +2,8 @@
 
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.errors import UserError
 from modellink_rm.config.shape import ModelShape
+from modellink_rm.errors import UserError
 
 
 def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> None:

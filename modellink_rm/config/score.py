@@ -22,7 +22,9 @@ class ScoreConfig:
     )
     map_keys: str | None = flag(None, help="JSON object of the handler's field names")
     prompt_type: str | None = flag(None, help="template; needed where --load does not say")
-    seq_length: int | None = flag(None, help="longest prompt + response, in tokens; longer ones are truncated")
+    seq_length: int | None = flag(
+        None, help="longest prompt + response, in tokens; longer ones are truncated"
+    )
     truncation: str | None = flag(
         None, help="how longer ones are truncated, as in training", choices=("right", "keep-ends")
     )

@@ -1,6 +1,7 @@
 """Rows of the preprocessed files as examples, truncated as asked, in the order of a run."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,7 @@ def divide(items: Sequence[int], parts: int) -> list[Sequence[int]]:
     """Contiguous parts as equal in number as can be, the longer ones first."""
     size, rest = divmod(len(items), parts)
     starts = [number * size + min(number, rest) for number in range(parts + 1)]
-    return [items[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    return [items[start:end] for start, end in itertools.pairwise(starts)]
 
 
 def micro_batch_rows(

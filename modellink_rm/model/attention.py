@@ -1,5 +1,6 @@
 """Attention over a packed sequence: each segment sees itself alone, causally."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,7 @@ class PackedAttention(torch.nn.Module):
             packed_seq_params: the layout.
         """
         starts = packed_seq_params.segment_starts
-        lengths = [end - start for start, end in zip(starts[:-1], starts[1:], strict=True)]
+        lengths = [end - start for start, end in itertools.pairwise(starts)]
         # [t, 1, heads, head_dim] -> [1, heads, t, head_dim], each cut into segments
         segments = [tensor.permute(1, 2, 0, 3).split(lengths, dim=2) for tensor in (query, key, value)]
         dropout = self.dropout if self.training else 0.0

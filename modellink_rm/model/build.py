@@ -14,8 +14,8 @@ from torch.nn import functional
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.config.shape import ModelShape
+from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import current_ranks, engine_groups
 
 
@@ -33,7 +33,7 @@ def transformer_config(
         initialize: draw random weights; False where all of them are read from files.
     """
     dtype = precision.dtype
-    recompute = {}
+    recompute: dict[str, str | int] = {}
     if precision.recompute_granularity is not None:
         recompute["recompute_granularity"] = precision.recompute_granularity
     if precision.recompute_granularity == "full":

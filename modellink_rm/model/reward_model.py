@@ -12,11 +12,11 @@ from megatron.core.transformer.transformer_block import TransformerBlock, get_nu
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
+from modellink_rm.config.shape import ModelShape
 from modellink_rm.data.batch import Batch
 from modellink_rm.model.attention import PackedLayout
 from modellink_rm.model.layers import block_spec
 from modellink_rm.model.rotary import RotaryAngles
-from modellink_rm.config.shape import ModelShape
 
 
 class RewardModel(MegatronModule):
@@ -49,7 +49,7 @@ class RewardModel(MegatronModule):
         self.model_type = ModelType.encoder_or_decoder  # read by the engine's schedules
         self.share_embeddings_and_output_weights = False  # read when it finalizes gradients
         self.tp_group = groups.tp
-        device = torch.cuda.current_device()
+        device = torch.device(torch.cuda.current_device())
         if pre_process:
             self.embedding = LanguageModelEmbedding(
                 config,

@@ -12,6 +12,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from torch._C._distributed_c10d import FileStore
 
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.platform import Platform
@@ -62,7 +63,7 @@ def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> 
         if "RANK" in os.environ:
             torch.distributed.init_process_group(platform.backend, timeout=timeout)
         else:
-            store = torch.distributed.FileStore(str(Path(directory) / "store"), 1)
+            store = FileStore(str(Path(directory) / "store"), 1)
             torch.distributed.init_process_group(
                 platform.backend, store=store, rank=0, world_size=1, timeout=timeout
             )

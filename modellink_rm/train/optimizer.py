@@ -95,9 +95,9 @@ def build_optimizer(
         use_distributed_optimizer=optim.use_distributed_optimizer,
     )
     overrides = get_standard_config_overrides(config)
-    # The float32 head needs a parameter group of its own: the distributed optimizer cannot save a
-    # group of mixed dtypes. The override restates the default.
-    overrides[ParamKey(name="*rm_head.weight")] = {"wd_mult": 1.0}
+    # The float32 head needs parameter groups of its own: the distributed optimizer cannot save a
+    # group of mixed dtypes. The override restates the default, so that nothing else changes.
+    overrides[ParamKey(name="*rm_head.*")] = {"end_wd": optim.weight_decay}
     return get_megatron_optimizer(config, [model], config_overrides=overrides)
 
 

@@ -1,28 +1,20 @@
 """Everything about a run that can be known, and refused, before any process group starts."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from modellink_rm.checkpoint.contract import (
     InferenceContract,
     contract_files,
-    contract_tokenizer,
     make_contract,
     read_contract,
 )
 from modellink_rm.checkpoint.layout import latest_checkpoint
-from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model
+from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
-from modellink_rm.config.model import ModelConfig
-from modellink_rm.config.optim import OptimConfig
-from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.config.reporting import ReportingConfig
 from modellink_rm.config.rules import check_data_fits_shape
-from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.config.training import TrainingConfig
+from modellink_rm.config.run import RunConfig
 from modellink_rm.data.manifest import check_dataset
 from modellink_rm.data.pair_dataset import PairDataset, Split, split_rows
 from modellink_rm.data.template_table import TEMPLATES, Template
@@ -30,21 +22,6 @@ from modellink_rm.data.templates import num_closing_tokens
 from modellink_rm.data.tokenizer import Tokenizer, load_tokenizer
 from modellink_rm.errors import UserError
 from modellink_rm.log import info, warn_once
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """The groups of flags of a run."""
-
-    data: DataConfig
-    tokenizer: TokenizerConfig
-    model: ModelConfig
-    parallel: ParallelConfig
-    precision: PrecisionConfig
-    optim: OptimConfig
-    training: TrainingConfig
-    checkpoint: CheckpointConfig
-    reporting: ReportingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,17 +109,6 @@ def find_source(config: CheckpointConfig) -> tuple[ModelSource, bool]:
 
 def _is_within(source: ModelSource, directory: Path) -> bool:
     return source.checkpoint is not None and source.checkpoint.path.resolve().parent == directory.resolve()
-
-
-def tokenizer_of(config: TokenizerConfig, source: ModelSource) -> TokenizerConfig:
-    """The tokenizer's flags; where none is named, the directory of the weights stands in."""
-    if config.tokenizer_name_or_path is not None or config.tokenizer_model is not None:
-        return config
-    if source.hugging_face is not None:
-        return dataclasses.replace(config, tokenizer_name_or_path=str(source.hugging_face.directory))
-    if source.checkpoint is not None:
-        return contract_tokenizer(read_contract(source.checkpoint.path), source.checkpoint.path)
-    return config
 
 
 def check_data(config: DataConfig, tokenizer: Tokenizer) -> Template | None:

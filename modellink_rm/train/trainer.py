@@ -155,7 +155,7 @@ def _validate(
 
 
 def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:
-    return is_last or (bool(interval) and iteration % interval == 0)
+    return is_last or bool(interval and iteration % interval == 0)
 
 
 class _Log:

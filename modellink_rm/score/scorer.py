@@ -1,0 +1,76 @@
+"""Scores of rendered responses, by the ids and the position that training used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from modellink_rm.data.batch import pack_examples
+from modellink_rm.data.pair import Example, Response
+from modellink_rm.data.pair_dataset import divide
+from modellink_rm.data.template_table import Template
+from modellink_rm.data.templates import encode_prompt, encode_response, num_closing_tokens
+from modellink_rm.data.tokenizer import Tokenizer
+from modellink_rm.data.truncation import truncate
+from modellink_rm.parallel.groups import Ranks
+from modellink_rm.parallel.pipeline import forward_scores
+from modellink_rm.score.inputs import ScoreInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """A model with its inference contract.
+
+    Attributes:
+        model: this process's stage, in evaluation mode.
+        seq_length: longest prompt + response, in tokens.
+        truncation: "right" or "keep-ends".
+        divisible_by: what the length of a packed micro-batch must be a multiple of.
+    """
+
+    model: torch.nn.Module
+    template: Template
+    tokenizer: Tokenizer
+    seq_length: int
+    truncation: str
+    micro_batch_size: int
+    divisible_by: int
+    device: torch.device
+    ranks: Ranks
+
+    def tokenize(self, item: ScoreInput, index: int) -> Example:
+        """The ids of an input's responses, each with its prompt, truncated as in training."""
+        prompt = encode_prompt(item.system, item.tools, item.turns, self.template, self.tokenizer)
+        responses = tuple(
+            Response(
+                input_ids=np.array(
+                    prompt + encode_response(message, self.template, self.tokenizer), dtype=np.int32
+                ),
+                num_prompt_tokens=len(prompt),
+            )
+            for message in item.responses
+        )
+        kept, cut = truncate(
+            responses,
+            self.seq_length,
+            self.truncation,
+            num_closing_tokens=num_closing_tokens(self.template, self.tokenizer),
+        )
+        return Example(index=index, responses=kept, is_truncated=cut.is_truncated)
+
+    def scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
+        """Scores of each example's responses; a collective over all processes, equal on each."""
+        mine = divide(range(len(examples)), self.ranks.dp_size)[self.ranks.dp_rank]
+        found: dict[int, tuple[float, ...]] = {}
+        for start in range(0, len(mine), self.micro_batch_size):
+            numbers = mine[start : start + self.micro_batch_size]
+            batch = pack_examples([examples[number] for number in numbers], divisible_by=self.divisible_by)
+            for scores in forward_scores(self.model, [batch.to(self.device)]):
+                values = iter(scores.tolist())
+                for number in numbers:
+                    found[number] = tuple(next(values) for _ in examples[number].responses)
+        gathered: list[dict[int, tuple[float, ...]]] = [{}] * self.ranks.world_size
+        torch.distributed.all_gather_object(gathered, found if self.ranks.reports_scores else {})
+        everything = {number: scores for part in gathered for number, scores in part.items()}
+        return [everything[number] for number in range(len(examples))]

@@ -1,0 +1,18 @@
+"""What every level of tests shares."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.distributed import Workers
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Workers]:
+    """Processes for tests over several ranks."""
+    pool = Workers()
+    yield pool
+    pool.close()

@@ -1,0 +1,96 @@
+"""Run a plain function of ranks in several gloo processes.
+
+The processes start once and serve every test of a session: importing torch and megatron-core takes
+longer than most of what is tested.
+"""
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch.multiprocessing
+
+SECONDS = 240.0
+SECONDS_AFTER_A_FAILURE = 5.0
+
+
+class Workers:
+    """Processes that call functions by ranks; `close` ends them."""
+
+    def __init__(self) -> None:
+        self._context = torch.multiprocessing.get_context("spawn")
+        self._processes: list[Any] = []
+        self._pipes: list[Connection] = []
+
+    def run(self, function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
+        """What `function(*arguments)` returned on each rank, with torchrun's environment set."""
+        self._start(world_size)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank in range(world_size):
+            self._pipes[rank].send((function, arguments, _environment(rank, world_size, port)))
+        results = self._receive(world_size)
+        failures = [f"rank {rank}:\n{text}" for rank, (ok, text) in enumerate(results) if not ok]
+        assert not failures, "\n".join(failures)
+        return [value for _, value in results]
+
+    def _receive(self, world_size: int) -> list[tuple[bool, Any]]:
+        """Every rank's answer; once a rank fails, the others, which may wait for it, get little time."""
+        results: dict[int, tuple[bool, Any]] = {}
+        deadline = time.monotonic() + SECONDS
+        while len(results) < world_size and time.monotonic() < deadline:
+            waiting = {self._pipes[rank]: rank for rank in range(world_size) if rank not in results}
+            for pipe in wait(list(waiting), timeout=1.0):
+                rank = waiting[pipe]  # type: ignore[index]
+                try:
+                    results[rank] = pipe.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    results[rank] = (False, "the process died")
+                if not results[rank][0]:
+                    deadline = min(deadline, time.monotonic() + SECONDS_AFTER_A_FAILURE)
+        if len(results) < world_size:
+            self.close()
+        return [results.get(rank, (False, "no answer")) for rank in range(world_size)]
+
+    def _start(self, count: int) -> None:
+        while len(self._processes) < count:
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_serve, args=(theirs,), daemon=False)
+            process.start()
+            self._processes.append(process)
+            self._pipes.append(ours)
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._processes, self._pipes = [], []
+
+
+def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _serve(pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    while True:
+        try:
+            function, arguments, environment = pipe.recv()
+        except EOFError:
+            return
+        os.environ.update(environment)
+        try:
+            pipe.send((True, function(*arguments)))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))

@@ -1,0 +1,95 @@
+"""Short training runs in the test's processes, and what they leave to compare."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.distributed import Workers
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves.
+
+    Attributes:
+        rows: its metrics.jsonl.
+        weights: every parameter whole, by its name in the engine, layers numbered over the model.
+    """
+
+    rows: list[dict[str, Any]]
+    weights: dict[str, torch.Tensor]
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """Rows of steps, not of evaluations."""
+        return [row for row in self.rows if "loss" in row]
+
+    def column(self, name: str) -> list[float]:
+        """One value of every step."""
+        return [row[name] for row in self.steps]
+
+
+def run_training(workers: Workers, world_size: int, arguments: list[str], save: Path) -> RunResult:
+    """Train in `world_size` processes, saving under `save`."""
+    parts = workers.run(_train, world_size, [*arguments, "--save", str(save)])
+    rows = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+    return RunResult(rows=rows, weights=_merged(parts))
+
+
+def _train(argv: list[str]) -> dict[str, Any]:
+    """One rank of a run: its parameters, and where they stand in the model."""
+    from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
+
+    from modellink_rm.log import set_up_logging
+    from modellink_rm.parallel.groups import process_groups
+    from modellink_rm.platform import detect_platform
+    from modellink_rm.train.plan import plan_run
+    from modellink_rm.train.trainer import train
+    from modellink_rm.train_command import run_config
+
+    set_up_logging()
+    config = run_config(argv)
+    plan = plan_run(config, world_size=int(os.environ["WORLD_SIZE"]))
+    platform = detect_platform(config.parallel.distributed_backend)
+    with process_groups(config.parallel, platform, seed=config.training.seed) as ranks:
+        state = train(plan, platform, ranks)
+        module = state.model.module
+        offset = get_transformer_layer_offset(module.config)
+        parameters = {}
+        for name, parameter in module.named_parameters():
+            if name.startswith("decoder.layers."):
+                _, _, layer, rest = name.split(".", 3)
+                name = f"decoder.layers.{int(layer) + offset}.{rest}"
+            dimension = getattr(parameter, "partition_dim", -1)
+            is_divided = getattr(parameter, "tensor_model_parallel", False)
+            parameters[name] = (dimension if is_divided else None, parameter.detach().float().clone().numpy())
+        return {"tp_rank": ranks.tp_rank, "dp_rank": ranks.dp_rank, "parameters": parameters}
+
+
+def _merged(parts: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Whole parameters from the ranks' parts; copies must be equal to the last bit."""
+    shards: dict[str, dict[int, torch.Tensor]] = {}
+    dimensions: dict[str, int | None] = {}
+    for part in parts:
+        for name, (dimension, array) in part["parameters"].items():
+            tensor = torch.from_numpy(array)
+            rank = part["tp_rank"] if dimension is not None else 0
+            known = shards.setdefault(name, {}).setdefault(rank, tensor)
+            assert torch.equal(known, tensor), f"{name} differs between its copies"
+            dimensions[name] = dimension
+    whole = {}
+    for name, by_rank in shards.items():
+        tensors = [by_rank[rank] for rank in sorted(by_rank)]
+        dimension = dimensions[name]
+        if dimension is None or len(tensors) == 1:
+            whole[name] = tensors[0]
+        elif name.endswith("linear_fc1.weight"):  # each rank holds its part of gate, then of up
+            halves = [tensor.chunk(2) for tensor in tensors]
+            whole[name] = torch.cat([half[part] for part in (0, 1) for half in halves])
+        else:
+            whole[name] = torch.cat(tensors, dim=dimension)
+    return whole

@@ -1,0 +1,80 @@
+"""Tiny tokenizers and data sets, made in the tests."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from modellink_rm.data.indexed import IndexedWriter, bin_path, idx_path
+from modellink_rm.data.manifest import array_prefix
+
+_WORDS = "the a cat dog sun moon tree river stone bird sings runs sleeps shines falls 你 好 世界 春天 花".split()
+
+
+def random_text(generator: random.Random, low: int = 3, high: int = 12) -> str:
+    """A few words."""
+    return " ".join(generator.choice(_WORDS) for _ in range(generator.randint(low, high)))
+
+
+def write_tokenizer(directory: Path, *, vocab_size: int = 300) -> Path:
+    """tokenizer.model and its config, Llama's special tokens, trained on random words."""
+    directory.mkdir(parents=True, exist_ok=True)
+    generator = random.Random(7)
+    sentences = iter([random_text(generator) for _ in range(200)])
+    with (directory / "tokenizer.model").open("wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences,
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type="bpe",
+            byte_fallback=True,
+            character_coverage=1.0,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"})
+    )
+    return directory
+
+
+def random_pairs(num_pairs: int, *, seed: int = 11) -> list[dict[str, object]]:
+    """sharegpt records of one or three turns, some with a system message."""
+    generator = random.Random(seed)
+    records: list[dict[str, object]] = []
+    for number in range(num_pairs):
+        turns = [("human" if turn % 2 == 0 else "gpt") for turn in range(1 if number % 3 else 3)]
+        conversations = [{"from": role, "value": random_text(generator)} for role in turns]
+        if number % 4 == 0:
+            conversations.insert(0, {"from": "system", "value": random_text(generator)})
+        records.append(
+            {
+                "conversations": conversations,
+                "chosen": {"from": "gpt", "value": random_text(generator)},
+                "rejected": {"from": "gpt", "value": random_text(generator)},
+            }
+        )
+    return records
+
+
+def write_random_rows(prefix: Path, num_rows: int, *, vocab_size: int = 259, seed: int = 3) -> Path:
+    """The 8 files of random pairs without a manifest, as another tool writes them."""
+    generator = np.random.default_rng(seed)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[np.ndarray]] = {}
+    for _ in range(num_rows):
+        prompt = generator.integers(3, vocab_size, size=generator.integers(1, 30))
+        for side in ("chosen", "rejected"):
+            answer = generator.integers(3, vocab_size, size=generator.integers(1, 20))
+            rows.setdefault(f"{side}_input_ids", []).append(np.concatenate([prompt, answer]))
+            rows.setdefault(f"{side}_labels", []).append(np.concatenate([np.full(len(prompt), -100), answer]))
+    for name, arrays in rows.items():
+        path = array_prefix(prefix, name)
+        with bin_path(path).open("wb") as data, idx_path(path).open("wb") as index:
+            writer = IndexedWriter(data, index)
+            for array in arrays:
+                writer.append(array.astype(np.int32), np.array([len(array)], dtype=np.int32))
+            writer.finish()
+    return prefix
