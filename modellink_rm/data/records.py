@@ -182,8 +182,9 @@ def _read_array(path: Path) -> Iterator[RawRecord]:
                     yield RawRecord(f"{path}[{index}]", text)
                 index += 1
             if is_end:
-                if content[start:].strip():
-                    line = content[:start].count(b"\n") + 1
+                rest = content[start:].lstrip()
+                if rest:
+                    line = content[: len(content) - len(rest)].count(b"\n") + 1
                     raise UserError(f"{path}:{line}: something follows the end of the array")
                 return
         line = content[:start].count(b"\n") + 1

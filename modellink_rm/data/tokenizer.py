@@ -83,12 +83,12 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
         flag, given = "--tokenizer-model", config.tokenizer_model
     else:
         flag, given = "--tokenizer-name-or-path", config.tokenizer_name_or_path
-        if config.tokenizer_model is not None:
-            warn_once("--tokenizer-model is ignored: --tokenizer-name-or-path is given")
     assert given is not None
     path = Path(given)
     if not path.exists():
         raise UserError(f"{flag} {given} does not exist; it must be on this machine, nothing is downloaded")
+    if config.tokenizer_model not in (None, given):
+        warn_once("--tokenizer-model is ignored: --tokenizer-name-or-path is given")
     if path.is_file():
         return _load_file(path)
     return _load_directory(path, config)

@@ -1,0 +1,46 @@
+"""Token ids after truncation against the ids that other trainers were recorded with."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.data.handlers import make_handler
+from modellink_rm.data.pair import Response
+from modellink_rm.data.records import Record, read_records
+from modellink_rm.data.templates import TEMPLATES, num_closing_tokens, tokenize_pair
+from modellink_rm.data.tokenizer import load_tokenizer
+from modellink_rm.data.truncation import truncate
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+DATA = SHARED / "data" / "dpo_en_demo.json"
+TOKENIZER = SHARED / "data" / "llama2_tokenizer.model"
+RECORDED = SHARED / "reference" / "ids_en_llama2_cut1024.json"
+
+pytestmark = pytest.mark.skipif(
+    not all(path.is_file() for path in (DATA, TOKENIZER, RECORDED)),
+    reason="the recorded ids are not beside the project (../shared)",
+)
+
+
+def test_ids_of_the_demo_data_equal_the_recorded_hashes():
+    recorded = json.loads(RECORDED.read_text())["sha256_16"]
+    tokenizer = load_tokenizer(TokenizerConfig(tokenizer_model=str(TOKENIZER)))
+    handler = make_handler("SharegptStylePairwiseHandler", None)
+    template = TEMPLATES["llama2"]
+    hashes = {"chosen": [], "rejected": []}
+    for record, _ in zip(read_records(str(DATA)), range(100), strict=False):
+        assert isinstance(record, Record)
+        tokens = tokenize_pair(handler(record.fields), template, tokenizer)
+        responses = tuple(
+            Response(np.array(tokens.prompt_ids + ids, np.int32), len(tokens.prompt_ids))
+            for ids in (tokens.chosen_ids, tokens.rejected_ids)
+        )
+        kept, _ = truncate(responses, 1024, "right", num_closing_tokens(template, tokenizer))
+        for side, response in zip(hashes, kept, strict=True):
+            text = json.dumps(response.input_ids.tolist())
+            hashes[side].append(hashlib.sha256(text.encode()).hexdigest()[:16])
+    assert hashes == recorded
