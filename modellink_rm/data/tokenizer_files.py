@@ -49,8 +49,8 @@ def read_tokenizer_settings(directory: Path) -> TokenizerSettings:
     files = tuple(directory / name for name in SETTINGS_FILES if (directory / name).is_file())
     content = {path.name: read_json_object(path) for path in files}
     config = content.get("tokenizer_config.json", {})
-    # The first file that declares a token wins, as in transformers.
-    declared = {**content.get("special_tokens_map.json", {}), **config}
+    # A null in tokenizer_config.json leaves the word to the older file, as in transformers.
+    declared = content.get("special_tokens_map.json", {}) | {k: v for k, v in config.items() if v is not None}
     named = {}
     for key in NAMED_TOKENS:
         token = _token_text(declared.get(key))

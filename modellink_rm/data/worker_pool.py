@@ -2,7 +2,9 @@
 
 import collections
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -68,7 +70,16 @@ def _start(make_work: Callable[..., Work[Any]], arguments: tuple[Any, ...]) -> N
     global _work
     # Ctrl-C reaches every process of a terminal; the one that writes ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     _work = make_work(*arguments)
+
+
+def _exit_with_parent() -> None:
+    """End this process when the one that started it is gone, were it killed; nothing else does."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _do(item: Any) -> Any:

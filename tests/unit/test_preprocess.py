@@ -281,3 +281,32 @@ class DiesAtThree:
         if item == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return item
+
+
+def test_workers_end_when_the_first_process_is_killed(tmp_path):
+    code = (
+        "import os, signal, time\n"
+        "from modellink_rm.data.worker_pool import ordered_map\n"
+        "from tests.unit.test_preprocess import GivesBack\n"
+        "if __name__ == '__main__':\n"
+        "    for _ in ordered_map(GivesBack, (), range(8), workers=2):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "killed.py").write_text(code)
+    root = Path(__file__).parents[2]
+    # Returns when the last of the processes that share the pipes has ended, workers included.
+    result = subprocess.run(
+        [sys.executable, "killed.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == -signal.SIGKILL
+
+
+class GivesBack:
+    def __call__(self, item):
+        return item
