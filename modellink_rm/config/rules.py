@@ -1,7 +1,9 @@
 """Rules that cross groups of flags, checked before any process group starts."""
 
 from modellink_rm.config.data import DataConfig
+from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.shape import ModelShape
 from modellink_rm.errors import UserError
 
@@ -28,6 +30,15 @@ def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> No
         raise UserError(
             f"--tensor-model-parallel-size {tp} and --num-query-groups {groups}: one must divide the other"
         )
+
+
+def divides_optimizer_state(optim: OptimConfig, precision: PrecisionConfig) -> bool:
+    """Whether the engine's distributed optimizer is used: when asked, and under --bf16 always.
+
+    The engine's other optimizer for bfloat16 cannot save a model with a float32 part, as the head
+    is; among one replica the distributed one does the same work.
+    """
+    return optim.use_distributed_optimizer or precision.bf16
 
 
 def check_data_fits_shape(data: DataConfig, shape: ModelShape) -> None:

@@ -20,6 +20,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.rules import divides_optimizer_state
 from modellink_rm.errors import UserError
 from modellink_rm.model.reward_model import RewardModel
 
@@ -40,13 +41,15 @@ class TrainState:
     consumed_samples: int = 0
 
 
-def wrap_for_training(model: RewardModel, optim: OptimConfig) -> DistributedDataParallel:
+def wrap_for_training(
+    model: RewardModel, *, optim: OptimConfig, precision: PrecisionConfig
+) -> DistributedDataParallel:
     """The model with the engine's gradient buffers; gradients are summed in float32."""
     wrapped = DistributedDataParallel(
         model.config,
         DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
-            use_distributed_optimizer=optim.use_distributed_optimizer,
+            use_distributed_optimizer=divides_optimizer_state(optim, precision),
             overlap_grad_reduce=optim.overlap_grad_reduce,
             overlap_param_gather=optim.overlap_param_gather,
         ),
@@ -92,12 +95,13 @@ def build_optimizer(
         clip_grad=optim.clip_grad,
         bf16=precision.bf16,
         params_dtype=precision.dtype,
-        use_distributed_optimizer=optim.use_distributed_optimizer,
+        use_distributed_optimizer=divides_optimizer_state(optim, precision),
     )
     overrides = get_standard_config_overrides(config)
     # The float32 head needs parameter groups of its own: the distributed optimizer cannot save a
-    # group of mixed dtypes. The override restates the default, so that nothing else changes.
-    overrides[ParamKey(name="*rm_head.*")] = {"end_wd": optim.weight_decay}
+    # group of mixed dtypes. Of the keys by which the engine tells groups apart when it loads them,
+    # this is the one that changes nothing else.
+    overrides[ParamKey(name="*rm_head.*")] = {"is_decoupled_lr": True}
     return get_megatron_optimizer(config, [model], config_overrides=overrides)
 
 

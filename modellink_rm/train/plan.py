@@ -9,11 +9,11 @@ from modellink_rm.checkpoint.contract import (
     make_contract,
     read_contract,
 )
-from modellink_rm.checkpoint.layout import latest_checkpoint
+from modellink_rm.checkpoint.layout import CheckpointInfo, latest_checkpoint
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
-from modellink_rm.config.rules import check_data_fits_shape
+from modellink_rm.config.rules import check_data_fits_shape, divides_optimizer_state
 from modellink_rm.config.run import RunConfig
 from modellink_rm.data.manifest import check_dataset
 from modellink_rm.data.pair_dataset import PairDataset, Split, split_rows
@@ -75,6 +75,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     )
     if continues:
         assert source.checkpoint is not None
+        if config.checkpoint.load_optim:
+            _check_optimizer(config, source.checkpoint)
         _warn_of_changes(contract, read_contract(source.checkpoint.path))
     return RunPlan(
         config=config,
@@ -147,6 +149,30 @@ def _open_data(config: DataConfig, template: Template | None, tokenizer: Tokeniz
             f"are truncated (--truncation {config.truncation})"
         )
     return dataset
+
+
+def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
+    """The optimizer's state can be read: its kind is the one that wrote it.
+
+    Raises:
+        UserError: --bf16 or --use-distributed-optimizer differs.
+    """
+    before = checkpoint.config
+    was_bf16, is_bf16 = before["precision"]["bf16"], config.precision.bf16
+    was_divided = before["optim"]["use_distributed_optimizer"]
+    for flag, was, now in (
+        ("--bf16", was_bf16, is_bf16),
+        (
+            "--use-distributed-optimizer",
+            was_divided or was_bf16,
+            divides_optimizer_state(config.optim, config.precision),
+        ),
+    ):
+        if was != now:
+            raise UserError(
+                f"{checkpoint.path} was written {'with' if was else 'without'} {flag}, whose optimizer "
+                f"state is another; {'give it too' if was else 'leave it out'}, or give --no-load-optim"
+            )
 
 
 def _warn_of_changes(now: InferenceContract, then: InferenceContract) -> None:

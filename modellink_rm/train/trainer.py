@@ -79,7 +79,7 @@ def build_train_state(plan: RunPlan, ranks: Ranks) -> TrainState:
         ranks=ranks,
         load_checkpoint=not plan.continues,
     )
-    wrapped = wrap_for_training(model, config.optim)
+    wrapped = wrap_for_training(model, optim=config.optim, precision=config.precision)
     optimizer = build_optimizer(wrapped, optim=config.optim, precision=config.precision)
     scheduler = build_scheduler(
         optimizer, config.optim, train_iters=plan.train_iters, global_batch_size=plan.batch_size

@@ -44,7 +44,9 @@ def test_run_matches_one_process(
     assert run.weights.keys() == single.weights.keys()
     for name, weight in single.weights.items():
         # Adam turns rounding noise in a gradient near 0 into steps of up to the learning rate.
-        torch.testing.assert_close(run.weights[name], weight, atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            run.weights[name], weight, atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_bf16_follows_fp32(arguments: list[str], single: RunResult, workers: Workers, tmp_path: Path) -> None:

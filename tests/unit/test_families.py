@@ -6,8 +6,8 @@ import pytest
 from transformers import GlmConfig, LlamaConfig, MistralConfig, Qwen2Config
 
 from modellink_rm.checkpoint.families import FAMILIES, shape_from_config
-from modellink_rm.errors import UserError
 from modellink_rm.config.shape import ModelShape
+from modellink_rm.errors import UserError
 
 # Fields as published: meta-llama/Llama-2-7b-hf, mistralai/Mistral-7B-v0.3, Qwen/Qwen2-7B,
 # THUDM/chatglm3-6b, THUDM/glm-4-9b-chat-hf.

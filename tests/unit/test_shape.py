@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 
 from modellink_rm.config.model import ModelConfig, padded_vocab_size, resolve_shape
+from modellink_rm.config.shape import ModelShape
 from modellink_rm.errors import UserError
 from modellink_rm.flags import parse_flags
 from modellink_rm.log import warn_once
-from modellink_rm.config.shape import ModelShape
 
 # The model part of the known ChatGLM3-6B reward script.
 CHATGLM3_FLAGS = """
