@@ -66,9 +66,11 @@ class Workers:
             self._pipes.append(ours)
 
     def close(self) -> None:
+        for pipe in self._pipes:
+            pipe.close()
         for process in self._processes:
+            process.join(timeout=5.0)
             process.kill()
-            process.join()
         self._processes, self._pipes = [], []
 
 

@@ -10,7 +10,8 @@ import sentencepiece
 from modellink_rm.data.indexed import IndexedWriter, bin_path, idx_path
 from modellink_rm.data.manifest import array_prefix
 
-_WORDS = "the a cat dog sun moon tree river stone bird sings runs sleeps shines falls 你 好 世界 春天 花".split()
+_TEXT = "the a cat dog sun moon tree river stone bird sings runs sleeps shines falls 你 好 世界 春天 花"
+_WORDS = _TEXT.split()
 
 
 def random_text(generator: random.Random, low: int = 3, high: int = 12) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import queue
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.tensor_parallel.random import _get_all_rng_states, _set_all_rng_states
 
@@ -60,6 +62,7 @@ def save_checkpoint(
     state["scheduler"] = scheduler.state_dict()
     state["progress"] = dataclasses.asdict(progress)
     state["rng"] = _sharded_rng(ranks)
+    _write_results_in_this_process()
     dist_checkpointing.save(state, str(unfinished))
     torch.distributed.barrier()
     if ranks.rank == 0:
@@ -72,6 +75,16 @@ def save_checkpoint(
         _write_latest(root, progress.iteration)
     torch.distributed.barrier()
     return final
+
+
+def _write_results_in_this_process() -> None:
+    """Let the engine's writers report through a queue of this process.
+
+    Its own is a server process, started by importing this program once more (seconds, hundreds of
+    megabytes, and left behind by a killed run); it serves saves in the background, which ours is not.
+    """
+    if filesystem_async._results_queue is None:
+        filesystem_async._results_queue = queue.Queue()
 
 
 def load_weights(model: Any, checkpoint: CheckpointInfo) -> None:

@@ -159,14 +159,11 @@ def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
     """
     before = checkpoint.config
     was_bf16, is_bf16 = before["precision"]["bf16"], config.precision.bf16
-    was_divided = before["optim"]["use_distributed_optimizer"]
+    was_divided = before["optim"]["use_distributed_optimizer"] or was_bf16
+    is_divided = divides_optimizer_state(config.optim, config.precision)
     for flag, was, now in (
         ("--bf16", was_bf16, is_bf16),
-        (
-            "--use-distributed-optimizer",
-            was_divided or was_bf16,
-            divides_optimizer_state(config.optim, config.precision),
-        ),
+        ("--use-distributed-optimizer", was_divided, is_divided),
     ):
         if was != now:
             raise UserError(
