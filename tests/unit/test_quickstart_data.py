@@ -43,7 +43,7 @@ def test_parts_are_large_enough_to_learn_from_and_to_judge_by(train: Records, he
 
 def test_heldout_subjects_never_occur_in_training(train: Records, heldout: Records) -> None:
     seen = "\n".join(texts_of(train)).lower()
-    names = [name for pair in sum(PHRASES["topics"].values(), []) for name in pair]
+    names = [name for subjects in PHRASES["topics"].values() for pair in subjects for name in pair]
     unseen = [name for name in names if name.lower() not in seen]
     assert len(unseen) == 2 * 2 * len(PHRASES["topics"])
     last_questions = [record["conversations"][-1]["value"].lower() for record in heldout]

@@ -1,0 +1,48 @@
+"""examples/quickstart.sh, as make quickstart runs it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.sh"
+
+
+def run_quickstart(directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", str(QUICKSTART)],
+        cwd=directory,
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_untrained_head_is_near_chance_and_trained_model_is_right_on_heldout_pairs(tmp_path: Path) -> None:
+    # Half of the default steps; an earlier run's directory is replaced.
+    (tmp_path / "quickstart_output").mkdir()
+    (tmp_path / "quickstart_output" / ".quickstart").touch()
+    (tmp_path / "quickstart_output" / "stale").touch()
+    done = run_quickstart(tmp_path, TRAIN_ITERS="30")
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after = re.findall(r"^held-out accuracy (?:before|after) training: +([\d.]+)", done.stdout, re.M)
+    assert 0.3 < float(before) < 0.7
+    assert float(after) >= 0.9
+    output = tmp_path / "quickstart_output"
+    assert (output / "reward_model" / "latest_checkpointed_iteration.txt").read_text().strip() == "30"
+    assert (output / "reward_model" / "metrics.jsonl").is_file()
+    assert len((output / "scores_after.jsonl").read_text().splitlines()) == 120
+    assert not (output / "stale").exists()
+    assert "$ torchrun --standalone --nproc_per_node 2 pretrain_rm.py --stage rm" in done.stdout
+
+
+def test_a_directory_of_someone_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").touch()
+    done = run_quickstart(tmp_path, OUT="thesis")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: OUT=")
+    assert (tmp_path / "thesis" / "chapter1.txt").exists()
