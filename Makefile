@@ -3,7 +3,7 @@
 #   make quickstart install, then preference pairs in, a trained and scored reward model out
 #   make check      install, then lint, formatting and types
 #   make test       install, then the tests
-#   make parity     install, then this trainer's losses over those of other trainers, as parity.png
+#   make parity     install, then this trainer's losses over those of other trainers, build/parity.png
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -47,4 +47,5 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 parity: install
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py --reference $(REFERENCE) --data $(DATA) --output parity.png
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py --reference $(REFERENCE) --data $(DATA) --output build/parity.png
