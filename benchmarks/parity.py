@@ -86,7 +86,8 @@ def check_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UserError(
-            "--output needs matplotlib, the extra 'plot': pip install -e '.[plot]'; without --output there is the table"
+            "--output needs matplotlib, the extra 'plot': pip install -e '.[plot]'; without --output only "
+            "the table is made"
         ) from None
 
 
