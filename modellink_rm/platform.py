@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from modellink_rm.errors import UserError
 from modellink_rm.log import info, warn_once
 
 
@@ -31,9 +32,17 @@ def detect_platform(requested_backend: str | None = None) -> Platform:
 
     Args:
         requested_backend: --distributed-backend; nccl without a GPU becomes gloo, with a warning.
+
+    Raises:
+        UserError: more processes on this node than GPUs.
     """
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if device.index >= torch.cuda.device_count():
+            raise UserError(
+                f"a process needs a GPU of its own: this node runs {device.index + 1} or more and torch "
+                f"finds {torch.cuda.device_count()}; start fewer, or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+            )
         torch.cuda.set_device(device)
         info(f"platform: {torch.cuda.get_device_name(device)}, because torch finds a GPU")
         return Platform(device, requested_backend or "nccl")

@@ -60,8 +60,7 @@ def truncate(
         num_closing_tokens: tokens that the template adds after a response's text.
     """
     assert mode in MODES, mode
-    # At exactly the sequence length the formula is left to decide: its rounding may cut a token there.
-    if all(len(response.input_ids) < seq_length for response in responses):
+    if all(len(response.input_ids) <= seq_length for response in responses):
         return responses, TruncationCount()
     num_prompt, num_response = lengths_to_keep(
         max(response.num_prompt_tokens for response in responses),

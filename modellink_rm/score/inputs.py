@@ -51,7 +51,8 @@ def score_input(fields: Mapping[str, Any], handler: Handler | None) -> ScoreInpu
             "pairwise handler (--handler-name)",
         )
     system, turns = _prompt(fields)
-    names = ("response",) if "response" in fields else ("chosen", "rejected")
+    is_pair = "response" not in fields and ("chosen" in fields or "rejected" in fields)
+    names = ("chosen", "rejected") if is_pair else ("response",)
     return ScoreInput(system, "", turns, tuple(_answer(fields, name) for name in names))
 
 

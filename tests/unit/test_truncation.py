@@ -42,10 +42,11 @@ def parts(kept):
 def test_what_fits_is_left_as_it_is():
     responses = (response(range(4), range(10, 14)), response(range(4), range(20, 22)))
     for mode in ("right", "keep-ends"):
-        kept, count = truncate(responses, 8, mode, num_closing_tokens=1)
-        assert kept is responses
-        assert count == TruncationCount()
-        assert not count.is_truncated
+        for seq_length in (8, 9, 100):
+            kept, count = truncate(responses, seq_length, mode, num_closing_tokens=1)
+            assert kept is responses
+            assert count == TruncationCount()
+            assert not count.is_truncated
 
 
 def test_right_cuts_prompt_and_longer_answer_at_their_right():

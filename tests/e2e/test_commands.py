@@ -1,0 +1,168 @@
+"""The commands as a user runs them: mistakes, killed runs, bad numbers, and scores."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tiny_data import random_pairs, write_tokenizer
+from tests.tiny_models import write_tiny_llama
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False, **options
+    )  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model with tokenizer, and preprocessed pairs."""
+    directory = tmp_path_factory.mktemp("commands")
+    write_tiny_llama(directory / "model")
+    write_tokenizer(directory / "model")
+    (directory / "pairs.json").write_text(json.dumps(random_pairs(40), ensure_ascii=False))
+    done = run(
+        [
+            sys.executable,
+            str(ROOT / "preprocess_data.py"),
+            *f"--input {directory}/pairs.json --handler-name SharegptStylePairwiseHandler".split(),
+            *f"--tokenizer-name-or-path {directory}/model --prompt-type llama2".split(),
+            *f"--output-prefix {directory}/data/pairs".split(),
+        ]
+    )
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def training(directory: Path, flags: str, *, processes: int = 1) -> list[str]:
+    words = (
+        f"--stage rm --is-pairwise-dataset --load {directory}/model --load-checkpoint-loosely "
+        f"--data-path {directory}/data/pairs --seq-length 400 --micro-batch-size 2 --global-batch-size 4 "
+        f"--lr 1e-3 --eval-iters 10 {flags}"
+    )
+    start = [sys.executable] if processes == 1 else TORCHRUN
+    return [*start, str(ROOT / "pretrain_rm.py"), *words.split()]
+
+
+def rows_of(save: Path) -> list[dict[str, float]]:
+    """metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row.pop("tokens_per_second", None)
+    return rows
+
+
+def test_mistake_is_one_line_and_exit_code_2(directory: Path) -> None:
+    done = run(training(directory, "--train-iters 2 --sequence-lenght 3"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: unknown flag --sequence-lenght")
+
+
+def test_mistake_under_torchrun_is_told_once(directory: Path) -> None:
+    done = run(training(directory, "--train-iters 2 --prompt-type lama2", processes=2))
+    assert done.returncode != 0
+    assert done.stderr.count("unknown --prompt-type 'lama2'; did you mean llama2?") == 1
+    assert str(ROOT / "modellink_rm") not in done.stderr  # no traceback of ours
+
+
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(directory: Path, tmp_path: Path) -> None:
+    flags = "--train-iters 30 --save-interval 3 --eval-interval 10 --split 80,20,0 --save"
+    whole = run(training(directory, f"{flags} {tmp_path}/whole"))
+    assert whole.returncode == 0, whole.stderr
+    command = training(directory, f"{flags} {tmp_path}/killed --auto-resume")
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    latest = tmp_path / "killed" / "latest_checkpointed_iteration.txt"
+    deadline = time.monotonic() + 90
+    while not latest.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)  # somewhere in a step or a save
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert latest.exists()
+    assert int(latest.read_text()) < 30
+    resumed = run(command)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "continuing after iteration" in resumed.stderr
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_loss_that_is_not_finite_stops_before_the_step(
+    processes: int, directory: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    write_tiny_llama(model)
+    write_tokenizer(model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.3.mlp.down_proj.weight"][5, 5] = torch.nan
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    flags = f"--train-iters 2 --load {model} --save {tmp_path}/run --split 1,0,0 --no-shuffle"
+    if processes == 2:
+        flags += " --tensor-model-parallel-size 2"
+    done = run(training(directory, flags, processes=processes))
+    assert done.returncode == 1
+    assert done.stderr.count("error: iteration 1: the loss of samples 0, 1, 2, 3 is not finite") == 1
+    assert "rank 0" in done.stderr
+    assert str(ROOT / "modellink_rm") not in done.stderr  # no traceback of ours
+    assert not (tmp_path / "run" / "latest_checkpointed_iteration.txt").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_scores_are_those_of_the_trainers_evaluation(processes: int, directory: Path, tmp_path: Path) -> None:
+    trained = run(
+        training(
+            directory,
+            f"--train-iters 3 --split 30,10,0 --save {tmp_path}/run --tensorboard-dir {tmp_path}/tb",
+        )
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert list((tmp_path / "tb").glob("events.*"))
+    held_out = random_pairs(40)[30:]
+    (tmp_path / "held_out.jsonl").write_text("\n".join(json.dumps(record) for record in held_out))
+    start = [sys.executable, "-m", "modellink_rm"] if processes == 1 else [*TORCHRUN, "-m", "modellink_rm"]
+    flags = f"score --load {tmp_path}/run --input {tmp_path}/held_out.jsonl --output {tmp_path}/scores.jsonl"
+    if processes == 2:
+        flags += " --tensor-model-parallel-size 2 --sequence-parallel"
+    done = run([*start, *flags.split()], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    scores = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [list(row) for row in scores] == [["chosen_score", "rejected_score", "margin"]] * 10
+    evaluation = rows_of(tmp_path / "run")[-1]
+    for name in ("chosen_score", "rejected_score", "margin"):
+        mean = sum(row[name] for row in scores) / 10
+        assert mean == pytest.approx(evaluation[f"valid/{name}"], abs=1e-5)
+    accuracy = sum(row["margin"] > 0 for row in scores) / 10
+    assert accuracy == evaluation["valid/accuracy"]
+    assert f"accuracy: {accuracy:.4f}" in done.stdout
+
+
+def test_hugging_face_directory_and_its_checkpoint_score_alike(directory: Path, tmp_path: Path) -> None:
+    trained = run(training(directory, f"--train-iters 1 --lr 0 --save {tmp_path}/run"))
+    assert trained.returncode == 0, trained.stderr
+    (tmp_path / "in.jsonl").write_text('{"prompt": "the cat", "response": "sings 你好"}\n{"prompt": "a"}\n')
+    common = f"--input {tmp_path}/in.jsonl --output"
+    rows = []
+    for name, source in (
+        ("hf", f"--load {directory}/model --prompt-type llama2 --load-checkpoint-loosely"),
+        ("checkpoint", f"--load {tmp_path}/run"),
+    ):
+        output = tmp_path / f"{name}.jsonl"
+        done = run([sys.executable, "-m", "modellink_rm", "score", *f"{source} {common} {output}".split()])
+        assert done.returncode == 1  # one of the two could not be scored
+        assert "in.jsonl:2: field 'response' is missing" in done.stderr
+        rows.append([json.loads(line) for line in output.read_text().splitlines()])
+    assert rows[0][0]["score"] == pytest.approx(rows[1][0]["score"], abs=1e-6)
+    assert list(rows[0][1]) == ["error"]
