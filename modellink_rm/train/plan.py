@@ -54,6 +54,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     batch_size = config.training.batch_size(config.parallel.data_parallel_size(world_size))
     train_iters = config.training.num_steps(batch_size)
     source, continues = find_source(config.checkpoint)
+    if config.checkpoint.save is None:
+        warn_once("without --save the trained weights are not kept")
     model = plan_model(
         source, config.model, config.parallel, loosely=config.checkpoint.load_checkpoint_loosely
     )

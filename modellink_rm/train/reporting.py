@@ -93,6 +93,8 @@ class Reporter:
             f"grad norm: {grad_norm:.3f}",
             f"tokens/s: {tokens_per_second:.1f}",
         ]
+        if metrics.num_padding:
+            cells.append(f"padding tokens: {metrics.num_padding}")
         if metrics.num_truncated:
             cells.append(f"truncated: {metrics.num_truncated}")
         self._line(" " + " | ".join(cells) + " |")
