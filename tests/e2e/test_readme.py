@@ -1,0 +1,192 @@
+"""The pages for users: every flag, file, target and link that they name is there."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
+from modellink_rm.config.score import ScoreConfig
+from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.data.handlers import HANDLERS, make_handler
+from modellink_rm.data.template_table import TEMPLATES
+from modellink_rm.flags import build_parser, parse_flags
+from modellink_rm.train_command import GROUPS
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+COMMANDS = {
+    "preprocess_data.py": ((PreprocessConfig, TokenizerConfig), IGNORED_FLAGS),
+    "pretrain_rm.py": (tuple(GROUPS.values()), IGNORED_TRAINER_FLAGS),
+    "score": ((ScoreConfig, TokenizerConfig, ModelConfig, ParallelConfig), {}),
+}
+# Of torchrun, pytest and other programs that the pages call.
+FOREIGN_FLAGS = {"--standalone", "--nproc_per_node", "--local-dir", "--system-site-packages"}
+# ModelLink's, of which README.md says that they are errors here.
+REFUSED_FLAGS = {
+    "--fp16",
+    "--merge-group-keys",
+    "--mix-strategy",
+    "--interleave-probs",
+    "--max-samples",
+    "--prompt-type-path",
+    "--enable-thinking",
+    "--reward-tokens",
+    "--placeholder-token",
+}
+_FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that a page shows: the program, with the words before and after it."""
+
+    page: Path
+    before: tuple[str, ...]
+    program: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page.name}-{self.program}"
+
+
+def flags_of(program: str) -> set[str]:
+    groups, ignored = COMMANDS[program]
+    parser = build_parser(groups, prog=program, description="")
+    return {option for action in parser._actions for option in action.option_strings} | set(ignored)
+
+
+def parity_flags() -> set[str]:
+    return set(re.findall(r'"(--[a-z-]+)"', (ROOT / "benchmarks" / "parity.py").read_text()))
+
+
+def shown_commands() -> list[Command]:
+    """Every whole command of a bash block, and of an indented line."""
+    commands = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = [content for language, content in _FENCE.findall(text) if language == "bash"]
+        blocks += re.findall(r"^    ((?:python|torchrun|bash) .*)$", _FENCE.sub("", text), re.MULTILINE)
+        for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+            words = tuple(shlex.split(line, comments=True))
+            for index, word in enumerate(words):
+                is_scorer = word == "score" and words[index - 1] == "modellink_rm"
+                if is_scorer or word.endswith(".sh") or word in ("preprocess_data.py", "pretrain_rm.py"):
+                    commands.append(Command(page, words[:index], word, words[index + 1 :]))
+                    break
+    return commands
+
+
+SHOWN = shown_commands()
+
+
+def of_package(commands: list[Command]) -> list[Command]:
+    return [command for command in commands if command.program in COMMANDS]
+
+
+def test_pages_show_every_command() -> None:
+    assert {command.program for command in SHOWN} >= {
+        *COMMANDS,
+        "examples/reward_chatglm3_6B.sh",
+        "examples/reward_llama2_7B.sh",
+    }
+
+
+@pytest.mark.parametrize("command", of_package(SHOWN), ids=str)
+def test_shown_command_parses(command: Command) -> None:
+    groups, ignored = COMMANDS[command.program]
+    parsed = parse_flags(command.words, groups, prog="test", description="", ignored=ignored)
+    for group in parsed.values():
+        if getattr(group, "prompt_type", None):
+            assert group.prompt_type in TEMPLATES
+        if getattr(group, "handler_name", None):
+            make_handler(group.handler_name, group.map_keys)
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in SHOWN if command.program.endswith(".sh")], ids=str
+)
+def test_shown_script_knows_its_settings_and_flags(command: Command) -> None:
+    script = ROOT / command.program
+    text = script.read_text() + (ROOT / "examples" / "launch_reward.sh").read_text()
+    for word in command.before:
+        name, is_setting, _ = word.partition("=")
+        if is_setting:
+            assert re.search(rf"\$\{{{name}\b", text), f"{command.program} does not read {name}"
+    assert {word for word in command.words if word.startswith("--")} <= flags_of("pretrain_rm.py")
+
+
+def test_settings_in_the_readme_are_read_by_the_scripts() -> None:
+    text = "".join(path.read_text() for path in (ROOT / "examples").glob("*.sh"))
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    names = {name for row in rows for name in re.findall(r"`([A-Z][A-Z_]+)`", row)}
+    assert len(names) > 15
+    assert [name for name in sorted(names) if not re.search(rf"\$\{{{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_flag_of_the_page_is_known(page: Path) -> None:
+    known = set.union(*map(flags_of, COMMANDS)) | parity_flags() | FOREIGN_FLAGS | REFUSED_FLAGS
+    assert set(_FLAG.findall(page.read_text(encoding="utf-8"))) - known == set()
+
+
+def test_flags_that_the_readme_calls_errors_are_unknown() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(_FLAG.findall(readme)) >= REFUSED_FLAGS
+    for program in COMMANDS:
+        assert flags_of(program) & REFUSED_FLAGS == set()
+
+
+def test_readme_names_every_ignored_flag() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {*IGNORED_FLAGS, *IGNORED_TRAINER_FLAGS} - set(_FLAG.findall(readme)) == set()
+
+
+def test_rows_of_flags_by_task_name_flags_of_their_commands() -> None:
+    programs = {"preprocess": "preprocess_data.py", "train": "pretrain_rm.py", "score": "score"}
+    section = (ROOT / "README.md").read_text().split("## Flags by task")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \| (.+) \|$", section, re.MULTILINE)
+    rows = [row for row in rows if row[1] != "command"]
+    assert len(rows) > 15
+    for task, commands, flags in rows:
+        names = programs if commands == "all" else commands.split(", ")
+        for name in names:
+            assert set(_FLAG.findall(flags)) <= flags_of(programs[name]), f"{task}: {name}"
+
+
+def test_data_page_names_every_template_and_handler() -> None:
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [name for name in TEMPLATES if f"`{name}`" not in text] == []
+    assert [name for name in HANDLERS if name not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_of_the_page_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+    top = "modellink_rm|examples|tests|docs|benchmarks|\\.ci"
+    named = re.findall(rf"(?<![\w/.])(?:{top})/[\w./-]+", text)
+    assert [path for path in named if not (ROOT / path.rstrip(".")).exists()] == []
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for page in PAGES:
+        for targets in re.findall(
+            r"(?:^ {4}|`)make ([a-z ]+)", page.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            for target in targets.split():
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
+
+
+def test_pages_name_no_path_of_a_machine() -> None:
+    for page in PAGES:
+        found = re.findall(r"(?<![\w.])/(?:work|home|tmp|root|usr)/\S*", page.read_text(encoding="utf-8"))
+        assert found == [], page.name
