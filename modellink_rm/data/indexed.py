@@ -19,6 +19,7 @@ _HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype, rows, document boun
 _VERSION = 1
 _INT32 = 4  # Megatron's code of the dtype
 _ITEM_BYTES = 4
+_BLOCK_ROWS = 1 << 16  # of the .idx that are in memory at a time
 
 
 def bin_path(prefix: Path) -> Path:
@@ -40,14 +41,20 @@ class FileEntry:
 
 
 class IndexedWriter:
-    """Writes rows one after the other, each of them a document."""
+    """Writes rows one after the other, each of them a document; memory does not grow with their number.
+
+    Args:
+        bin_file: where the rows go.
+        idx_file: a file with a name, since its lengths are read again for what follows them.
+    """
 
     def __init__(self, bin_file: BinaryIO, idx_file: BinaryIO) -> None:
         self._bin_file = bin_file
         self._idx_file = idx_file
-        self._lengths: list[NDArray[np.int32]] = []
         self._digest = hashlib.sha256()
         self._size = 0
+        self._num_rows = 0
+        self._idx_file.write(bytes(_HEADER.size))
 
     def append(self, rows: NDArray[np.int32], lengths: NDArray[np.int32]) -> None:
         """Append rows of these `lengths`, which lie one after the other in `rows`."""
@@ -56,24 +63,34 @@ class IndexedWriter:
         self._bin_file.write(data)
         self._digest.update(data)
         self._size += len(data)
-        self._lengths.append(lengths)
+        self._num_rows += len(lengths)
+        self._idx_file.write(lengths.astype("<i4", copy=False).tobytes())
 
     def finish(self) -> tuple[FileEntry, FileEntry]:
-        """Write the .idx, after which nothing can be appended; what the .bin and the .idx hold."""
-        lengths = np.concatenate([np.empty(0, np.int32), *self._lengths]).astype("<i4")
-        ends = np.cumsum(lengths, dtype="<i8") * _ITEM_BYTES
-        index = b"".join(
-            [
-                _HEADER.pack(_MAGIC, _VERSION, _INT32, len(lengths), len(lengths) + 1),
-                lengths.tobytes(),
-                (ends - lengths * np.int64(_ITEM_BYTES)).astype("<i8").tobytes(),
-                np.arange(len(lengths) + 1, dtype="<i8").tobytes(),
-            ]
-        )
-        self._idx_file.write(index)
+        """Complete the .idx, after which nothing can be appended; what the .bin and the .idx hold."""
+        index = self._idx_file
+        index.flush()
+        end = 0
+        with open(index.name, "rb") as written:
+            written.seek(_HEADER.size)
+            for start in range(0, self._num_rows, _BLOCK_ROWS):
+                count = min(_BLOCK_ROWS, self._num_rows - start)
+                lengths = np.frombuffer(written.read(count * _ITEM_BYTES), "<i4")
+                ends = end + np.cumsum(lengths, dtype="<i8") * _ITEM_BYTES
+                index.write((ends - lengths * np.int64(_ITEM_BYTES)).astype("<i8").tobytes())
+                end = int(ends[-1])
+        for start in range(0, self._num_rows + 1, _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, self._num_rows + 1)
+            index.write(np.arange(start, stop, dtype="<i8").tobytes())
+        size = index.tell()
+        index.seek(0)
+        index.write(_HEADER.pack(_MAGIC, _VERSION, _INT32, self._num_rows, self._num_rows + 1))
+        index.flush()
+        with open(index.name, "rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
         return (
             FileEntry(size=self._size, sha256=self._digest.hexdigest()),
-            FileEntry(size=len(index), sha256=hashlib.sha256(index).hexdigest()),
+            FileEntry(size=size, sha256=digest),
         )
 
 

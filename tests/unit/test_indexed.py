@@ -70,6 +70,15 @@ def test_no_rows_at_all_can_be_read(tmp_path):
     assert len(IndexedReader(tmp_path / "x")) == 0
 
 
+def test_an_index_of_several_blocks_is_megatron_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("modellink_rm.data.indexed._BLOCK_ROWS", 2)
+    rows = [[i] * (i % 3 + 1) for i in range(7)]
+    write(tmp_path / "x", [rows[:4], rows[4:]])
+    dataset = IndexedDataset(str(tmp_path / "x"))
+    assert [row.tolist() for row in dataset] == rows
+    assert dataset.document_indices.tolist() == list(range(8))
+
+
 def cut(path: Path, num_bytes: int) -> None:
     path.write_bytes(path.read_bytes()[:-num_bytes])
 
