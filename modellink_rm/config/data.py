@@ -22,6 +22,7 @@ class DataConfig:
         choices=("right", "keep-ends"),
     )
     prompt_type: str | None = flag(None, help="template of the data; by default what its manifest says")
+    prefix_sharing: bool = flag(True, help="compute the prompt of a pair once for each response")
     shuffle: bool = flag(True, help="read the training rows in file order")
 
     def __post_init__(self) -> None:

@@ -9,21 +9,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modellink_rm.data.pair import Example
+from modellink_rm.data.pair import Example, Response
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of tokens that attends to itself, causally, and to all of its prefix.
+
+    Attributes:
+        start: first token.
+        end: one past the last.
+        prefix: (start, end) of the tokens before it that it also sees, or None.
+    """
+
+    start: int
+    end: int
+    prefix: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
     """Examples laid out one after the other; t tokens, r responses.
 
-    A segment is a stretch that attends to itself alone: here one response with its prompt.
+    An example whose responses have one prompt is laid out as [prompt | response | response ...], each
+    response going on from the prompt's positions; other examples as [prompt response | prompt
+    response ...].
 
     Attributes:
         input_ids: int64 [t].
-        position_ids: int64 [t], from 0 in every segment.
+        position_ids: int64 [t], of each token in its own prompt + response.
         segment_ids: int64 [t], which segment a token belongs to.
         example_ids: int64 [t], which of the micro-batch's examples a token belongs to.
-        segment_starts: first token of each segment, and t at the end.
+        segments: in order, covering all t tokens.
         scored_positions: int64 [r], the last token of each response, example after example, the
             best response first.
         example_indices: row in the data set of each example.
@@ -36,7 +53,7 @@ class Batch:
     position_ids: Tensor
     segment_ids: Tensor
     example_ids: Tensor
-    segment_starts: tuple[int, ...]
+    segments: tuple[Segment, ...]
     scored_positions: Tensor
     example_indices: tuple[int, ...]
     num_tokens: int
@@ -48,6 +65,11 @@ class Batch:
         """What the loss divides by."""
         return len(self.example_indices)
 
+    @property
+    def num_computed_tokens(self) -> int:
+        """Tokens that the model computes, a shared prompt once; the padding is not counted."""
+        return len(self.input_ids) - self.num_padding
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on `device`."""
         moved: dict[str, Any] = {
@@ -58,37 +80,94 @@ class Batch:
         return dataclasses.replace(self, **moved)
 
 
-def pack_examples(examples: Sequence[Example], *, divisible_by: int = 1) -> Batch:
+def pack_examples(
+    examples: Sequence[Example], *, divisible_by: int = 1, share_prefixes: bool = True
+) -> Batch:
     """One flat batch of the examples.
 
     Args:
         examples: at least one.
         divisible_by: t is made a multiple of this (the tensor-parallel size under sequence
             parallelism, which divides tokens over processes) by padding at the end.
+        share_prefixes: lay a prompt that all responses of an example have out once.
     """
-    segments = [response for example in examples for response in example.responses]
-    owners = [number for number, example in enumerate(examples) for _ in example.responses]
-    lengths = [len(segment.input_ids) for segment in segments]
-    num_tokens = sum(lengths)
-    num_padding = -num_tokens % divisible_by
-    ends = np.cumsum(lengths)
-    input_ids = np.concatenate([segment.input_ids for segment in segments])
+    layout = _Layout()
+    for number, example in enumerate(examples):
+        if share_prefixes and has_one_prompt(example):
+            layout.add_shared(number, example)
+        else:
+            layout.add_apart(number, example)
+    num_padding = -layout.end % divisible_by
     if num_padding:
-        input_ids = np.concatenate([input_ids, np.zeros(num_padding, dtype=input_ids.dtype)])
-        lengths = [*lengths, num_padding]
-        owners = [*owners, len(examples)]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    total = int(starts[-1])
-    position_ids = np.arange(total) - np.repeat(starts[:-1], lengths)
+        layout.add_segment(np.zeros(num_padding, dtype=np.int32), owner=len(examples), first_position=0)
+    lengths = [segment.end - segment.start for segment in layout.segments]
     return Batch(
-        input_ids=torch.from_numpy(input_ids.astype(np.int64)),
-        position_ids=torch.from_numpy(position_ids.astype(np.int64)),
+        input_ids=_concatenated(layout.input_ids),
+        position_ids=_concatenated(layout.position_ids),
         segment_ids=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
-        example_ids=torch.from_numpy(np.repeat(np.asarray(owners), lengths)),
-        segment_starts=tuple(int(start) for start in starts),
-        scored_positions=torch.from_numpy((ends - 1).astype(np.int64)),
+        example_ids=torch.from_numpy(np.repeat(np.asarray(layout.owners), lengths)),
+        segments=tuple(layout.segments),
+        scored_positions=torch.tensor(layout.scored_positions),
         example_indices=tuple(example.index for example in examples),
-        num_tokens=num_tokens,
+        num_tokens=sum(len(response.input_ids) for example in examples for response in example.responses),
         num_padding=num_padding,
         num_truncated=sum(example.is_truncated for example in examples),
     )
+
+
+def has_one_prompt(example: Example) -> bool:
+    """Whether all responses have the same prompt, of at least one token.
+
+    Data written by other tools may have two prompts in a pair.
+    """
+    first, *others = (prompt_ids(response) for response in example.responses)
+    return len(first) > 0 and all(np.array_equal(first, other) for other in others)
+
+
+def prompt_ids(response: Response) -> np.ndarray:
+    """Ids of the response's prompt, int32."""
+    return response.input_ids[: response.num_prompt_tokens]
+
+
+class _Layout:
+    """The parts of a batch while examples are added to it."""
+
+    def __init__(self) -> None:
+        self.input_ids: list[np.ndarray] = []
+        self.position_ids: list[np.ndarray] = []
+        self.segments: list[Segment] = []
+        self.owners: list[int] = []
+        self.scored_positions: list[int] = []
+        self.end = 0
+
+    def add_segment(
+        self, ids: np.ndarray, *, owner: int, first_position: int, prefix: tuple[int, int] | None = None
+    ) -> None:
+        """Lay out one segment of at least one token."""
+        self.input_ids.append(ids)
+        self.position_ids.append(np.arange(first_position, first_position + len(ids)))
+        self.segments.append(Segment(self.end, self.end + len(ids), prefix))
+        self.owners.append(owner)
+        self.end += len(ids)
+
+    def add_apart(self, owner: int, example: Example) -> None:
+        """Each response with a prompt of its own."""
+        for response in example.responses:
+            self.add_segment(response.input_ids, owner=owner, first_position=0)
+            self.scored_positions.append(self.end - 1)
+
+    def add_shared(self, owner: int, example: Example) -> None:
+        """The prompt once, then the responses."""
+        prompt = prompt_ids(example.responses[0])
+        prefix = (self.end, self.end + len(prompt))
+        self.add_segment(prompt, owner=owner, first_position=0)
+        for response in example.responses:
+            answer = response.input_ids[len(prompt) :]
+            if len(answer):
+                self.add_segment(answer, owner=owner, first_position=len(prompt), prefix=prefix)
+            # A response without a token is scored at the end of its prompt.
+            self.scored_positions.append(self.end - 1 if len(answer) else prefix[1] - 1)
+
+
+def _concatenated(parts: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))

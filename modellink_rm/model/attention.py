@@ -1,7 +1,7 @@
-"""Attention over a packed sequence: each segment sees itself alone, causally."""
+"""Attention over a packed sequence: a segment sees itself, causally, and its prefix."""
 
-import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from modellink_rm.data.batch import Segment
 
 
 @dataclass
@@ -20,14 +22,31 @@ class PackedLayout(PackedSeqParams):
     recompute; `qkv_format` stays None, so that no `thd` path of the engine is taken.
 
     Attributes:
-        segment_starts: first token of each segment, and the number of tokens at the end.
+        segments: in order, covering the sequence.
+        masks: for a segment with a prefix, bool [length, prefix + length], True where a token sees;
+            None for the others. Made once for all layers.
     """
 
-    segment_starts: tuple[int, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    masks: list[Tensor | None] = field(default_factory=list)
+
+
+def layout_of(segments: Sequence[Segment], device: torch.device) -> PackedLayout:
+    """The layout of a batch's segments, its masks on `device`."""
+    return PackedLayout(
+        segments=tuple(segments), masks=[_prefix_mask(segment, device) for segment in segments]
+    )
+
+
+def _prefix_mask(segment: Segment, device: torch.device) -> Tensor | None:
+    if segment.prefix is None:
+        return None
+    length, prefix = segment.end - segment.start, segment.prefix[1] - segment.prefix[0]
+    return torch.ones(length, prefix + length, dtype=torch.bool, device=device).tril(prefix)
 
 
 class PackedAttention(torch.nn.Module):
-    """Causal attention within each segment, by torch's scaled dot product, segment after segment.
+    """Causal attention within each segment and to its prefix, by torch's scaled dot product.
 
     Nothing of size t x t is made. The constructor's arguments are those that megatron-core gives
     to a core attention.
@@ -68,28 +87,39 @@ class PackedAttention(torch.nn.Module):
             attention_mask: None; the layout says what is seen.
             packed_seq_params: the layout.
         """
-        starts = packed_seq_params.segment_starts
-        lengths = [end - start for start, end in itertools.pairwise(starts)]
-        # [t, 1, heads, head_dim] -> [1, heads, t, head_dim], each cut into segments
-        segments = [tensor.permute(1, 2, 0, 3).split(lengths, dim=2) for tensor in (query, key, value)]
+        # [t, 1, heads, head_dim] -> [1, heads, t, head_dim]
+        query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
         dropout = self.dropout if self.training else 0.0
         if dropout:
             with get_cuda_rng_tracker().fork():
-                outputs = self._attend(segments, dropout)
+                outputs = self._attend(query, key, value, packed_seq_params, dropout)
         else:
-            outputs = self._attend(segments, dropout)
+            outputs = self._attend(query, key, value, packed_seq_params, dropout)
         return torch.cat(outputs, dim=2).permute(2, 0, 1, 3).flatten(2)
 
-    def _attend(self, segments: list[tuple[Tensor, ...]], dropout: float) -> list[Tensor]:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, dropout: float
+    ) -> list[Tensor]:
+        """Output of each segment [1, heads, length, head_dim]."""
         return [
             scaled_dot_product_attention(
-                query,
-                key,
-                value,
+                query[:, :, segment.start : segment.end],
+                _seen(key, segment),
+                _seen(value, segment),
+                attn_mask=mask,
                 dropout_p=dropout,
-                is_causal=True,
+                is_causal=mask is None,
                 scale=self.softmax_scale,
                 enable_gqa=True,
             )
-            for query, key, value in zip(*segments, strict=True)
+            for segment, mask in zip(layout.segments, layout.masks, strict=True)
         ]
+
+
+def _seen(tensor: Tensor, segment: Segment) -> Tensor:
+    """The keys or values [1, groups, prefix + length, head_dim] that a segment sees."""
+    own = tensor[:, :, segment.start : segment.end]
+    if segment.prefix is None:
+        return own
+    start, end = segment.prefix
+    return torch.cat((tensor[:, :, start:end], own), dim=2)

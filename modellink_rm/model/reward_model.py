@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from modellink_rm.config.shape import ModelShape
 from modellink_rm.data.batch import Batch
-from modellink_rm.model.attention import PackedLayout
+from modellink_rm.model.attention import layout_of
 from modellink_rm.model.layers import block_spec
 from modellink_rm.model.rotary import RotaryAngles
 
@@ -88,7 +88,7 @@ class RewardModel(MegatronModule):
             hidden_states=hidden_states,
             attention_mask=None,
             rotary_pos_emb=self.rotary(batch.position_ids),
-            packed_seq_params=PackedLayout(segment_starts=batch.segment_starts),
+            packed_seq_params=layout_of(batch.segments, batch.input_ids.device),
         )
         if not self.post_process:
             return hidden_states

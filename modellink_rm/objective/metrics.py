@@ -19,6 +19,7 @@ _FIELDS = (
     "rejected",
     "rejected_squared",
     "tokens",
+    "computed",
     "padding",
     "truncated",
 )
@@ -40,7 +41,12 @@ def pair_sums(losses: Tensor, chosen: Tensor, rejected: Tensor, batch: Batch) ->
             rejected.square().sum(),
             *(
                 torch.full_like(chosen[0], count)
-                for count in (batch.num_tokens, batch.num_padding, batch.num_truncated)
+                for count in (
+                    batch.num_tokens,
+                    batch.num_computed_tokens,
+                    batch.num_padding,
+                    batch.num_truncated,
+                )
             ),
         ]
     )
@@ -55,6 +61,7 @@ class PairMetrics:
         ties: pairs with two equal scores.
         chosen_std: standard deviation of the chosen scores (of the population).
         num_tokens: tokens of all pairs, the prompt counted for each side.
+        num_computed_tokens: tokens that the model computed, a shared prompt once.
         num_padding: tokens added so that tensor-parallel processes get equal shares.
         num_truncated: pairs that tokens were cut from.
     """
@@ -68,6 +75,7 @@ class PairMetrics:
     rejected_score: float
     rejected_std: float
     num_tokens: int
+    num_computed_tokens: int
     num_padding: int
     num_truncated: int
 
@@ -92,6 +100,7 @@ def metrics_from_sums(sums: Tensor) -> PairMetrics:
         rejected_score=rejected,
         rejected_std=math.sqrt(max(total["rejected_squared"] / count - rejected**2, 0.0)),
         num_tokens=round(total["tokens"]),
+        num_computed_tokens=round(total["computed"]),
         num_padding=round(total["padding"]),
         num_truncated=round(total["truncated"]),
     )

@@ -8,7 +8,7 @@ from modellink_rm.objective.losses import PairLoss, split_pairs
 from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums, pair_sums
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_scores
-from modellink_rm.train.batches import packed_batches
+from modellink_rm.train.batches import BatchLayout, packed_batches
 from modellink_rm.train.optimizer import TrainState, settled_weights
 
 
@@ -19,18 +19,17 @@ def evaluate(
     *,
     pair_loss: PairLoss,
     micro_batch_size: int,
-    divisible_by: int,
-    device: torch.device,
+    layout: BatchLayout,
     ranks: Ranks,
 ) -> PairMetrics:
     """Metrics over `rows`, equal on every process; a collective over all of them."""
     mine = micro_batch_rows(
         rows, micro_batch_size=micro_batch_size, dp_rank=ranks.dp_rank, dp_size=ranks.dp_size
     )
-    sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
+    sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=layout.device)
     state.model.eval()
     with settled_weights(state.model):
-        for batch in packed_batches(dataset, mine, divisible_by=divisible_by, device=device):
+        for batch in packed_batches(dataset, mine, layout):
             for scores in forward_scores(state.model, [batch]):
                 if ranks.reports_scores:
                     chosen, rejected = split_pairs(scores)

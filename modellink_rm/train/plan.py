@@ -96,23 +96,23 @@ def find_source(config: CheckpointConfig) -> tuple[ModelSource, bool]:
     """What the run starts from, and whether it continues the run that wrote it.
 
     Raises:
-        UserError: --save holds the checkpoints of a run that this one does not continue.
+        UserError: --save holds checkpoints that this run does not go on from.
     """
     existing = latest_checkpoint(Path(config.save)) if config.save is not None else None
     if existing is not None and config.auto_resume:
         return open_source(str(existing)), True
     source = open_source(config.load)
     continues = source.checkpoint is not None and not config.finetune
-    if existing is not None and not (continues and _is_within(source, Path(str(config.save)))):
+    if existing is not None and not (continues and _is(source, existing)):
         raise UserError(
-            f"--save {config.save} holds checkpoints of another run; give --auto-resume to continue it, "
-            "or another --save"
+            f"--save {config.save} holds a run up to {existing.name}, which this run would write over; give "
+            "--auto-resume to continue that one, or another --save"
         )
     return source, continues
 
 
-def _is_within(source: ModelSource, directory: Path) -> bool:
-    return source.checkpoint is not None and source.checkpoint.path.resolve().parent == directory.resolve()
+def _is(source: ModelSource, checkpoint: Path) -> bool:
+    return source.checkpoint is not None and source.checkpoint.path.resolve() == checkpoint.resolve()
 
 
 def check_data(config: DataConfig, tokenizer: Tokenizer) -> Template | None:

@@ -75,6 +75,7 @@ class Reporter:
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
             "tokens_per_second": tokens_per_second,
+            "computed_tokens_per_second": metrics.num_computed_tokens / seconds,
             "padding_tokens": metrics.num_padding,
             "truncated": metrics.num_truncated,
         }

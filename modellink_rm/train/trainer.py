@@ -19,7 +19,7 @@ from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_s
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.platform import Platform
-from modellink_rm.train.batches import packed_batches
+from modellink_rm.train.batches import BatchLayout, packed_batches
 from modellink_rm.train.evaluate import evaluate, sum_over_processes
 from modellink_rm.train.optimizer import (
     TrainState,
@@ -37,9 +37,16 @@ def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
     """Train from where the run stands to its last step; a collective over all processes."""
     config = plan.config
     state = build_train_state(plan, ranks)
+    if state.iteration >= plan.train_iters:
+        info(f"nothing is left to do: the run stands at iteration {state.iteration} of {plan.train_iters}")
+        return state
     order = SampleOrder(plan.split.train, config.data.shuffle, config.training.seed)
     objective = PairwiseObjective(PAIR_LOSSES[config.training.loss_type])
-    divisible_by = ranks.tp_size if config.parallel.sequence_parallel else 1
+    layout = BatchLayout(
+        divisible_by=ranks.tp_size if config.parallel.sequence_parallel else 1,
+        share_prefixes=config.data.prefix_sharing,
+        device=platform.device,
+    )
     with _Log(plan, state, platform) as log:
         while state.iteration < plan.train_iters:
             samples = state.consumed_samples
@@ -50,16 +57,14 @@ def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
                 dp_rank=ranks.dp_rank,
                 dp_size=ranks.dp_size,
             )
-            batches = list(
-                packed_batches(plan.dataset, mine, divisible_by=divisible_by, device=platform.device)
-            )
+            batches = list(packed_batches(plan.dataset, mine, layout))
             learning_rate = current_learning_rate(state)
             result = train_step(state, batches, objective, num_examples=plan.batch_size, ranks=ranks)
             log.step(result.sums, grad_norm=result.grad_norm, learning_rate=learning_rate)
             is_last = state.iteration == plan.train_iters
             with log.paused():
                 if _is_due(state.iteration, config.training.eval_interval, is_last):
-                    log.evaluation(_validate(plan, state, divisible_by, platform, ranks))
+                    log.evaluation(_validate(plan, state, layout, ranks))
                 if config.checkpoint.save and _is_due(
                     state.iteration, config.checkpoint.save_interval, is_last
                 ):
@@ -134,9 +139,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     return path
 
 
-def _validate(
-    plan: RunPlan, state: TrainState, divisible_by: int, platform: Platform, ranks: Ranks
-) -> PairMetrics | None:
+def _validate(plan: RunPlan, state: TrainState, layout: BatchLayout, ranks: Ranks) -> PairMetrics | None:
     """Metrics over the first --eval-iters global batches of the validation part, or None without one."""
     training = plan.config.training
     rows = plan.split.valid[: training.eval_iters * plan.batch_size]
@@ -148,8 +151,7 @@ def _validate(
         rows,
         pair_loss=PAIR_LOSSES[training.loss_type],
         micro_batch_size=training.micro_batch_size,
-        divisible_by=divisible_by,
-        device=platform.device,
+        layout=layout,
         ranks=ranks,
     )
 

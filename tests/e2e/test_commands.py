@@ -61,6 +61,7 @@ def rows_of(save: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         row.pop("tokens_per_second", None)
+        row.pop("computed_tokens_per_second", None)
     return rows
 
 

@@ -19,6 +19,11 @@ CASES = {
     "tp2_pp2": (4, "--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2 --sequence-parallel"),
     "tp2_dp2": (4, "--tensor-model-parallel-size 2 --use-distributed-optimizer"),
     "pp4": (4, "--pipeline-model-parallel-size 4"),
+    "prompts_apart": (1, "--no-prefix-sharing"),
+    "prompts_apart_tp2_sp": (
+        2,
+        "--no-prefix-sharing --tensor-model-parallel-size 2 --sequence-parallel",
+    ),
     "recompute_full": (1, "--recompute-granularity full"),
     "recompute_selective_pp2": (2, "--recompute-granularity selective --pipeline-model-parallel-size 2"),
     "micro_batch_of_all": (1, "--micro-batch-size 6"),

@@ -103,7 +103,7 @@ def test_headless_model_needs_the_loose_flag(directory: Path) -> None:
 def test_save_with_another_runs_checkpoints_is_refused(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "iter_0000007").mkdir()
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("7\n")
-    with pytest.raises(UserError, match="holds checkpoints of another run; give --auto-resume"):
+    with pytest.raises(UserError, match="holds a run up to iter_0000007.*give --auto-resume"):
         plan(directory, f"--save {tmp_path}")
 
 
