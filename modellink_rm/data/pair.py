@@ -30,6 +30,8 @@ class Pair:
             observation's; their number is odd and they alternate.
         chosen: the preferred response.
         rejected: the other one.
+        margin: by how much, on the data's own scale and not below 0; None where it does not say.
+        source: where the record comes from; None where it does not say.
     """
 
     system: str | None
@@ -37,6 +39,8 @@ class Pair:
     prompt: tuple[Message, ...]
     chosen: Message
     rejected: Message
+    margin: float | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
