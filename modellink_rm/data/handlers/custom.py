@@ -1,0 +1,84 @@
+"""A user's own handler: a class in a Python file, or an entry point of an installed package."""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from modellink_rm.data.handlers.fields import Handler
+from modellink_rm.data.pair import Pair
+from modellink_rm.errors import UserError
+
+ENTRY_POINTS = "modellink_rm.handlers"
+
+
+def is_file_and_class(name: str) -> bool:
+    """Whether --handler-name is path/to/file.py:ClassName."""
+    return ".py:" in name
+
+
+def class_in_file(name: str) -> type[Any]:
+    """The class that path/to/file.py:ClassName names; the file is run.
+
+    Raises:
+        UserError: no such file, or no such class in it.
+    """
+    file, _, class_name = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"--handler-name {name}: {file} does not exist")
+    spec = importlib.util.spec_from_file_location(f"modellink_rm_handler_{path.stem}", path)
+    assert spec is not None, "a .py file has a loader"
+    assert spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    found = getattr(module, class_name, None)
+    if not inspect.isclass(found):
+        raise UserError(f"--handler-name {name}: {file} has no class {class_name}")
+    return found
+
+
+def entry_point_names() -> list[str]:
+    """Names of the handlers that installed packages offer."""
+    return sorted(point.name for point in entry_points(group=ENTRY_POINTS))
+
+
+def class_of_entry_point(name: str) -> type[Any] | None:
+    """The class that an installed package offers under that name, None where none does.
+
+    Raises:
+        UserError: it offers something else.
+    """
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        found = point.load()
+        if not inspect.isclass(found):
+            raise UserError(f"--handler-name {name}: the entry point {point.value} is not a class")
+        return found
+    return None
+
+
+class CheckedHandler:
+    """A user's handler, held to return pairs."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def __call__(self, record: Mapping[str, Any]) -> Pair:
+        """The pair of a record.
+
+        Raises:
+            RecordError: the handler says that the record cannot be used.
+            UserError: it returned something else than a pair.
+        """
+        pair = self._handler(record)
+        if not isinstance(pair, Pair):
+            name = type(self._handler).__name__
+            raise UserError(
+                f"{name} returned {type(pair).__name__} instead of a Pair; a record that cannot be used "
+                "raises RecordError"
+            )
+        return pair
