@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from modellink_rm.config.merge import MergeConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.errors import UserError
@@ -26,15 +27,18 @@ def main(argv: Sequence[str]) -> int:
         UserError: a mistake of the user's, to be printed without a traceback.
     """
     set_up_logging()
+    if any(word.split("=")[0] in ("--merge-shards", "--merge-group-keys") for word in argv):
+        return _merge(argv)
     groups = parse_flags(
         argv,
         [PreprocessConfig, TokenizerConfig],
         prog="preprocess_data.py",
-        description=_DESCRIPTION,
+        description=f"{_DESCRIPTION} Files are merged with --merge-shards or --merge-group-keys, which have "
+        "flags of their own (--merge-shards --help).",
         ignored=IGNORED_FLAGS,
     )
     # Imported late, so that --help answers at once.
-    from modellink_rm.data.preprocess import preprocess
+    from modellink_rm.data.preprocess import Shard, preprocess
     from modellink_rm.data.preprocess_report import summary
 
     config: PreprocessConfig = groups[PreprocessConfig]
@@ -44,13 +48,41 @@ def main(argv: Sequence[str]) -> int:
     try:
         manifest = preprocess(config, groups[TokenizerConfig])
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print("interrupted: nothing was written; --resume continues from what was done", file=sys.stderr)
         return 130
     except OSError as error:
         raise UserError(f"{error.filename or config.output_prefix}: {error.strerror or error}") from None
     finally:
         signal.signal(signal.SIGTERM, previous)
+    if isinstance(manifest, Shard):
+        print(
+            f"shard {config.shard_index} of {config.num_shards}: {manifest.num_records:,} records in "
+            f"{manifest.path}; when all are there: --merge-shards"
+        )
+        return 0
     print(summary(manifest, Path(config.output_prefix), seconds=time.monotonic() - started))
+    return 0
+
+
+def _merge(argv: Sequence[str]) -> int:
+    """Exit code of preprocess_data.py --merge-shards or --merge-group-keys."""
+    groups = parse_flags(argv, [MergeConfig], prog="preprocess_data.py", description="Merge indexed files.")
+    from modellink_rm.data.merge import merge_groups, merge_shards
+    from modellink_rm.data.preprocess_report import summary
+
+    config: MergeConfig = groups[MergeConfig]
+    prefix = Path(config.output_prefix)
+    started = time.monotonic()
+    try:
+        if config.merge_shards:
+            manifest = merge_shards(prefix, rejects=config.rejects)
+            print(summary(manifest, prefix, seconds=time.monotonic() - started))
+            return 0
+        counts = merge_groups(Path(config.input or ""), config.merge_group_keys, prefix)
+    except OSError as error:
+        raise UserError(f"{error.filename or prefix}: {error.strerror or error}") from None
+    for key, count in counts.items():
+        print(f"{prefix}_{key}.bin and .idx: {count:,} rows")
     return 0
 
 

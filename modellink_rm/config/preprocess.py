@@ -5,6 +5,17 @@ from pathlib import Path
 
 from modellink_rm.errors import UserError
 from modellink_rm.flags import IgnoredFlag, flag
+from modellink_rm.registry import unknown_name_message
+
+# name for --drop -> what is said of such a pair, kept or dropped; a pair's flags are bits in this order
+CHECKS = {
+    "equal": "with chosen equal to rejected",
+    "empty": "with an empty answer",
+    "long-prompt": "with a prompt over the limit",
+    "long-answer": "with an answer over the limit",
+    "special-tokens": "with special tokens spelled in its text",
+    "duplicate": "equal to an earlier pair",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +44,23 @@ class PreprocessConfig:
     seq_length: int | None = flag(
         None, help="drop a pair when a side of it has this many tokens or more (default: keep all, uncut)"
     )
+    max_prompt_length: int | None = flag(
+        None, help="tokens of a prompt over which the check long-prompt finds it"
+    )
+    max_answer_length: int | None = flag(
+        None, help="tokens of an answer over which the check long-answer finds it"
+    )
+    drop: tuple[str, ...] = flag(
+        (),
+        help=f"checks whose pairs are dropped; all of them are always counted: {', '.join(CHECKS)}",
+        metavar="CHECK",
+    )
+    rejects: str | None = flag(
+        None, help="write every refused record with its reason to this .jsonl", metavar="FILE"
+    )
+    resume: bool = flag(False, help="continue a run that was killed, from its whole parts")
+    num_shards: int = flag(1, help="processes of a job array, each of which runs with another --shard-index")
+    shard_index: int = flag(0, help="which of the --num-shards this one is, from 0; then: --merge-shards")
     workers: int = flag(1, help="processes that tokenise; the files are the same for any number")
     log_interval: int = flag(100, help="records between two updates of the progress report")
     strict: bool = flag(False, help="stop at the first bad record, with exit code 2")
@@ -44,9 +72,25 @@ class PreprocessConfig:
             ("--workers", self.workers),
             ("--log-interval", self.log_interval),
             ("--seq-length", self.seq_length),
+            ("--max-prompt-length", self.max_prompt_length),
+            ("--max-answer-length", self.max_answer_length),
+            ("--num-shards", self.num_shards),
         ):
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.shard_index < self.num_shards:
+            raise UserError(
+                f"--shard-index {self.shard_index} must be from 0 to --num-shards - 1 = {self.num_shards - 1}"
+            )
+        for check in self.drop:
+            if check not in CHECKS:
+                raise UserError(unknown_name_message("check of --drop", check, CHECKS))
+        for check, limit in (
+            ("long-prompt", self.max_prompt_length),
+            ("long-answer", self.max_answer_length),
+        ):
+            if check in self.drop and limit is None:
+                raise UserError(f"--drop {check} needs a limit: --max-{check[5:]}-length")
 
 
 _ONE_SEQUENCE = "a pair is one document, its EOS comes from the template"

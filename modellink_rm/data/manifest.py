@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modellink_rm.data.indexed import FileEntry, IndexedReader, bin_path, idx_path
+from modellink_rm.data.lengths import LengthStatistics
 from modellink_rm.errors import UserError
 from modellink_rm.log import warn_once
 
@@ -37,6 +38,10 @@ class Manifest:
         template_fingerprint: of the template's content.
         tokenizer: name of the directory or file.
         tokenizer_fingerprint: of what determines the ids.
+        checks: what was looked for -> number of pairs with it, dropped ones included.
+        drop: names given as --drop.
+        lengths: "prompt", "chosen", "rejected" (answers) and "row" (prompt and an answer) -> statistics
+            of their tokens; empty in data of earlier versions.
         files: file name without the prefix's (so that a data set can be renamed) -> size, checksum.
     """
 
@@ -55,6 +60,9 @@ class Manifest:
     template_fingerprint: str
     tokenizer: str
     tokenizer_fingerprint: str
+    checks: dict[str, int] = field(default_factory=dict)
+    drop: list[str] = field(default_factory=list)
+    lengths: dict[str, LengthStatistics] = field(default_factory=dict)
     files: dict[str, FileEntry]
 
 
@@ -100,6 +108,8 @@ def read_manifest(prefix: Path) -> Manifest | None:
                 f"{path} has format version {content['format_version']}, this package reads {FORMAT_VERSION}"
             )
         content["files"] = {name: FileEntry(**entry) for name, entry in content["files"].items()}
+        lengths = content.get("lengths", {})
+        content["lengths"] = {name: LengthStatistics(**entry) for name, entry in lengths.items()}
         return Manifest(**content)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}): preprocess the data again") from None

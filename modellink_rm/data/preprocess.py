@@ -1,223 +1,214 @@
 """Preference records to indexed files: the flow of preprocess_data.py."""
 
-import collections
+import dataclasses
+import glob
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 import modellink_rm
 from modellink_rm.atomic import whole_files
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.data.handlers import make_handler, missing_fields
-from modellink_rm.data.indexed import FileEntry, IndexedWriter
-from modellink_rm.data.manifest import (
-    PAIR_ARRAYS,
-    Manifest,
-    data_files,
-    key_of,
-    manifest_path,
-    serialized,
-)
-from modellink_rm.data.pair import IGNORED_LABEL, Pair
+from modellink_rm.data.handlers import missing_fields
+from modellink_rm.data.manifest import Manifest, data_files, key_of, manifest_path, serialized
+from modellink_rm.data.pair_tokenizer import PairTokenizer
+from modellink_rm.data.pair_writer import PairWriter
+from modellink_rm.data.parts import Parts, locked_parts, parts_path
 from modellink_rm.data.preprocess_report import Progress
-from modellink_rm.data.records import (
-    BadRecord,
-    RawRecord,
-    Record,
-    RecordError,
-    input_files,
-    parse_record,
-    read_raw_records,
-)
-from modellink_rm.data.templates import TEMPLATES, num_closing_tokens, tokenize_pair
-from modellink_rm.data.tokenizer import load_tokenizer
-from modellink_rm.data.worker_pool import ordered_map
+from modellink_rm.data.records import RawRecord, Record, input_files, parse_record, read_raw_records
+from modellink_rm.data.rows import Rows, from_bytes
+from modellink_rm.data.worker_pool import WorkerDiedError, ordered_map
 from modellink_rm.errors import UserError
-from modellink_rm.log import warn_once
+from modellink_rm.log import info, warn_once
 
 # Records that a worker takes at a time; also bounded in bytes, for very long ones.
 _CHUNK_RECORDS = 64
 _CHUNK_BYTES = 1 << 20
 
+# What may differ between a run and the one that continues it, or between the shards of one.
+_NOT_OF_THE_ROWS = ("output_prefix", "workers", "log_interval", "strict", "resume", "rejects", "shard_index")
 
-@dataclass
-class Rows:
-    """What became of a chunk of records.
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What one process of a job array wrote.
 
     Attributes:
-        num_bytes: of the records' text.
-        num_records: read, whatever became of them.
-        arrays: array name -> the rows of the kept pairs, one after the other.
-        lengths: array name -> int32 [num_kept].
-        bad: records that cannot be used.
-        num_too_long: pairs dropped for their length.
-        notes: what is odd but kept -> number of pairs.
+        path: of its parts.
+        num_records: read for this shard.
     """
 
-    num_bytes: int
+    path: Path
     num_records: int
-    arrays: dict[str, NDArray[np.int32]] = field(default_factory=dict)
-    lengths: dict[str, NDArray[np.int32]] = field(default_factory=dict)
-    bad: list[BadRecord] = field(default_factory=list)
-    num_too_long: int = 0
-    notes: collections.Counter[str] = field(default_factory=collections.Counter)
 
 
-class PairTokenizer:
-    """What every worker does with a chunk of records, its handler, template and tokenizer at hand."""
-
-    def __init__(self, config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> None:
-        self._handler = make_handler(config.handler_name, config.map_keys)
-        self.template = TEMPLATES[config.prompt_type]
-        self.tokenizer = load_tokenizer(tokenizer_config)
-        self._seq_length = config.seq_length
-        # Prepares the template, so that a token which the tokenizer lacks is known before any input.
-        num_closing_tokens(self.template, self.tokenizer)
-
-    def __call__(self, chunk: Sequence[RawRecord]) -> Rows:
-        """The rows of a chunk's pairs, and what was dropped of it."""
-        rows = Rows(num_bytes=sum(len(raw.text) for raw in chunk), num_records=len(chunk))
-        ids: dict[str, list[list[int]]] = {array: [] for array in PAIR_ARRAYS}
-        for raw in chunk:
-            record = parse_record(raw)
-            if isinstance(record, BadRecord):
-                rows.bad.append(record)
-                continue
-            try:
-                pair = self._handler(record.fields)
-                row = self._row(pair)
-            except RecordError as error:
-                rows.bad.append(BadRecord(raw.place, error.reason, str(error)))
-                continue
-            if self._seq_length is not None and max(map(len, row.values())) >= self._seq_length:
-                rows.num_too_long += 1
-                continue
-            rows.notes.update(_notes(pair))
-            for array, values in row.items():
-                ids[array].append(values)
-        for array, lists in ids.items():
-            rows.arrays[array] = np.array(list(itertools.chain.from_iterable(lists)), np.int32)
-            rows.lengths[array] = np.array([len(values) for values in lists], np.int32)
-        return rows
-
-    def _row(self, pair: Pair) -> dict[str, list[int]]:
-        """Array name -> token ids or labels of one pair."""
-        tokens = tokenize_pair(pair, self.template, self.tokenizer)
-        no_labels = [IGNORED_LABEL] * len(tokens.prompt_ids)
-        row = {
-            "chosen_input_ids": tokens.prompt_ids + tokens.chosen_ids,
-            "chosen_labels": no_labels + tokens.chosen_ids,
-            "rejected_input_ids": tokens.prompt_ids + tokens.rejected_ids,
-            "rejected_labels": no_labels + tokens.rejected_ids,
-        }
-        if not all(row.values()):
-            raise RecordError("no tokens", "prompt and answer have no tokens at all")
-        return row
-
-
-def _notes(pair: Pair) -> Iterator[str]:
-    """What is odd about a pair that is kept."""
-    if not pair.chosen.content or not pair.rejected.content:
-        yield "with an empty answer"
-    if pair.chosen == pair.rejected:
-        yield "with chosen equal to rejected"
-
-
-@dataclass
-class Totals:
-    """Sums over the rows of all chunks, as the manifest names them."""
-
-    num_read: int = 0
-    num_kept: int = 0
-    num_tokens: int = 0
-    longest: int = 0
-    dropped: collections.Counter[str] = field(default_factory=collections.Counter)
-    notes: collections.Counter[str] = field(default_factory=collections.Counter)
-
-    def add(self, rows: Rows, *, seq_length: int | None) -> None:
-        """Count one chunk."""
-        self.num_read += rows.num_records
-        self.num_kept += len(rows.lengths["chosen_labels"])
-        for side in ("chosen", "rejected"):
-            lengths = rows.lengths[f"{side}_input_ids"]
-            self.num_tokens += int(lengths.sum())
-            self.longest = max(self.longest, int(lengths.max(initial=0)))
-        self.dropped.update(record.reason for record in rows.bad)
-        if rows.num_too_long:
-            self.dropped[f"not shorter than --seq-length {seq_length}"] += rows.num_too_long
-        self.notes.update(rows.notes)
-
-
-def preprocess(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> Manifest:
+def preprocess(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> Manifest | Shard:
     """Write the 8 files of a data set and its manifest, which appear together when all is done.
 
+    With --num-shards: write one shard's parts, which `merge_shards` makes the data set of.
+
     Raises:
-        UserError: the flags or the input cannot work, nothing was kept, or there is a bad record
-            and --strict was given.
+        UserError: the flags or the input cannot work, another run writes the same files, nothing was
+            kept, or there is a bad record and --strict was given.
         OSError: a file cannot be read or written.
     """
-    tokenizer_and_template = PairTokenizer(config, tokenizer_config)
-    num_bytes = sum(path.stat().st_size for path in input_files(config.input))
-    chunks = _chunks(_checked_against_map_keys(read_raw_records(config.input), config.map_keys))
+    work = PairTokenizer(config, tokenizer_config)
+    identity = _identity(config, work)
     prefix = Path(config.output_prefix)
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    totals = Totals()
-    with (
-        Progress(num_bytes, log_interval=config.log_interval) as progress,
-        whole_files([*data_files(prefix), manifest_path(prefix)]) as (*files, manifest_file),
-    ):
-        writers = [IndexedWriter(*pair) for pair in zip(files[::2], files[1::2], strict=True)]
-        arguments = (config, tokenizer_config)
-        for rows in ordered_map(PairTokenizer, arguments, chunks, workers=config.workers):
-            if config.strict and rows.bad:
-                raise UserError(f"{rows.bad[0].place}: {rows.bad[0].message}")
-            totals.add(rows, seq_length=config.seq_length)
-            progress.add(num_records=rows.num_records, num_bytes=rows.num_bytes, bad=rows.bad)
-            for array, writer in zip(PAIR_ARRAYS, writers, strict=True):
-                writer.append(rows.arrays[array], rows.lengths[array])
-        if totals.num_kept == 0:
-            raise UserError(_nothing_kept_message(totals, config.input))
-        entries = [entry for writer in writers for entry in writer.finish()]
-        manifest = _manifest(totals, entries, config, tokenizer_and_template)
+    path = parts_path(prefix, config.shard_index, config.num_shards)
+    with locked_parts(path, flag=f"--output-prefix {prefix}") as parts:
+        if config.resume:
+            parts.check(identity)
+        try:
+            chunks = _all_rows(config, work, parts, identity)
+            if config.num_shards > 1:
+                num_records = sum(rows.num_records for rows in chunks)
+                parts.end()
+                return Shard(path=path, num_records=num_records)
+            manifest = write_dataset(chunks, prefix, identity, rejects=config.rejects)
+        except WorkerDiedError:
+            raise  # what is done is good: --resume continues from it
+        except UserError:
+            parts.remove()
+            raise
+        parts.remove()
+    return manifest
+
+
+def write_dataset(
+    chunks: Iterable[Rows], prefix: Path, identity: dict[str, Any], *, rejects: str | None
+) -> Manifest:
+    """Write rows as a data set, in their order.
+
+    Args:
+        chunks: the rows.
+        prefix: of the files.
+        identity: of the run or the shards that made the rows.
+        rejects: path for the refused records, or None.
+
+    Raises:
+        UserError: nothing was kept.
+    """
+    paths = [*data_files(prefix), manifest_path(prefix), *([Path(rejects)] if rejects else [])]
+    _remove_remains(paths)
+    with whole_files(paths) as files:
+        data, manifest_file, rest = files[:8], files[8], files[9:]
+        writer = PairWriter(data, drop=identity["drop"], rejects=rest[0] if rest else None)
+        for rows in chunks:
+            writer.add(rows)
+        if writer.num_kept == 0:
+            raise UserError(_nothing_kept_message(writer, identity))
+        manifest = _manifest(writer, prefix, identity)
         manifest_file.write(serialized(manifest))
     return manifest
 
 
-def _manifest(
-    totals: Totals, entries: Sequence[FileEntry], config: PreprocessConfig, made_with: PairTokenizer
-) -> Manifest:
-    prefix = Path(config.output_prefix)
-    names = [key_of(path, prefix) for path in data_files(prefix)]
-    return Manifest(
-        package_version=modellink_rm.__version__,
-        num_read=totals.num_read,
-        num_kept=totals.num_kept,
-        dropped=dict(totals.dropped),
-        notes=dict(totals.notes),
-        num_tokens=totals.num_tokens,
-        longest=totals.longest,
-        handler=config.handler_name,
-        map_keys=config.map_keys,
-        seq_length=config.seq_length,
-        template=config.prompt_type,
-        template_fingerprint=made_with.template.fingerprint,
+def _all_rows(
+    config: PreprocessConfig, work: PairTokenizer, parts: Parts, identity: dict[str, Any]
+) -> Iterator[Rows]:
+    """The rows of every chunk in order: first those that an earlier run finished, then new ones."""
+    num_bytes = sum(path.stat().st_size for path in input_files(config.input))
+    records = _checked_against_map_keys(read_raw_records(config.input), config.map_keys)
+    chunks = itertools.islice(_chunks(records), config.shard_index, None, config.num_shards)
+    with Progress(num_bytes // config.num_shards, log_interval=config.log_interval) as progress:
+        finished: Iterator[Rows] = iter(())
+        if config.resume:
+            finished = parts.whole_parts(identity)
+        else:
+            if parts.holds_parts():
+                info(f"{parts.path}, left by a run that did not end, is replaced; --resume would continue it")
+            parts.start(identity)
+        num_finished = 0
+        for rows in finished:
+            num_finished += 1
+            progress.add(num_records=rows.num_records, num_bytes=rows.num_bytes, bad=[])
+            yield rows
+        if config.resume:
+            info(f"--resume: {num_finished:,} parts were there already")
+        for part in ordered_map(work, itertools.islice(chunks, num_finished, None), workers=config.workers):
+            new = from_bytes(part)
+            assert new is not None
+            bad = [refused for refused in new.refused if refused.is_bad]
+            if config.strict and bad:
+                raise UserError(f"{bad[0].place}: {bad[0].message}")
+            parts.append(part)
+            progress.add(num_records=new.num_records, num_bytes=new.num_bytes, bad=bad)
+            yield new
+
+
+def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
+    """Everything that determines the rows, as JSON gives it back."""
+    flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_OF_THE_ROWS}
+    identity = {
+        **flags,
+        "package_version": modellink_rm.__version__,
+        "keeps_rejects": config.rejects is not None,
+        "input_files": [_file_identity(path) for path in input_files(config.input)],
+        "template_fingerprint": work.template.fingerprint,
         # The name alone: the path means nothing on another machine.
-        tokenizer=Path(made_with.tokenizer.name).resolve().name,
-        tokenizer_fingerprint=made_with.tokenizer.fingerprint,
+        "tokenizer": Path(work.tokenizer.name).resolve().name,
+        "tokenizer_fingerprint": work.tokenizer.fingerprint,
+    }
+    same: dict[str, Any] = json.loads(json.dumps(identity))
+    return same
+
+
+def _file_identity(path: Path) -> list[object]:
+    """Name, size, and a hash of the first and the last 64 KiB of a file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(1 << 16))
+        file.seek(max(0, size - (1 << 16)))
+        digest.update(file.read())
+    return [path.name, size, digest.hexdigest()]
+
+
+def _remove_remains(paths: Sequence[Path]) -> None:
+    """Delete the temporary files of a run into these files that was killed; its lock is ours now."""
+    for path in paths:
+        for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            remains.unlink(missing_ok=True)
+
+
+def _manifest(writer: PairWriter, prefix: Path, identity: dict[str, Any]) -> Manifest:
+    names = [key_of(path, prefix) for path in data_files(prefix)]
+    entries = writer.finish()
+    lengths = {name: counts.statistics() for name, counts in writer.lengths.items()}
+    return Manifest(
+        package_version=identity["package_version"],
+        num_read=writer.num_read,
+        num_kept=writer.num_kept,
+        dropped=dict(writer.dropped),
+        notes=writer.notes(),
+        num_tokens=lengths["row"].total,
+        longest=lengths["row"].longest,
+        handler=identity["handler_name"],
+        map_keys=identity["map_keys"],
+        seq_length=identity["seq_length"],
+        template=identity["prompt_type"],
+        template_fingerprint=identity["template_fingerprint"],
+        tokenizer=identity["tokenizer"],
+        tokenizer_fingerprint=identity["tokenizer_fingerprint"],
+        checks=writer.found(),
+        drop=identity["drop"],
+        lengths=lengths,
         files=dict(zip(names, entries, strict=True)),
     )
 
 
-def _nothing_kept_message(totals: Totals, given: str) -> str:
-    if totals.num_read == 0:
-        return f"--input {given} holds no records; nothing was written"
-    reasons = ", ".join(f"{count:,} x {reason}" for reason, count in totals.dropped.most_common())
-    return f"none of the {totals.num_read:,} records was kept ({reasons}); nothing was written"
+def _nothing_kept_message(writer: PairWriter, identity: dict[str, Any]) -> str:
+    if writer.num_read == 0:
+        given = identity["input"]
+        shown = given if isinstance(given, str) else " ".join(given)
+        return f"--input {shown} holds no records; nothing was written"
+    reasons = ", ".join(f"{count:,} x {reason}" for reason, count in writer.dropped.most_common())
+    return f"none of the {writer.num_read:,} records was kept ({reasons}); nothing was written"
 
 
 def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None) -> Iterator[RawRecord]:
@@ -233,7 +224,7 @@ def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None
         yield raw
 
 
-def _chunks(records: Iterable[RawRecord]) -> Iterator[list[RawRecord]]:
+def _chunks(records: Iterable[RawRecord]) -> Iterator[Sequence[RawRecord]]:
     """The records in lists of bounded length, whatever the number of workers."""
     chunk: list[RawRecord] = []
     num_bytes = 0

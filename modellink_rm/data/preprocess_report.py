@@ -9,7 +9,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from modellink_rm.data.manifest import Manifest
-from modellink_rm.data.records import BadRecord
+from modellink_rm.data.rows import Refused
 from modellink_rm.log import info
 
 _BAD_RECORDS_SHOWN = 10
@@ -32,6 +32,8 @@ class Progress:
         self._num_bad = 0
         self._started = self._line_time = time.monotonic()
         self._bytes_done = 0
+        # Its monitor is a thread, and a process that forks should have none; mininterval=0 needs none.
+        tqdm.monitor_interval = 0
         # None: tqdm looks by itself whether stderr is a terminal.
         self._bar = tqdm(
             total=num_bytes,
@@ -54,7 +56,7 @@ class Progress:
         if hidden > 0:
             info(f"... and {hidden:,} more bad records, counted below")
 
-    def add(self, *, num_records: int, num_bytes: int, bad: Sequence[BadRecord]) -> None:
+    def add(self, *, num_records: int, num_bytes: int, bad: Sequence[Refused]) -> None:
         """Count records that are done, and report the bad ones among them."""
         shown = bad[: max(0, _BAD_RECORDS_SHOWN - self._num_bad)]
         self._num_bad += len(bad)

@@ -1,87 +1,147 @@
 """A function over a stream by several processes, the results in the stream's order."""
 
-import collections
+import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Protocol, TypeVar
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
 
 from modellink_rm.errors import UserError
 
+
+class WorkerDiedError(UserError):
+    """A process that was killed; what the others did is whole."""
+
+
 Item = TypeVar("Item")
-Result = TypeVar("Result", covariant=True)
+Result = TypeVar("Result")
 
-# Items given out before the first of them is done: enough that no worker waits for the writer.
-_ITEMS_AHEAD_PER_WORKER = 4
-
-
-class Work(Protocol[Result]):
-    """What every process does with an item."""
-
-    def __call__(self, item: Any, /) -> Result:
-        """The result of an item."""
+# Items that a worker has at a time: one it does, one that lies ready when it is done.
+_ITEMS_PER_WORKER = 2
+# Items given out before the first of them is done.
+_ITEMS_AHEAD_PER_WORKER = 8
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def ordered_map(
-    make_work: Callable[..., Work[Result]], arguments: tuple[Any, ...], items: Iterable[Any], *, workers: int
-) -> Iterator[Result]:
-    """`make_work(*arguments)(item)` for every item, in order, by this process or by `workers` others.
+def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
+    """`work(item)` for every item, in order, by this process or by `workers` others.
 
-    Each process makes its own work once. Items are read only as far ahead as the workers need.
+    The processes are forked: what `work` holds, such as a tokenizer, is loaded once and shared. Items
+    go to whichever process is free, and are read only as far ahead as the workers need.
 
     Args:
-        make_work: importable by name, since processes are spawned, not forked.
-        arguments: of make_work, picklable.
-        items: picklable.
+        work: what to do with an item.
+        items: picklable, as the results must be.
         workers: 1 for none but this process.
 
     Raises:
-        UserError: a process died.
+        WorkerDiedError: a process died.
     """
     if workers == 1:
-        yield from map(make_work(*arguments), items)
+        yield from map(work, items)
         return
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, context, _start, (make_work, arguments))
-    pending: collections.deque[Future[Result]] = collections.deque()
+    processes: list[multiprocessing.process.BaseProcess] = []
     try:
-        for item in items:
-            pending.append(executor.submit(_do, item))
-            if len(pending) >= workers * _ITEMS_AHEAD_PER_WORKER:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool:
-        raise UserError(
+        connections = _start_workers(work, workers, processes)
+        yield from _in_order(connections, iter(items))
+    except (EOFError, ConnectionError):
+        raise WorkerDiedError(
             f"one of the {workers} worker processes died, perhaps for want of memory: try fewer --workers"
         ) from None
     finally:
-        executor.shutdown(cancel_futures=True)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
 
 
-_work: Work[Any] | None = None  # of a worker process
+def _start_workers(
+    work: Callable[[Any], Any], workers: int, processes: list[multiprocessing.process.BaseProcess]
+) -> list[Connection]:
+    """This process's ends of the connections to the workers, which are put into `processes`."""
+    context = multiprocessing.get_context("fork")
+    pipes = [context.Pipe() for _ in range(workers)]
+    # An interruption waits until every worker is in the list from which it is ended.
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+    try:
+        for index in range(workers):
+            process = context.Process(target=_serve, args=(work, pipes, index), daemon=True)
+            process.start()
+            processes.append(process)
+    finally:
+        for _, theirs in pipes:
+            theirs.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+    return [ours for ours, _ in pipes]
 
 
-def _start(make_work: Callable[..., Work[Any]], arguments: tuple[Any, ...]) -> None:
-    global _work
+def _in_order(connections: list[Connection], items: Iterator[Any]) -> Iterator[Any]:
+    """Give out the items and take the results back, each in its turn."""
+    num_given = num_yielded = 0
+    busy = dict.fromkeys(connections, 0)
+    done: dict[int, Any] = {}
+    is_more = True
+    while True:
+        for connection in sorted(busy, key=busy.__getitem__) * _ITEMS_PER_WORKER:
+            is_ahead = num_given - num_yielded >= _ITEMS_AHEAD_PER_WORKER * len(connections)
+            if not is_more or is_ahead or busy[connection] == _ITEMS_PER_WORKER:
+                continue
+            try:
+                item = next(items)
+            except StopIteration:
+                is_more = False
+                break
+            connection.send((num_given, item))
+            busy[connection] += 1
+            num_given += 1
+        waiting = [connection for connection, count in busy.items() if count]
+        if not waiting:
+            return
+        for ready in wait(waiting):
+            assert isinstance(ready, Connection)
+            index, result, error = ready.recv()
+            if error is not None:
+                raise error
+            busy[ready] -= 1
+            done[index] = result
+        while num_yielded in done:
+            yield done.pop(num_yielded)
+            num_yielded += 1
+
+
+def _serve(work: Callable[[Any], Any], pipes: list[tuple[Connection, Connection]], index: int) -> None:
+    """Do the items that come, until this process is ended."""
     # Ctrl-C reaches every process of a terminal; the one that writes ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    _work = make_work(*arguments)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
+    connection = pipes[index][1]
+    # The other ends, were they open here too, would hide that the first process is gone.
+    for ours, theirs in pipes:
+        ours.close()
+        if theirs is not connection:
+            theirs.close()
+    items: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, items), daemon=True).start()
+    while True:
+        number, item = items.get()
+        try:
+            answer: tuple[int, Any, Exception | None] = (number, work(item), None)
+        except Exception as error:
+            answer = (number, None, error)
+        connection.send(answer)
 
 
-def _exit_with_parent() -> None:
-    """End this process when the one that started it is gone, were it killed; nothing else does."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _receive(connection: Connection, items: "queue.SimpleQueue[tuple[int, Any]]") -> None:
+    """Take items as they come, so that neither side waits for the other while both send.
+
+    Ends this process when the first one is gone, were it killed: nothing else does.
+    """
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            items.put(connection.recv())
     os._exit(1)
-
-
-def _do(item: Any) -> Any:
-    assert _work is not None
-    return _work(item)

@@ -245,7 +245,7 @@ def test_help_answers_at_once_without_the_heavy_packages():
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing(tmp_path, sentencepiece_path, signal_number, workers):
+def test_an_interrupted_run_leaves_only_its_parts(tmp_path, sentencepiece_path, signal_number, workers):
     line = json.dumps({**GOOD, "chosen": "long " * 3000}) + "\n"
     (tmp_path / "in.jsonl").write_text(line * 3000)
     words = [
@@ -267,13 +267,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, sentencepiece_path, signal_
     process.send_signal(signal_number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error == "interrupted: nothing was written\n"
-    assert os.listdir(out) == []
+    assert error == "interrupted: nothing was written; --resume continues from what was done\n"
+    assert os.listdir(out) == [".x.parts"]
 
 
 def test_a_worker_that_dies_is_an_error():
     with pytest.raises(UserError, match="one of the 2 worker processes died"):
-        list(ordered_map(DiesAtThree, (), range(8), workers=2))
+        list(ordered_map(DiesAtThree(), range(8), workers=2))
 
 
 class DiesAtThree:
@@ -289,7 +289,7 @@ def test_workers_end_when_the_first_process_is_killed(tmp_path):
         "from modellink_rm.data.worker_pool import ordered_map\n"
         "from tests.unit.test_preprocess import GivesBack\n"
         "if __name__ == '__main__':\n"
-        "    for _ in ordered_map(GivesBack, (), range(8), workers=2):\n"
+        "    for _ in ordered_map(GivesBack(), range(8), workers=2):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     (tmp_path / "killed.py").write_text(code)

@@ -1,0 +1,101 @@
+"""What became of a chunk of records, as workers hand it over and as parts of a run keep it."""
+
+import dataclasses
+import json
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ARRAYS = {"lengths": "<i4", "digests": "<u8", "flags": "u1", "ids": "<i4"}
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record that is no row.
+
+    Attributes:
+        place: "file:line", or "file[index]".
+        reason: a short form of the message, to count by.
+        message: what is wrong with it.
+        is_bad: False where the record could be used and a check or a limit dropped it.
+        flags: bits of the checks that found something.
+        index: how many rows of the chunk come before it.
+        text: the record, latin-1 for bytes, where --rejects wants it.
+    """
+
+    place: str
+    reason: str
+    message: str
+    is_bad: bool = True
+    flags: int = 0
+    index: int = 0
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What became of a chunk of records.
+
+    Attributes:
+        num_bytes: of the records' text.
+        num_records: read, whatever became of them.
+        refused: those that are no rows, in order.
+        lengths: int32 [num_rows, 3], tokens of prompt, chosen and rejected answer.
+        digests: uint64 [num_rows], equal where all ids are.
+        flags: uint8 [num_rows], bits of the checks.
+        ids: int32, of every row its prompt, chosen and rejected answer.
+        places: of the rows, where --rejects may want them.
+        texts: of the rows, latin-1 for bytes, likewise.
+    """
+
+    num_bytes: int
+    num_records: int
+    refused: list[Refused] = field(default_factory=list)
+    lengths: NDArray[np.int32]
+    digests: NDArray[np.uint64]
+    flags: NDArray[np.uint8]
+    ids: NDArray[np.int32]
+    places: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+def to_bytes(rows: Rows) -> bytes:
+    """The chunk in a form without pickles, closed by a checksum."""
+    arrays = {name: getattr(rows, name).astype(kind, copy=False) for name, kind in _ARRAYS.items()}
+    head: dict[str, Any] = {
+        "num_bytes": rows.num_bytes,
+        "num_records": rows.num_records,
+        "refused": [dataclasses.astuple(refused) for refused in rows.refused],
+        "places": rows.places,
+        "texts": rows.texts,
+        "sizes": {name: array.size for name, array in arrays.items()},
+    }
+    encoded = json.dumps(head).encode()
+    parts = [len(encoded).to_bytes(8, "little"), encoded, *(array.tobytes() for array in arrays.values())]
+    body = b"".join(parts)
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def from_bytes(data: bytes) -> Rows | None:
+    """The chunk of `to_bytes`; None where the bytes are not whole."""
+    view = memoryview(data)
+    if len(data) < 12 or zlib.crc32(view[:-4]) != int.from_bytes(view[-4:], "little"):
+        return None
+    start = 8 + int.from_bytes(view[:8], "little")
+    head = json.loads(bytes(view[8:start]))
+    arrays = {}
+    for name, kind in _ARRAYS.items():
+        array = np.frombuffer(data, kind, head["sizes"][name], start)
+        start += array.nbytes
+        arrays[name] = array.reshape(-1, 3) if name == "lengths" else array
+    return Rows(
+        num_bytes=head["num_bytes"],
+        num_records=head["num_records"],
+        refused=[Refused(*values) for values in head["refused"]],
+        places=head["places"],
+        texts=head["texts"],
+        **arrays,
+    )
