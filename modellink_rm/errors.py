@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Exit code of `main(argv)`: its own, or 2 with one line on stderr for a user's mistake.
+    """Exit code of `main(argv)`: its own, 2 with one line on stderr for a user's mistake, 130 for Ctrl-C.
 
     Under torchrun only the first process of each node prints; the others give it time to.
     """
@@ -24,6 +24,12 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
     except UserError as error:
         print_error(str(error))
         return 2
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        return 130
+    except BrokenPipeError:  # who reads the output has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def print_error(message: str) -> None:

@@ -9,6 +9,7 @@ several values. `__post_init__` of the group checks values; rules across groups 
 import argparse
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,8 @@ class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are `UserError`s, and whose @files hold words and comments."""
 
     def error(self, message: str) -> typing.NoReturn:
+        if message.startswith("[Errno"):  # of an @file
+            message = f"an @file of flags cannot be read: {message.split('] ', 1)[1]}"
         raise UserError(message)
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
@@ -96,14 +99,16 @@ def parse_flags(
         if values[name] is not None:
             warn_once(f"{name} is ignored: {entry.reason}")
     for field in (field for group in groups for field in dataclasses.fields(group)):
-        _check_choice(field, values[field.name])
+        _check_value(field, values[field.name])
     return {group: group(**{f.name: values[f.name] for f in dataclasses.fields(group)}) for group in groups}
 
 
-def _check_choice(field: "dataclasses.Field[Any]", value: Any) -> None:
+def _check_value(field: "dataclasses.Field[Any]", value: Any) -> None:
     choices = field.metadata["choices"]
     if choices is not None and value is not None and value not in choices:
         raise UserError(unknown_name_message(f"{flag_name(field.name)}", value, choices))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag_name(field.name)} must be a finite number, got {value}")
 
 
 def build_parser(groups: Sequence[type[Any]], *, prog: str, description: str) -> argparse.ArgumentParser:

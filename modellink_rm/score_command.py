@@ -1,6 +1,7 @@
 """python -m modellink_rm score: score responses, or pairs, with a trained model."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,7 +88,11 @@ def main(argv: Sequence[str]) -> int:
         description="Score responses with a reward model: one JSON line per input, in input order.",
     )
     score, model, parallel = parsed[ScoreConfig], parsed[ModelConfig], parsed[ParallelConfig]
+    check_output(score.output)
     records = read_records(score.input)
+    chunk = list(islice(records, INPUTS_AT_A_TIME))
+    if not chunk:
+        raise UserError(f"--input {score.input} holds no record")
     handler = make_handler(score.handler_name, score.map_keys) if score.handler_name else None
     if score.map_keys and handler is None:
         raise UserError("--map-keys needs --handler-name: it names that handler's fields")
@@ -121,11 +126,10 @@ def main(argv: Sequence[str]) -> int:
             device=platform.device,
             ranks=ranks,
         )
-        while chunk := list(islice(records, INPUTS_AT_A_TIME)):
+        while chunk:
             for row in _score_chunk(chunk, handler, scorer, summary):
                 write(row)
-    if summary.inputs == 0:
-        raise UserError(f"--input {score.input} holds no record")
+            chunk = list(islice(records, INPUTS_AT_A_TIME))
     for line in summary.lines():
         _tell(line, to_stderr=score.output is None)
     return 1 if summary.bad else 0
@@ -227,6 +231,22 @@ def _row(item: ScoreInput, scores: tuple[float, ...], summary: _Summary) -> dict
     return {"chosen_score": chosen, "rejected_score": rejected, "margin": chosen - rejected}
 
 
+def check_output(path: str | None) -> None:
+    """Make the directory of --output, where one is named.
+
+    Raises:
+        UserError: the file cannot be written there.
+    """
+    if path is None:
+        return
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {path}: its directory cannot be made: {error.strerror}") from None
+    if Path(path).is_dir() or not os.access(Path(path).parent, os.W_OK):
+        raise UserError(f"--output {path} cannot be written: it must name a file in a directory you own")
+
+
 @contextmanager
 def _output(path: str | None) -> Iterator[Any]:
     """A function that writes one row, on the first process; elsewhere one that does nothing.
@@ -238,7 +258,6 @@ def _output(path: str | None) -> Iterator[Any]:
     elif path is None:
         yield lambda row: print(json.dumps(row), flush=True)
     else:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with whole_file(Path(path)) as file:
             yield lambda row: file.write(json.dumps(row).encode() + b"\n")
         info(f"scores: {path}")

@@ -1,6 +1,10 @@
 """pretrain_rm.py: train a reward model on preprocessed pairs."""
 
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
@@ -13,9 +17,10 @@ from modellink_rm.config.reporting import ReportingConfig
 from modellink_rm.config.run import RunConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.config.training import TrainingConfig
-from modellink_rm.errors import print_error
+from modellink_rm.errors import UserError, print_error
 from modellink_rm.flags import parse_flags
-from modellink_rm.log import set_up_logging
+from modellink_rm.lock import exclusive
+from modellink_rm.log import is_first_process, set_up_logging
 
 GROUPS = {
     "training": TrainingConfig,
@@ -47,13 +52,28 @@ def main(argv: Sequence[str]) -> int:
 
     plan = plan_run(config, world_size=world_size_from_environment())
     platform = detect_platform(config.parallel.distributed_backend)
-    with process_groups(config.parallel, platform, seed=config.training.seed) as ranks:
+    with (
+        _lock(config.checkpoint.save),
+        process_groups(config.parallel, platform, seed=config.training.seed) as ranks,
+    ):
         try:
             train(plan, platform, ranks)
         except NonFiniteError as error:
             print_error(str(error))
             return 1
+        except UserError as error:  # of this rank's rows: no other may have met it
+            if ranks.world_size == 1:
+                raise
+            print(f"error (rank {ranks.rank}): {error}", file=sys.stderr, flush=True)
+            os._exit(2)  # the others wait for it in an exchange; the launcher ends them
     return 0
+
+
+def _lock(save: str | None) -> AbstractContextManager[None]:
+    """Keep other runs out of --save, from the first process."""
+    if save is None or not is_first_process():
+        return nullcontext()
+    return exclusive(Path(save) / ".lock", f"--save {save} is in use by another run; give another one")
 
 
 def run_config(argv: Sequence[str]) -> RunConfig:

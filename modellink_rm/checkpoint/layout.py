@@ -54,7 +54,8 @@ def latest_checkpoint(root: Path) -> Path | None:
     """
     tracker = root / LATEST_NAME
     if not tracker.is_file():
-        return None
+        # A run killed between its first checkpoint and the file that names it, or a lost file.
+        return max(root.glob("iter_*[0-9]"), default=None)
     word = tracker.read_text().strip()
     if not word.isdigit():
         raise UserError(f"{tracker} must hold an iteration, got {word!r}")

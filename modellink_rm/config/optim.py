@@ -46,6 +46,8 @@ class OptimConfig:
             raise UserError(
                 f"--lr-warmup-init must lie between 0 and --lr {self.lr}, got {self.lr_warmup_init}"
             )
+        if self.adam_eps <= 0:
+            raise UserError(f"--adam-eps must be above 0, got {self.adam_eps}")
         for name in ("lr_warmup_iters", "weight_decay", "clip_grad"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
@@ -58,3 +60,20 @@ class OptimConfig:
             raise UserError("--overlap-param-gather needs --use-distributed-optimizer")
         if self.overlap_param_gather and not self.overlap_grad_reduce:
             raise UserError("--overlap-param-gather needs --overlap-grad-reduce")
+
+    def schedule(self, train_iters: int, batch_size: int) -> tuple[int, int]:
+        """(warmup, decay) in samples, of a run of `train_iters` steps.
+
+        Raises:
+            UserError: warmup takes all the steps.
+        """
+        decay_iters = self.lr_decay_iters or train_iters
+        warmup = self.lr_warmup_iters * batch_size
+        if self.lr_warmup_fraction is not None:
+            warmup = int(self.lr_warmup_fraction * decay_iters * batch_size)
+        if warmup >= decay_iters * batch_size:
+            raise UserError(
+                f"warmup must be shorter than the schedule: --lr-warmup-iters {self.lr_warmup_iters} of "
+                f"{decay_iters} steps"
+            )
+        return warmup, decay_iters * batch_size

@@ -27,6 +27,10 @@ class ParallelConfig:
         for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.distributed_timeout_minutes < 1:
+            raise UserError(
+                f"--distributed-timeout-minutes must be at least 1, got {self.distributed_timeout_minutes}"
+            )
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise UserError("--sequence-parallel needs --tensor-model-parallel-size of 2 or more, got 1")
 

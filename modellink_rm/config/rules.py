@@ -32,6 +32,24 @@ def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> No
         )
 
 
+def check_recompute_fits_shape(
+    precision: PrecisionConfig, parallel: ParallelConfig, shape: ModelShape
+) -> None:
+    """The layers of a stage can be recomputed in groups as asked.
+
+    Raises:
+        UserError: --recompute-num-layers does not divide them, or is above their number.
+    """
+    num_layers, group = (
+        shape.num_layers // parallel.pipeline_model_parallel_size,
+        precision.recompute_num_layers,
+    )
+    if precision.recompute_granularity != "full":
+        return
+    if group > num_layers or (precision.recompute_method == "uniform" and num_layers % group):
+        raise UserError(f"--recompute-num-layers {group} does not divide the {num_layers} layers of a stage")
+
+
 def divides_optimizer_state(optim: OptimConfig, precision: PrecisionConfig) -> bool:
     """Whether the engine's distributed optimizer is used: when asked, and under --bf16 always.
 

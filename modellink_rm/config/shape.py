@@ -50,6 +50,10 @@ class ModelShape:
                 f"num_query_groups {self.num_query_groups} does not divide "
                 f"num_attention_heads {self.num_attention_heads}"
             )
+        if not 0 <= self.norm_epsilon < float("inf"):
+            raise UserError(f"the norm epsilon of a model must be a number from 0, got {self.norm_epsilon}")
+        if not 0 < self.rotary_base < float("inf"):
+            raise UserError(f"the rotary base of a model must be above 0, got {self.rotary_base}")
         if not 0 < self.rotary_percent <= 1:
             raise UserError(f"rotary_percent of a model must lie in (0, 1], got {self.rotary_percent}")
         if self.rotary_channels < 2 or self.rotary_channels % 2:

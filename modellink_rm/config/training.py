@@ -35,6 +35,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{flag_name(name)} must be at least 1, got {value}")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed must lie between 0 and {2**31 - 1}, got {self.seed}")
         for name in ("eval_interval", "eval_iters"):
             if getattr(self, name) < 0:
                 raise UserError(f"{flag_name(name)} must not be negative, got {getattr(self, name)}")

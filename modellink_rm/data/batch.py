@@ -33,7 +33,7 @@ class Batch:
 
     An example whose responses have one prompt is laid out as [prompt | response | response ...], each
     response going on from the prompt's positions; other examples as [prompt response | prompt
-    response ...].
+    response ...]. Equal responses of an example are laid out once, so that they tie exactly.
 
     Attributes:
         input_ids: int64 [t].
@@ -152,21 +152,27 @@ class _Layout:
 
     def add_apart(self, owner: int, example: Example) -> None:
         """Each response with a prompt of its own."""
+        positions: dict[bytes, int] = {}
         for response in example.responses:
-            self.add_segment(response.input_ids, owner=owner, first_position=0)
-            self.scored_positions.append(self.end - 1)
+            key = response.input_ids.tobytes()
+            if key not in positions:
+                self.add_segment(response.input_ids, owner=owner, first_position=0)
+                positions[key] = self.end - 1
+            self.scored_positions.append(positions[key])
 
     def add_shared(self, owner: int, example: Example) -> None:
         """The prompt once, then the responses."""
         prompt = prompt_ids(example.responses[0])
         prefix = (self.end, self.end + len(prompt))
         self.add_segment(prompt, owner=owner, first_position=0)
+        positions = {b"": prefix[1] - 1}  # a response without a token is scored at the end of its prompt
         for response in example.responses:
             answer = response.input_ids[len(prompt) :]
-            if len(answer):
+            key = answer.tobytes()
+            if key not in positions:
                 self.add_segment(answer, owner=owner, first_position=len(prompt), prefix=prefix)
-            # A response without a token is scored at the end of its prompt.
-            self.scored_positions.append(self.end - 1 if len(answer) else prefix[1] - 1)
+                positions[key] = self.end - 1
+            self.scored_positions.append(positions[key])
 
 
 def _concatenated(parts: Sequence[np.ndarray]) -> Tensor:

@@ -140,6 +140,16 @@ class IndexedReader:
         start = self._starts[row]
         return self._items[start : start + self.lengths[row]]
 
+    def first_row_outside(self, num_ids: int) -> int | None:
+        """The first row that is empty or holds a value outside of [0, num_ids); reads every value."""
+        if self.lengths.all() and self._items.min(initial=0) >= 0 and self._items.max(initial=0) < num_ids:
+            return None
+        for row, length in enumerate(self.lengths):
+            values = self[row]
+            if not length or values.min() < 0 or values.max() >= num_ids:
+                return row
+        return None
+
 
 def _read(path: Path) -> bytes:
     try:

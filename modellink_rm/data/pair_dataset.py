@@ -24,11 +24,20 @@ class PairDataset(Sequence[Example]):
         seq_length: longest prompt + response, in tokens.
         truncation: "right" or "keep-ends".
         num_closing_tokens: tokens that the template adds after a response's text, for keep-ends.
+        num_ids: rows of the model's embedding; no id may reach it.
     """
 
     def __init__(
-        self, prefixes: Sequence[Path], *, seq_length: int, truncation: str, num_closing_tokens: int
+        self,
+        prefixes: Sequence[Path],
+        *,
+        seq_length: int,
+        truncation: str,
+        num_closing_tokens: int,
+        num_ids: int,
     ) -> None:
+        self._prefixes = prefixes
+        self._num_ids = num_ids
         self._files = [_PairFiles.open(prefix) for prefix in prefixes]
         self._starts = np.cumsum([0] + [len(files.chosen_ids.lengths) for files in self._files])
         self._seq_length = seq_length
@@ -39,16 +48,37 @@ class PairDataset(Sequence[Example]):
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
-        """The example of a row, its responses chosen then rejected."""
+        """The example of a row, its responses chosen then rejected.
+
+        Raises:
+            UserError: a side has no token, or an id that the model has no row for.
+        """
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         files = self._files[number]
-        responses = files.responses(index - int(self._starts[number]))
+        row = index - int(self._starts[number])
+        responses = files.responses(row)
+        for response in responses:
+            ids = response.input_ids
+            if not len(ids) or ids.min() < 0 or ids.max() >= self._num_ids:
+                raise _bad_row(self._prefixes[number], row, self._num_ids)
         kept, cut = truncate(
             responses, self._seq_length, self._truncation, num_closing_tokens=self._num_closing_tokens
         )
         return Example(index=index, responses=kept, is_truncated=cut.is_truncated)
+
+    def check_rows(self, prefix: Path) -> None:
+        """Look at every id of one prefix: for files that no manifest vouches for.
+
+        Raises:
+            UserError: names the first row with no token, or with an id that the model has no row for.
+        """
+        files = self._files[list(self._prefixes).index(prefix)]
+        for reader in (files.chosen_ids, files.rejected_ids):
+            row = reader.first_row_outside(self._num_ids)
+            if row is not None:
+                raise _bad_row(prefix, row, self._num_ids)
 
     def num_too_long(self) -> int:
         """Rows with a side above the sequence length, known from the index alone."""
@@ -56,6 +86,13 @@ class PairDataset(Sequence[Example]):
             int((np.maximum(files.chosen_ids.lengths, files.rejected_ids.lengths) > self._seq_length).sum())
             for files in self._files
         )
+
+
+def _bad_row(prefix: Path, row: int, num_ids: int) -> UserError:
+    return UserError(
+        f"{prefix}: row {row} has no token, or an id that is not one of the model's {num_ids}; the data is "
+        "damaged or was made for another model: preprocess it again"
+    )
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,11 @@ def _load_directory(directory: Path, config: TokenizerConfig) -> Tokenizer:
             return load_chatglm_tokenizer(directory)
         if is_sentencepiece_model(tokenizer_model):
             return _load_file(tokenizer_model)
+        if not config.trust_remote_code:
+            raise UserError(
+                f"{tokenizer_model} is not a sentencepiece model: it is damaged, or of another kind, "
+                "which is read from a tokenizer.json beside it, or by its own code with --trust-remote-code"
+            )
     from modellink_rm.data.transformers_tokenizer import load_transformers_tokenizer
 
     return load_transformers_tokenizer(directory, trust_remote_code=config.trust_remote_code)

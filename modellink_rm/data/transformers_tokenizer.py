@@ -57,7 +57,8 @@ def load_transformers_tokenizer(directory: Path, *, trust_remote_code: bool) -> 
         UserError: transformers finds no tokenizer there, or one whose own code would have to run.
     """
     settings = read_tokenizer_settings(directory)
-    if not any(directory.glob("*token*")) and not any(directory.glob("vocab*")):
+    patterns = ("vocab*", "merges*", "*.model", "*.tiktoken", "tokenization_*.py")
+    if not any(path for pattern in patterns for path in directory.glob(pattern)):
         raise UserError(f"{directory} holds no tokenizer: no tokenizer.json and no tokenizer.model")
     from transformers import AutoTokenizer
 

@@ -67,9 +67,7 @@ class RewardModel(MegatronModule):
             pg_collection=groups,
         )
         if post_process:
-            self.rm_head = nn.Linear(
-                config.hidden_size, 1, bias=head_bias, device=device, dtype=torch.float32
-            )
+            self.rm_head = RewardHead(config.hidden_size, bias=head_bias, device=device)
 
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Take the previous stage's output; called by the engine's schedules."""
@@ -92,7 +90,7 @@ class RewardModel(MegatronModule):
         )
         if not self.post_process:
             return hidden_states
-        return scores_at(self._rows_at(hidden_states, batch.scored_positions), self.rm_head)
+        return self.rm_head(self._rows_at(hidden_states, batch.scored_positions))
 
     def _rows_at(self, hidden_states: Tensor, positions: Tensor) -> Tensor:
         """Hidden states [num_responses, h] at the positions, whole on every tensor-parallel rank."""
@@ -108,6 +106,17 @@ class RewardModel(MegatronModule):
         return reduce_from_tensor_model_parallel_region(rows, group=self.tp_group)
 
 
-def scores_at(rows: Tensor, head: nn.Linear) -> Tensor:
-    """Scores [num_responses], float32, of hidden states rows [num_responses, h]."""
-    return head(rows.float())[:, 0]
+class RewardHead(nn.Linear):
+    """hidden -> 1 in float32, equal rows giving equal scores to the last bit.
+
+    A matrix product may round a row by its place among the others; two equal responses would then
+    not tie. Each score is a sum of its own instead: there are only a few rows.
+    """
+
+    def __init__(self, hidden_size: int, *, bias: bool, device: torch.device) -> None:
+        super().__init__(hidden_size, 1, bias=bias, device=device, dtype=torch.float32)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Scores [num_responses], float32, of hidden states rows [num_responses, h]."""
+        scores = (rows.float() * self.weight).sum(dim=-1)
+        return scores if self.bias is None else scores + self.bias

@@ -1,6 +1,6 @@
 """Run the micro-batches of one step through the model's stages, with the engine's schedules."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ LossFunction = Callable[[Tensor, Any], tuple[Tensor, Tensor, dict[str, Any]]]
 
 
 def forward_backward(
-    model: torch.nn.Module, batches: Sequence[Any], loss_function: LossFunction
+    model: torch.nn.Module, batches: Iterator[Any], loss_function: LossFunction, *, num_micro_batches: int
 ) -> list[dict[str, Any]]:
     """Forward and backward passes of the micro-batches; gradients are left in the model.
 
@@ -21,7 +21,8 @@ def forward_backward(
     over the global batch, however it was divided.
 
     Args:
-        batches: micro-batches of this replica, at least one, on this device.
+        batches: micro-batches of this replica, on this device.
+        num_micro_batches: how many of them, at least one.
 
     Returns:
         What `loss_function` kept of each micro-batch, on the last stage; elsewhere nothing.
@@ -31,26 +32,34 @@ def forward_backward(
         batch = next(iterator)
         return chunk(batch), lambda scores: loss_function(scores, batch)
 
-    return _run(forward_step, model, batches, forward_only=False)
+    return _run(forward_step, model, batches, num_micro_batches, forward_only=False)
 
 
 @torch.no_grad()
-def forward_scores(model: torch.nn.Module, batches: Sequence[Any]) -> list[Tensor]:
-    """Scores of each micro-batch [num_responses], float32, on the last stage; elsewhere nothing."""
+def forward_scores(model: torch.nn.Module, batch: Any) -> Tensor | None:
+    """Scores of one micro-batch [num_responses], float32, on the last stage; None elsewhere."""
 
     def forward_step(iterator: Iterator[Any], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
         output = chunk(next(iterator))
         return output, lambda scores, non_loss_data: scores
 
-    return _run(forward_step, model, batches, forward_only=True)
+    kept = _run(forward_step, model, iter([batch]), 1, forward_only=True)
+    return kept[0] if kept else None
 
 
-def _run(forward_step: Any, model: torch.nn.Module, batches: Sequence[Any], *, forward_only: bool) -> Any:
+def _run(
+    forward_step: Any,
+    model: torch.nn.Module,
+    batches: Iterator[Any],
+    num_micro_batches: int,
+    *,
+    forward_only: bool,
+) -> Any:
     return get_forward_backward_func()(
         forward_step_func=forward_step,
-        data_iterator=iter(batches),
+        data_iterator=batches,
         model=model,
-        num_microbatches=len(batches),
+        num_microbatches=num_micro_batches,
         seq_length=1,  # unused: stages exchange the shape of every micro-batch
         micro_batch_size=1,  # a flat sequence [t, 1, h]
         forward_only=forward_only,

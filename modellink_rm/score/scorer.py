@@ -66,10 +66,10 @@ class Scorer:
         for start in range(0, len(mine), self.micro_batch_size):
             numbers = mine[start : start + self.micro_batch_size]
             batch = pack_examples([examples[number] for number in numbers], divisible_by=self.divisible_by)
-            for scores in forward_scores(self.model, [batch.to(self.device)]):
-                values = iter(scores.tolist())
-                for number in numbers:
-                    found[number] = tuple(next(values) for _ in examples[number].responses)
+            scores = forward_scores(self.model, batch.to(self.device))
+            values = iter(scores.tolist() if scores is not None else ())
+            for number in numbers if scores is not None else ():
+                found[number] = tuple(next(values) for _ in examples[number].responses)
         gathered: list[dict[int, tuple[float, ...]]] = [{}] * self.ranks.world_size
         torch.distributed.all_gather_object(gathered, found if self.ranks.reports_scores else {})
         everything = {number: scores for part in gathered for number, scores in part.items()}

@@ -30,10 +30,10 @@ def evaluate(
     state.model.eval()
     with settled_weights(state.model):
         for batch in packed_batches(dataset, mine, layout):
-            for scores in forward_scores(state.model, [batch]):
-                if ranks.reports_scores:
-                    chosen, rejected = split_pairs(scores)
-                    sums += pair_sums(pair_loss(chosen, rejected), chosen, rejected, batch)
+            scores = forward_scores(state.model, batch)
+            if scores is not None and ranks.reports_scores:
+                chosen, rejected = split_pairs(scores)
+                sums += pair_sums(pair_loss(chosen, rejected), chosen, rejected, batch)
     state.model.train()
     return metrics_from_sums(sum_over_processes(sums))
 

@@ -21,7 +21,6 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.rules import divides_optimizer_state
-from modellink_rm.errors import UserError
 from modellink_rm.model.reward_model import RewardModel
 
 
@@ -108,21 +107,8 @@ def build_optimizer(
 def build_scheduler(
     optimizer: MegatronOptimizer, optim: OptimConfig, *, train_iters: int, global_batch_size: int
 ) -> OptimizerParamScheduler:
-    """Megatron-LM's schedule, counted in samples.
-
-    Raises:
-        UserError: warmup takes all the steps.
-    """
-    decay_iters = optim.lr_decay_iters or train_iters
-    decay_samples = decay_iters * global_batch_size
-    warmup_samples = optim.lr_warmup_iters * global_batch_size
-    if optim.lr_warmup_fraction is not None:
-        warmup_samples = int(optim.lr_warmup_fraction * decay_samples)
-    if warmup_samples >= decay_samples:
-        raise UserError(
-            f"warmup must be shorter than the schedule: {optim.lr_warmup_iters} --lr-warmup-iters "
-            f"of {decay_iters} steps"
-        )
+    """Megatron-LM's schedule, counted in samples."""
+    warmup_samples, decay_samples = optim.schedule(train_iters, global_batch_size)
     return OptimizerParamScheduler(
         optimizer,
         init_lr=optim.lr_warmup_init,

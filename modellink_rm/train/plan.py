@@ -1,7 +1,11 @@
 """Everything about a run that can be known, and refused, before any process group starts."""
 
+import dataclasses
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modellink_rm.checkpoint.contract import (
     InferenceContract,
@@ -13,15 +17,20 @@ from modellink_rm.checkpoint.layout import CheckpointInfo, latest_checkpoint
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
-from modellink_rm.config.rules import check_data_fits_shape, divides_optimizer_state
+from modellink_rm.config.rules import (
+    check_data_fits_shape,
+    check_recompute_fits_shape,
+    divides_optimizer_state,
+)
 from modellink_rm.config.run import RunConfig
-from modellink_rm.data.manifest import check_dataset
+from modellink_rm.data.manifest import check_dataset, manifest_path
 from modellink_rm.data.pair_dataset import PairDataset, Split, split_rows
 from modellink_rm.data.template_table import TEMPLATES, Template
 from modellink_rm.data.templates import num_closing_tokens
 from modellink_rm.data.tokenizer import Tokenizer, load_tokenizer
 from modellink_rm.errors import UserError
-from modellink_rm.log import info, warn_once
+from modellink_rm.flags import flag_name
+from modellink_rm.log import warn_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,12 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     """
     batch_size = config.training.batch_size(config.parallel.data_parallel_size(world_size))
     train_iters = config.training.num_steps(batch_size)
+    config.optim.schedule(train_iters, batch_size)
+    for flag, directory in (
+        ("--save", config.checkpoint.save),
+        ("--tensorboard-dir", config.reporting.tensorboard_dir),
+    ):
+        _check_writable(flag, directory)
     source, continues = find_source(config.checkpoint)
     if config.checkpoint.save is None:
         warn_once("without --save the trained weights are not kept")
@@ -60,14 +75,15 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         source, config.model, config.parallel, loosely=config.checkpoint.load_checkpoint_loosely
     )
     check_data_fits_shape(config.data, model.shape)
+    check_recompute_fits_shape(config.precision, config.parallel, model.shape)
     tokenizer = load_tokenizer(tokenizer_of(config.tokenizer, source))
-    if tokenizer.vocab_size > model.padded_vocab_size:
+    if tokenizer.vocab_size > model.shape.vocab_size:
         raise UserError(
             f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, above the model's "
-            f"{model.padded_vocab_size} embedding rows; give the tokenizer that belongs to the weights"
+            f"{model.shape.vocab_size} embedding rows; give the tokenizer that belongs to the weights"
         )
     template = check_data(config.data, tokenizer)
-    dataset = _open_data(config.data, template, tokenizer)
+    dataset = _open_data(config.data, template, tokenizer, num_ids=model.shape.vocab_size)
     contract = make_contract(
         template,
         tokenizer,
@@ -79,7 +95,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         assert source.checkpoint is not None
         if config.checkpoint.load_optim:
             _check_optimizer(config, source.checkpoint)
-        _warn_of_changes(contract, read_contract(source.checkpoint.path))
+        _check_contract(contract, read_contract(source.checkpoint.path))
+        _warn_of_changes(config, source.checkpoint)
     return RunPlan(
         config=config,
         model=model,
@@ -90,6 +107,22 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         train_iters=train_iters,
         info_files=contract_files(contract, tokenizer),
     )
+
+
+def _check_writable(flag: str, directory: str | None) -> None:
+    """Make the directory, if one is named.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    if directory is None:
+        return
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {directory} cannot be made a directory: {error.strerror}") from None
+    if not os.access(directory, os.W_OK):
+        raise UserError(f"{flag} {directory} cannot be written to")
 
 
 def find_source(config: CheckpointConfig) -> tuple[ModelSource, bool]:
@@ -135,7 +168,9 @@ def check_data(config: DataConfig, tokenizer: Tokenizer) -> Template | None:
     return template
 
 
-def _open_data(config: DataConfig, template: Template | None, tokenizer: Tokenizer) -> PairDataset:
+def _open_data(
+    config: DataConfig, template: Template | None, tokenizer: Tokenizer, *, num_ids: int
+) -> PairDataset:
     if config.truncation == "keep-ends" and template is None:
         raise UserError("--truncation keep-ends needs --prompt-type, to know a response's closing tokens")
     dataset = PairDataset(
@@ -143,7 +178,11 @@ def _open_data(config: DataConfig, template: Template | None, tokenizer: Tokeniz
         seq_length=config.seq_length,
         truncation=config.truncation,
         num_closing_tokens=num_closing_tokens(template, tokenizer) if template is not None else 0,
+        num_ids=num_ids,
     )
+    for prefix in map(Path, config.data_path):
+        if not manifest_path(prefix).exists():
+            dataset.check_rows(prefix)
     num_too_long = dataset.num_too_long()
     if num_too_long:
         warn_once(
@@ -174,10 +213,31 @@ def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
             )
 
 
-def _warn_of_changes(now: InferenceContract, then: InferenceContract) -> None:
-    """Say what differs from the run that is continued: its numbers will not go on alike."""
-    for name, value in vars(now).items():
-        before = getattr(then, name)
-        if value != before:
-            warn_once(f"the run continues with another {name}: {value!r}, before {before!r}")
-    info("the run continues with its data read from the sample where it stopped")
+def _check_contract(now: InferenceContract, then: InferenceContract) -> None:
+    """The run that is continued goes on with the tokenizer and the template it began with.
+
+    Raises:
+        UserError: one of them differs.
+    """
+    for name, flag in (("tokenizer_fingerprint", "tokenizer"), ("template_fingerprint", "--prompt-type")):
+        if getattr(now, name) != getattr(then, name):
+            raise UserError(
+                f"the run cannot go on with another {flag} than it began with; --finetune starts a new run "
+                "from its weights, under another --save"
+            )
+
+
+# What may change without a change in what is learned: where and how fast it runs, what it tells.
+_FREE_GROUPS = ("parallel", "checkpoint", "reporting", "tokenizer")
+_FREE_FIELDS = ("micro_batch_size", "eval_interval", "eval_iters", "train_iters", "train_samples")
+
+
+def _warn_of_changes(config: RunConfig, checkpoint: CheckpointInfo) -> None:
+    """Say which flags differ from the run that is continued: its numbers will not go on alike."""
+    now: dict[str, dict[str, Any]] = json.loads(json.dumps(dataclasses.asdict(config)))
+    for group, fields in now.items():
+        before = checkpoint.config.get(group, {})
+        for name, value in fields.items():
+            if group in _FREE_GROUPS or name in _FREE_FIELDS or before.get(name, value) == value:
+                continue
+            warn_once(f"the run goes on with {flag_name(name)} {value!r}; it began with {before[name]!r}")

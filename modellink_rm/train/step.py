@@ -1,7 +1,7 @@
 """One optimizer step over a global batch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,19 @@ class NonFiniteError(RuntimeError):
 
 
 def train_step(
-    state: TrainState, batches: Sequence[Batch], objective: LossFunction, *, num_examples: int, ranks: Ranks
+    state: TrainState,
+    batches: Iterator[Batch],
+    objective: LossFunction,
+    *,
+    num_micro_batches: int,
+    num_examples: int,
+    ranks: Ranks,
 ) -> StepResult:
     """Compute the gradient of the mean over the global batch and update the weights.
 
     Args:
-        batches: micro-batches of this replica, on this device.
+        batches: micro-batches of this replica, on this device, made as they are taken.
+        num_micro_batches: how many of them, at least one.
         num_examples: examples of the global batch, over all replicas.
 
     Raises:
@@ -48,7 +55,7 @@ def train_step(
     """
     state.model.zero_grad_buffer()
     state.optimizer.zero_grad()
-    kept = forward_backward(state.model, batches, objective)
+    kept = forward_backward(state.model, batches, objective, num_micro_batches=num_micro_batches)
     state.optimizer.prepare_grads()
     grad_norm = state.optimizer.get_grad_norm()
     if not math.isfinite(grad_norm):
@@ -58,7 +65,9 @@ def train_step(
     state.scheduler.step(increment=num_examples)
     state.iteration += 1
     state.consumed_samples += num_examples
-    return StepResult(sums=sum_metrics(kept, ranks, batches[0].input_ids.device), grad_norm=float(grad_norm))
+    return StepResult(
+        sums=sum_metrics(kept, ranks, torch.device(torch.cuda.current_device())), grad_norm=float(grad_norm)
+    )
 
 
 def clip_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:

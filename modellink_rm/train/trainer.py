@@ -57,9 +57,16 @@ def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
                 dp_rank=ranks.dp_rank,
                 dp_size=ranks.dp_size,
             )
-            batches = list(packed_batches(plan.dataset, mine, layout))
+            batches = packed_batches(plan.dataset, mine, layout)
             learning_rate = current_learning_rate(state)
-            result = train_step(state, batches, objective, num_examples=plan.batch_size, ranks=ranks)
+            result = train_step(
+                state,
+                batches,
+                objective,
+                num_micro_batches=len(mine),
+                num_examples=plan.batch_size,
+                ranks=ranks,
+            )
             log.step(result.sums, grad_norm=result.grad_norm, learning_rate=learning_rate)
             is_last = state.iteration == plan.train_iters
             with log.paused():

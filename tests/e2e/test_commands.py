@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modellink_rm.lock import exclusive
 from tests.tiny_data import random_pairs, write_tokenizer
 from tests.tiny_models import write_tiny_llama
 
@@ -167,3 +168,40 @@ def test_hugging_face_directory_and_its_checkpoint_score_alike(directory: Path, 
         rows.append([json.loads(line) for line in output.read_text().splitlines()])
     assert rows[0][0]["score"] == pytest.approx(rows[1][0]["score"], abs=1e-6)
     assert list(rows[0][1]) == ["error"]
+
+
+def test_equal_answers_tie(directory: Path, tmp_path: Path) -> None:
+    record = {"prompt": "the cat", "chosen": "sings", "rejected": "sings"}
+    (tmp_path / "in.jsonl").write_text("\n".join([json.dumps(record)] * 3))
+    flags = (
+        f"score --load {directory}/model --prompt-type llama2 --load-checkpoint-loosely "
+        f"--input {tmp_path}/in.jsonl --output {tmp_path}/out.jsonl"
+    )
+    done = run([sys.executable, "-m", "modellink_rm", *flags.split()])
+    assert done.returncode == 0, done.stderr
+    assert "accuracy: 0.5000 | mean margin: 0.0000 | ties: 3" in done.stdout
+
+
+def test_second_run_with_the_same_save_is_refused(directory: Path, tmp_path: Path) -> None:
+    with exclusive(tmp_path / ".lock", "locked"):
+        done = run(training(directory, f"--train-iters 1 --save {tmp_path}"))
+    assert done.returncode == 2
+    assert f"--save {tmp_path} is in use by another run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--output {tmp}", "--output {tmp} cannot be written"),
+        ("--output {tmp}/empty.jsonl/out.jsonl", "its directory cannot be made"),
+        ("--input {tmp}/empty.jsonl --output {tmp}/out.jsonl", "holds no record"),
+    ],
+)
+def test_scorers_mistakes_are_told_before_it_loads(flags: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    words = f"score --load /nowhere --input {tmp_path}/in.jsonl {flags}".format(tmp=tmp_path)
+    done = run([sys.executable, "-m", "modellink_rm", *words.split()])
+    assert done.returncode == 2
+    assert message.format(tmp=tmp_path) in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()

@@ -82,3 +82,14 @@ def test_padding_is_a_segment_of_its_own_and_counted(divisible_by: int, padding:
     assert batch.segments[3:] == ((Segment(7, 7 + padding),) if padding else ())
     assert batch.scored_positions.tolist() == [4, 6]
     assert (batch.num_tokens, batch.num_computed_tokens) == (9, 7)
+
+
+@pytest.mark.parametrize("share_prefixes", [True, False])
+def test_equal_responses_are_laid_out_once_and_scored_at_one_position(share_prefixes: bool) -> None:
+    same = Response(np.array([5, 7, 1, 2], dtype=np.int32), 2)
+    other = Response(np.array([5, 7, 3], dtype=np.int32), 2)
+    batch = pack_examples([Example(0, (same, other, same))], share_prefixes=share_prefixes)
+    first, _, third = batch.scored_positions.tolist()
+    assert first == third
+    assert len(batch.segments) == (3 if share_prefixes else 2)
+    assert batch.num_tokens == 11

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "modellink_rm"
 
 # What each layer may import beside itself: everything before it.
 LAYERS = (
-    {"errors", "registry", "log", "flags", "atomic"},
+    {"errors", "registry", "log", "flags", "atomic", "lock"},
     {"config"},
     {"platform", "cuda_on_cpu"},
     {"parallel"},

@@ -20,7 +20,7 @@ from tests.tiny_data import write_random_rows
 def test_several_prefixes_are_read_one_after_the_other(tmp_path: Path) -> None:
     first = write_random_rows(tmp_path / "a", 3, seed=1)
     second = write_random_rows(tmp_path / "b", 4, seed=2)
-    options = {"seq_length": 64, "truncation": "right", "num_closing_tokens": 1}
+    options = {"seq_length": 64, "truncation": "right", "num_closing_tokens": 1, "num_ids": 320}
     both = PairDataset([first, second], **options)
     alone = PairDataset([second], **options)
     assert len(both) == 7
@@ -35,8 +35,8 @@ def test_several_prefixes_are_read_one_after_the_other(tmp_path: Path) -> None:
 
 def test_rows_above_the_sequence_length_are_truncated_and_counted(tmp_path: Path) -> None:
     prefix = write_random_rows(tmp_path / "a", 30)
-    dataset = PairDataset([prefix], seq_length=16, truncation="right", num_closing_tokens=1)
-    whole = PairDataset([prefix], seq_length=1000, truncation="right", num_closing_tokens=1)
+    dataset = PairDataset([prefix], seq_length=16, truncation="right", num_closing_tokens=1, num_ids=320)
+    whole = PairDataset([prefix], seq_length=1000, truncation="right", num_closing_tokens=1, num_ids=320)
     too_long = [max(len(side.input_ids) for side in whole[row].responses) > 16 for row in range(30)]
     assert dataset.num_too_long() == sum(too_long) > 0
     for row in range(30):

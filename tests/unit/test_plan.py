@@ -4,8 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from modellink_rm.data.indexed import IndexedWriter, bin_path, idx_path
+from modellink_rm.data.manifest import array_prefix
 from modellink_rm.errors import UserError
 from modellink_rm.train.plan import plan_run
 from modellink_rm.train_command import run_config
@@ -103,7 +106,7 @@ def test_headless_model_needs_the_loose_flag(directory: Path) -> None:
 def test_save_with_another_runs_checkpoints_is_refused(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "iter_0000007").mkdir()
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("7\n")
-    with pytest.raises(UserError, match="holds a run up to iter_0000007.*give --auto-resume"):
+    with pytest.raises(UserError, match=r"holds a run up to iter_0000007.*give --auto-resume"):
         plan(directory, f"--save {tmp_path}")
 
 
@@ -151,3 +154,70 @@ def test_every_flag_of_the_chatglm3_and_llama2_scripts_is_known() -> None:
     assert config.checkpoint.load_optim is False
     assert config.optim.lr_warmup_fraction == 0.0
     assert config.data.shuffle is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--lr inf", "--lr must be a finite number, got inf"),
+        ("--seed -1", "--seed must lie between 0"),
+        ("--adam-eps -1", "--adam-eps must be above 0"),
+        ("--distributed-timeout-minutes 0", "--distributed-timeout-minutes must be at least 1"),
+        ("--lr-warmup-iters 10", "warmup must be shorter than the schedule"),
+        ("--recompute-granularity full --recompute-num-layers 3", "does not divide the 4 layers of a stage"),
+        ("@nowhere.args", "an @file of flags cannot be read"),
+    ],
+)
+def test_value_that_cannot_work_is_refused(directory: Path, flags: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(directory, flags)
+
+
+@pytest.mark.parametrize("flag", ["--save", "--tensorboard-dir"])
+def test_directory_that_is_a_file_is_refused(flag: str, directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=f"{flag} {path} cannot be made a directory"):
+            plan(directory, f"{flag} {path}")
+
+
+@pytest.mark.parametrize("bad", [320, 5000, -1])
+def test_id_without_an_embedding_row_is_refused_by_row(bad: int, directory: Path, tmp_path: Path) -> None:
+    for path in directory.glob("pairs_*"):
+        shutil.copy(path, tmp_path)
+    data = tmp_path / "pairs_packed_chosen_input_ids_document.bin"
+    ids = np.fromfile(data, dtype="<i4")
+    ids[0] = bad
+    ids.tofile(data)
+    with pytest.raises(UserError, match=r"row 0 has no token, or an id that is not one of the model's 320"):
+        plan(directory, f"--data-path {tmp_path}/pairs")
+
+
+def test_row_without_a_token_is_refused(directory: Path, tmp_path: Path) -> None:
+    lengths = {"chosen": [3, 0, 2], "rejected": [3, 4, 2]}
+    for side, sizes in lengths.items():
+        for kind in ("input_ids", "labels"):
+            path = array_prefix(tmp_path / "pairs", f"{side}_{kind}")
+            with bin_path(path).open("wb") as data, idx_path(path).open("wb") as index:
+                writer = IndexedWriter(data, index)
+                writer.append(np.full(sum(sizes), 5, dtype=np.int32), np.array(sizes, dtype=np.int32))
+                writer.finish()
+    with pytest.raises(UserError, match="row 1 has no token"):
+        plan(directory, f"--data-path {tmp_path}/pairs")
+
+
+def test_lost_tracker_does_not_hide_a_checkpoint(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "iter_0000007").mkdir()
+    (tmp_path / "iter_0000009.tmp").mkdir()
+    with pytest.raises(UserError, match="holds a run up to iter_0000007"):
+        plan(directory, f"--save {tmp_path}")
+
+
+def test_broken_sentencepiece_model_is_named(directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(directory / "model", tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.model").write_bytes(b"garbage")
+    with pytest.raises(UserError, match=r"tokenizer\.model is not a sentencepiece model"):
+        plan(directory, f"--load {tmp_path}/model")
+    (tmp_path / "model" / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        plan(directory, f"--load {tmp_path}/model")
