@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from modellink_rm.data.tools import system_texts
 from modellink_rm.registry import Registry
 
 CONTENT = "{content}"  # the text of a message, or of the system
@@ -37,6 +38,7 @@ class Eos:
 Slot = str | Token | Bos | Eos
 BOS = Bos()
 EOS = Eos()
+_ADDED_LATER = ("tool_format", "tools_slots", "thinking", "chat_template")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,12 @@ class Template:
         replace_eos: EOS is the first stop word instead of the tokenizer's.
         system_in_user: system text is a part of the first user's message.
         strip_thoughts: <think>...</think> is taken out of earlier answers.
+        tool_format: how tools are described in the system text, a name of `tools.SYSTEM_FORMATS`; "" for
+            not at all, and a record with tools is refused unless there are `tools_slots`.
+        tools_slots: stand before the last user's turn of a record with tools, the JSON of these inside.
+        thinking: True writes an empty thought before an answer without one; False takes thoughts out of
+            answers and ends the prompt with an empty one; None leaves answers as they are.
+        chat_template: a Jinja text that replaces all slots, "" for none.
     """
 
     name: str
@@ -72,17 +80,28 @@ class Template:
     replace_eos: bool = False
     system_in_user: bool = False
     strip_thoughts: bool = False
+    tool_format: str = ""
+    tools_slots: tuple[Slot, ...] = ()
+    thinking: bool | None = None
+    chat_template: str = ""
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Sha256, in hex, of everything but the name."""
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del content["name"]
+        for name in _ADDED_LATER:
+            if not content[name] and content[name] is not False:
+                del content[name]  # so that a template without it keeps the fingerprint it had
+        if self.tool_format:
+            content["tool_format"] = system_texts(self.tool_format, '[{"name": "f"}]', "s")
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()
 
     @property
     def eos_rule(self) -> str:
         """Which token ends an answer and where, as an inference contract states it."""
+        if self.chat_template:
+            return "the chat template ends every answer"
         eos = self.stop_words[0] if self.replace_eos else "the tokenizer's EOS"
         if self.efficient_eos:
             return f"{eos} after the final answer"
@@ -127,6 +146,7 @@ _CHATGLM3 = Template(
     assistant=("\n", CONTENT),
     stop_words=("<|user|>", "<|observation|>"),
     efficient_eos=True,
+    tool_format="chatglm3",
 )
 _add(_CHATGLM3)
 _add(
@@ -149,6 +169,7 @@ _add(
         assistant=("\n{content}",),
         stop_words=("<|user|>", "<|observation|>"),
         efficient_eos=True,
+        tool_format="glm4",
     )
 )
 
@@ -175,19 +196,23 @@ _add(
         name="qwen",
         default_system="You are a helpful assistant.",
         stop_words=("<|im_end|>",),
+        tool_format="qwen",
     )
 )
-_add(
-    Template(
-        name="qwen3",
-        system=_CHATML.system,
-        user=_CHATML.user,
-        assistant=("{content}<|im_end|>\n",),
-        stop_words=("<|im_end|>",),
-        replace_eos=True,
-        strip_thoughts=True,
-    )
+_QWEN3 = Template(
+    name="qwen3",
+    system=_CHATML.system,
+    user=_CHATML.user,
+    assistant=("{content}<|im_end|>\n",),
+    stop_words=("<|im_end|>",),
+    replace_eos=True,
+    strip_thoughts=True,
+    tool_format="qwen",
 )
+_add(_QWEN3)
+# What --enable-thinking true and false make of qwen3; names, so that data and checkpoints can say them.
+_add(dataclasses.replace(_QWEN3, name="qwen3_thinking", thinking=True))
+_add(dataclasses.replace(_QWEN3, name="qwen3_no_thinking", thinking=False))
 _add(
     Template(
         name="intern2",
@@ -210,6 +235,7 @@ _add(
         ),
         stop_words=("<|eot_id|>",),
         replace_eos=True,
+        tool_format="llama3",
     )
 )
 _add(
@@ -220,7 +246,16 @@ _add(
         system_in_user=True,
     )
 )
-_add(Template(name="mistral", prefix=(BOS,), user=("[INST] {content} [/INST]",)), "mixtral")
+_add(
+    Template(
+        name="mistral",
+        prefix=(BOS,),
+        user=("[INST] {content} [/INST]",),
+        # mistral-common, instruct tokenizer v3: before the last user's turn.
+        tools_slots=(Token("[AVAILABLE_TOOLS]"), CONTENT, Token("[/AVAILABLE_TOOLS]")),
+    ),
+    "mixtral",
+)
 _add(
     Template(
         name="gemma",

@@ -1,23 +1,14 @@
 """Conversations to token ids: the slots of a template rendered with a tokenizer."""
 
-import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from modellink_rm.data.pair import Message, Pair, TokenizedPair
-from modellink_rm.data.template_table import (
-    CONTENT,
-    ROUND,
-    TEMPLATES,
-    Bos,
-    Eos,
-    Slot,
-    Template,
-    Token,
-)
+from modellink_rm.data.records import RecordError
+from modellink_rm.data.template_renderer import eos_id_of, renderer_of
+from modellink_rm.data.template_table import TEMPLATES, Template
 from modellink_rm.data.tokenizer import Tokenizer
-from modellink_rm.errors import UserError
+from modellink_rm.data.tools import system_texts, wrapped_json
 
 __all__ = [
     "TEMPLATES",
@@ -29,8 +20,6 @@ __all__ = [
     "tokenize_pair",
 ]
 
-_SYSTEM = "{system}"  # the system text inside a user's message
-_FIELDS = re.compile(r"(\{content\}|\{idx\}|\{system\})")
 _THOUGHT = re.compile(r"<think>.*?</think>\n*", re.DOTALL)
 
 
@@ -38,6 +27,7 @@ def tokenize_pair(pair: Pair, template: Template, tokenizer: Tokenizer) -> Token
     """Token ids of a pair's prompt and of both responses, the prompt tokenised once.
 
     Raises:
+        RecordError: the template has no form for what the record holds.
         UserError: the tokenizer lacks a token that the template needs.
     """
     return TokenizedPair(
@@ -58,35 +48,44 @@ def encode_prompt(
 
     Args:
         system: None or "" for the template's default.
-        tools: description of tools, which follows the system text directly.
+        tools: a JSON list of functions, "" for none.
         turns: from a user's or observation's to a user's or observation's, alternating.
         template: how turns are written.
         tokenizer: what turns text into ids.
 
     Raises:
+        RecordError: there are tools, and the template has no form for them.
         UserError: the tokenizer lacks a token that the template needs.
     """
-    renderer = _renderer(template, tokenizer)
-    system_text = (system or template.default_system) + tools
+    renderer = renderer_of(template, tokenizer)
+    systems: tuple[str, ...] = (system or template.default_system,)
+    tools_index = -1
+    if tools and template.tools_slots:
+        tools_index = _last_user_turn(turns)
+    elif tools:
+        systems = _with_tools(template, tools, systems[0])
     ids: list[int] = []
     for index, turn in enumerate(turns):
         content = turn.content
         if index == 0:
             ids += renderer.encode(renderer.prefix)
-            if system_text and not template.system_in_user:
-                ids += renderer.encode(renderer.system, content=system_text)
+            if systems[0] and not template.system_in_user:
+                for text in systems:
+                    ids += renderer.encode(renderer.system, content=text)
         elif index % 2 == 0:
             ids += renderer.encode(renderer.separator)
         elif template.strip_thoughts:
             content = _THOUGHT.sub("", content)
+        if index == tools_index:
+            ids += renderer.encode(renderer.tools, content=wrapped_json(tools))
         if turn.role in ("assistant", "function_call"):
             slots = renderer.assistant
-        elif index == 0 and system_text and template.system_in_user:
+        elif index == 0 and systems[0] and template.system_in_user:
             slots = renderer.user_with_system
         else:
             slots = renderer.observation if turn.role == "observation" else renderer.user
-        ids += renderer.encode(slots, content=content, idx=str(index // 2), system=system_text)
-    return ids
+        ids += renderer.encode(slots, content=content, idx=str(index // 2), system=systems[0])
+    return ids + renderer.encode(renderer.empty_thought) if template.thinking is False else ids
 
 
 def encode_response(message: Message, template: Template, tokenizer: Tokenizer) -> list[int]:
@@ -95,170 +94,26 @@ def encode_response(message: Message, template: Template, tokenizer: Tokenizer) 
     Raises:
         UserError: the tokenizer lacks a token that the template needs.
     """
-    renderer = _renderer(template, tokenizer)
-    return renderer.encode(renderer.assistant, content=message.content) + renderer.final
+    renderer = renderer_of(template, tokenizer)
+    content, before = message.content, []
+    if template.thinking is False:
+        content = _THOUGHT.sub("", content)
+    elif template.thinking and "<think>" not in content and "</think>" not in content:
+        before = renderer.encode(renderer.empty_thought)
+    return before + renderer.encode(renderer.assistant, content=content) + renderer.final
 
 
 def num_closing_tokens(template: Template, tokenizer: Tokenizer) -> int:
     """How many tokens the template adds after the text of a final answer."""
-    return _renderer(template, tokenizer).num_closing_tokens
+    return renderer_of(template, tokenizer).num_closing_tokens
 
 
-def eos_id_of(template: Template, tokenizer: Tokenizer) -> int | None:
-    """Id of the template's EOS: its first stop word if it replaces the tokenizer's.
-
-    Raises:
-        UserError: the stop word is not a token of the tokenizer's.
-    """
-    return (
-        _required_id(template.stop_words[0], template, tokenizer)
-        if template.replace_eos
-        else tokenizer.eos_id
-    )
+def _with_tools(template: Template, tools: str, system: str) -> tuple[str, ...]:
+    if not template.tool_format:
+        reason = f"--prompt-type {template.name} has no form for tools"
+        raise RecordError(reason, f"{reason}: the record cannot be written with it")
+    return system_texts(template.tool_format, tools, system)
 
 
-def _required_id(token: str, template: Template, tokenizer: Tokenizer) -> int:
-    index = tokenizer.token_to_id(token)
-    if index is None:
-        raise UserError(
-            f"--prompt-type {template.name} needs the special token {token}, which the tokenizer "
-            f"{tokenizer.name} does not have"
-        )
-    return index
-
-
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Text between control tokens: literals, and fields to fill in."""
-
-    parts: tuple[str, ...]
-
-
-# A rendered slot: ids that are always the same, or text to fill in and tokenise whole.
-_Step = list[int] | _Stretch
-
-
-class _Renderer:
-    """A template's slots prepared for one tokenizer: control tokens found, constant text tokenised."""
-
-    def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
-        self._template = template
-        self._eos_id = eos_id_of(template, tokenizer)
-        observation = template.observation or template.user
-        user_with_system = _with_system_inside(template.user, template.system)
-        slots = (
-            *(template.prefix + template.system + template.separator),
-            *(template.user + observation + template.assistant),
-        )
-        # A message may spell what the template spells: to the tokenizer it is text there.
-        self._tokenizer = tokenizer.with_control_tokens(_control_tokens(slots, template, tokenizer))
-        self.prefix = self._prepared(template.prefix)
-        self.system = self._prepared(template.system)
-        self.separator = self._prepared(template.separator)
-        self.user = self._prepared(template.user)
-        self.user_with_system = self._prepared(user_with_system)
-        self.observation = self._prepared(observation)
-        self.assistant = self._prepared(template.assistant)
-        self.final = [self._required_eos_id()] if template.efficient_eos else []
-        self.num_closing_tokens = self._num_tokens_after_content()
-
-    def encode(self, steps: Sequence[_Step], **fields: str) -> list[int]:
-        """Ids of prepared slots with their fields filled in."""
-        ids: list[int] = []
-        for step in steps:
-            if isinstance(step, _Stretch):
-                text = "".join([fields[part[1:-1]] if part in _FIELD_NAMES else part for part in step.parts])
-                ids += self._tokenizer.encode(text)
-            else:
-                ids += step
-        return ids
-
-    def _prepared(self, slots: Sequence[Slot]) -> list[_Step]:
-        steps: list[_Step] = []
-        for slot in slots:
-            if isinstance(slot, str):
-                steps += self._prepared_text(slot)
-            elif isinstance(slot, Bos):
-                steps.append([] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id])
-            elif isinstance(slot, Eos):
-                steps.append([self._required_eos_id()])
-            else:
-                steps.append([_required_id(slot.name, self._template, self._tokenizer)])
-        return steps
-
-    def _prepared_text(self, text: str) -> list[_Step]:
-        steps: list[_Step] = []
-        parts: list[str] = []
-
-        def end_stretch() -> None:
-            if any(part in _FIELD_NAMES for part in parts):
-                steps.append(_Stretch(tuple(parts)))
-            elif parts:
-                steps.append(self._tokenizer.encode("".join(parts)))
-            parts.clear()
-
-        for part in _split_at_control_tokens(text, self._tokenizer):
-            index = None if part in _FIELD_NAMES else self._tokenizer.token_to_id(part)
-            if index is None:
-                parts.append(part)
-            else:
-                end_stretch()
-                steps.append([index])
-        end_stretch()
-        return steps
-
-    def _required_eos_id(self) -> int:
-        if self._eos_id is None:
-            raise UserError(
-                f"--prompt-type {self._template.name} ends an answer with EOS, and the tokenizer "
-                f"{self._tokenizer.name} has none: declare eos_token in its tokenizer_config.json"
-            )
-        return self._eos_id
-
-    def _num_tokens_after_content(self) -> int:
-        count = len(self.final)
-        for step in reversed(self.assistant):
-            if isinstance(step, _Stretch):
-                literals = step.parts[step.parts.index(CONTENT) + 1 :]
-                return count + len(self._tokenizer.encode("".join(literals)))
-            count += len(step)
-        raise AssertionError("an answer has a place for its text")
-
-
-_FIELD_NAMES = frozenset((CONTENT, ROUND, _SYSTEM))
-
-
-@functools.lru_cache(maxsize=8)
-def _renderer(template: Template, tokenizer: Tokenizer) -> _Renderer:
-    return _Renderer(template, tokenizer)
-
-
-def _with_system_inside(user: Sequence[Slot], system: Sequence[Slot]) -> list[Slot]:
-    """The user's slots with the system's text before the message, in the message's own slot."""
-    before = "".join(slot for slot in system if isinstance(slot, str)).replace(CONTENT, _SYSTEM)
-    return [slot.replace(CONTENT, before + CONTENT) if isinstance(slot, str) else slot for slot in user]
-
-
-def _split_at_control_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
-    """A slot's text as fields, control tokens that the tokenizer knows, and literals."""
-    parts: list[str] = []
-    for part in _FIELDS.split(text):
-        spelled = (
-            [] if part in _FIELD_NAMES else [token for token in tokenizer.special_tokens if token in part]
-        )
-        if spelled:
-            # The longest first: at one place, the longer token is meant.
-            spelled.sort(key=len, reverse=True)
-            parts += re.split("(" + "|".join(map(re.escape, spelled)) + ")", part)
-        else:
-            parts.append(part)
-    return [part for part in parts if part]
-
-
-def _control_tokens(slots: Sequence[Slot], template: Template, tokenizer: Tokenizer) -> set[str]:
-    """Every token of the tokenizer's that the template spells or names."""
-    named = {slot.name for slot in slots if isinstance(slot, Token)} | set(template.stop_words)
-    for slot in slots:
-        if isinstance(slot, str):
-            named.update(_split_at_control_tokens(slot, tokenizer))
-    return {token for token in named if tokenizer.token_to_id(token) is not None}
+def _last_user_turn(turns: Sequence[Message]) -> int:
+    return max((index for index, turn in enumerate(turns) if turn.role == "user"), default=0)

@@ -84,6 +84,11 @@ ONE_TURN = {
     "chatml_de": (chatml_system(GERMAN_SYSTEM) + chatml_turn("user", "q"), ["a", IM_END]),
     "qwen": (chatml_system("You are a helpful assistant.") + chatml_turn("user", "q"), ["a", IM_END]),
     "qwen3": (chatml_turn("user", "q"), ["a", IM_END, "\n"]),
+    "qwen3_thinking": (chatml_turn("user", "q"), ["<think>\n\n</think>\n\n", "a", IM_END, "\n"]),
+    "qwen3_no_thinking": (
+        [*chatml_turn("user", "q"), "<think>\n\n</think>\n\n"],
+        ["a", IM_END, "\n"],
+    ),
     "intern2": ([BOS, *chatml_turn("user", "q")], ["a", IM_END, "\n"]),
     "internlm2": ([BOS, *chatml_turn("user", "q")], ["a", IM_END, "\n"]),
     "llama3": ([BOS, *llama3_turn("q")], ["a", EOT]),
@@ -171,6 +176,8 @@ MULTI_TURN = {
     ],
 }
 MULTI_TURN["chatml_de"] = MULTI_TURN["qwen"] = MULTI_TURN["chatml"]
+MULTI_TURN["qwen3_thinking"] = MULTI_TURN["qwen3"]
+MULTI_TURN["qwen3_no_thinking"] = [*MULTI_TURN["qwen3"], "<think>\n\n</think>\n\n"]
 MULTI_TURN["internlm2"] = MULTI_TURN["intern2"]
 MULTI_TURN["mixtral"] = MULTI_TURN["mistral"]
 MULTI_TURN["deepseek2-lite"] = MULTI_TURN["deepseek2"]
@@ -257,17 +264,6 @@ def test_a_function_call_is_written_like_an_answer(name, load):
     )
 
 
-@pytest.mark.parametrize("name", sorted(ONE_TURN))
-def test_tools_follow_the_system_text(name, load):
-    tokenizer, _ = load(name)
-    template = TEMPLATES[name]
-    with_tools = encode_prompt("s", "[tools]", (user("q"),), template, tokenizer)
-    assert with_tools == encode_prompt("s[tools]", "", (user("q"),), template, tokenizer)
-    without_system = encode_prompt(None, "[tools]", (user("q"),), template, tokenizer)
-    expected = encode_prompt(template.default_system + "[tools]", "", (user("q"),), template, tokenizer)
-    assert without_system == expected
-
-
 @pytest.mark.parametrize("name", ["qwen", "alpaca", "chatglm3_system", "chatml_de"])
 def test_an_empty_system_message_is_the_default(name, load):
     tokenizer, _ = load(name)
@@ -304,6 +300,15 @@ def test_qwen3_strips_thoughts_from_earlier_answers_only(load):
     asked = (user("<think>x</think>q"),)
     got = encode_prompt(None, "", asked, TEMPLATES["qwen3"], tokenizer)
     assert got == ids(chatml_turn("user", "<think>x</think>q"))
+
+
+def test_thinking_keeps_a_thought_and_adds_an_empty_one(load):
+    tokenizer, ids = load("qwen3")
+    thought = assistant("<think>x</think>\n\na")
+    kept = encode_response(thought, TEMPLATES["qwen3_thinking"], tokenizer)
+    assert kept == ids(["<think>x</think>\n\na", IM_END, "\n"])
+    taken_out = encode_response(thought, TEMPLATES["qwen3_no_thinking"], tokenizer)
+    assert taken_out == ids(["a", IM_END, "\n"])
 
 
 def test_closing_tokens_are_what_follows_the_text_of_an_answer(load):
