@@ -1,6 +1,7 @@
 """Where the files of checkpoints lie, read without torch."""
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from modellink_rm.errors import UserError
 LATEST_NAME = "latest_checkpointed_iteration.txt"
 RUN_NAME = "run.json"
 FILES_NAME = "files.json"
+TENSOR_SUFFIX = ".distcp"
 
 
 @dataclass(frozen=True)
@@ -72,27 +74,48 @@ def find_checkpoint(path: Path) -> Path | None:
     return latest_checkpoint(path)
 
 
+def describe_files(directory: Path) -> dict[str, tuple[int, str | None]]:
+    """(size in bytes, sha256 or None) of each file of a checkpoint, by its name relative to it.
+
+    The files of tensors, which may be many gigabytes, are known by their size alone.
+    """
+    return {
+        str(path.relative_to(directory)): (
+            path.stat().st_size,
+            None if path.suffix == TENSOR_SUFFIX else _sha256(path),
+        )
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def read_checkpoint_info(directory: Path) -> CheckpointInfo:
-    """What the checkpoint iter_N says of itself, its files' sizes checked.
+    """What the checkpoint iter_N says of itself, its files' sizes checked, and small files' content.
 
     Raises:
-        UserError: a file is missing or has another size than when it was written.
+        UserError: a file is missing, or is not what was written.
     """
     for name in (RUN_NAME, FILES_NAME):
         if not (directory / name).is_file():
             raise UserError(f"{directory} is not a checkpoint of this tool: it has no {name}")
     try:
-        sizes = json.loads((directory / FILES_NAME).read_bytes())
+        files: dict[str, tuple[int, str | None]] = json.loads((directory / FILES_NAME).read_bytes())
         values = json.loads((directory / RUN_NAME).read_bytes())
         values["shape"] = ModelShape(**values["shape"])
         values["parallel_sizes"] = tuple(values["parallel_sizes"])
         checkpoint = CheckpointInfo(path=directory, **values)
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{directory}: {RUN_NAME} or {FILES_NAME} is damaged ({error})") from error
-    for name, size in sizes.items():
+    for name, (size, digest) in files.items():
         path = directory / name
         if not path.is_file():
             raise UserError(f"checkpoint file {path} is missing")
         if path.stat().st_size != size:
             raise UserError(f"checkpoint file {path} has {path.stat().st_size} bytes; {size} were written")
+        if digest is not None and _sha256(path) != digest:
+            raise UserError(f"checkpoint file {path} has changed since it was written")
     return checkpoint

@@ -20,6 +20,7 @@ from modellink_rm.checkpoint.layout import (
     LATEST_NAME,
     CheckpointInfo,
     checkpoint_directory,
+    describe_files,
 )
 from modellink_rm.log import info
 from modellink_rm.parallel.groups import Ranks
@@ -70,7 +71,7 @@ def save_checkpoint(
             path = unfinished / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        _write_file_sizes(unfinished)
+        (unfinished / FILES_NAME).write_text(json.dumps(describe_files(unfinished), indent=1))
         _replace_directory(unfinished, final)
         _write_latest(root, progress.iteration)
     torch.distributed.barrier()
@@ -207,15 +208,6 @@ def _sharded_rng(ranks: Ranks) -> ShardedObject:
 
 def _set_rng(state: dict[str, Any]) -> None:
     _set_all_rng_states(state["cpu"], state["device"], state["tracker"])
-
-
-def _write_file_sizes(directory: Path) -> None:
-    sizes = {
-        str(path.relative_to(directory)): path.stat().st_size
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-    (directory / FILES_NAME).write_text(json.dumps(sizes, indent=1))
 
 
 def _replace_directory(source: Path, target: Path) -> None:

@@ -1,12 +1,15 @@
 """Checkpoints: a resumed run is the uninterrupted one, at any parallel size."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from modellink_rm.checkpoint.layout import read_checkpoint_info
+from modellink_rm.errors import UserError
 from tests.distributed import Workers
 from tests.parallel.conftest import NUM_STEPS
 from tests.runs import RunResult, run_training
@@ -140,3 +143,33 @@ def test_checkpoint_holds_contract_and_configuration(
     assert (checkpoint / "tokenizer" / "tokenizer.model").is_file()
     assert json.loads((checkpoint / "run.json").read_text())["config"]["optim"]["lr"] == 1e-3
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "name", ["common.pt", "tokenizer/tokenizer.model", "run.json", "inference_contract.json"]
+)
+def test_changed_file_of_a_checkpoint_is_named(
+    name: str, arguments: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    run_training(workers, 1, [*arguments, "--train-iters", "1"], tmp_path)
+    checkpoint = tmp_path / "iter_0000001"
+    assert read_checkpoint_info(checkpoint).iteration == 1
+    content = bytearray((checkpoint / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (checkpoint / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(Path(name).name)):
+        read_checkpoint_info(checkpoint)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_damaged_tensor_file_of_a_checkpoint_is_named(
+    damage: str, arguments: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    run_training(workers, 1, [*arguments, "--train-iters", "1"], tmp_path)
+    tensors = next((tmp_path / "iter_0000001").glob("*.distcp"))
+    content = tensors.read_bytes()
+    tensors.unlink()
+    if damage == "cut off":
+        tensors.write_bytes(content[:-1])
+    with pytest.raises(UserError, match=tensors.name):
+        read_checkpoint_info(tmp_path / "iter_0000001")

@@ -18,7 +18,7 @@ LAYERS = (
     {"data", "model"},
     {"objective", "checkpoint"},
     {"train", "score"},
-    {"train_command", "score_command", "preprocess_command", "__main__"},
+    {"train_command", "score_command", "preprocess_command", "inspect_command", "__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
