@@ -16,6 +16,7 @@ from modellink_rm.data.records import BadRecord, RawRecord, RecordError, parse_r
 from modellink_rm.data.rows import Refused, Rows, to_bytes
 from modellink_rm.data.templates import TEMPLATES, num_closing_tokens, tokenize_pair
 from modellink_rm.data.tokenizer import load_tokenizer
+from modellink_rm.data.word_cache import with_word_cache
 
 
 class PairTokenizer:
@@ -24,7 +25,7 @@ class PairTokenizer:
     def __init__(self, config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> None:
         self._handler = make_handler(config.handler_name, config.map_keys)
         self.template = TEMPLATES[config.prompt_type]
-        self.tokenizer = load_tokenizer(tokenizer_config)
+        self.tokenizer = with_word_cache(load_tokenizer(tokenizer_config))
         self._seq_length = config.seq_length
         # Prepares the template, so that a token which the tokenizer lacks is known before any input.
         num_closing_tokens(self.template, self.tokenizer)
