@@ -57,7 +57,11 @@ def preprocess(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> M
             kept, or there is a bad record and --strict was given.
         OSError: a file cannot be read or written.
     """
-    work = PairTokenizer(config, tokenizer_config)
+    return preprocess_with(PairTokenizer(config, tokenizer_config), config)
+
+
+def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest | Shard:
+    """As `preprocess`, with a tokenizer that is loaded already."""
     identity = _identity(config, work)
     prefix = Path(config.output_prefix)
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +154,8 @@ def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
         "package_version": modellink_rm.__version__,
         "keeps_rejects": config.rejects is not None,
         "input_files": [_file_identity(path) for path in input_files(config.input)],
+        # Of what --enable-thinking made of it: a name by which training finds it again.
+        "prompt_type": work.template.name,
         "template_fingerprint": work.template.fingerprint,
         # The name alone: the path means nothing on another machine.
         "tokenizer": Path(work.tokenizer.name).resolve().name,
@@ -204,9 +210,7 @@ def _manifest(writer: PairWriter, prefix: Path, identity: dict[str, Any]) -> Man
 
 def _nothing_kept_message(writer: PairWriter, identity: dict[str, Any]) -> str:
     if writer.num_read == 0:
-        given = identity["input"]
-        shown = given if isinstance(given, str) else " ".join(given)
-        return f"--input {shown} holds no records; nothing was written"
+        return f"--input {' '.join(identity['input'])} holds no records; nothing was written"
     reasons = ", ".join(f"{count:,} x {reason}" for reason, count in writer.dropped.most_common())
     return f"none of the {writer.num_read:,} records was kept ({reasons}); nothing was written"
 

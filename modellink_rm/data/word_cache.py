@@ -4,17 +4,17 @@ import re
 from collections.abc import Collection
 from itertools import chain
 
-from modellink_rm.data.sentencepiece_tokenizer import SentencePieceTokenizer, _fields
+from modellink_rm.data.sentencepiece_tokenizer import SentencePieceTokenizer, _fields, open_processor
 from modellink_rm.data.tokenizer import Tokenizer
 
 # A word: the spaces before it and what follows up to the next space or line break; or line breaks and
 # what follows them.
 _WORDS = re.compile(r" +[^ \n]*|\n+[^ \n]*")
 _SPACE = "\u2581"
-_JOINED = re.compile(f"[^{_SPACE}]{_SPACE}|.\n|\n.", re.DOTALL)
-_LONGEST_WORD = 64
-# Some 25 MB; when it is full it starts anew.
-_MAX_WORDS = 1 << 17
+_BETWEEN = "\uffff"  # no character: it is in no piece
+_JOINED = re.compile(f"[^{_SPACE}{_BETWEEN}]{_SPACE}|[^{_BETWEEN}]\n|\n[^{_BETWEEN}]")
+# Some 40 MB of words and ids; when it is full it starts anew.
+_MAX_CHARACTERS = 1 << 20
 
 
 def with_word_cache(tokenizer: Tokenizer) -> Tokenizer:
@@ -22,6 +22,30 @@ def with_word_cache(tokenizer: Tokenizer) -> Tokenizer:
     if isinstance(tokenizer, SentencePieceTokenizer) and are_words_independent(tokenizer):
         return WordCachingTokenizer(tokenizer)
     return tokenizer
+
+
+class _IdsOfWords(dict[str, list[int]]):
+    """Word, with the spaces or line breaks before it -> its ids, found when first asked for.
+
+    Attributes:
+        num_characters: of all words in it.
+    """
+
+    def __init__(self, tokenizer: SentencePieceTokenizer) -> None:
+        super().__init__()
+        self._encode = tokenizer.encode
+        # sentencepiece puts a space before every text.
+        one, two = self._encode("\n"), self._encode("\n\n")
+        space_ids = one[: 2 * len(one) - len(two)]
+        self._num_space_ids = len(space_ids)
+        self[" "] = space_ids
+        self.num_characters = 0
+
+    def __missing__(self, word: str) -> list[int]:
+        ids = self._encode(word[1:]) if word[0] == " " else self._encode(word)[self._num_space_ids :]
+        self[word] = ids
+        self.num_characters += len(word)
+        return ids
 
 
 class WordCachingTokenizer(Tokenizer):
@@ -33,10 +57,7 @@ class WordCachingTokenizer(Tokenizer):
 
     def __init__(self, inner: SentencePieceTokenizer) -> None:
         self._inner = inner
-        self._cache: dict[str, list[int]] = {}
-        # sentencepiece puts a space before every text.
-        one, two = inner.encode("\n"), inner.encode("\n\n")
-        self._space_ids = one[: 2 * len(one) - len(two)]
+        self._ids_of = _IdsOfWords(inner)
         self.name = inner.name
         self.special_tokens = inner.special_tokens
         self.vocab_size = inner.vocab_size
@@ -50,29 +71,9 @@ class WordCachingTokenizer(Tokenizer):
         """Ids of `text` as plain text, sentencepiece's own."""
         if not text or _SPACE in text:  # the mark of a space, spelled in a text, joins spaces
             return self._inner.encode(text)
-        words = _WORDS.findall(" " + text)
-        try:
-            return list(chain.from_iterable(map(self._cache.__getitem__, words)))
-        except KeyError:
-            return list(chain.from_iterable(map(self._ids_of, words)))
-
-    def _ids_of(self, word: str) -> list[int]:
-        """Ids of a word with the spaces or line breaks before it."""
-        ids = self._cache.get(word)
-        if ids is None:
-            ids = self._computed(word)
-            if len(word) <= _LONGEST_WORD:
-                if len(self._cache) >= _MAX_WORDS:
-                    self._cache.clear()
-                self._cache[word] = ids
-        return ids
-
-    def _computed(self, word: str) -> list[int]:
-        if word == " ":
-            return self._space_ids
-        if word[0] == " ":  # sentencepiece adds the first space itself
-            return self._inner.encode(word[1:])
-        return self._inner.encode(word)[len(self._space_ids) :]
+        if self._ids_of.num_characters > _MAX_CHARACTERS:
+            self._ids_of = _IdsOfWords(self._inner)
+        return list(chain.from_iterable(map(self._ids_of.__getitem__, _WORDS.findall(" " + text))))
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`."""
@@ -90,18 +91,16 @@ def are_words_independent(tokenizer: SentencePieceTokenizer) -> bool:
     Field numbers are those of sentencepiece_model.proto (sentencepiece 0.2).
     """
     model = next(path for path in tokenizer.files if path.suffix == ".model").read_bytes()
+    processor = open_processor(model, tokenizer.name)
+    if _JOINED.search(_BETWEEN.join(processor.id_to_piece(list(range(processor.get_piece_size()))))):
+        return False
     trainer: dict[int, bytes] = {}
     normalizer: dict[int, bytes] = {}
     for field in _fields(model, 0, len(model)):
-        if field.number == 1:
-            text = next(part for part in _fields(model, field.start, field.end) if part.number == 1)
-            if _JOINED.search(model[text.start : text.end].decode()):
-                return False
-        elif field.number in (2, 3):
-            values = {
-                part.number: model[part.start : part.end] for part in _fields(model, field.start, field.end)
-            }
-            (trainer if field.number == 2 else normalizer).update(values)
+        if field.number in (2, 3):
+            values = trainer if field.number == 2 else normalizer
+            for part in _fields(model, field.start, field.end):
+                values[part.number] = model[part.start : part.end]
     is_bpe = trainer.get(3) == b"\x02"
     # no map of characters; one space added at the start, spaces kept and marked; the mark not a suffix
     keeps_text = not normalizer.get(2) and normalizer.get(3, b"\x01") == b"\x01"

@@ -45,7 +45,7 @@ def test_ids_are_sentencepieces_own_for_any_text(plain, text):
 
 
 def test_a_full_cache_starts_anew_with_the_same_ids(plain, monkeypatch):
-    monkeypatch.setattr("modellink_rm.data.word_cache._MAX_WORDS", 3)
+    monkeypatch.setattr("modellink_rm.data.word_cache._MAX_CHARACTERS", 3)
     tokenizer, processor = plain
     for text in ("a b c d e f g", "g f e\n\nd c b a", "a b " * 9):
         assert tokenizer.encode(text) == processor.encode(text)
