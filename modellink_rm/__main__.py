@@ -9,6 +9,7 @@ from modellink_rm.registry import unknown_name_message
 
 COMMANDS = {
     "preprocess": ("modellink_rm.preprocess_command", "write preference pairs as indexed binary files"),
+    "inspect": ("modellink_rm.inspect_command", "show what a preprocessed data set holds"),
     "train": ("modellink_rm.train_command", "train a reward model (also under torchrun -m)"),
     "score": ("modellink_rm.score_command", "score responses or pairs with a reward model"),
 }

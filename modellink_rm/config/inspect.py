@@ -1,0 +1,25 @@
+"""Flags of `python -m modellink_rm inspect`, beside those of the tokenizer."""
+
+from dataclasses import dataclass
+
+from modellink_rm.errors import UserError
+from modellink_rm.flags import flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """What to show."""
+
+    data_path: str = flag(
+        help="the data set's --output-prefix; may stand first, without its flag", metavar="PREFIX"
+    )
+    rows: int = flag(3, help="rows to decode, 0 for the report alone")
+    first_row: int = flag(0, help="the first of them")
+    load: str | None = flag(
+        None, help="a model's directory, for its tokenizer; without any, token ids are shown", metavar="DIR"
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in (("--rows", self.rows), ("--first-row", self.first_row)):
+            if value < 0:
+                raise UserError(f"{name} must not be negative, got {value}")

@@ -1,0 +1,111 @@
+"""What a data set holds, as text: its report, and rows decoded with their control tokens marked."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modellink_rm.data.indexed import IndexedReader
+from modellink_rm.data.manifest import Manifest, array_prefix
+from modellink_rm.data.pair import IGNORED_LABEL
+from modellink_rm.data.tokenizer import Tokenizer
+
+_BAR = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What stands around control tokens and around the scored token."""
+
+    control: tuple[str, str]
+    scored: tuple[str, str]
+
+
+PLAIN = Marks(control=("[", "]"), scored=(">>", "<<"))
+COLOURED = Marks(control=("\x1b[36m[", "]\x1b[0m"), scored=("\x1b[1;30;43m>>", "<<\x1b[0m"))
+
+
+def report(manifest: Manifest) -> Iterator[str]:
+    """Lines on how a data set was made, what was dropped and found, and its lengths."""
+    yield f"made by        modellink_rm {manifest.package_version}"
+    yield f"handler        {manifest.handler}"
+    yield f"template       {manifest.template}, fingerprint {manifest.template_fingerprint[:12]}"
+    yield f"tokenizer      {manifest.tokenizer}, fingerprint {manifest.tokenizer_fingerprint[:12]}"
+    yield f"records read   {manifest.num_read:,}"
+    yield f"pairs kept     {manifest.num_kept:,}"
+    yield f"tokens         {manifest.num_tokens:,}, longest row {manifest.longest:,}"
+    for title, counts in (("dropped", manifest.dropped), ("kept, though", manifest.notes)):
+        for what, count in counts.items():
+            yield f"{title:15s}{count:,} {what}"
+    if manifest.checks:
+        found = ", ".join(f"{name} {count:,}" for name, count in manifest.checks.items())
+        yield f"checks found   {found}"
+        yield f"checks drop    {', '.join(manifest.drop) or 'nothing'}"
+    if manifest.lengths:
+        yield "tokens of         mean   shortest   median      p95      p99   longest"
+    for name, of in manifest.lengths.items():
+        quantiles = f"{of.shortest:11,}{of.median:9,}{of.p95:9,}{of.p99:9,}{of.longest:10,}"
+        yield f"  {name:9s}{of.mean:11,.1f}{quantiles}"
+    if "row" in manifest.lengths:
+        yield "rows by tokens"
+        bins = manifest.lengths["row"].histogram
+        most = max(bins.values(), default=1)
+        for label, count in bins.items():
+            yield f"  {label:>13s} {count:12,} {'#' * round(_BAR * count / most)}".rstrip()
+    for name, entry in manifest.files.items():
+        yield f"sha256 {entry.sha256[:16]} {entry.size:15,} bytes  *{name}"
+
+
+def decoded_rows(
+    prefix: Path, rows: Sequence[int], tokenizer: Tokenizer | None, marks: Marks
+) -> Iterator[str]:
+    """Lines of rows: the prompt once, then both answers, in text or, without a tokenizer, in ids.
+
+    A control token is written as [</s> 2]; the last token of an answer, where the score is read, is
+    written >>so<<.
+    """
+    arrays = {
+        (side, kind): IndexedReader(array_prefix(prefix, f"{side}_{kind}"))
+        for side in ("chosen", "rejected")
+        for kind in ("input_ids", "labels")
+    }
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            ids = arrays[side, "input_ids"][row].tolist()
+            num_prompt = int((arrays[side, "labels"][row] == IGNORED_LABEL).sum())
+            if side == "chosen":
+                yield f"--- row {row}: prompt, {num_prompt} tokens"
+                yield marked_text(ids[:num_prompt], tokenizer, marks, is_scored=False)
+            yield f"--- row {row}: {side}, {len(ids) - num_prompt} tokens"
+            yield marked_text(ids[num_prompt:], tokenizer, marks, is_scored=True)
+
+
+def marked_text(ids: list[int], tokenizer: Tokenizer | None, marks: Marks, *, is_scored: bool) -> str:
+    """Ids as text, control tokens marked, the last token marked as the one that is scored."""
+    body, last = (ids[:-1], ids[-1:]) if is_scored else (ids, [])
+    text = _text(body, tokenizer, marks)
+    if last:
+        before, after = marks.scored
+        scored = _text(last, tokenizer, marks)
+        separator = " " if tokenizer is None and body else ""
+        text += f"{separator}{before}{scored}{after}"
+    return text
+
+
+def _text(ids: list[int], tokenizer: Tokenizer | None, marks: Marks) -> str:
+    if tokenizer is None:
+        return " ".join(map(str, ids))
+    names = {index: token for token, index in tokenizer.special_tokens.items()}
+    parts: list[str] = []
+    stretch: list[int] = []
+    for index in ids:
+        if index in names:
+            parts += [tokenizer.decode(stretch) if stretch else "", *_control(names[index], index, marks)]
+            stretch = []
+        else:
+            stretch.append(index)
+    return "".join([*parts, tokenizer.decode(stretch) if stretch else ""])
+
+
+def _control(name: str, index: int, marks: Marks) -> list[str]:
+    before, after = marks.control
+    return [before, f"{name} {index}", after]
