@@ -38,10 +38,11 @@ def main(argv: Sequence[str]) -> int:
         ignored=IGNORED_FLAGS,
     )
     # Imported late, so that --help answers at once.
+    from modellink_rm.data.dataset_info import with_dataset_info
     from modellink_rm.data.preprocess import Shard, preprocess
     from modellink_rm.data.preprocess_report import summary
 
-    config: PreprocessConfig = groups[PreprocessConfig]
+    config: PreprocessConfig = with_dataset_info(groups[PreprocessConfig])
     started = time.monotonic()
     # What ends the process must first let the temporary files be removed.
     previous = signal.signal(signal.SIGTERM, _interrupt)

@@ -22,19 +22,39 @@ CHECKS = {
 class PreprocessConfig:
     """Preference pairs in, indexed files out."""
 
-    input: str = flag(
-        help="a .json file (an array, or an object a line), a .jsonl file, or a directory of them"
+    input: tuple[str, ...] = flag(
+        help="files (.json, .jsonl, .txt, .csv, .parquet, .arrow, each also with .gz or .zst), directories, "
+        "globs, or owner/name of the Hugging Face hub, read one after the other",
+        metavar="PATH",
     )
     output_prefix: str = flag(
         help="where the files go: PREFIX_packed_..._document.bin and .idx, and PREFIX_manifest.json",
         metavar="PREFIX",
     )
     handler_name: str = flag(
-        help="style of the records: AlpacaStylePairwiseHandler or SharegptStylePairwiseHandler",
+        "",
+        help="style of the records, such as AlpacaStylePairwiseHandler (any other word lists them all), or a "
+        "class of yours: FILE.py:CLASS; needed unless --dataset-dir says it",
         metavar="NAME",
     )
+    dataset_dir: str | None = flag(
+        None,
+        help="directory of LLaMA-Factory's dataset_info.json, whose entries --input then names",
+        metavar="DIR",
+    )
     prompt_type: str = flag(
-        help="chat template, such as chatglm3, llama2 or qwen (any other word lists them all)", metavar="NAME"
+        help="chat template, such as chatglm3, llama2 or qwen (any other word lists them all); hf is the one "
+        "that comes with the tokenizer",
+        metavar="NAME",
+    )
+    prompt_type_path: str | None = flag(
+        None, help="JSON or YAML file of templates, one of which --prompt-type names", metavar="FILE"
+    )
+    enable_thinking: str = flag(
+        "none",
+        help="true: an answer without a thought gets an empty one; false: answers lose their thoughts and "
+        "the prompt ends with an empty one; none: answers stay as they are",
+        choices=("true", "false", "none"),
     )
     map_keys: str | None = flag(
         None,
@@ -66,6 +86,16 @@ class PreprocessConfig:
     strict: bool = flag(False, help="stop at the first bad record, with exit code 2")
 
     def __post_init__(self) -> None:
+        if (self.dataset_dir is None) != bool(self.handler_name):
+            raise UserError(
+                "--handler-name is needed: it says how to read a record"
+                if self.dataset_dir is None
+                else "--handler-name and --dataset-dir exclude each other: dataset_info.json says the handler"
+            )
+        if self.dataset_dir is not None and self.map_keys is not None:
+            raise UserError(
+                "--map-keys and --dataset-dir exclude each other: dataset_info.json says the fields"
+            )
         if not Path(self.output_prefix).name or self.output_prefix.endswith(("/", "..")):
             raise UserError(f"--output-prefix {self.output_prefix!r} must end in a name, such as data/pairs")
         for name, value in (

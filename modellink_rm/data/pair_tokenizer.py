@@ -14,7 +14,8 @@ from modellink_rm.data.handlers import make_handler
 from modellink_rm.data.pair import Pair, TokenizedPair
 from modellink_rm.data.records import BadRecord, RawRecord, RecordError, parse_record
 from modellink_rm.data.rows import Refused, Rows, to_bytes
-from modellink_rm.data.templates import TEMPLATES, num_closing_tokens, tokenize_pair
+from modellink_rm.data.template_choice import find_template
+from modellink_rm.data.templates import num_closing_tokens, tokenize_pair
 from modellink_rm.data.tokenizer import load_tokenizer
 from modellink_rm.data.word_cache import with_word_cache
 
@@ -24,8 +25,13 @@ class PairTokenizer:
 
     def __init__(self, config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> None:
         self._handler = make_handler(config.handler_name, config.map_keys)
-        self.template = TEMPLATES[config.prompt_type]
         self.tokenizer = with_word_cache(load_tokenizer(tokenizer_config))
+        self.template = find_template(
+            config.prompt_type,
+            self.tokenizer,
+            path=config.prompt_type_path,
+            enable_thinking=config.enable_thinking,
+        )
         self._seq_length = config.seq_length
         # Prepares the template, so that a token which the tokenizer lacks is known before any input.
         num_closing_tokens(self.template, self.tokenizer)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from modellink_rm.data.chat_template import chat_renderer_of
 from modellink_rm.data.pair import Message, Pair, TokenizedPair
 from modellink_rm.data.records import RecordError
 from modellink_rm.data.template_renderer import eos_id_of, renderer_of
@@ -30,6 +31,10 @@ def tokenize_pair(pair: Pair, template: Template, tokenizer: Tokenizer) -> Token
         RecordError: the template has no form for what the record holds.
         UserError: the tokenizer lacks a token that the template needs.
     """
+    if template.chat_template:
+        renderer = chat_renderer_of(template, tokenizer)
+        answers = (pair.chosen, pair.rejected)
+        return TokenizedPair(*renderer.response_ids(pair.system, pair.tools, pair.prompt, answers))
     return TokenizedPair(
         prompt_ids=encode_prompt(pair.system, pair.tools, pair.prompt, template, tokenizer),
         chosen_ids=encode_response(pair.chosen, template, tokenizer),
@@ -57,6 +62,8 @@ def encode_prompt(
         RecordError: there are tools, and the template has no form for them.
         UserError: the tokenizer lacks a token that the template needs.
     """
+    if template.chat_template:
+        return chat_renderer_of(template, tokenizer).prompt_ids(system, tools, turns)
     renderer = renderer_of(template, tokenizer)
     systems: tuple[str, ...] = (system or template.default_system,)
     tools_index = -1
@@ -91,9 +98,16 @@ def encode_prompt(
 def encode_response(message: Message, template: Template, tokenizer: Tokenizer) -> list[int]:
     """Token ids of a final answer, with what the template adds after it.
 
+    A chat template writes it after a prompt of one turn.
+
     Raises:
+        RecordError: a chat template cannot write the answer.
         UserError: the tokenizer lacks a token that the template needs.
     """
+    if template.chat_template:
+        question = (Message("user", "q"),)
+        _, ids = chat_renderer_of(template, tokenizer).response_ids(None, "", question, (message,))
+        return ids
     renderer = renderer_of(template, tokenizer)
     content, before = message.content, []
     if template.thinking is False:
@@ -105,6 +119,8 @@ def encode_response(message: Message, template: Template, tokenizer: Tokenizer) 
 
 def num_closing_tokens(template: Template, tokenizer: Tokenizer) -> int:
     """How many tokens the template adds after the text of a final answer."""
+    if template.chat_template:
+        return chat_renderer_of(template, tokenizer).num_closing_tokens
     return renderer_of(template, tokenizer).num_closing_tokens
 
 

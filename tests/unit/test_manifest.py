@@ -24,7 +24,7 @@ def made(tmp_path_factory, sentencepiece_path):
     records = [{"instruction": f"q{i}", "chosen": "good " * i, "rejected": "bad"} for i in range(5)]
     (directory / "in.jsonl").write_text("\n".join(map(json.dumps, records)))
     config = PreprocessConfig(
-        input=str(directory / "in.jsonl"),
+        input=(str(directory / "in.jsonl"),),
         output_prefix=str(directory / "x"),
         handler_name="AlpacaStylePairwiseHandler",
         prompt_type="llama2",
@@ -106,7 +106,7 @@ def test_arrays_of_unequal_rows_are_refused_without_a_manifest(prefix, made, tmp
     lines = (made.parent / "in.jsonl").read_text().splitlines()
     (tmp_path / "fewer.jsonl").write_text("\n".join(lines[:3]))
     config = PreprocessConfig(
-        input=str(tmp_path / "fewer.jsonl"),
+        input=(str(tmp_path / "fewer.jsonl"),),
         output_prefix=str(tmp_path / "fewer"),
         handler_name="AlpacaStylePairwiseHandler",
         prompt_type="llama2",

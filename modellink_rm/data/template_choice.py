@@ -1,0 +1,43 @@
+"""Which template --prompt-type, --prompt-type-path and --enable-thinking mean."""
+
+import dataclasses
+
+from modellink_rm.data.chat_template import NAME as CHAT_TEMPLATE
+from modellink_rm.data.chat_template import chat_template_of
+from modellink_rm.data.template_files import template_in_file
+from modellink_rm.data.template_table import TEMPLATES, Template
+from modellink_rm.data.tokenizer import Tokenizer
+from modellink_rm.errors import UserError
+from modellink_rm.registry import unknown_name_message
+
+_THINKING = {"true": True, "false": False, "none": None}
+
+
+def find_template(
+    name: str, tokenizer: Tokenizer, *, path: str | None = None, enable_thinking: str = "none"
+) -> Template:
+    """The template of that name.
+
+    Args:
+        name: of the file `path` where that is given; else "hf", or a name of the table.
+        tokenizer: whose chat template "hf" is.
+        path: a JSON or YAML file of templates.
+        enable_thinking: "true", "false" or "none".
+
+    Raises:
+        UserError: there is no such template, or it knows no thoughts to enable.
+    """
+    thinking = _THINKING[enable_thinking]
+    if path is None and name == CHAT_TEMPLATE:
+        return chat_template_of(tokenizer, thinking=thinking)
+    if path is None and name not in list(TEMPLATES):
+        raise UserError(unknown_name_message(TEMPLATES.kind, name, [*TEMPLATES, CHAT_TEMPLATE]))
+    template = TEMPLATES[name] if path is None else template_in_file(path, name)
+    if thinking is None:
+        return template
+    if not template.strip_thoughts:
+        raise UserError(f"--enable-thinking {enable_thinking}: --prompt-type {name} knows no thoughts")
+    variant = f"{name}_thinking" if thinking else f"{name}_no_thinking"
+    if path is None and variant in list(TEMPLATES):
+        return TEMPLATES[variant]
+    return dataclasses.replace(template, thinking=thinking)
