@@ -1,16 +1,20 @@
 """One process at a time in a directory."""
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from modellink_rm.errors import UserError
 
+# The writers of a checkpoint outlive a killed run for a moment, and hold what it held.
+SECONDS_FOR_A_DYING_RUN = 10.0
+
 
 @contextmanager
 def exclusive(path: Path, message: str) -> Iterator[None]:
-    """Hold a lock on the file `path`, which is made if need be; a process that dies lets go of it.
+    """Hold a lock on the file `path`, which is made if need be; processes that die let go of it.
 
     Args:
         message: what to tell where another process holds it.
@@ -18,9 +22,14 @@ def exclusive(path: Path, message: str) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
+    deadline = time.monotonic() + SECONDS_FOR_A_DYING_RUN
     with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(message) from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(message) from None
+                time.sleep(0.1)
         yield

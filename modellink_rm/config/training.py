@@ -16,7 +16,10 @@ class TrainingConfig:
     stage: str = flag(help="what is trained: a reward model", choices=("rm", "orm"))
     is_pairwise_dataset: bool = flag(False, help="the data are preference pairs; required with --stage rm")
     loss_type: str = flag("sigmoid", help="loss of a pair", choices=("sigmoid",))
-    micro_batch_size: int = flag(1, help="pairs of one forward pass")
+    micro_batch_size: int = flag(1, help="pairs of --seq-length tokens a side that one forward pass may hold")
+    max_tokens_per_micro_batch: int | None = flag(
+        None, help="tokens of one forward pass; by default 2 x micro-batch size x sequence length"
+    )
     global_batch_size: int | None = flag(
         None, help="pairs of one optimizer step; by default the micro-batch size times data parallelism"
     )
@@ -31,7 +34,13 @@ class TrainingConfig:
             raise UserError(f"--stage {self.stage} needs --is-pairwise-dataset: it is trained on pairs")
         if (self.train_iters is None) == (self.train_samples is None):
             raise UserError("a run needs one of --train-iters and --train-samples")
-        for name in ("micro_batch_size", "global_batch_size", "train_iters", "train_samples"):
+        for name in (
+            "micro_batch_size",
+            "max_tokens_per_micro_batch",
+            "global_batch_size",
+            "train_iters",
+            "train_samples",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{flag_name(name)} must be at least 1, got {value}")

@@ -190,11 +190,3 @@ def divide(items: Sequence[int], parts: int) -> list[Sequence[int]]:
     size, rest = divmod(len(items), parts)
     starts = [number * size + min(number, rest) for number in range(parts + 1)]
     return [items[start:end] for start, end in itertools.pairwise(starts)]
-
-
-def micro_batch_rows(
-    rows: Sequence[int], *, micro_batch_size: int, dp_rank: int, dp_size: int
-) -> list[Sequence[int]]:
-    """This replica's rows of a global batch, in micro-batches; none of them where it gets no row."""
-    mine = divide(rows, dp_size)[dp_rank]
-    return [mine[start : start + micro_batch_size] for start in range(0, len(mine), micro_batch_size)]

@@ -1,4 +1,4 @@
-"""Rows of the data set as packed micro-batches on the device."""
+"""A global batch as packed micro-batches of this replica, on the device."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from modellink_rm.data.batch import Batch, pack_examples
-from modellink_rm.data.pair_dataset import PairDataset
+from modellink_rm.data.pair import Example
+from modellink_rm.data.planner import plan_micro_batches, plan_replicas
+from modellink_rm.parallel.groups import Ranks
 
 
 @dataclass(frozen=True)
@@ -14,22 +16,33 @@ class BatchLayout:
     """How micro-batches are laid out, and where.
 
     Attributes:
+        max_tokens: tokens that a micro-batch may compute; a longer example goes alone.
         divisible_by: what the length of a micro-batch must be a multiple of.
         share_prefixes: lay a prompt that all responses of an example have out once.
     """
 
+    max_tokens: int
     divisible_by: int
     share_prefixes: bool
     device: torch.device
 
 
-def packed_batches(
-    dataset: PairDataset, micro_batches: Sequence[Sequence[int]], layout: BatchLayout
-) -> Iterator[Batch]:
-    """One batch per micro-batch of rows, made as it is asked for."""
-    for rows in micro_batches:
-        yield pack_examples(
-            [dataset[row] for row in rows],
+def micro_batches_of(
+    examples: Sequence[Example], layout: BatchLayout, ranks: Ranks
+) -> tuple[int, Iterator[Batch]]:
+    """(number of micro-batches, the micro-batches made as they are taken) of this replica.
+
+    Every process plans the whole global batch alike; the number is 0 only where there are fewer
+    examples than replicas.
+    """
+    share = plan_replicas(examples, ranks.dp_size, share_prefixes=layout.share_prefixes)[ranks.dp_rank]
+    groups = plan_micro_batches(examples, share, layout.max_tokens, share_prefixes=layout.share_prefixes)
+    batches = (
+        pack_examples(
+            [examples[position] for position in group],
             divisible_by=layout.divisible_by,
             share_prefixes=layout.share_prefixes,
         ).to(layout.device)
+        for group in groups
+    )
+    return len(groups), batches

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from modellink_rm.data.pair_dataset import PairDataset, micro_batch_rows
+from modellink_rm.data.pair_dataset import PairDataset
 from modellink_rm.objective.losses import PairLoss, split_pairs
 from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums, pair_sums
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_scores
-from modellink_rm.train.batches import BatchLayout, packed_batches
+from modellink_rm.train.batches import BatchLayout, micro_batches_of
 from modellink_rm.train.optimizer import TrainState, settled_weights
 
 
@@ -18,22 +18,25 @@ def evaluate(
     rows: range,
     *,
     pair_loss: PairLoss,
-    micro_batch_size: int,
+    batch_size: int,
     layout: BatchLayout,
     ranks: Ranks,
 ) -> PairMetrics:
-    """Metrics over `rows`, equal on every process; a collective over all of them."""
-    mine = micro_batch_rows(
-        rows, micro_batch_size=micro_batch_size, dp_rank=ranks.dp_rank, dp_size=ranks.dp_size
-    )
+    """Metrics over `rows`, equal on every process; a collective over all of them.
+
+    Args:
+        batch_size: rows that are divided over replicas and micro-batches at a time.
+    """
     sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=layout.device)
     state.model.eval()
     with settled_weights(state.model):
-        for batch in packed_batches(dataset, mine, layout):
-            scores = forward_scores(state.model, batch)
-            if scores is not None and ranks.reports_scores:
-                chosen, rejected = split_pairs(scores)
-                sums += pair_sums(pair_loss(chosen, rejected), chosen, rejected, batch)
+        for start in range(0, len(rows), batch_size):
+            examples = [dataset[row] for row in rows[start : start + batch_size]]
+            for batch in micro_batches_of(examples, layout, ranks)[1]:
+                scores = forward_scores(state.model, batch)
+                if scores is not None and ranks.reports_scores:
+                    chosen, rejected = split_pairs(scores)
+                    sums += pair_sums(pair_loss(chosen, rejected), chosen, rejected, batch)
     state.model.train()
     return metrics_from_sums(sum_over_processes(sums))
 

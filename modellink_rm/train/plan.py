@@ -40,6 +40,7 @@ class RunPlan:
     Attributes:
         continues: go on with the run of the checkpoint that is loaded, not from its weights alone.
         batch_size: pairs of one step over all replicas.
+        max_tokens: tokens of one forward pass.
         train_iters: steps of the whole run.
         info_files: small files that go with every checkpoint, by name.
     """
@@ -50,6 +51,7 @@ class RunPlan:
     dataset: PairDataset
     split: Split
     batch_size: int
+    max_tokens: int
     train_iters: int
     info_files: dict[str, bytes]
 
@@ -104,6 +106,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         dataset=dataset,
         split=split_rows(len(dataset), config.data.split),
         batch_size=batch_size,
+        max_tokens=config.training.max_tokens_per_micro_batch
+        or 2 * config.training.micro_batch_size * config.data.seq_length,
         train_iters=train_iters,
         info_files=contract_files(contract, tokenizer),
     )

@@ -12,14 +12,14 @@ from torch import Tensor
 from modellink_rm.checkpoint.layout import RUN_NAME, CheckpointInfo
 from modellink_rm.checkpoint.source import build_planned_model
 from modellink_rm.checkpoint.store import Progress, load_train_state, save_checkpoint
-from modellink_rm.data.pair_dataset import SampleOrder, micro_batch_rows
+from modellink_rm.data.pair_dataset import SampleOrder
 from modellink_rm.log import info, is_first_process
 from modellink_rm.objective.losses import PAIR_LOSSES
 from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.platform import Platform
-from modellink_rm.train.batches import BatchLayout, packed_batches
+from modellink_rm.train.batches import BatchLayout, micro_batches_of
 from modellink_rm.train.evaluate import evaluate, sum_over_processes
 from modellink_rm.train.optimizer import (
     TrainState,
@@ -43,6 +43,7 @@ def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
     order = SampleOrder(plan.split.train, config.data.shuffle, config.training.seed)
     objective = PairwiseObjective(PAIR_LOSSES[config.training.loss_type])
     layout = BatchLayout(
+        max_tokens=plan.max_tokens,
         divisible_by=ranks.tp_size if config.parallel.sequence_parallel else 1,
         share_prefixes=config.data.prefix_sharing,
         device=platform.device,
@@ -50,20 +51,15 @@ def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
     with _Log(plan, state, platform) as log:
         while state.iteration < plan.train_iters:
             samples = state.consumed_samples
-            rows = list(order.samples(samples, samples + plan.batch_size))
-            mine = micro_batch_rows(
-                rows,
-                micro_batch_size=config.training.micro_batch_size,
-                dp_rank=ranks.dp_rank,
-                dp_size=ranks.dp_size,
-            )
-            batches = packed_batches(plan.dataset, mine, layout)
+            rows = order.samples(samples, samples + plan.batch_size)
+            examples = [plan.dataset[row] for row in rows]
+            num_micro_batches, batches = micro_batches_of(examples, layout, ranks)
             learning_rate = current_learning_rate(state)
             result = train_step(
                 state,
                 batches,
                 objective,
-                num_micro_batches=len(mine),
+                num_micro_batches=num_micro_batches,
                 num_examples=plan.batch_size,
                 ranks=ranks,
             )
@@ -157,7 +153,7 @@ def _validate(plan: RunPlan, state: TrainState, layout: BatchLayout, ranks: Rank
         plan.dataset,
         rows,
         pair_loss=PAIR_LOSSES[training.loss_type],
-        micro_batch_size=training.micro_batch_size,
+        batch_size=plan.batch_size,
         layout=layout,
         ranks=ranks,
     )

@@ -23,7 +23,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     flags = (
         f"--stage rm --is-pairwise-dataset --load {directory}/model --load-checkpoint-loosely "
         f"--data-path {directory}/data/pairs --split 30,10,0 --seq-length 48 --lr 1e-3 "
-        f"--micro-batch-size 2 --global-batch-size {GLOBAL_BATCH_SIZE} --train-iters {NUM_STEPS} "
+        f"--max-tokens-per-micro-batch 100 --global-batch-size {GLOBAL_BATCH_SIZE} --train-iters {NUM_STEPS} "
         "--eval-interval 2 --eval-iters 1 --make-vocab-size-divisible-by 1"
     )
     return flags.split()

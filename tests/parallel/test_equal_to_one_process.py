@@ -26,8 +26,12 @@ CASES = {
     ),
     "recompute_full": (1, "--recompute-granularity full"),
     "recompute_selective_pp2": (2, "--recompute-granularity selective --pipeline-model-parallel-size 2"),
-    "micro_batch_of_all": (1, "--micro-batch-size 6"),
-    "micro_batch_of_four": (1, "--micro-batch-size 4"),  # 4 and 2
+    "one_example_a_micro_batch": (1, "--max-tokens-per-micro-batch 1"),
+    "one_micro_batch": (1, "--max-tokens-per-micro-batch 10000"),
+    "uneven_micro_batches_dp2_pp2": (
+        4,
+        "--max-tokens-per-micro-batch 60 --pipeline-model-parallel-size 2",
+    ),
 }
 
 
@@ -45,7 +49,10 @@ def test_run_matches_one_process(
     evaluations = [[row for row in result.rows if "valid/loss" in row] for result in (run, single)]
     assert len(evaluations[0]) == len(evaluations[1]) == 2
     for ours, theirs in zip(*evaluations, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-4)
+        # Not the scores themselves: the gradient of the head's bias is rounding noise alone, which
+        # Adam turns into a drift that both sides of a pair share.
+        for name in ("valid/loss", "valid/margin", "valid/accuracy", "valid/chosen_std"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-4)
     assert run.weights.keys() == single.weights.keys()
     for name, weight in single.weights.items():
         # Adam turns rounding noise in a gradient near 0 into steps of up to the learning rate.

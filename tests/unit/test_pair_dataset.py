@@ -10,7 +10,6 @@ from modellink_rm.data.pair_dataset import (
     PairDataset,
     SampleOrder,
     divide,
-    micro_batch_rows,
     split_rows,
 )
 from modellink_rm.errors import UserError
@@ -90,8 +89,3 @@ def test_divide_gives_contiguous_parts_as_equal_as_can_be(items: int, parts: int
     divided = divide(range(items), parts)
     assert [item for part in divided for item in part] == list(range(items))
     assert max(map(len, divided)) - min(map(len, divided)) <= 1
-
-
-def test_replicas_share_the_global_batch_without_overlap() -> None:
-    shares = [micro_batch_rows(range(7), micro_batch_size=2, dp_rank=rank, dp_size=3) for rank in range(3)]
-    assert [[list(batch) for batch in share] for share in shares] == [[[0, 1], [2]], [[3, 4]], [[5, 6]]]

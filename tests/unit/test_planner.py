@@ -1,0 +1,82 @@
+"""The plan of a global batch: every example once, balanced, within the budget."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modellink_rm.data.batch import pack_examples
+from modellink_rm.data.pair import Example, Response
+from modellink_rm.data.planner import computed_tokens, plan_micro_batches, plan_replicas
+
+LENGTHS = st.tuples(st.integers(0, 40), st.integers(1, 40), st.integers(1, 40))
+
+
+def example(index: int, prompt: int, *answers: int) -> Example:
+    generator = np.random.default_rng(index)
+    shared = generator.integers(3, 300, size=prompt)
+    responses = [
+        np.concatenate([shared, generator.integers(3, 300, size=length)]).astype(np.int32)
+        for length in answers
+    ]
+    return Example(index, tuple(Response(ids, prompt) for ids in responses))
+
+
+def examples_of(lengths: list[tuple[int, int, int]]) -> list[Example]:
+    return [example(index, *sizes) for index, sizes in enumerate(lengths)]
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=30), st.integers(1, 8))
+def test_replicas_get_every_example_once_and_none_stays_without(
+    lengths: list[tuple[int, int, int]], num_replicas: int
+) -> None:
+    shares = plan_replicas(examples_of(lengths), num_replicas, share_prefixes=True)
+    assert sorted(position for share in shares for position in share) == list(range(len(lengths)))
+    if len(lengths) >= num_replicas:
+        assert all(shares)
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=30), st.integers(1, 200), st.booleans())
+def test_micro_batches_hold_every_example_once_within_the_budget(
+    lengths: list[tuple[int, int, int]], max_tokens: int, share_prefixes: bool
+) -> None:
+    examples = examples_of(lengths)
+    positions = list(range(len(examples)))
+    batches = plan_micro_batches(examples, positions, max_tokens, share_prefixes=share_prefixes)
+    assert sorted(position for batch in batches for position in batch) == positions
+    for batch in batches:
+        tokens = sum(computed_tokens(examples[position], share_prefixes=share_prefixes) for position in batch)
+        assert tokens <= max_tokens or len(batch) == 1
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=10), st.booleans())
+def test_tokens_of_the_plan_are_those_that_are_laid_out(
+    lengths: list[tuple[int, int, int]], share_prefixes: bool
+) -> None:
+    examples = examples_of(lengths)
+    batch = pack_examples(examples, share_prefixes=share_prefixes)
+    planned = sum(computed_tokens(one, share_prefixes=share_prefixes) for one in examples)
+    same = sum(  # equal answers are laid out once, which the plan leaves aside
+        len(one.responses[0].input_ids)
+        for one in examples
+        if np.array_equal(one.responses[0].input_ids, one.responses[1].input_ids)
+    )
+    assert batch.num_computed_tokens >= planned - same
+    assert batch.num_computed_tokens <= planned
+
+
+def test_long_examples_are_spread_over_replicas() -> None:
+    examples = examples_of([(0, 100, 100), (0, 1, 1), (0, 1, 1), (0, 100, 100)])
+    assert plan_replicas(examples, 2, share_prefixes=True) == [[0, 1], [2, 3]]
+
+
+def test_micro_batches_are_of_about_equal_size() -> None:
+    examples = examples_of([(0, 30, 30), (0, 10, 10), (0, 10, 10), (0, 20, 20)])
+    batches = plan_micro_batches(examples, range(4), 80, share_prefixes=True)
+    assert sorted(map(len, batches)) == [2, 2]
+
+
+@pytest.mark.parametrize(("positions", "expected"), [([], []), ([2], [[2]])])
+def test_few_examples(positions: list[int], expected: list[list[int]]) -> None:
+    examples = examples_of([(1, 2, 3)] * 3)
+    assert plan_micro_batches(examples, positions, 5, share_prefixes=True) == expected
