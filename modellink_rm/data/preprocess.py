@@ -22,6 +22,7 @@ from modellink_rm.data.parts import Parts, locked_parts, parts_path
 from modellink_rm.data.preprocess_report import Progress
 from modellink_rm.data.records import RawRecord, Record, input_files, parse_record, read_raw_records
 from modellink_rm.data.rows import Rows, from_bytes
+from modellink_rm.data.tokenizer_comparison import warn_if_files_differ
 from modellink_rm.data.worker_pool import WorkerDiedError, ordered_map
 from modellink_rm.errors import UserError
 from modellink_rm.log import info, warn_once
@@ -57,7 +58,9 @@ def preprocess(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> M
             kept, or there is a bad record and --strict was given.
         OSError: a file cannot be read or written.
     """
-    return preprocess_with(PairTokenizer(config, tokenizer_config), config)
+    work = PairTokenizer(config, tokenizer_config)
+    warn_if_files_differ(work.tokenizer, tokenizer_config, read_raw_records(config.input))
+    return preprocess_with(work, config)
 
 
 def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest | Shard:

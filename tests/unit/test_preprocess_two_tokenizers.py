@@ -1,0 +1,68 @@
+"""A directory with tokenizer.json and tokenizer.model: their ids are compared at the start."""
+
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import tokenizers
+from tokenizers import decoders, models, normalizers
+
+from modellink_rm.errors import run_command
+from modellink_rm.log import warn_once
+from modellink_rm.preprocess_command import main
+from tests.unit.conftest import train_sentencepiece
+
+PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    """A word-level tokenizer.json over the pieces of a tokenizer.model: most texts differ."""
+    warn_once.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "both"
+    made.mkdir()
+    (made / "tokenizer.model").write_bytes(train_sentencepiece(**PLAIN))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(made / "tokenizer.model"))
+    pieces = {processor.id_to_piece(i): i for i in range(processor.get_piece_size())}
+    backend = tokenizers.Tokenizer(models.WordLevel(pieces, unk_token="<unk>"))
+    backend.normalizer = normalizers.Prepend("\u2581")
+    backend.decoder = decoders.Metaspace()
+    backend.save(str(made / "tokenizer.json"))
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (made / "tokenizer_config.json").write_text(json.dumps(settings))
+    record = {"instruction": "Human", "chosen": "no such word", "rejected": "no"}
+    Path("in.jsonl").write_text(json.dumps(record))
+    return made
+
+
+def run(directory, *flags):
+    words = ["--input", "in.jsonl", "--output-prefix", "x", "--prompt-type", "llama2"]
+    words += ["--handler-name", "AlpacaStylePairwiseHandler", "--tokenizer-name-or-path", str(directory)]
+    return run_command(main, [*words, *flags])
+
+
+def test_a_difference_is_said_with_its_count_and_first_example(directory, capsys):
+    assert run(directory) == 0
+    error = capsys.readouterr().err
+    assert f"warning: {directory}: tokenizer.json, which is used, and tokenizer.model differ in" in error
+    # 10 fixed samples and the record's 3 texts
+    assert "of 13 sample texts; the first: 'a  b   c' is [0] and not [" in error
+
+
+def test_with_the_slow_tokenizer_the_other_file_is_compared(directory, capsys):
+    assert run(directory, "--tokenizer-not-use-fast") == 0
+    assert "tokenizer.model, which is used, and tokenizer.json differ" in capsys.readouterr().err
+
+
+def test_a_single_file_is_not_mentioned(directory, capsys):
+    (directory / "tokenizer.json").unlink()
+    assert run(directory) == 0
+    assert "differ" not in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_compared_is_named(directory, capsys):
+    (directory / "tokenizer.json").write_text("{}")
+    assert run(directory, "--tokenizer-not-use-fast") == 0
+    assert "tokenizer.model is used; tokenizer.json could not be compared with it" in capsys.readouterr().err
