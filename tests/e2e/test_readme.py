@@ -34,8 +34,6 @@ REFUSED_FLAGS = {
     "--mix-strategy",
     "--interleave-probs",
     "--max-samples",
-    "--prompt-type-path",
-    "--enable-thinking",
     "--reward-tokens",
     "--placeholder-token",
 }
