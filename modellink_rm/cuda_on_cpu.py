@@ -64,4 +64,4 @@ def redirect_cuda_to_cpu() -> None:
     random._set_cuda_rng_state = set_cpu_rng_state
     # The engine warns when the CPU's generator moved within the GPU's context: here they are one.
     logging.getLogger(engine_random.__name__).setLevel(logging.ERROR)
-    _CudaDevicesAreTheCpu().__enter__()
+    _CudaDevicesAreTheCpu().__enter__()  # type: ignore[no-untyped-call]

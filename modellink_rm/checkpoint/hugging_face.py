@@ -151,7 +151,8 @@ class HuggingFaceWeights:
         if shape != expected:
             hint = "; a reward head has num_labels 1" if shape[1:] == expected[1:] else ""
             raise UserError(f"{self.directory}: {name} has shape {shape}, expected {expected}{hint}")
-        return file.get_tensor(name).float()
+        tensor: torch.Tensor = file.get_tensor(name)
+        return tensor.float()
 
     def _slice(self, name: str) -> Any:
         """A view of a stored tensor whose shape and type have been checked."""

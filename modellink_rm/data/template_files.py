@@ -142,7 +142,7 @@ def _slot(slot: Any, where: str) -> Slot:
             raise UserError(f"{where}: write {{{field}}} for the field, with two braces; got {slot!r}")
     for written, field in _FIELDS.items():
         slot = slot.replace(written, field)
-    return slot
+    return str(slot)
 
 
 def _written(slot: Slot) -> Any:

@@ -78,19 +78,20 @@ class RewardModel(MegatronModule):
 
         Hidden states are [t, 1, h], or [t/tp, 1, h] under sequence parallelism.
         """
-        hidden_states = None
+        hidden_states: Tensor | None = None
         if self.pre_process:
             # Its own position embedding is off (rope), so only the token ids matter to it.
             hidden_states = self.embedding(batch.input_ids[None], batch.position_ids[None])
-        hidden_states = self.decoder(
+        output: Tensor = self.decoder(
             hidden_states=hidden_states,
             attention_mask=None,
             rotary_pos_emb=self.rotary(batch.position_ids),
             packed_seq_params=layout_of(batch.segments, batch.input_ids.device),
         )
         if not self.post_process:
-            return hidden_states
-        return self.rm_head(self._rows_at(hidden_states, batch.scored_positions))
+            return output
+        scores: Tensor = self.rm_head(self._rows_at(output, batch.scored_positions))
+        return scores
 
     def _rows_at(self, hidden_states: Tensor, positions: Tensor) -> Tensor:
         """Hidden states [num_responses, h] at the positions, whole on every tensor-parallel rank."""
@@ -102,8 +103,9 @@ class RewardModel(MegatronModule):
         num_local = hidden_states.shape[0]
         local = positions - self.tp_group.rank() * num_local
         is_here = (local >= 0) & (local < num_local)
-        rows = hidden_states[local.clamp(0, num_local - 1), 0] * is_here[:, None]
-        return reduce_from_tensor_model_parallel_region(rows, group=self.tp_group)
+        rows = hidden_states[local.clamp(0, num_local - 1), 0].masked_fill(~is_here[:, None], 0.0)
+        whole: Tensor = reduce_from_tensor_model_parallel_region(rows, group=self.tp_group)
+        return whole
 
 
 class RewardHead(nn.Linear):

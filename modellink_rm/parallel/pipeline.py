@@ -32,7 +32,8 @@ def forward_backward(
         batch = next(iterator)
         return chunk(batch), lambda scores: loss_function(scores, batch)
 
-    return _run(forward_step, model, batches, num_micro_batches, forward_only=False)
+    kept: list[dict[str, Any]] = _run(forward_step, model, batches, num_micro_batches, forward_only=False)
+    return kept
 
 
 @torch.no_grad()
