@@ -181,6 +181,13 @@ def test_an_input_given_twice_is_an_error(tmp_path):
         input_files([str(path), str(tmp_path)])
 
 
+def test_a_mistake_in_a_path_is_not_taken_for_a_name_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--input data/pairs does not exist"):
+        list(read_records("data/pairs"))
+
+
 def test_a_glob_that_matches_nothing_is_an_error(tmp_path):
     with pytest.raises(UserError, match="matches no file"):
         input_files(str(tmp_path / "*.jsonl"))

@@ -68,7 +68,9 @@ def _each(inputs: str | Sequence[str]) -> Sequence[str]:
 
 
 def _is_of_hub(given: str) -> bool:
-    return is_hub_name(given) and not Path(given).exists() and format_suffix(Path(given)) not in READERS
+    """False for what is in a directory that is here: a mistake in a path must not go to the hub."""
+    path = Path(given)
+    return is_hub_name(given) and not path.parent.exists() and format_suffix(path) not in READERS
 
 
 def _files_of(given: str) -> list[Path]:
