@@ -1,6 +1,6 @@
 """Pairs a second of preprocess_data.py, of the usual way, and of the tokenizers alone, in one run.
 
-    pip install -e '.[bench]'
+    pip install -e '.[datasets]'
     python benchmarks/preprocess.py --records dpo_en_demo.json --tokenizer-model tokenizer.model
 
 The records (sharegpt pairs) are repeated, each copy with a prefix of its own in its first turn. All paths
