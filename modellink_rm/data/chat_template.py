@@ -54,6 +54,16 @@ class ChatRenderer:
         special = {token.content for token in self._own.added_tokens_decoder.values() if token.special}
         self._special = sorted(special.union(self._own.all_special_tokens), key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, self._special)) or "(?!)")
+        added = {token.content: token for token in self._own.added_tokens_decoder.values()}
+        self._added_pattern = re.compile(
+            "|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)"
+        )
+        # Where the text may be cut in two: nothing before such a token has a part in what follows it.
+        self._cuts = {
+            text
+            for text, token in added.items()
+            if self._own.is_fast and not (token.lstrip or token.normalized or token.single_word)
+        }
         self._plain = tokenizer.with_control_tokens(
             [token for token in self._special if tokenizer.token_to_id(token) is not None]
         )
@@ -99,10 +109,23 @@ class ChatRenderer:
         turns = [Message(turn.role, next(texts)) for turn in turns]
         functions = self._tools(tools)
         before = _messages(system, turns)
-        yield self._encoded(self._text(before, functions, opens_answer=True), mark)
+        prompt = self._text(before, functions, opens_answer=True)
+        shared = prompt[: self._last_cut(prompt)]
+        shared_ids = self._encoded(shared, mark)
+        yield shared_ids + self._encoded(prompt[len(shared) :], mark)
         for answer in answers:
             messages = [*before, *_messages(None, [Message(answer.role, next(texts))])]
-            yield self._encoded(self._text(messages, functions), mark)
+            whole = self._text(messages, functions)
+            yield (
+                shared_ids + self._encoded(whole[len(shared) :], mark)
+                if whole.startswith(shared)
+                else self._encoded(whole, mark)
+            )
+
+    def _last_cut(self, text: str) -> int:
+        """Where the last token stands before which the text may be cut; 0 where there is none."""
+        found = [match.start() for match in self._added_pattern.finditer(text) if match[0] in self._cuts]
+        return found[-1] if found else 0
 
     def _with_marks(self, texts: list[str]) -> tuple[str, list[str]]:
         """A character that is in none of the texts, and the texts with it inside each control token."""
@@ -146,6 +169,8 @@ class ChatRenderer:
         return text
 
     def _encoded(self, text: str, mark: str) -> list[int]:
+        if not text:
+            return []
         if not mark:
             # As apply_chat_template tokenises what it rendered.
             ids: list[int] = self._own(text, add_special_tokens=False)["input_ids"]

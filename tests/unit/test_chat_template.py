@@ -3,13 +3,14 @@
 import json
 
 import pytest
+import tokenizers
 
 from modellink_rm.data.pair import Message, Pair
 from modellink_rm.data.records import RecordError
 from modellink_rm.data.template_choice import find_template
 from modellink_rm.data.templates import encode_prompt, encode_response, num_closing_tokens, tokenize_pair
 from modellink_rm.errors import UserError
-from tests.unit.conftest import load_directory, train_tokenizer_json
+from tests.unit.conftest import SENTENCES, load_directory, train_tokenizer_json
 
 CHATML = """{%- if tools %}<|im_start|>system
 # Tools{% for tool in tools %}
@@ -88,6 +89,29 @@ def test_ids_are_those_of_transformers(name, request):
     # The same in two calls, as scoring makes them.
     assert encode_prompt(None, "", TURNS, template, tokenizer) == tokens.prompt_ids
     assert encode_response(PAIR.chosen, template, tokenizer) == tokens.chosen_ids
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+@pytest.mark.parametrize("strips", [{}, {"lstrip": True}, {"rstrip": True}, {"normalized": True}])
+def test_ids_are_those_of_transformers_where_spaces_begin_words(tmp_path, scheme, strips):
+    """The prompt is tokenised once, up to a token that nothing before it has a part in."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.normalizer = tokenizers.normalizers.Lowercase()
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, show_progress=False)
+    backend.train_from_iterator(SENTENCES, trainer)
+    backend.add_special_tokens(["<s>", "</s>", tokenizers.AddedToken("<|im_start|>", special=True, **strips)])
+    backend.add_special_tokens([tokenizers.AddedToken("<|im_end|>", special=True)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    for chat_template in (CHATML, LLAMA2):
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+        config["chat_template"] = chat_template
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        tokenizer = load_directory(tmp_path)
+        tokens = tokenize_pair(PAIR, find_template("hf", tokenizer), tokenizer)
+        assert tokens.prompt_ids == expected_ids(tmp_path, TURNS, opens=True)
+        chosen = expected_ids(tmp_path, (*TURNS, PAIR.chosen), opens=False)
+        assert tokens.prompt_ids + tokens.chosen_ids == chosen
 
 
 def test_system_tools_observations_and_thinking_reach_the_chat_template(chatml):
