@@ -25,6 +25,7 @@ from modellink_rm.score.inputs import ScoreInput, score_input
 
 if TYPE_CHECKING:
     from modellink_rm.checkpoint.source import ModelPlan
+    from modellink_rm.data.pair import Example
     from modellink_rm.data.template_table import Template
     from modellink_rm.data.tokenizer import Tokenizer
     from modellink_rm.score.scorer import Scorer
@@ -145,7 +146,7 @@ def _plan(
     """
     from modellink_rm.checkpoint.contract import read_contract
     from modellink_rm.checkpoint.source import open_source, plan_model, tokenizer_of
-    from modellink_rm.data.template_table import TEMPLATES
+    from modellink_rm.data.template_choice import find_template, kept_template
     from modellink_rm.data.tokenizer import load_tokenizer
 
     source = open_source(score.load)
@@ -154,8 +155,11 @@ def _plan(
     prompt_type = score.prompt_type or (contract.prompt_type if contract is not None else None)
     if prompt_type is None:
         raise UserError(f"--prompt-type is needed: --load {score.load} does not say which template it reads")
-    template = TEMPLATES[prompt_type]
     loaded = load_tokenizer(tokenizer_of(tokenizer, source))
+    if contract is not None and prompt_type == contract.prompt_type:
+        template = kept_template(prompt_type, contract.template_definition, where=score.load)
+    else:
+        template = find_template(prompt_type, loaded)
     seq_length, truncation, bf16 = score.seq_length, score.truncation, score.bf16
     if contract is not None and source.checkpoint is not None:
         if contract.template_fingerprint not in (None, template.fingerprint):
@@ -191,10 +195,9 @@ def _score_chunk(
     chunk: Sequence[Record | BadRecord], handler: Any, scorer: "Scorer", summary: _Summary
 ) -> Iterator[dict[str, Any]]:
     """One row per input of the chunk, in order."""
-    inputs = [_parsed(record, handler) for record in chunk]
-    good = [item for item in inputs if isinstance(item, ScoreInput)]
-    examples = [scorer.tokenize(item, index) for index, item in enumerate(good)]
-    scored = iter(zip(examples, scorer.scores(examples), strict=True)) if examples else iter(())
+    inputs = [_parsed(record, handler, scorer) for record in chunk]
+    examples = [item[1] for item in inputs if not isinstance(item, str)]
+    scored = iter(scorer.scores(examples)) if examples else iter(())
     for item in inputs:
         summary.inputs += 1
         if isinstance(item, str):
@@ -202,18 +205,19 @@ def _score_chunk(
             warn_once(item)
             yield {"error": item}
             continue
-        example, scores = next(scored)
+        asked, example = item
         summary.truncated += example.is_truncated
-        row = _row(item, scores, summary)
+        row = _row(asked, next(scored), summary)
         yield {**row, "truncated": True} if example.is_truncated else row
 
 
-def _parsed(record: Record | BadRecord, handler: Any) -> ScoreInput | str:
-    """The input of a record, or what is wrong with it."""
+def _parsed(record: Record | BadRecord, handler: Any, scorer: "Scorer") -> "tuple[ScoreInput, Example] | str":
+    """The input of a record with its ids, or what is wrong with it."""
     if isinstance(record, BadRecord):
         return f"{record.place}: {record.message}"
     try:
-        return score_input(record.fields, handler)
+        asked = score_input(record.fields, handler)
+        return asked, scorer.tokenize(asked)
     except RecordError as error:
         return f"{record.place}: {error}"
 

@@ -4,8 +4,10 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.data.template_files import definition_of
 from modellink_rm.data.template_table import Template
 from modellink_rm.data.tokenizer import Tokenizer
 from modellink_rm.errors import UserError
@@ -22,6 +24,7 @@ class InferenceContract:
     Attributes:
         prompt_type: name of the template, or None where the data did not say.
         template_fingerprint: sha256 of the template's content.
+        template_definition: the template itself, as in a file of --prompt-type-path.
         eos_rule: which token ends a rendered response, in words.
         scored_token: where the score is read.
         tokenizer_fingerprint: sha256 of what determines its ids; its files lie in TOKENIZER_FOLDER.
@@ -32,6 +35,7 @@ class InferenceContract:
 
     prompt_type: str | None
     template_fingerprint: str | None
+    template_definition: dict[str, Any] | None
     eos_rule: str | None
     scored_token: str = SCORED_TOKEN
     tokenizer_fingerprint: str
@@ -51,6 +55,7 @@ def make_contract(
     return InferenceContract(
         prompt_type=template.name if template is not None else None,
         template_fingerprint=template.fingerprint if template is not None else None,
+        template_definition=definition_of(template) if template is not None else None,
         eos_rule=template.eos_rule if template is not None else None,
         tokenizer_fingerprint=tokenizer.fingerprint,
         tokenizer_not_use_fast=not_use_fast,

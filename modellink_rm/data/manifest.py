@@ -36,6 +36,7 @@ class Manifest:
         seq_length: as given, or None.
         template: name given as --prompt-type.
         template_fingerprint: of the template's content.
+        template_definition: the template itself, as in a file of --prompt-type-path.
         tokenizer: name of the directory or file.
         tokenizer_fingerprint: of what determines the ids.
         checks: what was looked for -> number of pairs with it, dropped ones included.
@@ -58,6 +59,7 @@ class Manifest:
     seq_length: int | None
     template: str
     template_fingerprint: str
+    template_definition: dict[str, Any] | None = None
     tokenizer: str
     tokenizer_fingerprint: str
     checks: dict[str, int] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from modellink_rm.data.parts import Parts, locked_parts, parts_path
 from modellink_rm.data.preprocess_report import Progress
 from modellink_rm.data.records import RawRecord, Record, input_files, parse_record, read_raw_records
 from modellink_rm.data.rows import Rows, from_bytes
+from modellink_rm.data.template_files import definition_of
 from modellink_rm.data.tokenizer_comparison import warn_if_files_differ
 from modellink_rm.data.worker_pool import WorkerDiedError, ordered_map
 from modellink_rm.errors import UserError
@@ -160,6 +161,7 @@ def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
         # Of what --enable-thinking made of it: a name by which training finds it again.
         "prompt_type": work.template.name,
         "template_fingerprint": work.template.fingerprint,
+        "template_definition": definition_of(work.template),
         # The name alone: the path means nothing on another machine.
         "tokenizer": Path(work.tokenizer.name).resolve().name,
         "tokenizer_fingerprint": work.tokenizer.fingerprint,
@@ -202,6 +204,7 @@ def _manifest(writer: PairWriter, prefix: Path, identity: dict[str, Any]) -> Man
         seq_length=identity["seq_length"],
         template=identity["prompt_type"],
         template_fingerprint=identity["template_fingerprint"],
+        template_definition=identity["template_definition"],
         tokenizer=identity["tokenizer"],
         tokenizer_fingerprint=identity["tokenizer_fingerprint"],
         checks=writer.found(),

@@ -1,16 +1,27 @@
 """Which template --prompt-type, --prompt-type-path and --enable-thinking mean."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from modellink_rm.data.chat_template import NAME as CHAT_TEMPLATE
 from modellink_rm.data.chat_template import chat_template_of
-from modellink_rm.data.template_files import template_in_file
+from modellink_rm.data.template_files import template_in_file, template_of_definition
 from modellink_rm.data.template_table import TEMPLATES, Template
 from modellink_rm.data.tokenizer import Tokenizer
 from modellink_rm.errors import UserError
 from modellink_rm.registry import unknown_name_message
 
 _THINKING = {"true": True, "false": False, "none": None}
+
+
+def kept_template(name: str, definition: Mapping[str, Any] | None, *, where: str) -> Template:
+    """The template that a manifest or a contract names, by its own definition where it holds one.
+
+    Raises:
+        UserError: the name is unknown and nothing defines it.
+    """
+    return TEMPLATES[name] if definition is None else template_of_definition(definition, where=where)
 
 
 def find_template(

@@ -39,8 +39,12 @@ class Scorer:
     device: torch.device
     ranks: Ranks
 
-    def tokenize(self, item: ScoreInput, index: int) -> Example:
-        """The ids of an input's responses, each with its prompt, truncated as in training."""
+    def tokenize(self, item: ScoreInput) -> Example:
+        """The ids of an input's responses, each with its prompt, truncated as in training.
+
+        Raises:
+            RecordError: the template cannot write it, as tools where it has no form for them.
+        """
         prompt = encode_prompt(item.system, item.tools, item.turns, self.template, self.tokenizer)
         responses = tuple(
             Response(
@@ -57,7 +61,7 @@ class Scorer:
             self.truncation,
             num_closing_tokens=num_closing_tokens(self.template, self.tokenizer),
         )
-        return Example(index=index, responses=kept, is_truncated=cut.is_truncated)
+        return Example(index=0, responses=kept, is_truncated=cut.is_truncated)
 
     def scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
         """Scores of each example's responses; a collective over all processes, equal on each."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from modellink_rm.config.rules import (
     divides_optimizer_state,
 )
 from modellink_rm.config.run import RunConfig
-from modellink_rm.data.manifest import check_dataset, manifest_path
+from modellink_rm.data.manifest import Manifest, check_dataset, manifest_path
 from modellink_rm.data.pair_dataset import PairDataset, Split, split_rows
-from modellink_rm.data.template_table import TEMPLATES, Template
+from modellink_rm.data.template_choice import find_template, kept_template
+from modellink_rm.data.template_table import Template
 from modellink_rm.data.templates import num_closing_tokens
 from modellink_rm.data.tokenizer import Tokenizer, load_tokenizer
 from modellink_rm.errors import UserError
@@ -158,18 +160,25 @@ def check_data(config: DataConfig, tokenizer: Tokenizer) -> Template | None:
     Raises:
         UserError: files are missing or cut off, or were made with another tokenizer or template.
     """
-    given = TEMPLATES[config.prompt_type] if config.prompt_type is not None else None
-    template = given
-    for prefix in config.data_path:
-        manifest = check_dataset(
-            Path(prefix), tokenizer.fingerprint, template.fingerprint if template is not None else None
-        )
-        if manifest is not None and template is None:
-            template = TEMPLATES[manifest.template]
-            check_dataset(Path(prefix), tokenizer.fingerprint, template.fingerprint)
+    prefixes = [Path(prefix) for prefix in config.data_path]
+    manifests = [check_dataset(prefix, tokenizer.fingerprint) for prefix in prefixes]
+    template = _template_of(config.prompt_type, manifests, tokenizer)
     if template is None:
         warn_once("--prompt-type is not given and the data does not say: checkpoints cannot say it either")
+        return None
+    for prefix in prefixes:
+        check_dataset(prefix, tokenizer.fingerprint, template.fingerprint)
     return template
+
+
+def _template_of(
+    name: str | None, manifests: Sequence[Manifest | None], tokenizer: Tokenizer
+) -> Template | None:
+    """The template of that name, or of any where none is given, as the data keeps it if it does."""
+    for manifest in manifests:
+        if manifest is not None and name in (None, manifest.template):
+            return kept_template(manifest.template, manifest.template_definition, where="the data's manifest")
+    return find_template(name, tokenizer) if name is not None else None
 
 
 def _open_data(

@@ -205,3 +205,31 @@ def test_scorers_mistakes_are_told_before_it_loads(flags: str, message: str, tmp
     assert done.returncode == 2
     assert message.format(tmp=tmp_path) in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_template_of_a_file_goes_from_preprocessing_to_scores(directory: Path, tmp_path: Path) -> None:
+    own = {
+        "name": "mine",
+        "format_user": {"slots": ["Q: {{content}} A:"]},
+        "format_assistant": {"slots": [" {{content}}", ["eos_token"]]},
+    }
+    (tmp_path / "templates.json").write_text(json.dumps([own]))
+    (tmp_path / "pairs.json").write_text(json.dumps(random_pairs(8)))
+    done = run(
+        [
+            sys.executable,
+            str(ROOT / "preprocess_data.py"),
+            *f"--input {tmp_path}/pairs.json --handler-name SharegptStylePairwiseHandler".split(),
+            *f"--tokenizer-name-or-path {directory}/model --output-prefix {tmp_path}/own".split(),
+            *f"--prompt-type mine --prompt-type-path {tmp_path}/templates.json".split(),
+        ]
+    )
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "templates.json").unlink()
+    flags = f"--data-path {tmp_path}/own --split 1,0,0 --train-iters 1 --save {tmp_path}/run"
+    trained = run(training(directory, flags))
+    assert trained.returncode == 0, trained.stderr
+    score = f"score --load {tmp_path}/run --input {tmp_path}/pairs.json --output {tmp_path}/scores.jsonl"
+    scored = run([sys.executable, "-m", "modellink_rm", *score.split()])
+    assert scored.returncode == 0, scored.stderr
+    assert "pairs: 8" in scored.stdout
