@@ -166,7 +166,7 @@ def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
         "tokenizer": Path(work.tokenizer.name).resolve().name,
         "tokenizer_fingerprint": work.tokenizer.fingerprint,
     }
-    same: dict[str, Any] = json.loads(json.dumps(identity))
+    same: dict[str, Any] = json.loads(json.dumps(identity, sort_keys=True))
     return same
 
 
