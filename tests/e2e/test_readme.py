@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
+from modellink_rm.config.inspect import InspectConfig
+from modellink_rm.config.merge import MergeConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
@@ -25,12 +27,16 @@ COMMANDS = {
     "pretrain_rm.py": (tuple(GROUPS.values()), IGNORED_TRAINER_FLAGS),
     "score": ((ScoreConfig, TokenizerConfig, ModelConfig, ParallelConfig), {}),
 }
+# Commands that pages describe in their text alone.
+DESCRIBED = {
+    "preprocess_data.py --merge-shards": ((MergeConfig,), {}),
+    "inspect": ((InspectConfig, TokenizerConfig), {}),
+}
 # Of torchrun, pytest and other programs that the pages call.
 FOREIGN_FLAGS = {"--standalone", "--nproc_per_node", "--local-dir", "--system-site-packages"}
 # ModelLink's, of which README.md says that they are errors here.
 REFUSED_FLAGS = {
     "--fp16",
-    "--merge-group-keys",
     "--mix-strategy",
     "--interleave-probs",
     "--max-samples",
@@ -55,7 +61,7 @@ class Command:
 
 
 def flags_of(program: str) -> set[str]:
-    groups, ignored = COMMANDS[program]
+    groups, ignored = {**COMMANDS, **DESCRIBED}[program]
     parser = build_parser(groups, prog=program, description="")
     return {option for action in parser._actions for option in action.option_strings} | set(ignored)
 
@@ -130,7 +136,9 @@ def test_settings_in_the_readme_are_read_by_the_scripts() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_flag_of_the_page_is_known(page: Path) -> None:
-    known = set.union(*map(flags_of, COMMANDS)) | parity_flags() | FOREIGN_FLAGS | REFUSED_FLAGS
+    known = (
+        set.union(*map(flags_of, [*COMMANDS, *DESCRIBED])) | parity_flags() | FOREIGN_FLAGS | REFUSED_FLAGS
+    )
     assert set(_FLAG.findall(page.read_text(encoding="utf-8"))) - known == set()
 
 
