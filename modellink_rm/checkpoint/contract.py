@@ -35,7 +35,7 @@ class InferenceContract:
 
     prompt_type: str | None
     template_fingerprint: str | None
-    template_definition: dict[str, Any] | None
+    template_definition: dict[str, Any] | None = None
     eos_rule: str | None
     scored_token: str = SCORED_TOKEN
     tokenizer_fingerprint: str
