@@ -3,8 +3,12 @@
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
+# A busy machine is no failure.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.distributed import Workers

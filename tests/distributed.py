@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.multiprocessing
 
-SECONDS = 60.0
+SECONDS = 180.0
 SECONDS_AFTER_A_FAILURE = 5.0
 
 
