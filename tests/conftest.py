@@ -6,12 +6,13 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-# A busy machine is no failure.
-hypothesis.settings.register_profile("project", deadline=None)
-hypothesis.settings.load_profile("project")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.distributed import Workers
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")
