@@ -141,7 +141,7 @@ def check_dataset(
         _check_sizes(prefix, manifest)
     _check_rows(prefix, manifest)
     if manifest is not None:
-        _check_fingerprints(prefix, manifest, tokenizer_fingerprint, template_fingerprint)
+        check_fingerprints(prefix, manifest, tokenizer_fingerprint, template_fingerprint)
     return manifest
 
 
@@ -184,9 +184,14 @@ def _check_rows(prefix: Path, manifest: Manifest | None) -> None:
             raise UserError(f"{path} has rows of other lengths than those of {side}_input_ids")
 
 
-def _check_fingerprints(
+def check_fingerprints(
     prefix: Path, manifest: Manifest, tokenizer_fingerprint: str | None, template_fingerprint: str | None
 ) -> None:
+    """Compare what the data was made with to what it is to be used with, where that is known.
+
+    Raises:
+        UserError: the tokenizer or the template differs.
+    """
     path = manifest_path(prefix)
     if tokenizer_fingerprint not in (None, manifest.tokenizer_fingerprint):
         raise UserError(

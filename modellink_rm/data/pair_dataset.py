@@ -143,12 +143,12 @@ def split_rows(num_rows: int, split: str) -> Split:
     Raises:
         UserError: no row is left to train on.
     """
-    train, valid, _ = split_weights(split)
+    train, valid, test = split_weights(split)
     first = round(train * num_rows)
     second = min(num_rows, first + round(valid * num_rows))
     if first == 0:
         raise UserError(f"--split {split} leaves none of the {num_rows} rows to train on")
-    end = num_rows if split_weights(split)[2] > 0 else second
+    end = num_rows if test > 0 else second
     return Split(train=range(first), valid=range(first, second), test=range(second, end))
 
 
@@ -167,17 +167,11 @@ class SampleOrder:
 
     def samples(self, start: int, stop: int) -> Iterator[int]:
         """Rows of samples `start` to `stop` of the run."""
-        epoch, permutation = -1, np.empty(0, dtype=np.int64)
         for sample in range(start, stop):
-            if sample // len(self.rows) != epoch:
-                epoch = sample // len(self.rows)
-                permutation = self._permutation(epoch)
-            yield self.rows[int(permutation[sample % len(self.rows)])]
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(len(self.rows))
-        return _shuffled(len(self.rows), self.seed, epoch)
+            epoch, place = divmod(sample, len(self.rows))
+            if self.shuffle:
+                place = int(_shuffled(len(self.rows), self.seed, epoch)[place])
+            yield self.rows[place]
 
 
 @functools.lru_cache(maxsize=2)  # a global batch lies in one epoch or in two

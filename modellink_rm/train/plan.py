@@ -24,7 +24,7 @@ from modellink_rm.config.rules import (
     divides_optimizer_state,
 )
 from modellink_rm.config.run import RunConfig
-from modellink_rm.data.manifest import Manifest, check_dataset, manifest_path
+from modellink_rm.data.manifest import Manifest, check_dataset, check_fingerprints, manifest_path
 from modellink_rm.data.pair_dataset import PairDataset, Split, split_rows
 from modellink_rm.data.template_choice import find_template, kept_template
 from modellink_rm.data.template_table import Template
@@ -166,8 +166,9 @@ def check_data(config: DataConfig, tokenizer: Tokenizer) -> Template | None:
     if template is None:
         warn_once("--prompt-type is not given and the data does not say: checkpoints cannot say it either")
         return None
-    for prefix in prefixes:
-        check_dataset(prefix, tokenizer.fingerprint, template.fingerprint)
+    for prefix, manifest in zip(prefixes, manifests, strict=True):
+        if manifest is not None:
+            check_fingerprints(prefix, manifest, tokenizer.fingerprint, template.fingerprint)
     return template
 
 

@@ -38,7 +38,6 @@ class Reporter:
         self._rows = None
         self._tensorboard = None
         if save is not None:
-            save.mkdir(parents=True, exist_ok=True)
             path = save / METRICS_NAME
             keep_rows(path, last_iteration=resumed_iteration)
             self._rows = self._closing.enter_context(path.open("a"))
