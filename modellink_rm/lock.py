@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modellink_rm.errors import UserError
 
-# The writers of a checkpoint outlive a killed run for a moment, and hold what it held.
+# A killed process may take a moment to go; lockf, unlike flock, is not kept by its forked children,
 SECONDS_FOR_A_DYING_RUN = 10.0
 
 
@@ -26,9 +26,9 @@ def exclusive(path: Path, message: str) -> Iterator[None]:
     with path.open("a") as file:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
+            except (BlockingIOError, PermissionError):
                 if time.monotonic() > deadline:
                     raise UserError(message) from None
                 time.sleep(0.1)
