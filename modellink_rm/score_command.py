@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modellink_rm.atomic import whole_file
+from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         UserError: the flags, the model or the input cannot work.
     """
     set_up_logging()
-    groups = (ScoreConfig, TokenizerConfig, ModelConfig, ParallelConfig)
+    groups = (ScoreConfig, TokenizerConfig, ModelConfig, ParallelConfig, KernelConfig)
     parsed = parse_flags(
         argv,
         groups,
@@ -106,13 +107,18 @@ def main(argv: Sequence[str]) -> int:
     platform = detect_platform(parallel.distributed_backend)
     with process_groups(parallel, platform, seed=score.seed) as ranks, _output(score.output) as write:
         from modellink_rm.checkpoint.source import build_planned_model
+        from modellink_rm.model.kernel_choice import choose_kernels
         from modellink_rm.score.scorer import Scorer
 
+        precision = PrecisionConfig(bf16=plan.bf16)
         built = build_planned_model(
             plan.model,
             model=model,
             parallel=parallel,
-            precision=PrecisionConfig(bf16=plan.bf16),
+            precision=precision,
+            kernels=choose_kernels(
+                parsed[KernelConfig], platform, dtype=precision.dtype, dropout=0.0, num_steps=0
+            ),
             seed=score.seed,
             ranks=ranks,
         )
@@ -123,7 +129,7 @@ def main(argv: Sequence[str]) -> int:
             seq_length=plan.seq_length,
             truncation=plan.truncation,
             micro_batch_size=score.micro_batch_size,
-            divisible_by=ranks.tp_size if parallel.sequence_parallel else 1,
+            divisible_by=parallel.tokens_divisible_by(),
             device=platform.device,
             ranks=ranks,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
+from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.parallel import ParallelConfig
@@ -30,6 +31,7 @@ GROUPS = {
     "model": ModelConfig,
     "parallel": ParallelConfig,
     "precision": PrecisionConfig,
+    "kernels": KernelConfig,
     "optim": OptimConfig,
     "reporting": ReportingConfig,
 }

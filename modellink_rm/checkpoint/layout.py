@@ -22,7 +22,7 @@ class CheckpointInfo:
 
     Attributes:
         path: the directory iter_N.
-        parallel_sizes: (pipeline, tensor, data) sizes of the run that wrote it.
+        parallel_sizes: (pipeline, tensor, data, context) sizes of the run that wrote it.
         config: every flag of that run, by group and field.
     """
 
@@ -32,7 +32,7 @@ class CheckpointInfo:
     padded_vocab_size: int
     post_layer_norm: bool
     head_bias: bool
-    parallel_sizes: tuple[int, int, int]
+    parallel_sizes: tuple[int, ...]
     config: dict[str, dict[str, Any]]
 
     def to_json(self) -> bytes:

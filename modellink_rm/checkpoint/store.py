@@ -114,8 +114,7 @@ def load_train_state(
         state = _sharded_state(model, optimizer, is_loading=True)
     else:
         state = {"model": _unwrapped(model).sharded_state_dict()}
-    sizes = (ranks.pp_size, ranks.tp_size, ranks.dp_size)
-    has_rng = load_rng and checkpoint.parallel_sizes == sizes
+    has_rng = load_rng and checkpoint.parallel_sizes == ranks.sizes
     if load_rng and not has_rng:
         info(f"random generators start anew: {checkpoint.path} was written at other parallel sizes")
     if has_rng:
@@ -194,14 +193,14 @@ def _is_distributed(part: Any) -> bool:
 
 
 def _sharded_rng(ranks: Ranks) -> ShardedObject:
-    """This process's generators' states, as one of (stages, tensor ranks, replicas)."""
+    """This process's generators' states, as one of (stages, tensor ranks, replicas, context ranks)."""
     cpu, device, _ = _get_all_rng_states()
     state = {"cpu": cpu, "device": device, "tracker": get_cuda_rng_tracker().get_states()}
     return ShardedObject(
         "rng",
         state,
-        (ranks.pp_size, ranks.tp_size, ranks.dp_size),
-        (ranks.pp_rank, ranks.tp_rank, ranks.dp_rank),
+        ranks.sizes,
+        (ranks.pp_rank, ranks.tp_rank, ranks.dp_rank, ranks.cp_rank),
         replica_id=0,
     )
 

@@ -1,5 +1,6 @@
 """Flags that divide the model and the data over processes."""
 
+import math
 from dataclasses import dataclass
 
 from modellink_rm.errors import UserError
@@ -10,11 +11,12 @@ from modellink_rm.flags import flag
 class ParallelConfig:
     """Parallelism.
 
-    The data-parallel size is what is left: processes / (tensor * pipeline).
+    The data-parallel size is what is left: processes / (tensor * pipeline * context).
     """
 
     tensor_model_parallel_size: int = flag(1, help="processes that share each layer's matrices")
     pipeline_model_parallel_size: int = flag(1, help="stages that the layers are divided into")
+    context_parallel_size: int = flag(1, help="processes that share each sequence by tokens")
     sequence_parallel: bool = flag(
         False, help="divide norms and residuals over the tensor-parallel processes by tokens"
     )
@@ -24,7 +26,7 @@ class ParallelConfig:
     distributed_timeout_minutes: int = flag(30, help="minutes after which a lost process is noticed")
 
     def __post_init__(self) -> None:
-        for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size"):
+        for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.distributed_timeout_minutes < 1:
@@ -40,11 +42,24 @@ class ParallelConfig:
         Raises:
             UserError: the processes cannot be divided so.
         """
-        model_size = self.tensor_model_parallel_size * self.pipeline_model_parallel_size
+        sizes = {
+            "--tensor-model-parallel-size": self.tensor_model_parallel_size,
+            "--pipeline-model-parallel-size": self.pipeline_model_parallel_size,
+        }
+        if self.context_parallel_size > 1:
+            sizes["--context-parallel-size"] = self.context_parallel_size
+        model_size = math.prod(sizes.values())
         if world_size % model_size:
             raise UserError(
-                f"--tensor-model-parallel-size {self.tensor_model_parallel_size} x "
-                f"--pipeline-model-parallel-size {self.pipeline_model_parallel_size} = {model_size} "
+                f"{' x '.join(f'{flag} {size}' for flag, size in sizes.items())} = {model_size} "
                 f"does not divide the number of processes, {world_size}"
             )
         return world_size // model_size
+
+    def tokens_divisible_by(self) -> int:
+        """What the length of a micro-batch must be a multiple of, to be divided over processes.
+
+        Two chunks for each context-parallel rank, whose tokens sequence parallelism divides again.
+        """
+        chunks = 2 * self.context_parallel_size if self.context_parallel_size > 1 else 1
+        return chunks * (self.tensor_model_parallel_size if self.sequence_parallel else 1)

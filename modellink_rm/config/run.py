@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
+from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.parallel import ParallelConfig
@@ -22,6 +23,7 @@ class RunConfig:
     model: ModelConfig
     parallel: ParallelConfig
     precision: PrecisionConfig
+    kernels: KernelConfig
     optim: OptimConfig
     training: TrainingConfig
     checkpoint: CheckpointConfig

@@ -35,13 +35,17 @@ class Batch:
     response going on from the prompt's positions; other examples as [prompt response | prompt
     response ...]. Equal responses of an example are laid out once, so that they tie exactly.
 
+    Under context parallelism a process holds some ranges of the sequence: its tensors have t/cp
+    elements; segments and scored positions are always those of the whole sequence.
+
     Attributes:
         input_ids: int64 [t].
         position_ids: int64 [t], of each token in its own prompt + response.
         segment_ids: int64 [t], which segment a token belongs to.
         example_ids: int64 [t], which of the micro-batch's examples a token belongs to.
         segments: in order, covering all t tokens.
-        scored_positions: int64 [r], the last token of each response, example after example, the
+        ranges: (start, end) of the tokens that the tensors hold, one after the other.
+        scored_positions: the last token of each of the r responses, example after example, the
             best response first.
         example_indices: row in the data set of each example.
         num_tokens: tokens of the examples, counting a prompt once for each response.
@@ -54,7 +58,8 @@ class Batch:
     segment_ids: Tensor
     example_ids: Tensor
     segments: tuple[Segment, ...]
-    scored_positions: Tensor
+    ranges: tuple[tuple[int, int], ...]
+    scored_positions: tuple[int, ...]
     example_indices: tuple[int, ...]
     num_tokens: int
     num_padding: int
@@ -68,7 +73,19 @@ class Batch:
     @property
     def num_computed_tokens(self) -> int:
         """Tokens that the model computes, a shared prompt once; the padding is not counted."""
-        return len(self.input_ids) - self.num_padding
+        return self.segments[-1].end - self.num_padding
+
+    def part(self, *, rank: int, size: int) -> "Batch":
+        """What a context-parallel rank holds of a whole batch."""
+        if size == 1:
+            return self
+        ranges = chunks_of(self.segments[-1].end, rank=rank, size=size)
+        held: dict[str, Any] = {
+            name: torch.cat([value[start:end] for start, end in ranges])
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **held, ranges=ranges)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on `device`."""
@@ -87,8 +104,8 @@ def pack_examples(
 
     Args:
         examples: at least one.
-        divisible_by: t is made a multiple of this (the tensor-parallel size under sequence
-            parallelism, which divides tokens over processes) by padding at the end.
+        divisible_by: t is made a multiple of this by padding at the end, as sequence and context
+            parallelism need it, which divide tokens over processes.
         share_prefixes: lay a prompt that all responses of an example have out once.
     """
     layout = _Layout()
@@ -107,7 +124,8 @@ def pack_examples(
         segment_ids=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
         example_ids=torch.from_numpy(np.repeat(np.asarray(layout.owners), lengths)),
         segments=tuple(layout.segments),
-        scored_positions=torch.tensor(layout.scored_positions),
+        ranges=((0, layout.end),),
+        scored_positions=tuple(layout.scored_positions),
         example_indices=tuple(example.index for example in examples),
         num_tokens=sum(len(response.input_ids) for example in examples for response in example.responses),
         num_padding=num_padding,
@@ -127,6 +145,20 @@ def has_one_prompt(example: Example) -> bool:
 def prompt_ids(response: Response) -> np.ndarray:
     """Ids of the response's prompt, int32."""
     return response.input_ids[: response.num_prompt_tokens]
+
+
+def chunks_of(num_tokens: int, *, rank: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Ranges of the sequence that a context-parallel rank holds.
+
+    Chunks `rank` and 2 * size - 1 - rank of 2 * size equal ones, so that causal attention costs
+    each rank about the same (Megatron-LM's and ring attention's zigzag division).
+
+    Args:
+        num_tokens: divisible by 2 * size .
+    """
+    length, rest = divmod(num_tokens, 2 * size)
+    assert rest == 0, f"{num_tokens} tokens cannot be divided into {2 * size} chunks"
+    return tuple((chunk * length, (chunk + 1) * length) for chunk in (rank, 2 * size - 1 - rank))
 
 
 class _Layout:

@@ -1,71 +1,127 @@
 """Attention over a packed sequence: a segment sees itself, causally, and its prefix."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.tensor_parallel import get_cuda_rng_tracker
-from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from modellink_rm.data.batch import Segment
+from modellink_rm.data.batch import Batch
+from modellink_rm.model.attention_kernels import ATTENTION_KERNELS, AttentionKernel
+from modellink_rm.model.config import RewardModelConfig
+from modellink_rm.model.elementwise import compiled, rotate, rotate_interleaved
+from modellink_rm.model.layout import held_scores, pieces_of, scored_pieces
+from modellink_rm.model.rotary import RotaryAngles
+from modellink_rm.platform import tensor_on
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What attention needs to know of n queries.
+
+    Attributes:
+        kernel: of the pieces that they are.
+        cos: [n, 1, w], of their rotary angles.
+        sin: [n, 1, w].
+    """
+
+    kernel: AttentionKernel
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """The tokens of this process whose hidden states become scores (see `HeldScores`).
+
+    Attributes:
+        rows: int64 [n], index among this process's tokens.
+        queries: of these rows.
+        slots: int64 [r], which of the rows each response is scored at.
+        is_held: bool [r], whether this process holds the response's position.
+    """
+
+    rows: Tensor
+    queries: Queries
+    slots: Tensor
+    is_held: Tensor
 
 
 @dataclass
 class PackedLayout(PackedSeqParams):
-    """Where the segments of a flat sequence lie.
+    """Who sees whom in a packed sequence, made once for all layers.
 
     It travels through megatron-core's layers in `packed_seq_params`, by closure through activation
     recompute; `qkv_format` stays None, so that no `thd` path of the engine is taken.
 
     Attributes:
-        segments: in order, covering the sequence.
-        masks: for a segment with a prefix, bool [length, prefix + length], True where a token sees;
-            None for the others. Made once for all layers.
+        tokens: of this process.
+        scored: on the stage that scores.
     """
 
-    segments: tuple[Segment, ...] = ()
-    masks: list[Tensor | None] = field(default_factory=list)
+    tokens: Queries | None = None
+    scored: ScoredRows | None = None
 
 
-def layout_of(segments: Sequence[Segment], device: torch.device) -> PackedLayout:
-    """The layout of a batch's segments, its masks on `device`."""
-    return PackedLayout(
-        segments=tuple(segments), masks=[_prefix_mask(segment, device) for segment in segments]
+def layout_of(
+    batch: Batch, rotary: RotaryAngles, config: RewardModelConfig, *, with_scores: bool
+) -> PackedLayout:
+    """The layout of a batch.
+
+    Args:
+        with_scores: whether this is the stage that scores.
+    """
+    device, dtype = batch.input_ids.device, config.params_dtype
+    make_kernel = ATTENTION_KERNELS[config.attention_kernel]
+    cos, sin = (part.to(dtype) for part in rotary(batch.position_ids))
+    tokens = Queries(make_kernel(pieces_of(batch.segments, batch.ranges), device, dtype), cos, sin)
+    if not with_scores:
+        return PackedLayout(tokens=tokens)
+    held = held_scores(batch.scored_positions, batch.ranges)
+    rows = tensor_on(device, np.array(held.rows))
+    scored = ScoredRows(
+        rows=rows,
+        queries=Queries(
+            make_kernel(scored_pieces(batch.segments, held.positions), device, dtype), cos[rows], sin[rows]
+        ),
+        slots=tensor_on(device, np.array(held.slots)),
+        is_held=tensor_on(device, np.array(held.is_held)),
     )
-
-
-def _prefix_mask(segment: Segment, device: torch.device) -> Tensor | None:
-    if segment.prefix is None:
-        return None
-    length, prefix = segment.end - segment.start, segment.prefix[1] - segment.prefix[0]
-    return torch.ones(length, prefix + length, dtype=torch.bool, device=device).tril(prefix)
+    return PackedLayout(tokens=tokens, scored=scored)
 
 
 class PackedAttention(torch.nn.Module):
-    """Causal attention within each segment and to its prefix, by torch's scaled dot product.
+    """Rotates queries and keys, and lets each query see its segment so far and its prefix.
 
-    Nothing of size t x t is made. The constructor's arguments are those that megatron-core gives
-    to a core attention.
+    Rotation stands here, rather than before it in the engine's layer, so that cosine and sine are
+    taken once for all layers. Under context parallelism the keys and values of all ranks are
+    gathered, and their gradients are summed back. The constructor's arguments are those that
+    megatron-core gives to a core attention.
     """
 
     def __init__(
         self,
-        config: TransformerConfig,
+        config: RewardModelConfig,
         layer_number: int,
         attn_mask_type: Any,
         attention_type: str,
         cp_comm_type: str | None = None,
         softmax_scale: float | None = None,
-        pg_collection: Any = None,
+        *,
+        pg_collection: ProcessGroupCollection,
     ) -> None:
         super().__init__()
-        assert config.context_parallel_size == 1, "PackedAttention holds whole segments"
         self.dropout = config.attention_dropout
         self.softmax_scale = softmax_scale
+        self.sequence_parallel = config.sequence_parallel
+        self.cp_group = pg_collection.cp
+        rotation = rotate_interleaved if config.rotary_interleaved else rotate
+        self.rotate = compiled(rotation) if config.compile_elementwise else rotation
 
     def forward(
         self,
@@ -78,7 +134,7 @@ class PackedAttention(torch.nn.Module):
         attn_mask_type: Any = None,
         attention_bias: Tensor | None = None,
     ) -> Tensor:
-        """Attention output [t, 1, heads * head_dim].
+        """Attention output [t, 1, heads * head_dim] of this process's t tokens.
 
         Args:
             query: [t, 1, heads, head_dim], the heads of this tensor-parallel rank.
@@ -87,39 +143,37 @@ class PackedAttention(torch.nn.Module):
             attention_mask: None; the layout says what is seen.
             packed_seq_params: the layout.
         """
-        # [t, 1, heads, head_dim] -> [1, heads, t, head_dim]
-        query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
+        assert packed_seq_params.tokens is not None
+        return self.attend(query, key, value, packed_seq_params.tokens, keys=packed_seq_params.tokens)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, queries: Queries, *, keys: Queries) -> Tensor:
+        """Attention output [n, 1, heads * head_dim] of n queries.
+
+        Args:
+            query: [n, 1, heads, head_dim].
+            key: [t, 1, groups, head_dim].
+            value: [t, 1, groups, head_dim].
+            queries: what is known of the n queries.
+            keys: of the t tokens; their angles are used.
+        """
+        query = self.rotate(query[:, 0], queries.cos, queries.sin)
+        key, value = self._gathered(self.rotate(key[:, 0], keys.cos, keys.sin), value[:, 0])
         dropout = self.dropout if self.training else 0.0
-        if dropout:
-            with get_cuda_rng_tracker().fork():
-                outputs = self._attend(query, key, value, packed_seq_params, dropout)
-        else:
-            outputs = self._attend(query, key, value, packed_seq_params, dropout)
-        return torch.cat(outputs, dim=2).permute(2, 0, 1, 3).flatten(2)
-
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, dropout: float
-    ) -> list[Tensor]:
-        """Output of each segment [1, heads, length, head_dim]."""
-        return [
-            scaled_dot_product_attention(
-                query[:, :, segment.start : segment.end],
-                _seen(key, segment),
-                _seen(value, segment),
-                attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=mask is None,
-                scale=self.softmax_scale,
-                enable_gqa=True,
+        # Heads draw apart over tensor parallelism; under sequence parallelism the engine's block sees to it.
+        draws = get_cuda_rng_tracker().fork() if dropout and not self.sequence_parallel else nullcontext()
+        with draws:
+            output = queries.kernel(
+                query, key, value, scale=self.softmax_scale or query.shape[-1] ** -0.5, dropout=dropout
             )
-            for segment, mask in zip(layout.segments, layout.masks, strict=True)
-        ]
+        return output.flatten(1)[:, None]
 
-
-def _seen(tensor: Tensor, segment: Segment) -> Tensor:
-    """The keys or values [1, groups, prefix + length, head_dim] that a segment sees."""
-    own = tensor[:, :, segment.start : segment.end]
-    if segment.prefix is None:
-        return own
-    start, end = segment.prefix
-    return torch.cat((tensor[:, :, start:end], own), dim=2)
+    def _gathered(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all context-parallel ranks, in the order of the sequence."""
+        size = self.cp_group.size()
+        if size == 1:
+            return key, value
+        both = gather_from_sequence_parallel_region(torch.cat((key, value), dim=-1), group=self.cp_group)
+        # Each rank holds two chunks: see `chunks_of`.
+        chunks = both.view(size, 2, -1, *both.shape[1:])
+        ordered = torch.cat((chunks[:, 0], chunks[:, 1].flip(0))).flatten(0, 1)
+        return ordered[..., : key.shape[-1]], ordered[..., key.shape[-1] :]

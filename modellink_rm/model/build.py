@@ -7,7 +7,6 @@ from megatron.core.tensor_parallel.layers import (
     VocabParallelEmbedding,
     set_tensor_model_parallel_attributes,
 )
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import nn
 from torch.nn import functional
 
@@ -15,6 +14,7 @@ from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.shape import ModelShape
+from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import current_ranks, engine_groups
 
@@ -25,8 +25,10 @@ def transformer_config(
     model: ModelConfig,
     parallel: ParallelConfig,
     precision: PrecisionConfig,
+    attention_kernel: str,
+    compile_elementwise: bool,
     initialize: bool,
-) -> TransformerConfig:
+) -> RewardModelConfig:
     """The engine's configuration of a model.
 
     Args:
@@ -39,7 +41,7 @@ def transformer_config(
     if precision.recompute_granularity == "full":
         recompute["recompute_method"] = precision.recompute_method
         recompute["recompute_num_layers"] = precision.recompute_num_layers
-    return TransformerConfig(
+    return RewardModelConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
         ffn_hidden_size=shape.ffn_hidden_size,
@@ -53,12 +55,16 @@ def transformer_config(
         normalization="RMSNorm",
         gated_linear_unit=True,
         activation_func=functional.silu,
+        use_te_activation_func=True,  # it is the specification's, ours
         attention_dropout=model.attention_dropout,
         hidden_dropout=model.hidden_dropout,
         init_method_std=model.init_method_std,
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
+        attention_kernel=attention_kernel,
+        compile_elementwise=compile_elementwise,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=precision.bf16,
@@ -79,7 +85,7 @@ def transformer_config(
 
 
 def build_reward_model(
-    config: TransformerConfig,
+    config: RewardModelConfig,
     shape: ModelShape,
     *,
     padded_vocab_size: int,
@@ -113,9 +119,9 @@ def mark_divided_weights(model: nn.Module) -> None:
     """
     dimensions = {ColumnParallelLinear: 0, RowParallelLinear: 1, VocabParallelEmbedding: 0}
     for module in model.modules():
-        dimension = dimensions.get(type(module))
-        if dimension is not None and not hasattr(module.weight, "tensor_model_parallel"):
-            set_tensor_model_parallel_attributes(module.weight, True, dimension, 1)
+        for kind, dimension in dimensions.items():
+            if isinstance(module, kind) and not hasattr(module.weight, "tensor_model_parallel"):
+                set_tensor_model_parallel_attributes(module.weight, True, dimension, 1)
 
 
 @torch.no_grad()

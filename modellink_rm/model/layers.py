@@ -1,4 +1,4 @@
-"""The layer specification given to megatron-core: its linears, our norm and our attention."""
+"""The layer specification given to megatron-core: its linears, our norm, gate and attention."""
 
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
@@ -6,15 +6,19 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
-from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor
 
 from modellink_rm.model.attention import PackedAttention
+from modellink_rm.model.config import RewardModelConfig
+from modellink_rm.model.elementwise import compiled, rms_norm, swiglu
+from modellink_rm.model.scored_rows import RowQueriesLinear, ScoredRowsAttention, ScoredRowsLayer
 
 
-class RMSNorm(torch.nn.RMSNorm):
+class RMSNorm(torch.nn.Module):
     """Root-mean-square norm that works under sequence parallelism.
 
     megatron-core's own wrapper of torch's norms refuses sequence parallelism. Its weight, which
@@ -22,39 +26,69 @@ class RMSNorm(torch.nn.RMSNorm):
     engine sums its gradient over those processes.
     """
 
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
-        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype, device=torch.cuda.current_device())
+    def __init__(self, config: RewardModelConfig, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        device = torch.cuda.current_device()
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        self.eps = eps
+        self.norm = compiled(rms_norm) if config.compile_elementwise else rms_norm
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Normed hidden states, of their shape."""
+        return self.norm(hidden_states, self.weight, self.eps)
 
 
-def block_spec(num_layers: int, *, has_final_norm: bool) -> TransformerBlockSubmodules:
+class SwiGLU(MegatronModule):
+    """The MLP's gate; [..., 2f] -> [..., f]."""
+
+    def __init__(self, config: RewardModelConfig) -> None:
+        super().__init__(config)
+        self.gate = compiled(swiglu) if config.compile_elementwise else swiglu
+
+    def forward(self, gate_and_up: Tensor) -> Tensor:
+        """silu(gate) * up."""
+        return self.gate(gate_and_up)
+
+
+def block_spec(num_layers: int, *, ends_model: bool, has_final_norm: bool) -> TransformerBlockSubmodules:
     """Submodules of one stage's block of `num_layers` layers.
 
     Args:
+        ends_model: whether the last of them is the model's last, computed for scored rows only.
         has_final_norm: whether the last stage ends with the norm (it is left out by
             --no-post-layer-norm).
     """
-    attention = ModuleSpec(
-        module=SelfAttention,
+    layer_specs = [_layer_spec(TransformerLayer, SelfAttention, ColumnParallelLinear)] * num_layers
+    if ends_model:
+        layer_specs[-1] = _layer_spec(ScoredRowsLayer, ScoredRowsAttention, RowQueriesLinear)
+    return TransformerBlockSubmodules(layer_specs=layer_specs, layer_norm=RMSNorm if has_final_norm else None)
+
+
+def _layer_spec(
+    layer: type[TransformerLayer], attention: type[SelfAttention], linear_qkv: type[ColumnParallelLinear]
+) -> ModuleSpec:
+    self_attention = ModuleSpec(
+        module=attention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
-            linear_qkv=ColumnParallelLinear, core_attention=PackedAttention, linear_proj=RowParallelLinear
+            linear_qkv=linear_qkv, core_attention=PackedAttention, linear_proj=RowParallelLinear
         ),
     )
     mlp = ModuleSpec(
-        module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+        module=MLP,
+        submodules=MLPSubmodules(
+            linear_fc1=ColumnParallelLinear, activation_func=SwiGLU, linear_fc2=RowParallelLinear
+        ),
     )
-    layer = ModuleSpec(
-        module=TransformerLayer,
+    return ModuleSpec(
+        module=layer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
-            self_attention=attention,
+            self_attention=self_attention,
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm,
             mlp=mlp,
             mlp_bda=get_bias_dropout_add,
         ),
-    )
-    return TransformerBlockSubmodules(
-        layer_specs=[layer] * num_layers, layer_norm=RMSNorm if has_final_norm else None
     )

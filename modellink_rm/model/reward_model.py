@@ -9,12 +9,12 @@ from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_regi
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlock, get_num_layers_to_build
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from modellink_rm.config.shape import ModelShape
 from modellink_rm.data.batch import Batch
-from modellink_rm.model.attention import layout_of
+from modellink_rm.model.attention import ScoredRows, layout_of
+from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.layers import block_spec
 from modellink_rm.model.rotary import RotaryAngles
 
@@ -32,7 +32,7 @@ class RewardModel(MegatronModule):
 
     def __init__(
         self,
-        config: TransformerConfig,
+        config: RewardModelConfig,
         shape: ModelShape,
         *,
         padded_vocab_size: int,
@@ -48,7 +48,7 @@ class RewardModel(MegatronModule):
         self.vp_stage = None
         self.model_type = ModelType.encoder_or_decoder  # read by the engine's schedules
         self.share_embeddings_and_output_weights = False  # read when it finalizes gradients
-        self.tp_group = groups.tp
+        self.cp_group = groups.cp
         device = torch.device(torch.cuda.current_device())
         if pre_process:
             self.embedding = LanguageModelEmbedding(
@@ -61,12 +61,17 @@ class RewardModel(MegatronModule):
         self.rotary = RotaryAngles(shape, device)
         self.decoder = TransformerBlock(
             config,
-            spec=block_spec(get_num_layers_to_build(config), has_final_norm=post_layer_norm),
+            spec=block_spec(
+                get_num_layers_to_build(config), ends_model=post_process, has_final_norm=post_layer_norm
+            ),
             pre_process=pre_process,
             post_process=post_process,
             pg_collection=groups,
         )
         if post_process:
+            if self.decoder.final_layernorm is not None:
+                # Its rows are whole on every tensor-parallel rank (see ScoredRowsLayer).
+                self.decoder.final_layernorm.weight.sequence_parallel = False
             self.rm_head = RewardHead(config.hidden_size, bias=head_bias, device=device)
 
     def set_input_tensor(self, input_tensor: Any) -> None:
@@ -76,35 +81,29 @@ class RewardModel(MegatronModule):
     def forward(self, batch: Batch) -> Tensor:
         """Scores [num_responses], float32, on the last stage; before it hidden states.
 
-        Hidden states are [t, 1, h], or [t/tp, 1, h] under sequence parallelism.
+        Hidden states are [t, 1, h] of this process's t tokens, or [t/tp, 1, h] under sequence
+        parallelism.
         """
         hidden_states: Tensor | None = None
         if self.pre_process:
             # Its own position embedding is off (rope), so only the token ids matter to it.
             hidden_states = self.embedding(batch.input_ids[None], batch.position_ids[None])
+        layout = layout_of(batch, self.rotary, self.config, with_scores=self.post_process)
         output: Tensor = self.decoder(
-            hidden_states=hidden_states,
-            attention_mask=None,
-            rotary_pos_emb=self.rotary(batch.position_ids),
-            packed_seq_params=layout_of(batch.segments, batch.input_ids.device),
+            hidden_states=hidden_states, attention_mask=None, packed_seq_params=layout
         )
-        if not self.post_process:
+        if layout.scored is None:
             return output
-        scores: Tensor = self.rm_head(self._rows_at(output, batch.scored_positions))
-        return scores
+        return self._scores(output[:, 0], layout.scored)
 
-    def _rows_at(self, hidden_states: Tensor, positions: Tensor) -> Tensor:
-        """Hidden states [num_responses, h] at the positions, whole on every tensor-parallel rank."""
-        if not self.config.sequence_parallel:
-            return hidden_states[positions, 0]
-        # Each rank holds t/tp tokens: it gives the rows it has and zeros for the others, and the
-        # sum over ranks is exchanged (num_responses rows instead of all t). The sum's backward is
-        # the identity, so each rank's own rows get the whole gradient, once.
-        num_local = hidden_states.shape[0]
-        local = positions - self.tp_group.rank() * num_local
-        is_here = (local >= 0) & (local < num_local)
-        rows = hidden_states[local.clamp(0, num_local - 1), 0].masked_fill(~is_here[:, None], 0.0)
-        whole: Tensor = reduce_from_tensor_model_parallel_region(rows, group=self.tp_group)
+    def _scores(self, rows: Tensor, scored: ScoredRows) -> Tensor:
+        """Scores [num_responses], equal on every process of the stage, of rows [n, h]."""
+        scores: Tensor = self.rm_head(rows)[scored.slots]
+        if self.cp_group.size() == 1:
+            return scores
+        # The sum's backward is the identity: each rank gets the gradient of the scores it holds.
+        held = scores.masked_fill(~scored.is_held, 0.0)
+        whole: Tensor = reduce_from_tensor_model_parallel_region(held, group=self.cp_group)
         return whole
 
 

@@ -10,22 +10,17 @@ class RotaryAngles(nn.Module):
     """Angles of rotary position embedding (Su et al. 2021, arXiv 2104.09864).
 
     megatron-core's own module makes one row per index of the sequence; here there is one per
-    position id. Its `apply_rotary_pos_emb` takes the result as it is.
+    position id.
     """
 
     def __init__(self, shape: ModelShape, device: torch.device | None = None) -> None:
         super().__init__()
         width = int(shape.kv_channels * shape.rotary_percent)
         exponents = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
-        self.interleaved = shape.rotary_interleaved
         self.inverse_frequencies: Tensor
         self.register_buffer("inverse_frequencies", 1.0 / shape.rotary_base**exponents, persistent=False)
 
-    def forward(self, position_ids: Tensor) -> Tensor:
-        """Angles [t, 1, 1, kv_channels * rotary_percent], float32, of position_ids [t]."""
-        angles = torch.outer(position_ids.float(), self.inverse_frequencies)
-        if self.interleaved:
-            angles = angles.repeat_interleave(2, dim=-1)
-        else:
-            angles = torch.cat((angles, angles), dim=-1)
-        return angles[:, None, None, :]
+    def forward(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine, each float32 [t, 1, kv_channels * rotary_percent / 2], of position_ids [t]."""
+        angles = torch.outer(position_ids.float(), self.inverse_frequencies)[:, None]
+        return angles.cos(), angles.sin()

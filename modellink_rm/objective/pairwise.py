@@ -13,9 +13,15 @@ from modellink_rm.objective.metrics import pair_sums
 
 @dataclass(frozen=True)
 class PairwiseObjective:
-    """A loss over pairs, called as the pipeline's loss function."""
+    """A loss over pairs, called as the pipeline's loss function.
+
+    Attributes:
+        counts_pairs: False on all context-parallel ranks but the first: each holds all scores, and
+            the gradient of those at its own tokens, but a pair is one.
+    """
 
     pair_loss: PairLoss
+    counts_pairs: bool = True
 
     def __call__(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """(loss summed over pairs, number of pairs, what is kept), for scores [2n] of n pairs.
@@ -34,5 +40,7 @@ class PairwiseObjective:
         # A loss that is not finite makes the gradient NaN, so that one check of the gradient norm
         # covers both without another exchange between processes.
         poison = torch.where(torch.isfinite(detached), 1.0, torch.nan)
-        count = torch.tensor(batch.num_examples, dtype=torch.int, device=scores.device)
+        count = torch.full(
+            (), batch.num_examples if self.counts_pairs else 0, dtype=torch.int, device=scores.device
+        )
         return (losses * poison).sum(), count, kept

@@ -30,6 +30,13 @@ class Ranks:
     pp_rank: int
     dp_size: int
     dp_rank: int
+    cp_size: int = 1
+    cp_rank: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """(pipeline, tensor, data, context) parallel sizes."""
+        return self.pp_size, self.tp_size, self.dp_size, self.cp_size
 
     @property
     def is_first_stage(self) -> bool:
@@ -44,7 +51,7 @@ class Ranks:
     @property
     def reports_scores(self) -> bool:
         """Whether this process is the one of its replica whose scores and losses are counted."""
-        return self.is_last_stage and self.tp_rank == 0
+        return self.is_last_stage and self.tp_rank == 0 and self.cp_rank == 0
 
 
 def world_size_from_environment() -> int:
@@ -83,6 +90,7 @@ def start_model_parallel(config: ParallelConfig, *, seed: int) -> Ranks:
     parallel_state.initialize_model_parallel(
         config.tensor_model_parallel_size,
         config.pipeline_model_parallel_size,
+        context_parallel_size=config.context_parallel_size,
         distributed_timeout_minutes=config.distributed_timeout_minutes,
     )
     ranks = current_ranks()
@@ -102,6 +110,8 @@ def current_ranks() -> Ranks:
         pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
         dp_size=parallel_state.get_data_parallel_world_size(),
         dp_rank=parallel_state.get_data_parallel_rank(),
+        cp_size=parallel_state.get_context_parallel_world_size(),
+        cp_rank=parallel_state.get_context_parallel_rank(),
     )
 
 

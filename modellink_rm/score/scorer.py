@@ -69,7 +69,9 @@ class Scorer:
         found: dict[int, tuple[float, ...]] = {}
         for start in range(0, len(mine), self.micro_batch_size):
             numbers = mine[start : start + self.micro_batch_size]
-            batch = pack_examples([examples[number] for number in numbers], divisible_by=self.divisible_by)
+            batch = pack_examples(
+                [examples[number] for number in numbers], divisible_by=self.divisible_by
+            ).part(rank=self.ranks.cp_rank, size=self.ranks.cp_size)
             scores = forward_scores(self.model, batch.to(self.device))
             values = iter(scores.tolist() if scores is not None else ())
             for number in numbers if scores is not None else ():

@@ -42,7 +42,9 @@ def micro_batches_of(
             [examples[position] for position in group],
             divisible_by=layout.divisible_by,
             share_prefixes=layout.share_prefixes,
-        ).to(layout.device)
+        )
+        .part(rank=ranks.cp_rank, size=ranks.cp_size)
+        .to(layout.device)
         for group in groups
     )
     return len(groups), batches

@@ -14,6 +14,7 @@ from modellink_rm.checkpoint.source import build_planned_model
 from modellink_rm.checkpoint.store import Progress, load_train_state, save_checkpoint
 from modellink_rm.data.pair_dataset import SampleOrder
 from modellink_rm.log import info, is_first_process
+from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.objective.losses import PAIR_LOSSES
 from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums
 from modellink_rm.objective.pairwise import PairwiseObjective
@@ -36,15 +37,15 @@ from modellink_rm.train.step import train_step
 def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
     """Train from where the run stands to its last step; a collective over all processes."""
     config = plan.config
-    state = build_train_state(plan, ranks)
+    state = build_train_state(plan, platform, ranks)
     if state.iteration >= plan.train_iters:
         info(f"nothing is left to do: the run stands at iteration {state.iteration} of {plan.train_iters}")
         return state
     order = SampleOrder(plan.split.train, config.data.shuffle, config.training.seed)
-    objective = PairwiseObjective(PAIR_LOSSES[config.training.loss_type])
+    objective = PairwiseObjective(PAIR_LOSSES[config.training.loss_type], counts_pairs=ranks.cp_rank == 0)
     layout = BatchLayout(
         max_tokens=plan.max_tokens,
-        divisible_by=ranks.tp_size if config.parallel.sequence_parallel else 1,
+        divisible_by=config.parallel.tokens_divisible_by(),
         share_prefixes=config.data.prefix_sharing,
         device=platform.device,
     )
@@ -75,7 +76,7 @@ def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
     return state
 
 
-def build_train_state(plan: RunPlan, ranks: Ranks) -> TrainState:
+def build_train_state(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
     """Model, optimizer and schedule, with what the run starts from or continues with loaded."""
     config, source = plan.config, plan.model.source
     model = build_planned_model(
@@ -83,6 +84,13 @@ def build_train_state(plan: RunPlan, ranks: Ranks) -> TrainState:
         model=config.model,
         parallel=config.parallel,
         precision=config.precision,
+        kernels=choose_kernels(
+            config.kernels,
+            platform,
+            dtype=config.precision.dtype,
+            dropout=config.model.attention_dropout,
+            num_steps=plan.train_iters,
+        ),
         seed=config.training.seed,
         ranks=ranks,
         load_checkpoint=not plan.continues,
@@ -125,7 +133,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
         padded_vocab_size=plan.model.padded_vocab_size,
         post_layer_norm=plan.model.post_layer_norm,
         head_bias=plan.model.head_bias,
-        parallel_sizes=(ranks.pp_size, ranks.tp_size, ranks.dp_size),
+        parallel_sizes=ranks.sizes,
         config=dataclasses.asdict(plan.config),
     )
     with settled_weights(state.model):

@@ -53,6 +53,7 @@ def hidden_states_at_scored_tokens(directory: str, flags: list[str]) -> list[np.
     from modellink_rm.config.precision import PrecisionConfig
     from modellink_rm.data.batch import pack_examples
     from modellink_rm.flags import parse_flags
+    from modellink_rm.model.kernel_choice import Kernels
     from modellink_rm.parallel.groups import process_groups
     from modellink_rm.platform import detect_platform
 
@@ -64,7 +65,13 @@ def hidden_states_at_scored_tokens(directory: str, flags: list[str]) -> list[np.
             model = ModelConfig(post_layer_norm=post_layer_norm, make_vocab_size_divisible_by=1)
             plan = plan_model(open_source(directory), model, parallel, loosely=True)
             built = build_planned_model(
-                plan, model=model, parallel=parallel, precision=PrecisionConfig(), seed=1, ranks=ranks
+                plan,
+                model=model,
+                parallel=parallel,
+                precision=PrecisionConfig(),
+                kernels=Kernels(attention="sdpa", compiles_elementwise=False),
+                seed=1,
+                ranks=ranks,
             )
             found = []
             built.rm_head.register_forward_pre_hook(lambda _, inputs, found=found: found.append(inputs[0]))

@@ -31,7 +31,7 @@ def test_prompt_of_an_example_is_laid_out_once_before_its_responses() -> None:
         Segment(7, 8, (6, 7)),
         Segment(8, 10, (6, 7)),
     )
-    assert batch.scored_positions.tolist() == [4, 5, 7, 9]
+    assert batch.scored_positions == (4, 5, 7, 9)
     assert batch.example_indices == (0, 7)
     assert (batch.num_examples, batch.num_tokens, batch.num_computed_tokens) == (2, 13, 10)
 
@@ -41,7 +41,7 @@ def test_prompts_lie_apart_where_sharing_is_off() -> None:
     assert batch.input_ids.tolist() == [100, 101, 110, 100, 101, 120, 121]
     assert batch.position_ids.tolist() == [0, 1, 2, 0, 1, 2, 3]
     assert batch.segments == (Segment(0, 3), Segment(3, 7))
-    assert batch.scored_positions.tolist() == [2, 6]
+    assert batch.scored_positions == (2, 6)
     assert batch.num_tokens == batch.num_computed_tokens == 7
 
 
@@ -58,13 +58,13 @@ def test_responses_with_different_prompts_lie_apart(other: list[int]) -> None:
 def test_empty_prompt_has_no_segment() -> None:
     batch = pack_examples([example(0, 0, 2, 3)])
     assert batch.segments == (Segment(0, 2), Segment(2, 5))
-    assert batch.scored_positions.tolist() == [1, 4]
+    assert batch.scored_positions == (1, 4)
 
 
 def test_response_without_a_token_is_scored_at_the_end_of_its_prompt() -> None:
     batch = pack_examples([example(0, 3, 0, 2)])
     assert batch.segments == (Segment(0, 3), Segment(3, 5, (0, 3)))
-    assert batch.scored_positions.tolist() == [2, 4]
+    assert batch.scored_positions == (2, 4)
 
 
 @pytest.mark.parametrize("num_responses", [1, 2, 5])
@@ -80,7 +80,7 @@ def test_padding_is_a_segment_of_its_own_and_counted(divisible_by: int, padding:
     assert batch.num_padding == padding
     assert len(batch.input_ids) == 7 + padding
     assert batch.segments[3:] == ((Segment(7, 7 + padding),) if padding else ())
-    assert batch.scored_positions.tolist() == [4, 6]
+    assert batch.scored_positions == (4, 6)
     assert (batch.num_tokens, batch.num_computed_tokens) == (9, 7)
 
 
@@ -89,7 +89,7 @@ def test_equal_responses_are_laid_out_once_and_scored_at_one_position(share_pref
     same = Response(np.array([5, 7, 1, 2], dtype=np.int32), 2)
     other = Response(np.array([5, 7, 3], dtype=np.int32), 2)
     batch = pack_examples([Example(0, (same, other, same))], share_prefixes=share_prefixes)
-    first, _, third = batch.scored_positions.tolist()
+    first, _, third = batch.scored_positions
     assert first == third
     assert len(batch.segments) == (3 if share_prefixes else 2)
     assert batch.num_tokens == 11

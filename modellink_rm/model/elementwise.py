@@ -1,0 +1,51 @@
+"""The elementwise work of a layer: norm, rotation and gate, each one function that can be compiled."""
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+F = TypeVar("F", bound=Callable[..., Tensor])
+
+
+def rms_norm(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm over the last dimension (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    return functional.rms_norm(hidden_states, (weight.shape[0],), weight, eps)
+
+
+def swiglu(gate_and_up: Tensor) -> Tensor:
+    """silu(gate) * up, [..., f] of [..., 2f] (Shazeer 2020, arXiv 2002.05202)."""
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    return functional.silu(gate) * up
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of the first 2w of d channels, halves of which are pairs.
+
+    Args:
+        states: [t, heads, d], queries or keys.
+        cos: [t, 1, w], of each token's angles.
+        sin: [t, 1, w].
+    """
+    width = cos.shape[-1]
+    first, second, rest = states[..., :width], states[..., width : 2 * width], states[..., 2 * width :]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+
+
+def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` where neighbouring channels are the pairs, as in GLM."""
+    width = cos.shape[-1]
+    turned = states[..., : 2 * width]
+    first, second = turned[..., 0::2], turned[..., 1::2]
+    rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((rotated.flatten(-2), states[..., 2 * width :]), dim=-1)
+
+
+@functools.cache
+def compiled(function: F) -> F:
+    """The function as one kernel for every length: one pass over memory instead of one per operation."""
+    result: F = torch.compile(function, dynamic=True)  # type: ignore[assignment]
+    return result
