@@ -7,6 +7,8 @@ import torch
 
 from tests.distributed import Workers
 from tests.runs import RunResult, run_training
+from tests.tiny_data import write_tokenizer
+from tests.tiny_models import write_tiny_llama
 
 CASES = {
     "tp2": (2, "--tensor-model-parallel-size 2"),
@@ -28,6 +30,7 @@ CASES = {
     "cp2_one_example_a_micro_batch": (2, "--context-parallel-size 2 --max-tokens-per-micro-batch 1"),
     "prompts_apart_cp2": (2, "--context-parallel-size 2 --no-prefix-sharing"),
     "reference_attention": (1, "--attention-backend reference"),
+    "compiled": (1, "--compile always"),
     "prompts_apart": (1, "--no-prefix-sharing"),
     "prompts_apart_tp2_sp": (
         2,
@@ -77,3 +80,19 @@ def test_bf16_follows_fp32(arguments: list[str], single: RunResult, workers: Wor
     # bfloat16 has 8 bits: about 0.4% in a hidden state, here of scores around 0.1.
     assert run.steps[0]["loss"] == pytest.approx(single.steps[0]["loss"], abs=0.02)
     assert run.steps[0]["grad_norm"] == pytest.approx(single.steps[0]["grad_norm"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "flags", ["--tensor-model-parallel-size 2", "--tensor-model-parallel-size 2 --sequence-parallel"]
+)
+def test_processes_that_share_a_key_head_match_one(
+    flags: str, arguments: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    write_tiny_llama(tmp_path / "model", value_head=True, num_key_value_heads=1)
+    write_tokenizer(tmp_path / "model")
+    argv = [*arguments, "--load", str(tmp_path / "model")]
+    one = run_training(workers, 1, argv, tmp_path / "one")
+    two = run_training(workers, 2, [*argv, *flags.split()], tmp_path / "two")
+    assert two.column("loss") == pytest.approx(one.column("loss"), abs=2e-5)
+    assert two.column("grad_norm") == pytest.approx(one.column("grad_norm"), rel=1e-4)
+    assert two.steps[0]["grad_norm"] == pytest.approx(one.steps[0]["grad_norm"], rel=1e-5)

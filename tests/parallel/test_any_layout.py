@@ -1,0 +1,130 @@
+"""Packed, apart or alone, divided or not: one step over any responses gives the same numbers."""
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modellink_rm.data.batch import Batch
+from modellink_rm.data.pair import Example, Response
+from tests.distributed import Workers
+
+# Of each example: tokens of the prompt, and of its answers. One answer, five, an empty prompt,
+# answers of one token, and an example longer than the budget.
+LENGTHS = ((5, (7,)), (6, (3, 1, 4, 1, 5)), (0, (4, 2)), (9, (1, 1)), (30, (12, 9)), (1, (2, 8)), (2, (3, 3)))
+BUDGETS = {"alone": 1, "packed": 40, "in_one": 1000}
+PROCESSES = {
+    "one": (1, ""),
+    "tp2": (2, "--tensor-model-parallel-size 2"),
+    "tp2_sp": (2, "--tensor-model-parallel-size 2 --sequence-parallel"),
+    "pp2": (2, "--pipeline-model-parallel-size 2"),
+    "cp2": (2, "--context-parallel-size 2"),
+    "dp2": (2, ""),
+    "tp2_sp_cp2": (4, "--tensor-model-parallel-size 2 --sequence-parallel --context-parallel-size 2"),
+    "pp2_dp2": (4, "--pipeline-model-parallel-size 2"),
+    "cp2_dp2": (4, "--context-parallel-size 2"),
+}
+
+
+def examples() -> list[Example]:
+    generator = np.random.default_rng(8)
+    made = []
+    for index, (prompt, answers) in enumerate(LENGTHS):
+        shared = generator.integers(3, 250, size=prompt)
+        ids = [np.concatenate([shared, generator.integers(3, 250, size=length)]) for length in answers]
+        made.append(Example(index, tuple(Response(one.astype(np.int32), prompt) for one in ids)))
+    return made
+
+
+class AnyNumberObjective:
+    """-log sigmoid of the first score minus the mean of the others, if any, summed over examples."""
+
+    def __init__(self, counts: bool) -> None:
+        self.counts = counts
+
+    def __call__(
+        self, scores: torch.Tensor, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        numbers = [len(LENGTHS[index][1]) for index in batch.example_indices]
+        losses = []
+        for part in scores.split(numbers):
+            others = part[1:].mean() if len(part) > 1 else part.new_zeros(())
+            losses.append(-torch.nn.functional.logsigmoid(part[0] - others))
+        total = torch.stack(losses).sum()
+        count = torch.tensor(len(numbers) if self.counts else 0, dtype=torch.int)
+        return total, count, {"loss": total.detach(), "indices": batch.example_indices, "losses": total[None]}
+
+
+def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
+    """Loss, gradient norm and an updated weight of one step, on each rank."""
+    from modellink_rm.log import set_up_logging
+    from modellink_rm.parallel.groups import process_groups
+    from modellink_rm.parallel.pipeline import forward_backward
+    from modellink_rm.platform import detect_platform
+    from modellink_rm.train.batches import BatchLayout, micro_batches_of
+    from modellink_rm.train.plan import plan_run
+    from modellink_rm.train.trainer import build_train_state
+    from modellink_rm.train_command import run_config
+
+    set_up_logging()
+    config = run_config(argv)
+    plan = plan_run(config, world_size=int(os.environ["WORLD_SIZE"]))
+    platform = detect_platform()
+    with process_groups(config.parallel, platform, seed=1) as ranks:
+        state = build_train_state(plan, platform, ranks)
+        layout = BatchLayout(
+            max_tokens=plan.max_tokens,
+            divisible_by=config.parallel.tokens_divisible_by(),
+            share_prefixes=share_prefixes,
+            device=platform.device,
+        )
+        number, batches = micro_batches_of(examples(), layout, ranks)
+        kept = forward_backward(
+            state.model, batches, AnyNumberObjective(ranks.cp_rank == 0), num_micro_batches=number
+        )
+        state.optimizer.prepare_grads()
+        grad_norm = float(state.optimizer.get_grad_norm())
+        state.optimizer.step_with_ready_grads()
+        loss = sum(float(entry["loss"]) for entry in kept) if ranks.reports_scores else 0.0
+        found: dict[str, Any] = {"loss": loss, "grad_norm": grad_norm, "micro_batches": number}
+        if ranks.is_last_stage:
+            found["head"] = state.model.module.rm_head.weight.detach().numpy().copy()
+        return found
+
+
+@pytest.fixture(scope="module")
+def reference(arguments: list[str], workers: Workers) -> dict[str, Any]:
+    return workers.run(one_step, 1, [*arguments, "--max-tokens-per-micro-batch", "1"], False)[0]
+
+
+@pytest.mark.parametrize("share_prefixes", [True, False], ids=["shared", "apart"])
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("processes", PROCESSES)
+def test_step_equals_one_example_at_a_time_with_prompts_apart(
+    processes: str,
+    budget: str,
+    share_prefixes: bool,
+    reference: dict[str, Any],
+    arguments: list[str],
+    workers: Workers,
+) -> None:
+    world_size, flags = PROCESSES[processes]
+    if world_size == 4 and budget == "in_one":
+        pytest.skip("four processes with the budget that divides the batch are enough")
+    argv = [*arguments, *flags.split(), "--max-tokens-per-micro-batch", str(BUDGETS[budget])]
+    results = workers.run(one_step, world_size, argv, share_prefixes)
+    assert sum(result["loss"] for result in results) == pytest.approx(reference["loss"], abs=1e-5)
+    for result in results:
+        assert result["grad_norm"] == pytest.approx(reference["grad_norm"], rel=1e-5)
+        if "head" in result:
+            # Adam's first step is the learning rate times the sign of the gradient: 1e-3 here.
+            np.testing.assert_allclose(result["head"], reference["head"], atol=1e-5)
+    if budget == "in_one":
+        assert {result["micro_batches"] for result in results} == {1}
+
+
+def test_reference_is_not_trivial(reference: dict[str, Any]) -> None:
+    assert reference["micro_batches"] == len(LENGTHS)
+    assert reference["grad_norm"] > 0.1
