@@ -26,6 +26,11 @@ class Segment:
     end: int
     prefix: tuple[int, int] | None = None
 
+    @property
+    def prefix_length(self) -> int:
+        """Tokens of the prefix, 0 without one."""
+        return self.prefix[1] - self.prefix[0] if self.prefix is not None else 0
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -43,6 +48,8 @@ class Batch:
         segments: in order, covering all t tokens.
         scored_positions: int64 [r], the last token of each response, example after example, the
             best response first.
+        scored_segments: numbers of the segments whose last token is scored, each once; known
+            without reading a device's memory.
         example_indices: row in the data set of each example.
         num_tokens: tokens of the examples, counting a prompt once for each response.
         num_padding: tokens added at the end, in a segment of their own, so that t is divisible.
@@ -55,6 +62,7 @@ class Batch:
     example_ids: Tensor
     segments: tuple[Segment, ...]
     scored_positions: Tensor
+    scored_segments: tuple[int, ...]
     example_indices: tuple[int, ...]
     num_tokens: int
     num_padding: int
@@ -101,6 +109,7 @@ def pack_examples(
     if num_padding:
         layout.add_segment(np.zeros(num_padding, dtype=np.int32), owner=len(examples), first_position=0)
     lengths = [segment.end - segment.start for segment in layout.segments]
+    scored = set(layout.scored_positions)
     return Batch(
         input_ids=_concatenated(layout.input_ids),
         position_ids=_concatenated(layout.position_ids),
@@ -108,6 +117,9 @@ def pack_examples(
         example_ids=torch.from_numpy(np.repeat(np.asarray(layout.owners), lengths)),
         segments=tuple(layout.segments),
         scored_positions=torch.tensor(layout.scored_positions),
+        scored_segments=tuple(
+            number for number, segment in enumerate(layout.segments) if segment.end - 1 in scored
+        ),
         example_indices=tuple(example.index for example in examples),
         num_tokens=sum(len(response.input_ids) for example in examples for response in example.responses),
         num_padding=num_padding,
