@@ -20,6 +20,7 @@ from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.rules import (
     check_data_fits_shape,
+    check_profile,
     check_recompute_fits_shape,
     divides_optimizer_state,
 )
@@ -67,6 +68,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     batch_size = config.training.batch_size(config.parallel.data_parallel_size(world_size))
     train_iters = config.training.num_steps(batch_size)
     config.optim.schedule(train_iters, batch_size)
+    check_profile(config, train_iters=train_iters, world_size=world_size)
     directories = {
         "--save": config.checkpoint.save,
         "--tensorboard-dir": config.reporting.tensorboard_dir,
@@ -253,6 +255,8 @@ _FREE_FIELDS = (
     "eval_iters",
     "train_iters",
     "train_samples",
+    "num_workers",
+    "gradient_accumulation_fusion",
 )
 
 
