@@ -1,10 +1,13 @@
 """The device and the communication backend, decided once; the only file that asks for a GPU."""
 
 import os
+import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from modellink_rm.errors import UserError
 from modellink_rm.log import info, warn_once
@@ -30,6 +33,37 @@ class Platform:
         """Wait for the device to finish what was asked of it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def pinned(self, tensor: Tensor) -> Tensor:
+        """A host tensor in memory that a GPU copies from without waiting; itself on the CPU."""
+        if self.device.type != "cuda":
+            return tensor
+        with torch.cuda.device(self.device):  # a thread's own current device is the first GPU
+            return tensor.pin_memory()
+
+    def matmul_flops_per_second(self, dtype: torch.dtype) -> float:
+        """The most of several square matrix products in `dtype` on this device, as it is shared now.
+
+        Products grow until one takes long enough to be timed; all take about a fifth of a second.
+        """
+        num_products = 4 if self.device.type == "cuda" else 1  # between two waits for the device
+        generator = torch.Generator(self.device)  # the run's own stays as it is
+        size, best, matrix = 128, 0.0, None
+        started = time.perf_counter()
+        while time.perf_counter() - started < 0.15:
+            if matrix is None:
+                size *= 2
+                matrix = torch.randn(size, size, dtype=dtype, device=self.device, generator=generator)
+            self.synchronize()
+            before = time.perf_counter()
+            for _ in range(num_products):
+                torch.mm(matrix, matrix)
+            self.synchronize()
+            seconds = time.perf_counter() - before
+            best = max(best, num_products * 2 * size**3 / seconds)
+            if seconds < 0.003 and size < 8192:
+                matrix = None
+        return best
 
 
 def detect_platform(requested_backend: str | None = None) -> Platform:
@@ -67,3 +101,11 @@ def tensor_on(device: torch.device, values: np.ndarray) -> torch.Tensor:
     if device.type != "cuda":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def has_fused_weight_gradients() -> bool:
+    """Whether there is a GPU, and apex's extension with which a linear adds to its gradient as it is made."""
+    if not torch.cuda.is_available() or find_spec("fused_weight_gradient_mlp_cuda") is None:
+        return False
+    info("gradient accumulation is fused with the matrix products, because apex's extension is installed")
+    return True

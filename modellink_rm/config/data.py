@@ -24,10 +24,15 @@ class DataConfig:
     prompt_type: str | None = flag(None, help="template of the data; by default what its manifest says")
     prefix_sharing: bool = flag(True, help="compute the prompt of a pair once for each response")
     shuffle: bool = flag(True, help="read the training rows in file order")
+    num_workers: int = flag(
+        1, help="global batches made ahead, in as many threads; 0 makes each when its step begins"
+    )
 
     def __post_init__(self) -> None:
         if self.seq_length < 2:
             raise UserError(f"--seq-length must be at least 2, got {self.seq_length}")
+        if self.num_workers < 0:
+            raise UserError(f"--num-workers must not be negative, got {self.num_workers}")
         split_weights(self.split)
 
 

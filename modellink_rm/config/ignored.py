@@ -5,6 +5,7 @@ from modellink_rm.flags import IgnoredFlag
 _ALWAYS = "it is always so here"
 _NO_PADDING = "nothing is padded: micro-batches are flat packed sequences"
 _KERNELS = "the kernels are chosen by what the platform has"
+_TP_OVERLAP = "the overlap of tensor-parallel exchanges needs Transformer Engine's or Ascend's linears"
 
 IGNORED_TRAINER_FLAGS = {
     "--use-mcore-models": IgnoredFlag(False, _ALWAYS),
@@ -17,8 +18,36 @@ IGNORED_TRAINER_FLAGS = {
     "--use-fused-swiglu": IgnoredFlag(False, _KERNELS),
     "--use-fused-rotary-pos-emb": IgnoredFlag(False, _KERNELS),
     "--no-masked-softmax-fusion": IgnoredFlag(False, _KERNELS),
-    "--no-gradient-accumulation-fusion": IgnoredFlag(False, _KERNELS),
     "--attention-softmax-in-fp32": IgnoredFlag(False, _ALWAYS),
     "--initial-loss-scale": IgnoredFlag(True, "float32 and bfloat16 need no loss scale"),
-    "--num-workers": IgnoredFlag(True, "rows are read from memory-mapped files in the training process"),
+    "--use-pytorch-profiler": IgnoredFlag(False, "--profile is torch's profiler always"),
+    **{
+        name: IgnoredFlag(False, _TP_OVERLAP)
+        for name in (
+            "--tp-comm-overlap",
+            "--tp-comm-overlap-ag",
+            "--tp-comm-overlap-rs",
+            "--tp-comm-bulk-dgrad",
+            "--tp-comm-bulk-wgrad",
+            "--disable-tp-comm-overlap-ag",
+            "--disable-tp-comm-overlap-rs",
+            "--disable-tp-comm-bulk-dgrad",
+            "--disable-tp-comm-bulk-wgrad",
+            "--disable-tp-comm-split-ag",
+            "--disable-tp-comm-split-rs",
+            "--tp-comm-overlap-rs-dgrad",
+            "--use-ascend-mc2",
+            "--use-ascend-coc",
+            "--coc-fused-kernel",
+        )
+    },
+    **{
+        name: IgnoredFlag(True, _TP_OVERLAP)
+        for name in (
+            "--tp-comm-overlap-cfg",
+            "--tp-comm-bootstrap-backend",
+            "--coc-mode",
+            "--coc-parallel-num",
+        )
+    },
 }

@@ -28,6 +28,10 @@ class PrecisionConfig:
         1, help="layers of one recomputed group (uniform), or how many are recomputed (block)"
     )
 
+    gradient_accumulation_fusion: bool = flag(
+        True, help="do not use apex's products that add up weight gradients, where they are installed"
+    )
+
     def __post_init__(self) -> None:
         if self.recompute_num_layers < 1:
             raise UserError(f"--recompute-num-layers must be at least 1, got {self.recompute_num_layers}")

@@ -4,6 +4,7 @@ from modellink_rm.config.data import DataConfig
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.run import RunConfig
 from modellink_rm.config.shape import ModelShape
 from modellink_rm.errors import UserError
 
@@ -48,6 +49,27 @@ def check_recompute_fits_shape(
         return
     if group > num_layers or (precision.recompute_method == "uniform" and num_layers % group):
         raise UserError(f"--recompute-num-layers {group} does not divide the {num_layers} layers of a stage")
+
+
+def check_profile(config: RunConfig, *, train_iters: int, world_size: int) -> None:
+    """--profile has a directory to write to, ranks to trace and steps to trace.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    reporting = config.reporting
+    if not reporting.profile:
+        return
+    if reporting.tensorboard_dir is None and config.checkpoint.save is None:
+        raise UserError("--profile needs --tensorboard-dir or --save, to write its traces there")
+    for rank in reporting.profile_ranks:
+        if not 0 <= rank < world_size:
+            raise UserError(f"--profile-ranks {rank} is not one of the run's {world_size} processes")
+    if reporting.profile_step_start >= train_iters:
+        raise UserError(
+            f"--profile-step-start {reporting.profile_step_start} is not before the last of {train_iters} "
+            "steps"
+        )
 
 
 def divides_optimizer_state(optim: OptimConfig, precision: PrecisionConfig) -> bool:

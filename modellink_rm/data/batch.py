@@ -26,6 +26,11 @@ class Segment:
     end: int
     prefix: tuple[int, int] | None = None
 
+    @property
+    def prefix_length(self) -> int:
+        """Tokens of the prefix, 0 without one."""
+        return self.prefix[1] - self.prefix[0] if self.prefix is not None else 0
+
 
 @dataclass(frozen=True)
 class Batch:

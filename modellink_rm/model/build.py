@@ -4,7 +4,6 @@ import torch
 from megatron.core.tensor_parallel.layers import (
     ColumnParallelLinear,
     RowParallelLinear,
-    VocabParallelEmbedding,
     set_tensor_model_parallel_attributes,
 )
 from torch import nn
@@ -15,8 +14,10 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.shape import ModelShape
 from modellink_rm.model.config import RewardModelConfig
+from modellink_rm.model.embedding import RowwiseEmbedding
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import current_ranks, engine_groups
+from modellink_rm.platform import has_fused_weight_gradients
 
 
 def transformer_config(
@@ -74,8 +75,8 @@ def transformer_config(
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",
         perform_initialization=initialize,
+        gradient_accumulation_fusion=precision.gradient_accumulation_fusion and has_fused_weight_gradients(),
         # The fused forms need compiled extensions, or torch.compile on the first step.
-        gradient_accumulation_fusion=False,
         masked_softmax_fusion=False,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
@@ -117,7 +118,7 @@ def mark_divided_weights(model: nn.Module) -> None:
     megatron-core 0.16.1 sets the flag together with random values. Without it the gradient norm
     takes a divided weight for a copy and counts only the first rank's part.
     """
-    dimensions = {ColumnParallelLinear: 0, RowParallelLinear: 1, VocabParallelEmbedding: 0}
+    dimensions = {ColumnParallelLinear: 0, RowParallelLinear: 1, RowwiseEmbedding: 0}
     for module in model.modules():
         for kind, dimension in dimensions.items():
             if isinstance(module, kind) and not hasattr(module.weight, "tensor_model_parallel"):

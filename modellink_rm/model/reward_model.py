@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_region
 from megatron.core.transformer.enums import ModelType
@@ -15,6 +14,7 @@ from modellink_rm.config.shape import ModelShape
 from modellink_rm.data.batch import Batch
 from modellink_rm.model.attention import ScoredRows, layout_of
 from modellink_rm.model.config import RewardModelConfig
+from modellink_rm.model.embedding import TokenEmbedding
 from modellink_rm.model.layers import block_spec
 from modellink_rm.model.rotary import RotaryAngles
 
@@ -51,13 +51,7 @@ class RewardModel(MegatronModule):
         self.cp_group = groups.cp
         device = torch.device(torch.cuda.current_device())
         if pre_process:
-            self.embedding = LanguageModelEmbedding(
-                config,
-                vocab_size=padded_vocab_size,
-                max_sequence_length=shape.max_position_embeddings,
-                position_embedding_type="rope",
-                tp_group=groups.tp,
-            )
+            self.embedding = TokenEmbedding(config, vocab_size=padded_vocab_size, tp_group=groups.tp)
         self.rotary = RotaryAngles(shape, device)
         self.decoder = TransformerBlock(
             config,
@@ -86,8 +80,7 @@ class RewardModel(MegatronModule):
         """
         hidden_states: Tensor | None = None
         if self.pre_process:
-            # Its own position embedding is off (rope), so only the token ids matter to it.
-            hidden_states = self.embedding(batch.input_ids[None], batch.position_ids[None])
+            hidden_states = self.embedding(batch.input_ids)
         layout = layout_of(batch, self.rotary, self.config, with_scores=self.post_process)
         output: Tensor = self.decoder(
             hidden_states=hidden_states, attention_mask=None, packed_seq_params=layout

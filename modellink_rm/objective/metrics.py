@@ -22,12 +22,17 @@ _FIELDS = (
     "computed",
     "padding",
     "truncated",
+    "flops",
 )
 NUM_SUMS = len(_FIELDS)
 
 
-def pair_sums(losses: Tensor, chosen: Tensor, rejected: Tensor, batch: Batch) -> Tensor:
-    """Sums over pairs [NUM_SUMS], float64, of losses [n], chosen [n] and rejected scores [n]."""
+def pair_sums(losses: Tensor, chosen: Tensor, rejected: Tensor, batch: Batch, *, flops: int = 0) -> Tensor:
+    """Sums over pairs [NUM_SUMS], float64, of losses [n], chosen [n] and rejected scores [n].
+
+    Args:
+        flops: model FLOPs that the batch took, where they are counted.
+    """
     chosen, rejected = chosen.double(), rejected.double()
     return torch.stack(
         [
@@ -46,6 +51,7 @@ def pair_sums(losses: Tensor, chosen: Tensor, rejected: Tensor, batch: Batch) ->
                     batch.num_computed_tokens,
                     batch.num_padding,
                     batch.num_truncated,
+                    flops,
                 )
             ),
         ]
@@ -64,6 +70,7 @@ class PairMetrics:
         num_computed_tokens: tokens that the model computed, a shared prompt once.
         num_padding: tokens added so that tensor-parallel processes get equal shares.
         num_truncated: pairs that tokens were cut from.
+        flops: model FLOPs of all processes together; 0 for evaluations.
     """
 
     num_examples: int
@@ -78,6 +85,7 @@ class PairMetrics:
     num_computed_tokens: int
     num_padding: int
     num_truncated: int
+    flops: float
 
     @property
     def margin(self) -> float:
@@ -103,4 +111,5 @@ def metrics_from_sums(sums: Tensor) -> PairMetrics:
         num_computed_tokens=round(total["computed"]),
         num_padding=round(total["padding"]),
         num_truncated=round(total["truncated"]),
+        flops=total["flops"],
     )

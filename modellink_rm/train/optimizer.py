@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -21,6 +22,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.rules import divides_optimizer_state
+from modellink_rm.log import info
 from modellink_rm.model.reward_model import RewardModel
 
 
@@ -101,7 +103,27 @@ def build_optimizer(
     # group of mixed dtypes. Of the keys by which the engine tells groups apart when it loads them,
     # this is the one that changes nothing else.
     overrides[ParamKey(name="*rm_head.*")] = {"is_decoupled_lr": True}
-    return get_megatron_optimizer(config, [model], config_overrides=overrides)
+    optimizer = get_megatron_optimizer(config, [model], config_overrides=overrides)
+    if use_fused_adam(optimizer):
+        info("optimizer: torch's AdamW, fused, because neither apex nor Transformer Engine is installed")
+    return optimizer
+
+
+def use_fused_adam(optimizer: MegatronOptimizer) -> bool:
+    """Switch torch's AdamW, if the engine took it, to one pass over a tensor; whether it did.
+
+    The engine cannot be asked for it. A loaded state brings the settings of the run that wrote it,
+    so this is called after loading too: the fused form wants its step counts on the device.
+    """
+    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    adams = [part.optimizer for part in parts if isinstance(part.optimizer, torch.optim.AdamW)]
+    for adam in adams:
+        for group in adam.param_groups:
+            group.update(fused=True, foreach=False)
+        for parameter, values in adam.state.items():
+            if "step" in values:
+                values["step"] = values["step"].to(parameter.device, torch.float32)
+    return bool(adams)
 
 
 def build_scheduler(

@@ -20,6 +20,7 @@ from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.rules import (
     check_data_fits_shape,
+    check_profile,
     check_recompute_fits_shape,
     divides_optimizer_state,
 )
@@ -67,10 +68,12 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     batch_size = config.training.batch_size(config.parallel.data_parallel_size(world_size))
     train_iters = config.training.num_steps(batch_size)
     config.optim.schedule(train_iters, batch_size)
-    for flag, directory in (
-        ("--save", config.checkpoint.save),
-        ("--tensorboard-dir", config.reporting.tensorboard_dir),
-    ):
+    check_profile(config, train_iters=train_iters, world_size=world_size)
+    directories = {
+        "--save": config.checkpoint.save,
+        "--tensorboard-dir": config.reporting.tensorboard_dir,
+    }
+    for flag, directory in directories.items():
         _check_writable(flag, directory)
     source, continues = find_source(config.checkpoint)
     if config.checkpoint.save is None:
@@ -101,6 +104,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
             _check_optimizer(config, source.checkpoint)
         _check_contract(contract, read_contract(source.checkpoint.path))
         _warn_of_changes(config, source.checkpoint)
+    for directory in filter(None, directories.values()):  # a run that is refused leaves none behind
+        Path(directory).mkdir(parents=True, exist_ok=True)
     return RunPlan(
         config=config,
         model=model,
@@ -116,18 +121,19 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
 
 
 def _check_writable(flag: str, directory: str | None) -> None:
-    """Make the directory, if one is named.
+    """The directory, if one is named, is there or can be made, and can be written to; it is not made.
 
     Raises:
-        UserError: it cannot be made or written to.
+        UserError: it cannot, by the nearest of its parents that is there.
     """
     if directory is None:
         return
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{flag} {directory} cannot be made a directory: {error.strerror}") from None
-    if not os.access(directory, os.W_OK):
+    nearest = Path(directory).absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"{flag} {directory} cannot be made a directory: {nearest} is none")
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{flag} {directory} cannot be written to")
 
 
@@ -243,7 +249,15 @@ def _check_contract(now: InferenceContract, then: InferenceContract) -> None:
 
 # What may change without a change in what is learned: where and how fast it runs, what it tells.
 _FREE_GROUPS = ("parallel", "checkpoint", "reporting", "tokenizer")
-_FREE_FIELDS = ("micro_batch_size", "eval_interval", "eval_iters", "train_iters", "train_samples")
+_FREE_FIELDS = (
+    "micro_batch_size",
+    "eval_interval",
+    "eval_iters",
+    "train_iters",
+    "train_samples",
+    "num_workers",
+    "gradient_accumulation_fusion",
+)
 
 
 def _warn_of_changes(config: RunConfig, checkpoint: CheckpointInfo) -> None:

@@ -64,17 +64,27 @@ class Reporter:
         grad_norm: float,
         seconds: float,
         num_steps: int,
+        matmul_peak: float,
     ) -> None:
-        """Report the last `num_steps` steps, which took `seconds`."""
-        tokens_per_second = metrics.num_tokens / seconds
+        """Report the last `num_steps` steps, which took `seconds`.
+
+        Args:
+            matmul_peak: FLOP/s that matrix products reach on all processes' devices together.
+        """
+        speed = {
+            "tokens_per_second": metrics.num_tokens / seconds,
+            "computed_tokens_per_second": metrics.num_computed_tokens / seconds,
+            "pairs_per_second": metrics.num_examples / seconds,
+            "model_flops_per_second": metrics.flops / seconds,
+            "matmul_share": metrics.flops / seconds / matmul_peak,
+        }
         row = {
             "iteration": iteration,
             "consumed_samples": consumed_samples,
             **_scores(metrics),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
-            "tokens_per_second": tokens_per_second,
-            "computed_tokens_per_second": metrics.num_computed_tokens / seconds,
+            **speed,
             "padding_tokens": metrics.num_padding,
             "truncated": metrics.num_truncated,
         }
@@ -91,7 +101,11 @@ class Reporter:
             f"rejected score: {metrics.rejected_score:.4f}",
             f"margin: {metrics.margin:.4f}",
             f"grad norm: {grad_norm:.3f}",
-            f"tokens/s: {tokens_per_second:.1f}",
+            f"tokens/s: {speed['tokens_per_second']:.1f}",
+            f"computed tokens/s: {speed['computed_tokens_per_second']:.1f}",
+            f"pairs/s: {speed['pairs_per_second']:.2f}",
+            f"TFLOP/s: {speed['model_flops_per_second'] / 1e12:.3g}",
+            f"of peak: {speed['matmul_share']:.1%}",
         ]
         if metrics.num_padding:
             cells.append(f"padding tokens: {metrics.num_padding}")

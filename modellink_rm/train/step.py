@@ -57,7 +57,7 @@ def train_step(
     state.optimizer.zero_grad()
     kept = forward_backward(state.model, batches, objective, num_micro_batches=num_micro_batches)
     state.optimizer.prepare_grads()
-    grad_norm = state.optimizer.get_grad_norm()
+    grad_norm = gradient_norm(state.optimizer)
     if not math.isfinite(grad_norm):
         raise NonFiniteError(_describe_non_finite(state, kept, ranks))
     clip_gradients(state.optimizer, grad_norm)
@@ -68,6 +68,21 @@ def train_step(
     return StepResult(
         sums=sum_metrics(kept, ranks, torch.device(torch.cuda.current_device())), grad_norm=float(grad_norm)
     )
+
+
+@torch.no_grad()
+def gradient_norm(optimizer: MegatronOptimizer) -> float:
+    """Norm of the whole gradient; the one number that a step reads from the device.
+
+    It is what the engine's `get_grad_norm` returns, which without apex reads every parameter's.
+    """
+    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    gradients = [gradient for part in parts for gradient in part.get_main_grads_for_grad_norm()]
+    squared = torch.zeros((), device=torch.cuda.current_device())
+    if gradients:
+        squared += torch.nn.utils.get_total_norm(gradients).square()
+    torch.distributed.all_reduce(squared, group=optimizer.get_grad_stats_parallel_group())
+    return math.sqrt(squared.item())
 
 
 def clip_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:

@@ -20,16 +20,19 @@ from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_s
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.platform import Platform
-from modellink_rm.train.batches import BatchLayout, micro_batches_of
+from modellink_rm.train.batches import BatchLayout
 from modellink_rm.train.evaluate import evaluate, sum_over_processes
+from modellink_rm.train.loader import GlobalBatches, made_ahead
 from modellink_rm.train.optimizer import (
     TrainState,
     build_optimizer,
     build_scheduler,
     settled_weights,
+    use_fused_adam,
     wrap_for_training,
 )
 from modellink_rm.train.plan import RunPlan
+from modellink_rm.train.profiling import StepTrace, trace_directory
 from modellink_rm.train.reporting import Reporter
 from modellink_rm.train.step import train_step
 
@@ -42,28 +45,42 @@ def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
         info(f"nothing is left to do: the run stands at iteration {state.iteration} of {plan.train_iters}")
         return state
     order = SampleOrder(plan.split.train, config.data.shuffle, config.training.seed)
-    objective = PairwiseObjective(PAIR_LOSSES[config.training.loss_type], counts_pairs=ranks.cp_rank == 0)
+    objective = PairwiseObjective(
+        PAIR_LOSSES[config.training.loss_type], plan.model.shape, counts_pairs=ranks.cp_rank == 0
+    )
     layout = BatchLayout(
         max_tokens=plan.max_tokens,
         divisible_by=config.parallel.tokens_divisible_by(),
         share_prefixes=config.data.prefix_sharing,
         device=platform.device,
     )
-    with _Log(plan, state, platform) as log:
-        while state.iteration < plan.train_iters:
-            samples = state.consumed_samples
-            rows = order.samples(samples, samples + plan.batch_size)
-            examples = [plan.dataset[row] for row in rows]
-            num_micro_batches, batches = micro_batches_of(examples, layout, ranks)
+    data = GlobalBatches(
+        dataset=plan.dataset,
+        order=order,
+        batch_size=plan.batch_size,
+        layout=layout,
+        ranks=ranks,
+        platform=platform,
+    )
+    reporting = config.reporting
+    traces = trace_directory(reporting.tensorboard_dir, config.checkpoint.save)
+    with (
+        made_ahead(data.after, _samples_before_steps(plan, state), config.data.num_workers) as batches,
+        StepTrace(reporting, traces, ranks.rank) as trace,
+        _Log(plan, state, platform) as log,
+    ):
+        for micro_batches in batches:
+            trace.before_step(state.iteration)
             learning_rate = current_learning_rate(state)
             result = train_step(
                 state,
-                batches,
+                (batch.to(platform.device) for batch in micro_batches),
                 objective,
-                num_micro_batches=num_micro_batches,
+                num_micro_batches=len(micro_batches),
                 num_examples=plan.batch_size,
                 ranks=ranks,
             )
+            trace.after_step(state.iteration)
             log.step(result.sums, grad_norm=result.grad_norm, learning_rate=learning_rate)
             is_last = state.iteration == plan.train_iters
             with log.paused():
@@ -74,6 +91,13 @@ def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
                 ):
                     save(plan, state, ranks)
     return state
+
+
+def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
+    """The samples consumed before each step that is left."""
+    num_steps = plan.train_iters - state.iteration
+    first = state.consumed_samples
+    return range(first, first + num_steps * plan.batch_size, plan.batch_size)
 
 
 def build_train_state(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
@@ -111,6 +135,7 @@ def build_train_state(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainS
             load_rng=config.checkpoint.load_rng,
             ranks=ranks,
         )
+        use_fused_adam(optimizer)
         state.iteration, state.consumed_samples = progress.iteration, progress.consumed_samples
         info(f"continuing after iteration {state.iteration} of {source.checkpoint.path}")
     return state
@@ -171,6 +196,20 @@ def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:
     return is_last or bool(interval and iteration % interval == 0)
 
 
+def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:
+    """FLOP/s that matrix products reach on all processes' devices together.
+
+    All measure at once, as they train at once: processes that share cores take them from each other.
+    """
+    torch.distributed.barrier()
+    peak = torch.tensor([platform.matmul_flops_per_second(dtype)], dtype=torch.float64)
+    total = float(sum_over_processes(peak.to(platform.device)))
+    num_processes = torch.distributed.get_world_size()
+    name = str(dtype).removeprefix("torch.")
+    info(f"matmul peak: {total / num_processes / 1e12:.3g} TFLOP/s a process in {name}")
+    return total
+
+
 class _Log:
     """Adds up the steps between log lines and reports them from the first process."""
 
@@ -190,6 +229,7 @@ class _Log:
                 batch_size=plan.batch_size,
                 resumed_iteration=state.iteration,
             )
+        self._matmul_peak = _matmul_peak(platform, plan.config.precision.dtype)
         self._started = time.perf_counter()
 
     def __enter__(self) -> "_Log":
@@ -225,6 +265,7 @@ class _Log:
                 grad_norm=grad_norm,
                 seconds=seconds,
                 num_steps=self._num_steps,
+                matmul_peak=self._matmul_peak,
             )
         self._sums.zero_()
         self._num_steps = 0

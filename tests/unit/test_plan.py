@@ -181,6 +181,47 @@ def test_directory_that_is_a_file_is_refused(flag: str, directory: Path, tmp_pat
             plan(directory, f"{flag} {path}")
 
 
+def test_refused_run_leaves_no_directory(directory: Path, tmp_path: Path) -> None:
+    flags = f"--save {tmp_path}/new/run --tensorboard-dir {tmp_path}/new/tb"
+    with pytest.raises(UserError, match="--load /nowhere"):
+        plan(directory, f"{flags} --load /nowhere")
+    assert list(tmp_path.iterdir()) == []
+    plan(directory, flags)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["run", "tb"]
+
+
+@pytest.mark.parametrize("name", ["locked", "locked/below/it"])
+def test_directory_that_cannot_be_written_to_is_refused(
+    name: str, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locked").mkdir()
+    # Asked rather than made so: the superuser may write anywhere.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "locked")
+    with pytest.raises(UserError, match=f"--save {tmp_path}/{name} cannot be written to"):
+        plan(directory, f"--save {tmp_path}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("", "--profile needs --tensorboard-dir or --save"),
+        ("--save {tmp}", "--profile-step-start 10 is not before the last of 2 steps"),
+        ("--save {tmp} --profile-step-start 3 --profile-step-end 3", "below --profile-step-end 3"),
+        ("--save {tmp} --profile-ranks 0 2", "--profile-ranks 2 is not one of the run's 1 processes"),
+    ],
+)
+def test_profile_that_would_write_nothing_is_refused(
+    flags: str, message: str, directory: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(directory, f"--profile {flags}".format(tmp=tmp_path))
+
+
+def test_flags_for_overlapped_exchanges_are_accepted() -> None:
+    flags = "--tp-comm-overlap --tp-comm-overlap-cfg file --use-ascend-mc2 --use-pytorch-profiler"
+    run_config(f"--stage rm --is-pairwise-dataset --load D --data-path P --train-iters 1 {flags}".split())
+
+
 @pytest.mark.parametrize("bad", [320, 5000, -1])
 def test_id_without_an_embedding_row_is_refused_by_row(bad: int, directory: Path, tmp_path: Path) -> None:
     for path in directory.glob("pairs_*"):

@@ -1,0 +1,57 @@
+"""Floating-point operations of a batch's matrix products, a multiplication and an addition being two."""
+
+from modellink_rm.config.shape import ModelShape
+from modellink_rm.data.batch import Batch
+
+
+def training_flops(shape: ModelShape, batch: Batch) -> int:
+    """Model FLOPs of a forward and a backward pass over all processes that share the model.
+
+    The backward pass takes two products for each one of the forward pass (Kaplan et al. 2020, arXiv
+    2001.08361, section 2.1); what is recomputed to save memory does not count, nor does padding.
+    """
+    return 3 * forward_flops(shape, batch)
+
+
+def forward_flops(shape: ModelShape, batch: Batch) -> int:
+    """Model FLOPs of a forward pass: linear layers, attention and the head.
+
+    A layer takes for each token 2 h (q + 2 kv) for the projections to queries, keys and values, 2 q h
+    for attention's output, 6 h f for the gated MLP, and 4 q for each token that it sees (scores and
+    weighted values). The last layer computes keys and values of all tokens, the rest at scored ones.
+    """
+    hidden = shape.hidden_size
+    queries = shape.num_attention_heads * shape.kv_channels
+    keys_and_values = 2 * shape.num_query_groups * shape.kv_channels
+    rest = 4 * hidden * queries + 6 * hidden * shape.ffn_hidden_size  # of a token, keys and values apart
+
+    def layers(num_layers: int, *, num_tokens: int, num_seen: int) -> int:
+        return num_layers * (num_tokens * rest + 4 * queries * num_seen)
+
+    num_scored = len(set(batch.scored_positions))
+    return (
+        shape.num_layers * batch.num_computed_tokens * 2 * hidden * keys_and_values
+        + layers(shape.num_layers - 1, num_tokens=batch.num_computed_tokens, num_seen=num_seen(batch))
+        + layers(1, num_tokens=num_scored, num_seen=num_seen_by_scored(batch))
+        + 2 * hidden * num_scored
+    )
+
+
+def num_seen(batch: Batch) -> int:
+    """Tokens that each token sees, itself and its prefix included, summed over tokens but padding's."""
+    segments = batch.segments[:-1] if batch.num_padding else batch.segments
+    lengths = [segment.end - segment.start for segment in segments]
+    return sum(
+        length * segment.prefix_length + length * (length + 1) // 2
+        for segment, length in zip(segments, lengths, strict=True)
+    )
+
+
+def num_seen_by_scored(batch: Batch) -> int:
+    """Tokens that each scored token sees, summed over scored tokens."""
+    scored = set(batch.scored_positions)
+    return sum(
+        segment.prefix_length + segment.end - segment.start
+        for segment in batch.segments
+        if segment.end - 1 in scored
+    )

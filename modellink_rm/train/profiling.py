@@ -1,0 +1,63 @@
+"""A trace of a few steps, by torch's profiler."""
+
+from pathlib import Path
+from typing import Any
+
+from torch.profiler import profile, supported_activities
+
+from modellink_rm.config.reporting import ReportingConfig
+from modellink_rm.log import info
+
+
+class StepTrace:
+    """Traces steps after --profile-step-start up to --profile-step-end, on the ranks asked for.
+
+    Args:
+        directory: where `profile/rankN.pt.trace.json` is written.
+    """
+
+    def __init__(self, config: ReportingConfig, directory: Path | None, rank: int) -> None:
+        self._is_wanted = config.profile and rank in config.profile_ranks
+        self._steps = range(config.profile_step_start, config.profile_step_end)
+        self._directory = directory
+        self._rank = rank
+        self._profiler: profile | None = None
+
+    def __enter__(self) -> "StepTrace":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._finish()
+
+    def before_step(self, iteration: int) -> None:
+        """Start where the step after `iteration` steps is the first to trace."""
+        if self._is_wanted and self._profiler is None and iteration in self._steps:
+            self._profiler = profile(activities=_activities(), record_shapes=True)
+            self._profiler.start()
+
+    def after_step(self, iteration: int) -> None:
+        """Write the trace where the last step to trace was the one that made `iteration` steps."""
+        if iteration >= self._steps.stop:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._profiler is None:
+            return
+        assert self._directory is not None, "plan_run asks for a directory with --profile"
+        self._is_wanted = False
+        profiler, self._profiler = self._profiler, None
+        profiler.stop()
+        path = self._directory / "profile" / f"rank{self._rank}.pt.trace.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(path))
+        info(f"profile: {path}, which chrome://tracing and ui.perfetto.dev open")
+
+
+def trace_directory(tensorboard_dir: str | None, save: str | None) -> Path | None:
+    """Where traces go: --tensorboard-dir, else --save."""
+    directory = tensorboard_dir or save
+    return Path(directory) if directory is not None else None
+
+
+def _activities() -> Any:
+    return supported_activities()  # type: ignore[no-untyped-call]

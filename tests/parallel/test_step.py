@@ -1,0 +1,116 @@
+"""What a step asks of the device, and what is made beside it."""
+
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modellink_rm.objective.pairwise import PairwiseObjective
+from modellink_rm.train import step
+from tests.distributed import Workers
+from tests.parallel.conftest import NUM_STEPS
+from tests.runs import _train, run_training
+
+# What hands a tensor's numbers to Python, which on a GPU waits for all work before it.
+READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2")
+
+
+class CountReads(TorchDispatchMode):
+    """Counts the reads of tensors while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket.__name__.split(".")[-1] in READS and not is_of_host_generator()
+        return func(*args, **(kwargs or {}))
+
+
+def is_of_host_generator() -> bool:
+    """Whether the engine compares states of the host's random generator, which no device holds."""
+    return any("tensor_parallel/random.py" in frame.filename for frame in traceback.extract_stack())
+
+
+def reads_of_a_run(arguments: list[str], adds_one: bool) -> tuple[list[int], list[int]]:
+    """Reads in forward and backward passes, and in the steps around them, of each step."""
+    passes: list[int] = []
+    steps: list[int] = []
+    forward_backward, train_step = step.forward_backward, step.train_step
+    loss = PairwiseObjective.__call__
+
+    def counted_passes(*args: Any, **kwargs: Any) -> Any:
+        with CountReads() as reads:
+            kept = forward_backward(*args, **kwargs)
+        passes.append(reads.count)
+        return kept
+
+    def counted_step(*args: Any, **kwargs: Any) -> Any:
+        with CountReads() as reads:
+            result = train_step(*args, **kwargs)
+        steps.append(reads.count)
+        return result
+
+    def reading_loss(self: Any, scores: torch.Tensor, batch: Any) -> Any:
+        if adds_one:
+            scores.sum().item()
+        return loss(self, scores, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "forward_backward", counted_passes)
+        patch.setattr("modellink_rm.train.trainer.train_step", counted_step)
+        patch.setattr(PairwiseObjective, "__call__", reading_loss)
+        _train(arguments)
+    return passes, steps
+
+
+@pytest.mark.parametrize("flags", ["", "--hidden-dropout 0.1 --attention-dropout 0.1", "--bf16"])
+@pytest.mark.parametrize("max_tokens", [60, 10000])
+def test_step_reads_the_device_at_its_end_alone(
+    max_tokens: int, flags: str, arguments: list[str], workers: Workers
+) -> None:
+    words = [*arguments, *flags.split(), "--max-tokens-per-micro-batch", str(max_tokens), "--eval-iters", "0"]
+    ((passes, steps),) = workers.run(reads_of_a_run, 1, words, False)
+    # The engine reads the number of examples when all passes are done, whatever their number.
+    assert passes == [1] * NUM_STEPS
+    assert steps == [2] * NUM_STEPS  # and we the gradient norm
+
+
+def test_sequence_parallel_step_reads_the_device_at_its_end_alone(
+    arguments: list[str], workers: Workers
+) -> None:
+    words = [*arguments, "--tensor-model-parallel-size", "2", "--sequence-parallel", "--eval-iters", "0"]
+    for passes, _ in workers.run(reads_of_a_run, 2, words, False):
+        assert passes == [1] * NUM_STEPS
+
+
+def test_read_of_a_score_is_noticed(arguments: list[str], workers: Workers) -> None:
+    words = [*arguments, "--max-tokens-per-micro-batch", "10000", "--eval-iters", "0"]
+    ((passes, _),) = workers.run(reads_of_a_run, 1, words, True)
+    assert passes == [2] * NUM_STEPS
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_batches_made_ahead_change_no_number(
+    num_workers: int, arguments: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    one = run_training(workers, 1, arguments, tmp_path / "one")
+    other = run_training(workers, 1, [*arguments, "--num-workers", str(num_workers)], tmp_path / "other")
+    assert other.column("loss") == one.column("loss")
+    assert other.column("grad_norm") == one.column("grad_norm")
+
+
+def test_profile_traces_the_steps_and_ranks_asked_for(
+    arguments: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    flags = "--profile --profile-step-start 1 --profile-step-end 3 --profile-ranks 1"
+    run_training(workers, 2, [*arguments, *flags.split()], tmp_path)
+    assert [path.name for path in (tmp_path / "profile").iterdir()] == ["rank1.pt.trace.json"]
+    events = json.loads((tmp_path / "profile" / "rank1.pt.trace.json").read_text())["traceEvents"]
+    names = [event.get("name", "") for event in events]
+    assert sum(name == "aten::_local_scalar_dense" for name in names) >= 2  # two steps' norms
+    assert sum(name.startswith("Optimizer.step") for name in names) == 2
