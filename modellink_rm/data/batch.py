@@ -86,7 +86,7 @@ def pack_examples(
     """One flat batch of the examples.
 
     Args:
-        examples: at least one.
+        examples: none for a micro-batch that only keeps others company, a few tokens of padding.
         divisible_by: t is made a multiple of this (the tensor-parallel size under sequence
             parallelism, which divides tokens over processes) by padding at the end.
         share_prefixes: lay a prompt that all responses of an example have out once.
@@ -97,7 +97,7 @@ def pack_examples(
             layout.add_shared(number, example)
         else:
             layout.add_apart(number, example)
-    num_padding = -layout.end % divisible_by
+    num_padding = -layout.end % divisible_by if examples else divisible_by
     if num_padding:
         layout.add_segment(np.zeros(num_padding, dtype=np.int32), owner=len(examples), first_position=0)
     lengths = [segment.end - segment.start for segment in layout.segments]
@@ -107,7 +107,7 @@ def pack_examples(
         segment_ids=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
         example_ids=torch.from_numpy(np.repeat(np.asarray(layout.owners), lengths)),
         segments=tuple(layout.segments),
-        scored_positions=torch.tensor(layout.scored_positions),
+        scored_positions=torch.tensor(layout.scored_positions, dtype=torch.int64),
         example_indices=tuple(example.index for example in examples),
         num_tokens=sum(len(response.input_ids) for example in examples for response in example.responses),
         num_padding=num_padding,

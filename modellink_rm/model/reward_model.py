@@ -1,5 +1,6 @@
 """The reward model: token embedding, transformer layers, and a head read at scored positions."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlock, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor, nn
 
 from modellink_rm.config.shape import ModelShape
@@ -18,9 +20,11 @@ from modellink_rm.model.attention import layout_of
 from modellink_rm.model.layers import block_spec
 from modellink_rm.model.rotary import RotaryAngles
 
+_LAYER_PREFIX = "decoder.layers."
+
 
 class RewardModel(MegatronModule):
-    """One pipeline stage of a reward model.
+    """One pipeline stage of a reward model, or a virtual one where stages are interleaved.
 
     It is built from megatron-core's embedding and transformer block rather than on its GPTModel,
     which always makes a language-model head: no [vocabulary, hidden] output matrix exists here.
@@ -40,12 +44,13 @@ class RewardModel(MegatronModule):
         head_bias: bool,
         pre_process: bool,
         post_process: bool,
+        vp_stage: int | None,
         groups: ProcessGroupCollection,
     ) -> None:
         super().__init__(config=config)
         self.pre_process = pre_process
         self.post_process = post_process
-        self.vp_stage = None
+        self.vp_stage = vp_stage  # read by the engine's schedules
         self.model_type = ModelType.encoder_or_decoder  # read by the engine's schedules
         self.share_embeddings_and_output_weights = False  # read when it finalizes gradients
         self.tp_group = groups.tp
@@ -61,13 +66,23 @@ class RewardModel(MegatronModule):
         self.rotary = RotaryAngles(shape, device)
         self.decoder = TransformerBlock(
             config,
-            spec=block_spec(get_num_layers_to_build(config), has_final_norm=post_layer_norm),
+            spec=block_spec(get_num_layers_to_build(config, vp_stage), has_final_norm=post_layer_norm),
             pre_process=pre_process,
             post_process=post_process,
             pg_collection=groups,
+            vp_stage=vp_stage,
         )
         if post_process:
             self.rm_head = RewardHead(config.hidden_size, bias=head_bias, device=device)
+
+    def global_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of this stage, layers numbered over the whole model."""
+        offset = get_transformer_layer_offset(self.config, self.vp_stage)
+        for name, parameter in self.named_parameters():
+            if name.startswith(_LAYER_PREFIX):
+                layer, rest = name.removeprefix(_LAYER_PREFIX).split(".", 1)
+                name = f"{_LAYER_PREFIX}{int(layer) + offset}.{rest}"
+            yield name, parameter
 
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Take the previous stage's output; called by the engine's schedules."""

@@ -18,6 +18,7 @@ from modellink_rm.objective.losses import PAIR_LOSSES
 from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.parallel.groups import Ranks
+from modellink_rm.parallel.pipeline import micro_batches_multiple_of
 from modellink_rm.platform import Platform
 from modellink_rm.train.batches import BatchLayout, micro_batches_of
 from modellink_rm.train.evaluate import evaluate, sum_over_processes
@@ -47,6 +48,7 @@ def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
         divisible_by=ranks.tp_size if config.parallel.sequence_parallel else 1,
         share_prefixes=config.data.prefix_sharing,
         device=platform.device,
+        multiple_of=micro_batches_multiple_of(state.model),
     )
     with _Log(plan, state, platform) as log:
         while state.iteration < plan.train_iters:
@@ -131,7 +133,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     with settled_weights(state.model):
         path = save_checkpoint(
             root,
-            model=state.model,
+            chunks=state.model,
             optimizer=state.optimizer,
             scheduler=state.scheduler,
             progress=Progress(state.iteration, state.consumed_samples),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from modellink_rm.data.batch import Segment, pack_examples
 from modellink_rm.data.pair import Example, Response
@@ -82,6 +83,15 @@ def test_padding_is_a_segment_of_its_own_and_counted(divisible_by: int, padding:
     assert batch.segments[3:] == ((Segment(7, 7 + padding),) if padding else ())
     assert batch.scored_positions.tolist() == [4, 6]
     assert (batch.num_tokens, batch.num_computed_tokens) == (9, 7)
+
+
+@pytest.mark.parametrize("divisible_by", [1, 4])
+def test_batch_of_no_example_is_padding_that_nothing_is_scored_in(divisible_by: int) -> None:
+    batch = pack_examples([], divisible_by=divisible_by)
+    assert batch.segments == (Segment(0, divisible_by),)
+    assert (batch.num_examples, batch.num_tokens, batch.num_computed_tokens) == (0, 0, 0)
+    assert batch.num_padding == len(batch.input_ids) == divisible_by
+    assert (batch.scored_positions.tolist(), batch.scored_positions.dtype) == ([], torch.int64)
 
 
 @pytest.mark.parametrize("share_prefixes", [True, False])
