@@ -53,6 +53,8 @@ def wrap_for_training(
         overlap_param_gather=optim.overlap_param_gather,
         align_param_gather=is_interleaved,  # started for a whole chunk by the schedule, not by its layers
     )
+    # Without Megatron-LM's `disable_bucketing` of later chunks, which gathers a float32 head in one
+    # call with bf16 layers: gloo then mixes up the two without a word.
     wrapped = [DistributedDataParallel(config, ddp_config, chunk) for chunk in chunks]
     config.finalize_model_grads_func = finalize_model_grads
     if optim.overlap_grad_reduce:
