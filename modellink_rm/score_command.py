@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
             ranks=ranks,
         )
         scorer = Scorer(
-            model=built.eval(),
+            model=[chunk.eval() for chunk in built],
             template=plan.template,
             tokenizer=plan.tokenizer,
             seq_length=plan.seq_length,

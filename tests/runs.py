@@ -35,15 +35,13 @@ class RunResult:
 
 def run_training(workers: Workers, world_size: int, arguments: list[str], save: Path) -> RunResult:
     """Train in `world_size` processes, saving under `save`."""
-    parts = workers.run(_train, world_size, [*arguments, "--save", str(save)])
+    parts = workers.run(train_part, world_size, [*arguments, "--save", str(save)])
     rows = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
     return RunResult(rows=rows, weights=_merged(parts))
 
 
-def _train(argv: list[str]) -> dict[str, Any]:
+def train_part(argv: list[str]) -> dict[str, Any]:
     """One rank of a run: its parameters, and where they stand in the model."""
-    from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
-
     from modellink_rm.log import set_up_logging
     from modellink_rm.parallel.groups import process_groups
     from modellink_rm.platform import detect_platform
@@ -57,13 +55,8 @@ def _train(argv: list[str]) -> dict[str, Any]:
     platform = detect_platform(config.parallel.distributed_backend)
     with process_groups(config.parallel, platform, seed=config.training.seed) as ranks:
         state = train(plan, platform, ranks)
-        module = state.model.module
-        offset = get_transformer_layer_offset(module.config)
         parameters = {}
-        for name, parameter in module.named_parameters():
-            if name.startswith("decoder.layers."):
-                _, _, layer, rest = name.split(".", 3)
-                name = f"decoder.layers.{int(layer) + offset}.{rest}"
+        for name, parameter in (pair for chunk in state.model for pair in chunk.module.global_parameters()):
             dimension = getattr(parameter, "partition_dim", -1)
             is_divided = getattr(parameter, "tensor_model_parallel", False)
             parameters[name] = (dimension if is_divided else None, parameter.detach().float().clone().numpy())

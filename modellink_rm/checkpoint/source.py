@@ -166,8 +166,8 @@ def build_planned_model(
     seed: int,
     ranks: Ranks,
     load_checkpoint: bool = True,
-) -> RewardModel:
-    """This process's stage with its weights; a collective over all processes.
+) -> list[RewardModel]:
+    """This process's part with its weights, one stage or its virtual stages; a collective over all processes.
 
     Args:
         seed: of a head that is not loaded.

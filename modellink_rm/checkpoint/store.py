@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Progress:
 def save_checkpoint(
     root: Path,
     *,
-    model: Any,
+    chunks: Sequence[Any],
     optimizer: Any,
     scheduler: Any,
     progress: Progress,
@@ -47,7 +48,7 @@ def save_checkpoint(
     """Write `root/iter_N`, whole or not at all, and then the file that names the newest.
 
     Args:
-        model: the stage's module, unwrapped or with gradient buffers.
+        chunks: the process's stage or virtual stages, unwrapped or with gradient buffers.
         info_files: small files that go with it, by name relative to the checkpoint.
 
     Returns:
@@ -59,7 +60,7 @@ def save_checkpoint(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
     torch.distributed.barrier()
-    state = _sharded_state(model, optimizer, is_loading=False)
+    state = _sharded_state(chunks, optimizer, is_loading=False)
     state["scheduler"] = scheduler.state_dict()
     state["progress"] = dataclasses.asdict(progress)
     state["rng"] = _sharded_rng(ranks)
@@ -88,15 +89,13 @@ def _write_results_in_this_process() -> None:
         filesystem_async._results_queue = queue.Queue()
 
 
-def load_weights(model: Any, checkpoint: CheckpointInfo) -> None:
+def load_weights(chunks: Sequence[Any], checkpoint: CheckpointInfo) -> None:
     """Read the weights of a checkpoint into a model of any parallel size."""
-    module = _unwrapped(model)
-    state = dist_checkpointing.load({"model": module.sharded_state_dict()}, str(checkpoint.path))
-    module.load_state_dict(state["model"])
+    _set_weights(chunks, dist_checkpointing.load(_sharded_weights(chunks), str(checkpoint.path)))
 
 
 def load_train_state(
-    model: Any,
+    chunks: Sequence[Any],
     optimizer: Any,
     scheduler: Any,
     checkpoint: CheckpointInfo,
@@ -109,18 +108,14 @@ def load_train_state(
 
     The random generators' states are read only at the parallel sizes that wrote them.
     """
-    state: dict[str, Any]
-    if load_optim:
-        state = _sharded_state(model, optimizer, is_loading=True)
-    else:
-        state = {"model": _unwrapped(model).sharded_state_dict()}
+    state = _sharded_state(chunks, optimizer, is_loading=True) if load_optim else _sharded_weights(chunks)
     has_rng = load_rng and checkpoint.parallel_sizes == ranks.sizes
     if load_rng and not has_rng:
         info(f"random generators start anew: {checkpoint.path} was written at other parallel sizes")
     if has_rng:
         state["rng"] = _sharded_rng(ranks)
     loaded = dist_checkpointing.load(state, str(checkpoint.path))
-    _unwrapped(model).load_state_dict(loaded["model"])
+    _set_weights(chunks, loaded)
     if load_optim:
         _load_optimizer(optimizer, loaded["optimizer"])
         scheduler.load_state_dict(loaded["scheduler"])
@@ -132,11 +127,24 @@ def load_train_state(
     return Progress(**loaded["progress"])
 
 
-def _unwrapped(model: Any) -> Any:
-    return model.module if hasattr(model, "ddp_config") else model
+def _unwrapped(chunk: Any) -> Any:
+    return chunk.module if hasattr(chunk, "ddp_config") else chunk
 
 
-def _sharded_state(model: Any, optimizer: Any, *, is_loading: bool) -> dict[str, Any]:
+def _sharded_weights(chunks: Sequence[Any], metadata: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The weights by chunk; in the checkpoint a tensor has its name in the model, whoever holds it."""
+    return {
+        f"model{number}": _unwrapped(chunk).sharded_state_dict(metadata=metadata)
+        for number, chunk in enumerate(chunks)
+    }
+
+
+def _set_weights(chunks: Sequence[Any], loaded: dict[str, Any]) -> None:
+    for number, chunk in enumerate(chunks):
+        _unwrapped(chunk).load_state_dict(loaded[f"model{number}"])
+
+
+def _sharded_state(chunks: Sequence[Any], optimizer: Any, *, is_loading: bool) -> dict[str, Any]:
     metadata = {
         "distrib_optim_sharding_type": "fully_reshardable",
         "chained_optim_avoid_prefix": True,
@@ -146,11 +154,9 @@ def _sharded_state(model: Any, optimizer: Any, *, is_loading: bool) -> dict[str,
         # The distributed optimizer cannot describe a state it has not allocated yet.
         if _is_distributed(part) and not part.is_stub_optimizer and not part.optimizer.state:
             part._init_optimizer_states_with_dummy_values()
-    weights = _unwrapped(model).sharded_state_dict(metadata=metadata)
-    return {
-        "model": weights,
-        "optimizer": optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=metadata),
-    }
+    weights = _sharded_weights(chunks, metadata)
+    state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=metadata)
+    return {**weights, "optimizer": state}
 
 
 def _load_optimizer(optimizer: Any, state: Any) -> None:

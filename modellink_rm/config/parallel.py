@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from modellink_rm.errors import UserError
-from modellink_rm.flags import flag
+from modellink_rm.flags import flag, flag_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,10 @@ class ParallelConfig:
     tensor_model_parallel_size: int = flag(1, help="processes that share each layer's matrices")
     pipeline_model_parallel_size: int = flag(1, help="stages that the layers are divided into")
     context_parallel_size: int = flag(1, help="processes that share each sequence by tokens")
+    num_layers_per_virtual_pipeline_stage: int | None = flag(
+        None,
+        help="layers of a virtual stage; a process has several, in turns with the others, and idles less",
+    )
     sequence_parallel: bool = flag(
         False, help="divide norms and residuals over the tensor-parallel processes by tokens"
     )
@@ -26,15 +30,32 @@ class ParallelConfig:
     distributed_timeout_minutes: int = flag(30, help="minutes after which a lost process is noticed")
 
     def __post_init__(self) -> None:
-        for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name in (
+            "tensor_model_parallel_size",
+            "pipeline_model_parallel_size",
+            "context_parallel_size",
+            "num_layers_per_virtual_pipeline_stage",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{flag_name(name)} must be at least 1, got {value}")
+        if self.num_layers_per_virtual_pipeline_stage and self.pipeline_model_parallel_size == 1:
+            raise UserError(
+                "--num-layers-per-virtual-pipeline-stage needs --pipeline-model-parallel-size of 2 or more, "
+                "got 1"
+            )
         if self.distributed_timeout_minutes < 1:
             raise UserError(
                 f"--distributed-timeout-minutes must be at least 1, got {self.distributed_timeout_minutes}"
             )
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise UserError("--sequence-parallel needs --tensor-model-parallel-size of 2 or more, got 1")
+
+    def num_virtual_stages(self, num_layers: int) -> int:
+        """Parts of the model that each process holds: 1 unless stages are interleaved."""
+        if self.num_layers_per_virtual_pipeline_stage is None:
+            return 1
+        return num_layers // self.pipeline_model_parallel_size // self.num_layers_per_virtual_pipeline_stage
 
     def data_parallel_size(self, world_size: int) -> int:
         """Replicas of the model among `world_size` processes.

@@ -20,6 +20,12 @@ def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> No
         raise UserError(
             f"--pipeline-model-parallel-size {pp} does not divide --num-layers {shape.num_layers}"
         )
+    virtual = parallel.num_layers_per_virtual_pipeline_stage
+    if virtual is not None and shape.num_layers // pp % virtual:
+        raise UserError(
+            f"--num-layers-per-virtual-pipeline-stage {virtual} does not divide the "
+            f"{shape.num_layers // pp} layers of a stage"
+        )
     for flag, size in (
         ("--num-attention-heads", shape.num_attention_heads),
         ("--ffn-hidden-size", shape.ffn_hidden_size),
@@ -41,10 +47,8 @@ def check_recompute_fits_shape(
     Raises:
         UserError: --recompute-num-layers does not divide them, or is above their number.
     """
-    num_layers, group = (
-        shape.num_layers // parallel.pipeline_model_parallel_size,
-        precision.recompute_num_layers,
-    )
+    num_stages = parallel.pipeline_model_parallel_size * parallel.num_virtual_stages(shape.num_layers)
+    num_layers, group = shape.num_layers // num_stages, precision.recompute_num_layers
     if precision.recompute_granularity != "full":
         return
     if group > num_layers or (precision.recompute_method == "uniform" and num_layers % group):

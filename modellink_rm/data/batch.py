@@ -108,7 +108,7 @@ def pack_examples(
     """One flat batch of the examples.
 
     Args:
-        examples: at least one.
+        examples: none for a micro-batch that only keeps others company, a few tokens of padding.
         divisible_by: t is made a multiple of this by padding at the end, as sequence and context
             parallelism need it, which divide tokens over processes.
         share_prefixes: lay a prompt that all responses of an example have out once.
@@ -119,7 +119,7 @@ def pack_examples(
             layout.add_shared(number, example)
         else:
             layout.add_apart(number, example)
-    num_padding = -layout.end % divisible_by
+    num_padding = -layout.end % divisible_by if examples else divisible_by
     if num_padding:
         layout.add_segment(np.zeros(num_padding, dtype=np.int32), owner=len(examples), first_position=0)
     lengths = [segment.end - segment.start for segment in layout.segments]

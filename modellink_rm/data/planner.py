@@ -43,20 +43,33 @@ def plan_replicas(examples: Sequence[Example], num_replicas: int, *, share_prefi
 
 
 def plan_micro_batches(
-    examples: Sequence[Example], positions: Sequence[int], max_tokens: int, *, share_prefixes: bool
+    examples: Sequence[Example],
+    positions: Sequence[int],
+    max_tokens: int,
+    *,
+    share_prefixes: bool,
+    multiple_of: int = 1,
 ) -> list[list[int]]:
     """Micro-batches of about equal size, none above `max_tokens` but an example longer than that alone.
 
     First fit, the longest first, gives their number; then each example goes to the micro-batch
     with the fewest tokens that it fits into.
+
+    Args:
+        multiple_of: their number is made a multiple of this by more and smaller ones; where there
+            are not enough examples for that, by empty ones at the end.
     """
     sizes = {
         position: computed_tokens(examples[position], share_prefixes=share_prefixes) for position in positions
     }
     longest_first = sorted(positions, key=lambda position: (-sizes[position], position))
     number = len(_fill(longest_first, sizes, max_tokens, number=None))
-    balanced = _fill(longest_first, sizes, max_tokens, number=number)
-    return sorted(sorted(batch) for batch in balanced)
+    batches = _fill(longest_first, sizes, max_tokens, number=number)
+    while len(batches) % multiple_of and len(batches) < len(positions):
+        number = len(batches) + -len(batches) % multiple_of
+        batches = _fill(longest_first, sizes, max_tokens, number=number)
+    empty: list[list[int]] = [[]] * (-len(batches) % multiple_of)
+    return sorted(sorted(batch) for batch in batches) + empty
 
 
 def _fill(

@@ -89,8 +89,8 @@ def layout_of(
         queries=Queries(
             make_kernel(scored_pieces(batch.segments, held.positions), device, dtype), cos[rows], sin[rows]
         ),
-        slots=tensor_on(device, np.array(held.slots)),
-        is_held=tensor_on(device, np.array(held.is_held)),
+        slots=tensor_on(device, np.array(held.slots, dtype=np.int64)),
+        is_held=tensor_on(device, np.array(held.is_held, dtype=bool)),
     )
     return PackedLayout(tokens=tokens, scored=scored)
 

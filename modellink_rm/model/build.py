@@ -1,4 +1,4 @@
-"""megatron-core's configuration and one stage of the reward model."""
+"""megatron-core's configuration and a process's part of the reward model."""
 
 import torch
 from megatron.core.tensor_parallel.layers import (
@@ -42,6 +42,8 @@ def transformer_config(
     if precision.recompute_granularity == "full":
         recompute["recompute_method"] = precision.recompute_method
         recompute["recompute_num_layers"] = precision.recompute_num_layers
+    num_virtual_stages = parallel.num_virtual_stages(shape.num_layers)
+    is_interleaved = num_virtual_stages > 1
     return RewardModelConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
@@ -63,6 +65,11 @@ def transformer_config(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         context_parallel_size=parallel.context_parallel_size,
+        virtual_pipeline_model_parallel_size=num_virtual_stages if is_interleaved else None,
+        # Interleaved stages of two processes send each other both ways at once: each message is
+        # waited for on its own (gloo cannot tell those of a batch apart).
+        overlap_p2p_comm=is_interleaved,
+        batch_p2p_comm=not is_interleaved,
         sequence_parallel=parallel.sequence_parallel,
         attention_kernel=attention_kernel,
         compile_elementwise=compile_elementwise,
@@ -93,23 +100,33 @@ def build_reward_model(
     post_layer_norm: bool,
     head_bias: bool,
     seed: int,
-) -> RewardModel:
-    """This process's stage of the model, its head drawn from `seed` alike on every process."""
+) -> list[RewardModel]:
+    """This process's part of the model, its head drawn from `seed` alike on every process.
+
+    Returns:
+        Its stage; where stages are interleaved, its virtual stages in the order of their layers.
+    """
     ranks = current_ranks()
-    model = RewardModel(
-        config,
-        shape,
-        padded_vocab_size=padded_vocab_size,
-        post_layer_norm=post_layer_norm,
-        head_bias=head_bias,
-        pre_process=ranks.is_first_stage,
-        post_process=ranks.is_last_stage,
-        groups=engine_groups(),
-    )
-    mark_divided_weights(model)
-    if ranks.is_last_stage:
-        initialize_head(model.rm_head, std=config.init_method_std, seed=seed)
-    return model
+    num_chunks = config.virtual_pipeline_model_parallel_size or 1
+    chunks = [
+        RewardModel(
+            config,
+            shape,
+            padded_vocab_size=padded_vocab_size,
+            post_layer_norm=post_layer_norm,
+            head_bias=head_bias,
+            pre_process=ranks.is_first_stage and number == 0,
+            post_process=ranks.is_last_stage and number == num_chunks - 1,
+            vp_stage=number if num_chunks > 1 else None,
+            groups=engine_groups(),
+        )
+        for number in range(num_chunks)
+    ]
+    for chunk in chunks:
+        mark_divided_weights(chunk)
+        if chunk.post_process:
+            initialize_head(chunk.rm_head, std=config.init_method_std, seed=seed)
+    return chunks
 
 
 def mark_divided_weights(model: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """The reward model: token embedding, transformer layers, and a head read at scored positions."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_regi
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlock, get_num_layers_to_build
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor, nn
 
 from modellink_rm.config.shape import ModelShape
@@ -18,9 +20,11 @@ from modellink_rm.model.embedding import TokenEmbedding
 from modellink_rm.model.layers import block_spec
 from modellink_rm.model.rotary import RotaryAngles
 
+_LAYER_PREFIX = "decoder.layers."
+
 
 class RewardModel(MegatronModule):
-    """One pipeline stage of a reward model.
+    """One pipeline stage of a reward model, or a virtual one where stages are interleaved.
 
     It is built from megatron-core's embedding and transformer block rather than on its GPTModel,
     which always makes a language-model head: no [vocabulary, hidden] output matrix exists here.
@@ -40,12 +44,13 @@ class RewardModel(MegatronModule):
         head_bias: bool,
         pre_process: bool,
         post_process: bool,
+        vp_stage: int | None,
         groups: ProcessGroupCollection,
     ) -> None:
         super().__init__(config=config)
         self.pre_process = pre_process
         self.post_process = post_process
-        self.vp_stage = None
+        self.vp_stage = vp_stage  # read by the engine's schedules
         self.model_type = ModelType.encoder_or_decoder  # read by the engine's schedules
         self.share_embeddings_and_output_weights = False  # read when it finalizes gradients
         self.cp_group = groups.cp
@@ -56,17 +61,29 @@ class RewardModel(MegatronModule):
         self.decoder = TransformerBlock(
             config,
             spec=block_spec(
-                get_num_layers_to_build(config), ends_model=post_process, has_final_norm=post_layer_norm
+                get_num_layers_to_build(config, vp_stage),
+                ends_model=post_process,
+                has_final_norm=post_layer_norm,
             ),
             pre_process=pre_process,
             post_process=post_process,
             pg_collection=groups,
+            vp_stage=vp_stage,
         )
         if post_process:
             if self.decoder.final_layernorm is not None:
                 # Its rows are whole on every tensor-parallel rank (see ScoredRowsLayer).
                 self.decoder.final_layernorm.weight.sequence_parallel = False
             self.rm_head = RewardHead(config.hidden_size, bias=head_bias, device=device)
+
+    def global_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of this stage, layers numbered over the whole model."""
+        offset = get_transformer_layer_offset(self.config, self.vp_stage)
+        for name, parameter in self.named_parameters():
+            if name.startswith(_LAYER_PREFIX):
+                layer, rest = name.removeprefix(_LAYER_PREFIX).split(".", 1)
+                name = f"{_LAYER_PREFIX}{int(layer) + offset}.{rest}"
+            yield name, parameter
 
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Take the previous stage's output; called by the engine's schedules."""

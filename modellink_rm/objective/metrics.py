@@ -45,7 +45,7 @@ def pair_sums(losses: Tensor, chosen: Tensor, rejected: Tensor, batch: Batch, *,
             rejected.sum(),
             rejected.square().sum(),
             *(
-                torch.full_like(chosen[0], count)
+                chosen.new_full((), count)
                 for count in (
                     batch.num_tokens,
                     batch.num_computed_tokens,

@@ -1,6 +1,7 @@
-"""Run the micro-batches of one step through the model's stages, with the engine's schedules."""
+"""Run micro-batches through the model's stages, with the engine's schedules."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ LossFunction = Callable[[Tensor, Any], tuple[Tensor, Tensor, dict[str, Any]]]
 
 
 def forward_backward(
-    model: torch.nn.Module, batches: Iterator[Any], loss_function: LossFunction, *, num_micro_batches: int
+    model: Sequence[Any], batches: Iterator[Any], loss_function: LossFunction, *, num_micro_batches: int
 ) -> list[dict[str, Any]]:
     """Forward and backward passes of the micro-batches; gradients are left in the model.
 
@@ -21,8 +22,9 @@ def forward_backward(
     over the global batch, however it was divided.
 
     Args:
+        model: this process's stage, or its virtual stages.
         batches: micro-batches of this replica, on this device.
-        num_micro_batches: how many of them, at least one.
+        num_micro_batches: how many of them, a multiple of `micro_batches_multiple_of(model)` above 0.
 
     Returns:
         What `loss_function` kept of each micro-batch, on the last stage; elsewhere nothing.
@@ -37,29 +39,50 @@ def forward_backward(
 
 
 @torch.no_grad()
-def forward_scores(model: torch.nn.Module, batch: Any) -> Tensor | None:
-    """Scores of one micro-batch [num_responses], float32, on the last stage; None elsewhere."""
+def forward_scores(
+    model: Sequence[Any], batches: Iterator[Any], *, num_micro_batches: int
+) -> list[tuple[Tensor, Any]]:
+    """(scores [num_responses] in float32, micro-batch) of each, on the last stage; elsewhere nothing.
+
+    Args:
+        model: this process's stage, or its virtual stages.
+        batches: micro-batches of this replica, on this device.
+        num_micro_batches: how many of them, as for `forward_backward`.
+    """
 
     def forward_step(iterator: Iterator[Any], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
-        output = chunk(next(iterator))
-        return output, lambda scores, non_loss_data: scores
+        batch = next(iterator)
+        return chunk(batch), lambda scores, non_loss_data: (scores, batch)
 
-    kept = _run(forward_step, model, iter([batch]), 1, forward_only=True)
-    return kept[0] if kept else None
+    kept: list[tuple[Tensor, Any]] = _run(forward_step, model, batches, num_micro_batches, forward_only=True)
+    return kept
+
+
+def micro_batches_multiple_of(model: Sequence[Any]) -> int:
+    """What the number of micro-batches must be a multiple of.
+
+    A process with several virtual stages takes micro-batches by the pipeline's size: that many
+    through one of its stages, then the same through the next.
+    """
+    return int(model[0].config.microbatch_group_size_per_vp_stage) if len(model) > 1 else 1
 
 
 def _run(
     forward_step: Any,
-    model: torch.nn.Module,
+    model: Sequence[Any],
     batches: Iterator[Any],
     num_micro_batches: int,
     *,
     forward_only: bool,
 ) -> Any:
-    return get_forward_backward_func()(
+    config = model[0].config
+    schedule = get_forward_backward_func(
+        config.pipeline_model_parallel_size, config.virtual_pipeline_model_parallel_size
+    )
+    return schedule(
         forward_step_func=forward_step,
-        data_iterator=batches,
-        model=model,
+        data_iterator=list(itertools.tee(batches, len(model))),  # every virtual stage takes all of them
+        model=list(model),
         num_microbatches=num_micro_batches,
         seq_length=1,  # unused: stages exchange the shape of every micro-batch
         micro_batch_size=1,  # a flat sequence [t, 1, h]

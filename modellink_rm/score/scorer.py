@@ -1,5 +1,6 @@
 """Scores of rendered responses, by the ids and the position that training used."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from modellink_rm.data.templates import encode_prompt, encode_response, num_clos
 from modellink_rm.data.tokenizer import Tokenizer
 from modellink_rm.data.truncation import truncate
 from modellink_rm.parallel.groups import Ranks
-from modellink_rm.parallel.pipeline import forward_scores
+from modellink_rm.parallel.pipeline import forward_scores, micro_batches_multiple_of
 from modellink_rm.score.inputs import ScoreInput
 
 
@@ -23,13 +24,13 @@ class Scorer:
     """A model with its inference contract.
 
     Attributes:
-        model: this process's stage, in evaluation mode.
+        model: this process's stage, or its virtual stages, in evaluation mode.
         seq_length: longest prompt + response, in tokens.
         truncation: "right" or "keep-ends".
         divisible_by: what the length of a packed micro-batch must be a multiple of.
     """
 
-    model: torch.nn.Module
+    model: Sequence[torch.nn.Module]
     template: Template
     tokenizer: Tokenizer
     seq_length: int
@@ -66,16 +67,24 @@ class Scorer:
     def scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
         """Scores of each example's responses; a collective over all processes, equal on each."""
         mine = divide(range(len(examples)), self.ranks.dp_size)[self.ranks.dp_rank]
-        found: dict[int, tuple[float, ...]] = {}
-        for start in range(0, len(mine), self.micro_batch_size):
-            numbers = mine[start : start + self.micro_batch_size]
-            batch = pack_examples(
-                [examples[number] for number in numbers], divisible_by=self.divisible_by
-            ).part(rank=self.ranks.cp_rank, size=self.ranks.cp_size)
-            scores = forward_scores(self.model, batch.to(self.device))
-            values = iter(scores.tolist() if scores is not None else ())
-            for number in numbers if scores is not None else ():
-                found[number] = tuple(next(values) for _ in examples[number].responses)
+        groups = [
+            mine[start : start + self.micro_batch_size]
+            for start in range(0, len(mine), self.micro_batch_size)
+        ]
+        groups += [mine[:0]] * (-len(groups) % micro_batches_multiple_of(self.model))
+        packed = (
+            pack_examples([examples[number] for number in numbers], divisible_by=self.divisible_by).part(
+                rank=self.ranks.cp_rank, size=self.ranks.cp_size
+            )
+            for numbers in groups
+        )
+        batches = (batch.to(self.device) for batch in packed)
+        scored = forward_scores(self.model, batches, num_micro_batches=len(groups)) if groups else []
+        values = (value for scores, _ in scored for value in scores.tolist())
+        found = {
+            number: tuple(itertools.islice(values, len(examples[number].responses)))
+            for number in (mine if scored else ())
+        }
         gathered: list[dict[int, tuple[float, ...]]] = [{}] * self.ranks.world_size
         torch.distributed.all_gather_object(gathered, found if self.ranks.reports_scores else {})
         everything = {number: scores for part in gathered for number, scores in part.items()}

@@ -19,12 +19,14 @@ class BatchLayout:
         max_tokens: tokens that a micro-batch may compute; a longer example goes alone.
         divisible_by: what the length of a micro-batch must be a multiple of.
         share_prefixes: lay a prompt that all responses of an example have out once.
+        multiple_of: what the number of micro-batches must be a multiple of.
     """
 
     max_tokens: int
     divisible_by: int
     share_prefixes: bool
     device: torch.device
+    multiple_of: int = 1
 
 
 def micro_batches_of(
@@ -36,7 +38,13 @@ def micro_batches_of(
     examples than replicas.
     """
     share = plan_replicas(examples, ranks.dp_size, share_prefixes=layout.share_prefixes)[ranks.dp_rank]
-    groups = plan_micro_batches(examples, share, layout.max_tokens, share_prefixes=layout.share_prefixes)
+    groups = plan_micro_batches(
+        examples,
+        share,
+        layout.max_tokens,
+        share_prefixes=layout.share_prefixes,
+        multiple_of=layout.multiple_of,
+    )
     batches = (
         pack_examples(
             [examples[position] for position in group],

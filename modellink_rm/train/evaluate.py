@@ -28,16 +28,20 @@ def evaluate(
         batch_size: rows that are divided over replicas and micro-batches at a time.
     """
     sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=layout.device)
-    state.model.eval()
+    for chunk in state.model:
+        chunk.eval()
     with settled_weights(state.model):
         for start in range(0, len(rows), batch_size):
             examples = [dataset[row] for row in rows[start : start + batch_size]]
-            for batch in micro_batches_of(examples, layout, ranks)[1]:
-                scores = forward_scores(state.model, batch)
-                if scores is not None and ranks.reports_scores:
+            number, batches = micro_batches_of(examples, layout, ranks)
+            if not number:
+                continue  # fewer examples than replicas
+            for scores, batch in forward_scores(state.model, batches, num_micro_batches=number):
+                if ranks.reports_scores:
                     chosen, rejected = split_pairs(scores)
                     sums += pair_sums(pair_loss(chosen, rejected), chosen, rejected, batch)
-    state.model.train()
+    for chunk in state.model:
+        chunk.train()
     return metrics_from_sums(sum_over_processes(sums))
 
 

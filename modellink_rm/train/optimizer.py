@@ -1,6 +1,6 @@
 """The engine's gradient buffers, AdamW and schedule around a model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -31,11 +31,12 @@ class TrainState:
     """Everything that a step changes, and a checkpoint holds.
 
     Attributes:
+        model: this process's stage, or where stages are interleaved its virtual stages.
         iteration: steps taken.
         consumed_samples: examples (pairs) of those steps.
     """
 
-    model: DistributedDataParallel
+    model: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     iteration: int = 0
@@ -43,46 +44,46 @@ class TrainState:
 
 
 def wrap_for_training(
-    model: RewardModel, *, optim: OptimConfig, precision: PrecisionConfig
-) -> DistributedDataParallel:
+    chunks: Sequence[RewardModel], *, optim: OptimConfig, precision: PrecisionConfig
+) -> list[DistributedDataParallel]:
     """The model with the engine's gradient buffers; gradients are summed in float32."""
-    wrapped = DistributedDataParallel(
-        model.config,
-        DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True,
-            use_distributed_optimizer=divides_optimizer_state(optim, precision),
-            overlap_grad_reduce=optim.overlap_grad_reduce,
-            overlap_param_gather=optim.overlap_param_gather,
-        ),
-        model,
+    config, is_interleaved = chunks[0].config, len(chunks) > 1
+    ddp_config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=divides_optimizer_state(optim, precision),
+        overlap_grad_reduce=optim.overlap_grad_reduce,
+        overlap_param_gather=optim.overlap_param_gather,
+        align_param_gather=is_interleaved,  # started for a whole chunk by the schedule, not by its layers
     )
-    config = model.config
+    # Without Megatron-LM's `disable_bucketing` of later chunks, which gathers a float32 head in one
+    # call with bf16 layers: gloo then mixes up the two without a word.
+    wrapped = [DistributedDataParallel(config, ddp_config, chunk) for chunk in chunks]
     config.finalize_model_grads_func = finalize_model_grads
     if optim.overlap_grad_reduce:
-        config.no_sync_func = wrapped.no_sync
-    if optim.overlap_param_gather:
-        config.param_sync_func = wrapped.start_param_sync
+        config.no_sync_func = [chunk.no_sync for chunk in wrapped] if is_interleaved else wrapped[0].no_sync
+    if optim.overlap_param_gather and is_interleaved:
+        config.param_sync_func = [chunk.start_param_sync for chunk in wrapped]
     return wrapped
 
 
 @contextmanager
-def settled_weights(model: DistributedDataParallel) -> Iterator[None]:
+def settled_weights(model: Sequence[DistributedDataParallel]) -> Iterator[None]:
     """Within, every process holds all updated weights, and forward passes exchange none.
 
     With --overlap-param-gather the weights of a step are gathered as the next forward pass goes.
     """
-    if not model.ddp_config.overlap_param_gather:
-        yield
-        return
-    model.disable_forward_pre_hook(param_sync=True)
+    chunks = [chunk for chunk in model if chunk.ddp_config.overlap_param_gather]
+    for chunk in chunks:
+        chunk.disable_forward_pre_hook(param_sync=True)
     try:
         yield
     finally:
-        model.enable_forward_pre_hook()
+        for chunk in chunks:
+            chunk.enable_forward_pre_hook()
 
 
 def build_optimizer(
-    model: DistributedDataParallel, *, optim: OptimConfig, precision: PrecisionConfig
+    model: Sequence[DistributedDataParallel], *, optim: OptimConfig, precision: PrecisionConfig
 ) -> MegatronOptimizer:
     """AdamW over the model's parameters."""
     config = OptimizerConfig(
@@ -103,7 +104,7 @@ def build_optimizer(
     # group of mixed dtypes. Of the keys by which the engine tells groups apart when it loads them,
     # this is the one that changes nothing else.
     overrides[ParamKey(name="*rm_head.*")] = {"is_decoupled_lr": True}
-    optimizer = get_megatron_optimizer(config, [model], config_overrides=overrides)
+    optimizer = get_megatron_optimizer(config, list(model), config_overrides=overrides)
     if use_fused_adam(optimizer):
         info("optimizer: torch's AdamW, fused, because neither apex nor Transformer Engine is installed")
     return optimizer

@@ -53,7 +53,8 @@ def train_step(
     Raises:
         NonFiniteError: on every process, before any weight changes.
     """
-    state.model.zero_grad_buffer()
+    for chunk in state.model:
+        chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
     kept = forward_backward(state.model, batches, objective, num_micro_batches=num_micro_batches)
     state.optimizer.prepare_grads()
@@ -110,7 +111,8 @@ def _describe_non_finite(state: TrainState, kept: Sequence[dict[str, Any]], rank
     ]
     parameters = [
         name
-        for name, parameter in state.model.named_parameters()
+        for chunk in state.model
+        for name, parameter in chunk.module.global_parameters()
         if parameter.requires_grad and not torch.isfinite(parameter.main_grad).all()
     ]
     found: list[Any] = [None] * ranks.world_size

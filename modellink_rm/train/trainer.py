@@ -19,6 +19,7 @@ from modellink_rm.objective.losses import PAIR_LOSSES
 from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.parallel.groups import Ranks
+from modellink_rm.parallel.pipeline import micro_batches_multiple_of
 from modellink_rm.platform import Platform
 from modellink_rm.train.batches import BatchLayout
 from modellink_rm.train.evaluate import evaluate, sum_over_processes
@@ -53,6 +54,7 @@ def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
         divisible_by=config.parallel.tokens_divisible_by(),
         share_prefixes=config.data.prefix_sharing,
         device=platform.device,
+        multiple_of=micro_batches_multiple_of(state.model),
     )
     data = GlobalBatches(
         dataset=plan.dataset,
@@ -164,7 +166,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     with settled_weights(state.model):
         path = save_checkpoint(
             root,
-            model=state.model,
+            chunks=state.model,
             optimizer=state.optimizer,
             scheduler=state.scheduler,
             progress=Progress(state.iteration, state.consumed_samples),

@@ -129,8 +129,15 @@ def test_loss_that_is_not_finite_stops_before_the_step(
     assert not (tmp_path / "run" / "latest_checkpointed_iteration.txt").exists()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_scores_are_those_of_the_trainers_evaluation(processes: int, directory: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        "",
+        "--tensor-model-parallel-size 2 --sequence-parallel",
+        "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1",
+    ],
+)
+def test_scores_are_those_of_the_trainers_evaluation(parallel: str, directory: Path, tmp_path: Path) -> None:
     trained = run(
         training(
             directory,
@@ -141,11 +148,9 @@ def test_scores_are_those_of_the_trainers_evaluation(processes: int, directory: 
     assert list((tmp_path / "tb").glob("events.*"))
     held_out = random_pairs(40)[30:]
     (tmp_path / "held_out.jsonl").write_text("\n".join(json.dumps(record) for record in held_out))
-    start = [sys.executable, "-m", "modellink_rm"] if processes == 1 else [*TORCHRUN, "-m", "modellink_rm"]
+    start = [*TORCHRUN, "-m", "modellink_rm"] if parallel else [sys.executable, "-m", "modellink_rm"]
     flags = f"score --load {tmp_path}/run --input {tmp_path}/held_out.jsonl --output {tmp_path}/scores.jsonl"
-    if processes == 2:
-        flags += " --tensor-model-parallel-size 2 --sequence-parallel"
-    done = run([*start, *flags.split()], cwd=tmp_path)
+    done = run([*start, *flags.split(), *parallel.split()], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     scores = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [list(row) for row in scores] == [["chosen_score", "rejected_score", "margin"]] * 10

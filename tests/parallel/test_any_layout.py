@@ -20,6 +20,7 @@ PROCESSES = {
     "tp2": (2, "--tensor-model-parallel-size 2"),
     "tp2_sp": (2, "--tensor-model-parallel-size 2 --sequence-parallel"),
     "pp2": (2, "--pipeline-model-parallel-size 2"),
+    "pp2_vpp2": (2, "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1"),
     "cp2": (2, "--context-parallel-size 2"),
     "dp2": (2, ""),
     "tp2_sp_cp2": (4, "--tensor-model-parallel-size 2 --sequence-parallel --context-parallel-size 2"),
@@ -49,10 +50,10 @@ class AnyNumberObjective:
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
         numbers = [len(LENGTHS[index][1]) for index in batch.example_indices]
         losses = []
-        for part in scores.split(numbers):
+        for part in scores.split(numbers) if numbers else ():
             others = part[1:].mean() if len(part) > 1 else part.new_zeros(())
             losses.append(-torch.nn.functional.logsigmoid(part[0] - others))
-        total = torch.stack(losses).sum()
+        total = torch.stack(losses).sum() if losses else scores.sum()  # an empty micro-batch
         count = torch.tensor(len(numbers) if self.counts else 0, dtype=torch.int)
         return total, count, {"loss": total.detach(), "indices": batch.example_indices, "losses": total[None]}
 
@@ -61,7 +62,7 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
     """Loss, gradient norm and an updated weight of one step, on each rank."""
     from modellink_rm.log import set_up_logging
     from modellink_rm.parallel.groups import process_groups
-    from modellink_rm.parallel.pipeline import forward_backward
+    from modellink_rm.parallel.pipeline import forward_backward, micro_batches_multiple_of
     from modellink_rm.platform import detect_platform
     from modellink_rm.train.batches import BatchLayout, micro_batches_of
     from modellink_rm.train.plan import plan_run
@@ -79,6 +80,7 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
             divisible_by=config.parallel.tokens_divisible_by(),
             share_prefixes=share_prefixes,
             device=platform.device,
+            multiple_of=micro_batches_multiple_of(state.model),
         )
         number, batches = micro_batches_of(examples(), layout, ranks)
         kept = forward_backward(
@@ -90,7 +92,7 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
         loss = sum(float(entry["loss"]) for entry in kept) if ranks.reports_scores else 0.0
         found: dict[str, Any] = {"loss": loss, "grad_norm": grad_norm, "micro_batches": number}
         if ranks.is_last_stage:
-            found["head"] = state.model.module.rm_head.weight.detach().numpy().copy()
+            found["head"] = state.model[-1].module.rm_head.weight.detach().numpy().copy()
         return found
 
 
@@ -121,7 +123,7 @@ def test_step_equals_one_example_at_a_time_with_prompts_apart(
         if "head" in result:
             # Adam's first step is the learning rate times the sign of the gradient: 1e-3 here.
             np.testing.assert_allclose(result["head"], reference["head"], atol=1e-5)
-    if budget == "in_one":
+    if budget == "in_one" and processes != "pp2_vpp2":
         assert {result["micro_batches"] for result in results} == {1}
 
 

@@ -15,6 +15,7 @@ from tests.parallel.conftest import NUM_STEPS
 from tests.runs import RunResult, run_training
 
 HALF = NUM_STEPS // 2
+INTERLEAVED = "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1"
 SIZES = {
     "one": (1, ""),
     "dp2_distributed": (2, "--use-distributed-optimizer"),
@@ -27,6 +28,11 @@ SIZES = {
     "dp2": (2, ""),
     "tp2_sp": (2, "--tensor-model-parallel-size 2 --sequence-parallel"),
     "pp2": (2, "--pipeline-model-parallel-size 2"),
+    "pp2_vpp2": (2, INTERLEAVED),
+    "pp2_vpp2_bf16": (2, f"{INTERLEAVED} --bf16"),
+    "pp2_vpp2_tp2": (4, f"{INTERLEAVED} --tensor-model-parallel-size 2"),
+    "pp2_vpp2_dp2_distributed": (4, f"{INTERLEAVED} --use-distributed-optimizer"),
+    "tp2_distributed": (2, "--tensor-model-parallel-size 2 --use-distributed-optimizer"),
     "tp2_pp2": (4, "--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2"),
     "tp2_dp2_distributed": (4, "--tensor-model-parallel-size 2 --use-distributed-optimizer"),
 }
@@ -41,7 +47,9 @@ def half_run(workers: Workers, arguments: list[str], size: str, save: Path) -> R
     return run
 
 
-@pytest.mark.parametrize("size", ["one", "dp2_distributed", "tp2_pp2"])
+@pytest.mark.parametrize(
+    "size", ["one", "dp2_distributed", "tp2_pp2", "pp2_vpp2", "pp2_vpp2_dp2_distributed", "pp2_vpp2_bf16"]
+)
 def test_resumed_run_equals_uninterrupted_one_bitwise(
     size: str, arguments: list[str], workers: Workers, tmp_path: Path
 ) -> None:
@@ -64,6 +72,17 @@ def test_resumed_run_equals_uninterrupted_one_bitwise(
         ("dp2_distributed", "tp2_sp_distributed"),
         ("tp2_dp2_distributed", "pp2_distributed"),
         ("pp2_distributed", "tp2_dp2_distributed"),
+        ("pp2_vpp2", "one"),
+        ("pp2_vpp2", "pp2"),
+        ("pp2_vpp2_tp2", "tp2_sp"),
+        ("one", "pp2_vpp2"),
+        ("pp2", "pp2_vpp2"),
+        ("tp2_sp", "pp2_vpp2"),
+        ("pp2_vpp2_dp2_distributed", "one_distributed"),
+        ("pp2_vpp2_dp2_distributed", "pp2_distributed"),
+        ("pp2_vpp2_dp2_distributed", "tp2_distributed"),
+        ("pp2_distributed", "pp2_vpp2_dp2_distributed"),
+        ("tp2_dp2_distributed", "pp2_vpp2_dp2_distributed"),
     ],
 )
 def test_checkpoint_continues_at_other_parallel_sizes(

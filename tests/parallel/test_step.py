@@ -13,7 +13,7 @@ from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.train import step
 from tests.distributed import Workers
 from tests.parallel.conftest import NUM_STEPS
-from tests.runs import _train, run_training
+from tests.runs import run_training, train_part
 
 # What hands a tensor's numbers to Python, which on a GPU waits for all work before it.
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2")
@@ -64,7 +64,7 @@ def reads_of_a_run(arguments: list[str], adds_one: bool) -> tuple[list[int], lis
         patch.setattr(step, "forward_backward", counted_passes)
         patch.setattr("modellink_rm.train.trainer.train_step", counted_step)
         patch.setattr(PairwiseObjective, "__call__", reading_loss)
-        _train(arguments)
+        train_part(arguments)
     return passes, steps
 
 

@@ -64,7 +64,7 @@ def hidden_states_at_scored_tokens(directory: str, flags: list[str]) -> list[np.
         for post_layer_norm in (False, True):
             model = ModelConfig(post_layer_norm=post_layer_norm, make_vocab_size_divisible_by=1)
             plan = plan_model(open_source(directory), model, parallel, loosely=True)
-            built = build_planned_model(
+            (built,) = build_planned_model(
                 plan,
                 model=model,
                 parallel=parallel,

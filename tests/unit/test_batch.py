@@ -84,6 +84,15 @@ def test_padding_is_a_segment_of_its_own_and_counted(divisible_by: int, padding:
     assert (batch.num_tokens, batch.num_computed_tokens) == (9, 7)
 
 
+@pytest.mark.parametrize("divisible_by", [1, 4])
+def test_batch_of_no_example_is_padding_that_nothing_is_scored_in(divisible_by: int) -> None:
+    batch = pack_examples([], divisible_by=divisible_by)
+    assert batch.segments == (Segment(0, divisible_by),)
+    assert (batch.num_examples, batch.num_tokens, batch.num_computed_tokens) == (0, 0, 0)
+    assert batch.num_padding == len(batch.input_ids) == divisible_by
+    assert batch.scored_positions == ()
+
+
 @pytest.mark.parametrize("share_prefixes", [True, False])
 def test_equal_responses_are_laid_out_once_and_scored_at_one_position(share_prefixes: bool) -> None:
     same = Response(np.array([5, 7, 1, 2], dtype=np.int32), 2)

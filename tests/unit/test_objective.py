@@ -60,3 +60,13 @@ def test_loss_that_is_not_finite_makes_every_gradient_nan() -> None:
     loss, _, _ = PairwiseObjective(PAIR_LOSSES["sigmoid"])(scores, batch_of(1))
     loss.backward()
     assert math.isnan(head.grad.item())
+
+
+def test_empty_micro_batch_has_no_loss_no_gradient_and_no_sums() -> None:
+    head = torch.tensor([2.0], requires_grad=True)
+    scores = head * torch.ones(0)
+    loss, count, kept = PairwiseObjective(PAIR_LOSSES["sigmoid"])(scores, batch_of(0))
+    loss.backward()
+    assert (loss.item(), count.item(), head.grad.item()) == (0.0, 0, 0.0)
+    assert kept["sums"].count_nonzero() == 1  # the padding
+    assert metrics_from_sums(kept["sums"] + torch.ones(1)).num_padding == 2

@@ -51,6 +51,11 @@ def test_plan_of_a_good_run_is_made(directory: Path) -> None:
         ("--train-samples 4", "one of --train-iters and --train-samples"),
         ("--tensor-model-parallel-size 2", "does not divide the number of processes, 1"),
         ("--sequence-parallel", "--sequence-parallel needs --tensor-model-parallel-size of 2 or more"),
+        (
+            "--num-layers-per-virtual-pipeline-stage 1",
+            "stage needs --pipeline-model-parallel-size of 2 or more, got 1",
+        ),
+        ("--num-layers-per-virtual-pipeline-stage 0", "must be at least 1, got 0"),
         ("--overlap-param-gather", "needs --use-distributed-optimizer"),
         ("--num-layers 5", "--num-layers 5 contradicts num_layers 4"),
         ("--hidden-size 128", "--hidden-size 128 contradicts hidden_size 64"),
@@ -80,6 +85,17 @@ def test_mistake_is_one_line(directory: Path, flags: str, message: str) -> None:
             "--pipeline-model-parallel-size 3",
             3,
             "size 3 does not divide --num-layers 4",
+        ),
+        (
+            "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 3",
+            2,
+            "--num-layers-per-virtual-pipeline-stage 3 does not divide the 2 layers of a stage",
+        ),
+        (
+            "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1 "
+            "--recompute-granularity full --recompute-num-layers 2",
+            2,
+            "--recompute-num-layers 2 does not divide the 1 layers of a stage",
         ),
         ("--global-batch-size 2", 4, "--global-batch-size 2 is below the 4 data-parallel replicas"),
     ],

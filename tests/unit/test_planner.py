@@ -49,6 +49,39 @@ def test_micro_batches_hold_every_example_once_within_the_budget(
         assert tokens <= max_tokens or len(batch) == 1
 
 
+@given(st.lists(LENGTHS, min_size=1, max_size=30), st.integers(1, 200), st.integers(2, 5))
+def test_number_of_micro_batches_is_a_multiple_with_empty_ones_last_and_only_where_examples_lack(
+    lengths: list[tuple[int, int, int]], max_tokens: int, multiple_of: int
+) -> None:
+    examples = examples_of(lengths)
+    positions = list(range(len(examples)))
+    batches = plan_micro_batches(
+        examples, positions, max_tokens, share_prefixes=True, multiple_of=multiple_of
+    )
+    assert len(batches) % multiple_of == 0
+    filled = [batch for batch in batches if batch]
+    assert batches[: len(filled)] == filled
+    assert sorted(position for batch in filled for position in batch) == positions
+    assert len(batches) - len(filled) < multiple_of
+    assert len(filled) == len(batches) or len(filled) == len(examples)
+    for batch in filled:
+        tokens = sum(computed_tokens(examples[position], share_prefixes=True) for position in batch)
+        assert tokens <= max_tokens or len(batch) == 1
+
+
+def test_more_and_smaller_micro_batches_make_up_the_multiple() -> None:
+    examples = examples_of([(0, 10, 10)] * 6)
+    batches = plan_micro_batches(examples, range(6), 40, share_prefixes=True, multiple_of=4)
+    assert sorted(map(len, batches)) == [1, 1, 2, 2]
+
+
+def test_empty_micro_batches_make_up_the_multiple_where_examples_lack() -> None:
+    examples = examples_of([(0, 10, 10)] * 3)
+    batches = plan_micro_batches(examples, range(3), 1, share_prefixes=True, multiple_of=4)
+    assert batches == [[0], [1], [2], []]
+    assert plan_micro_batches(examples, [], 1, share_prefixes=True, multiple_of=4) == []
+
+
 @given(st.lists(LENGTHS, min_size=1, max_size=10), st.booleans())
 def test_tokens_of_the_plan_are_those_that_are_laid_out(
     lengths: list[tuple[int, int, int]], share_prefixes: bool
