@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from modellink_rm.data.pair_dataset import PairDataset
+from modellink_rm.errors import UserError
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.train import step
 from tests.distributed import Workers
-from tests.parallel.conftest import NUM_STEPS
+from tests.parallel.conftest import GLOBAL_BATCH_SIZE, NUM_STEPS
 from tests.runs import run_training, train_part
 
 # What hands a tensor's numbers to Python, which on a GPU waits for all work before it.
@@ -102,6 +104,36 @@ def test_batches_made_ahead_change_no_number(
     other = run_training(workers, 1, [*arguments, "--num-workers", str(num_workers)], tmp_path / "other")
     assert other.column("loss") == one.column("loss")
     assert other.column("grad_norm") == one.column("grad_norm")
+
+
+def train_on_a_damaged_row(arguments: list[str], damaged: int) -> str:
+    """What a run says that meets the row."""
+    read = PairDataset.__getitem__
+
+    def damaged_read(self: PairDataset, index: int) -> Any:
+        if index == damaged:
+            raise UserError(f"row {index} has no token")
+        return read(self, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PairDataset, "__getitem__", damaged_read)
+        try:
+            train_part(arguments)
+        except UserError as error:
+            return str(error)
+    return "nothing"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_damaged_row_is_told_at_its_step(
+    num_workers: int, arguments: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    row = 2 * GLOBAL_BATCH_SIZE + 1  # of the third step
+    flags = f"--no-shuffle --num-workers {num_workers} --save {tmp_path}"
+    (message,) = workers.run(train_on_a_damaged_row, 1, [*arguments, *flags.split()], row)
+    assert message == f"row {row} has no token"
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows if "loss" in row] == [1, 2]
 
 
 def test_profile_traces_the_steps_and_ranks_asked_for(
