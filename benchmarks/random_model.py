@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
-# Of Llama 3.2 1B and 3B and of Llama 3.1 8B, with the vocabulary of the data's tokenizer.
+# The small one is for tables that go to long sequences; the others are the shapes of Llama 3.2 1B and 3B
+# and of Llama 3.1 8B, with the vocabulary of the data's tokenizer.
 SHAPES = {
+    "small": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8},
     "1b": {
         "hidden_size": 2048,
         "intermediate_size": 8192,
@@ -34,8 +36,8 @@ def write_random_model(name: str, directory: Path, *, device: str, tokenizer_of:
 
     config = LlamaConfig(
         vocab_size=32000,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
+        num_key_value_heads=4 if name == "small" else 8,
+        max_position_embeddings=32768,
         rms_norm_eps=1e-5,
         bos_token_id=1,
         eos_token_id=2,

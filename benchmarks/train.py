@@ -30,7 +30,7 @@ from typing import Any
 
 from peers.environments import PEERS, peer_python
 from processes import ROOT, run_measured
-from random_model import SHAPES, write_random_model
+from random_model import write_random_model
 from trainers import SEQ_LENGTH, Run, Setting, measure_peak, run_ours, run_runner
 
 from modellink_rm.data.pair_dataset import PairDataset
@@ -111,8 +111,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         default=2048,
         help="of this trainer: tokens it computes at a time (default: %(default)s)",
     )
+    parser.add_argument(
+        "--compile", default="always", help="of this trainer, as in a long run (default: %(default)s)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--shape", choices=SHAPES, default="1b", help="with cuda (default: %(default)s)")
+    parser.add_argument(
+        "--shape", choices=("1b", "3b", "8b"), default="1b", help="with cuda (default: %(default)s)"
+    )
     parser.add_argument("--recompute", action="store_true", help="with cuda: all checkpoint activations")
     parser.add_argument("--work-dir", type=Path, help="where models and checkpoints go for the while")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -230,7 +235,7 @@ def print_conditions(arguments: argparse.Namespace, setting: Setting) -> None:
         f"\n{model}; {arguments.batch_size} pairs a step, {len(timed)} steps timed after {arguments.warm_up} "
         f"of warm-up, {tokens:,} real tokens, {arguments.rounds} rounds\n"
         f"ours: --max-tokens-per-micro-batch {arguments.max_tokens_per_micro_batch} "
-        f"{' '.join(arguments.trainer_flags)}\n"
+        f"--compile {arguments.compile} {' '.join(arguments.trainer_flags)}\n"
         f"load of the machine over 1, 5 and 15 minutes: {load}; {os.cpu_count()} cores\n"
     )
 

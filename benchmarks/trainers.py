@@ -11,7 +11,7 @@ from flops import Stretch, read_shape, training_flops
 from peers.environments import PEERS
 from processes import run_measured, run_trainer
 
-from modellink_rm.data.batch import pack_examples
+from modellink_rm.data.batch import has_one_prompt
 from modellink_rm.data.pair import Example
 
 HERE = Path(__file__).parent
@@ -76,6 +76,7 @@ def run_ours(setting: Setting, name: str) -> Run:
                 "1",
             ),
             *([] if name == "shared" else ["--no-prefix-sharing"]),
+            *("--compile", arguments.compile),
             *(["--bf16"] if arguments.device == "cuda" else []),
             *(["--recompute-granularity", "full"] if arguments.recompute else []),
             *arguments.trainer_flags,
@@ -128,15 +129,17 @@ def our_flops(setting: Setting, *, share_prefixes: bool) -> list[float]:
     shape = read_shape(setting.model)
     counts = []
     for step in range(setting.arguments.steps):
-        batch = pack_examples(setting.step_examples(step), share_prefixes=share_prefixes)
-        stretches, scored = [], []
-        for segment in batch.segments:
-            start, end = segment.prefix or (0, 0)
-            stretches.append(Stretch(segment.end - segment.start, end - start))
-        for position in batch.scored_positions.tolist():
-            number = int(batch.segment_ids[position])
-            scored.append(position - batch.segments[number].start + 1 + stretches[number].prefix)
-        counts.append(float(training_flops(shape, stretches, scored_see=scored)))
+        stretches, scored_see = [], []
+        for example in setting.step_examples(step):
+            prompt = example.responses[0].num_prompt_tokens
+            lengths = [len(response.input_ids) for response in example.responses]
+            if share_prefixes and has_one_prompt(example):
+                stretches.append(Stretch(prompt))
+                stretches += [Stretch(length - prompt, prefix=prompt) for length in lengths]
+            else:
+                stretches += [Stretch(length) for length in lengths]
+            scored_see += lengths
+        counts.append(float(training_flops(shape, stretches, scored_see=scored_see)))
     return counts
 
 

@@ -39,7 +39,15 @@ PEERS = {
             ("uninstall", "--yes", "torchvision", "torchaudio"),
         ),
     ),
-    "openrlhf": Peer(label="OpenRLHF", runner="openrlhf_runner.py", pip=(("install", "openrlhf==0.11.2"),)),
+    "openrlhf": Peer(
+        label="OpenRLHF",
+        runner="openrlhf_runner.py",
+        # deepspeed and flash-attn, which it requires, are not built without CUDA (see the runner).
+        pip=(
+            ("install", "--no-deps", "openrlhf==0.11.2"),
+            ("install", "transformers==5.15.0", "datasets", "accelerate", "peft", "pylatexenc"),
+        ),
+    ),
 }
 
 

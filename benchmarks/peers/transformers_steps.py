@@ -1,6 +1,7 @@
 """What runners over a transformers Trainer share: the settings, and the time of every step."""
 
 import argparse
+import itertools
 import tempfile
 import time
 from typing import Any
@@ -49,5 +50,5 @@ class StepTimes(TrainerCallback):
 
     def write(self, arguments: argparse.Namespace, losses: list[torch.Tensor]) -> None:
         """Write the result of a run of one batch a step."""
-        seconds = [after - before for before, after in zip(self._ends, self._ends[1:], strict=False)]
+        seconds = [after - before for before, after in itertools.pairwise(self._ends)]
         write_result(arguments.output, seconds, [float(loss) for loss in losses])
