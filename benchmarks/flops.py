@@ -1,0 +1,83 @@
+"""Floating-point operations of a training step, from the model's shape and what is laid out."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What matrix products of a Llama-shaped model depend on."""
+
+    hidden_size: int
+    ffn_hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_groups: int
+    head_dim: int
+
+    @property
+    def key_value_weights(self) -> int:
+        """Weights of one layer's key and value projections."""
+        return 2 * self.hidden_size * self.num_groups * self.head_dim
+
+    @property
+    def other_weights(self) -> int:
+        """Weights of one layer's query and output projections and of its gated MLP."""
+        heads = 2 * self.hidden_size * self.num_heads * self.head_dim
+        return heads + 3 * self.hidden_size * self.ffn_hidden_size
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Tokens that see themselves, causally, and `prefix` tokens before them."""
+
+    length: int
+    prefix: int = 0
+
+    @property
+    def num_seen(self) -> int:
+        """Tokens seen, summed over the stretch's tokens."""
+        return self.length * self.prefix + self.length * (self.length + 1) // 2
+
+
+def read_shape(directory: Path) -> Shape:
+    """The shape in a Hugging Face directory's config.json."""
+    config = json.loads((directory / "config.json").read_text())
+    heads = config["num_attention_heads"]
+    return Shape(
+        hidden_size=config["hidden_size"],
+        ffn_hidden_size=config["intermediate_size"],
+        num_layers=config["num_hidden_layers"],
+        num_heads=heads,
+        num_groups=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+    )
+
+
+def training_flops(
+    shape: Shape, stretches: Iterable[Stretch], *, scored_see: Iterable[int] | None = None
+) -> int:
+    """Operations of one forward and backward pass: 2 a multiplied weight, and twice that backward.
+
+    Scores of attention and their use cost 2 each for every head dimension of a token seen. Embedding, norms,
+    rotary angles, softmax and the head are left out, as is anything computed again in the backward pass.
+
+    Args:
+        stretches: all that is laid out, without padding.
+        scored_see: how many tokens each scored token sees, where the last layer computes queries,
+            attention and MLP for scored tokens alone; None where it computes them for all.
+    """
+    stretches = list(stretches)
+    num_tokens = sum(stretch.length for stretch in stretches)
+    num_seen = sum(stretch.num_seen for stretch in stretches)
+    weights = shape.key_value_weights + shape.other_weights
+    attention = 4 * shape.num_heads * shape.head_dim
+    layer = 2 * weights * num_tokens + attention * num_seen
+    last = layer
+    if scored_see is not None:
+        scored_see = list(scored_see)
+        last = 2 * shape.key_value_weights * num_tokens + 2 * shape.other_weights * len(scored_see)
+        last += attention * sum(scored_see)
+    return 3 * ((shape.num_layers - 1) * layer + last)

@@ -1,0 +1,54 @@
+"""What runners over a transformers Trainer share: the settings, and the time of every step."""
+
+import argparse
+import itertools
+import tempfile
+import time
+from typing import Any
+
+import torch
+from protocol import write_result
+from transformers import TrainerCallback
+
+
+def training_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Words for TrainingArguments or a subclass; what is not named stays at its default."""
+    return {
+        "output_dir": tempfile.mkdtemp(prefix="runner-"),
+        "max_steps": arguments.steps,
+        "per_device_train_batch_size": arguments.batch_size,
+        "learning_rate": arguments.lr,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+        "use_cpu": arguments.device == "cpu",
+        "bf16": arguments.bf16,
+        "gradient_checkpointing": arguments.recompute,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+    }
+
+
+class StepTimes(TrainerCallback):
+    """Seconds from the end of one step to the end of the next, the loading of data within."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+
+    def on_train_begin(self, *arguments: Any, **words: Any) -> None:
+        self._ends.append(time.perf_counter())
+
+    def on_step_end(self, *arguments: Any, **words: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._ends.append(time.perf_counter())
+
+    def write(self, arguments: argparse.Namespace, losses: list[torch.Tensor]) -> None:
+        """Write the result of a run of one batch a step."""
+        seconds = [after - before for before, after in itertools.pairwise(self._ends)]
+        write_result(arguments.output, seconds, [float(loss) for loss in losses])
