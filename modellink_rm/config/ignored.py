@@ -13,6 +13,7 @@ IGNORED_TRAINER_FLAGS = {
     "--variable-seq-lengths": IgnoredFlag(False, _NO_PADDING),
     "--pad-to-multiple-of": IgnoredFlag(True, _NO_PADDING),
     "--padded-samples": IgnoredFlag(False, "global batches run on into the next epoch"),
+    "--context-parallel-algo": IgnoredFlag(True, "keys and values of all ranks are gathered"),
     "--use-flash-attn": IgnoredFlag(False, _KERNELS),
     "--use-fused-rmsnorm": IgnoredFlag(False, _KERNELS),
     "--use-fused-swiglu": IgnoredFlag(False, _KERNELS),

@@ -134,6 +134,7 @@ def test_loss_that_is_not_finite_stops_before_the_step(
     [
         "",
         "--tensor-model-parallel-size 2 --sequence-parallel",
+        "--context-parallel-size 2",
         "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1",
     ],
 )
