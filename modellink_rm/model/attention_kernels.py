@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 
+from modellink_rm.model.elementwise import compiled
 from modellink_rm.model.layout import Piece
 from modellink_rm.platform import tensor_on
 from modellink_rm.registry import Registry
@@ -182,8 +183,8 @@ class FlexAttention:
             return (query_piece[query] == key_piece[key]) & (place[key] <= last[query])
 
         on_gpu = device.type != "cpu"
-        make_mask = torch.compile(create_block_mask, dynamic=True) if on_gpu else create_block_mask
-        self._attend = torch.compile(flex_attention, dynamic=True) if on_gpu else flex_attention
+        make_mask = compiled(create_block_mask) if on_gpu else create_block_mask
+        self._attend = compiled(flex_attention) if on_gpu else flex_attention
         self._mask = make_mask(sees, None, None, sum(num_queries), sum(num_keys), device=device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Every attention kernel gives what the reference gives in float64."""
 
+import dataclasses
 import sys
 import types
 from typing import Any
@@ -62,6 +63,22 @@ def test_flex_mask_equals_the_reference(seed: int) -> None:
         for make in (ATTENTION_KERNELS["flex"], ReferenceAttention)
     ]
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", sorted(ATTENTION_KERNELS))
+def test_kernels_of_a_gpu_equal_the_reference_on_fresh_numbers(name: str, dtype: torch.dtype) -> None:
+    gpu = dataclasses.replace(GPU_LIKE, device=torch.device("cuda", 0))
+    try:
+        choice(name, gpu, dtype=dtype)
+    except UserError as error:
+        pytest.skip(str(error))
+    for seed in np.random.default_rng().integers(0, 2**31, size=10).tolist():
+        difference = difference_from_reference(
+            ATTENTION_KERNELS[name], gpu.device, dtype, pieces=random_pieces(seed), seed=seed
+        )
+        assert difference < (2e-2 if dtype == torch.bfloat16 else 1e-5), f"seed {seed}"
 
 
 def causal_at_the_end(
