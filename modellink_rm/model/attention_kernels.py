@@ -192,7 +192,7 @@ class FlexAttention:
         query, key, value = (
             states.transpose(0, 1)[None] for states in (query, self._keys.take(key), self._keys.take(value))
         )
-        output = self._attend(
+        output: Tensor = self._attend(
             query, key, value, block_mask=self._mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
         )
         return output[0].transpose(0, 1)

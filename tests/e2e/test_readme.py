@@ -9,8 +9,8 @@ import pytest
 
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
-from modellink_rm.config.merge import MergeConfig
 from modellink_rm.config.kernels import KernelConfig
+from modellink_rm.config.merge import MergeConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
