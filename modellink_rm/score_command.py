@@ -98,6 +98,7 @@ def main(argv: Sequence[str]) -> int:
     handler = make_handler(score.handler_name, score.map_keys) if score.handler_name else None
     if score.map_keys and handler is None:
         raise UserError("--map-keys needs --handler-name: it names that handler's fields")
+    from modellink_rm.model.kernel_choice import choose_kernels
     from modellink_rm.parallel.groups import process_groups, world_size_from_environment
     from modellink_rm.platform import detect_platform
 
@@ -105,20 +106,18 @@ def main(argv: Sequence[str]) -> int:
     plan = _plan(score, parsed[TokenizerConfig], model, parallel)
     summary = _Summary()
     platform = detect_platform(parallel.distributed_backend)
+    precision = PrecisionConfig(bf16=plan.bf16)
+    kernels = choose_kernels(parsed[KernelConfig], platform, dtype=precision.dtype, dropout=0.0, num_steps=0)
     with process_groups(parallel, platform, seed=score.seed) as ranks, _output(score.output) as write:
         from modellink_rm.checkpoint.source import build_planned_model
-        from modellink_rm.model.kernel_choice import choose_kernels
         from modellink_rm.score.scorer import Scorer
 
-        precision = PrecisionConfig(bf16=plan.bf16)
         built = build_planned_model(
             plan.model,
             model=model,
             parallel=parallel,
             precision=precision,
-            kernels=choose_kernels(
-                parsed[KernelConfig], platform, dtype=precision.dtype, dropout=0.0, num_steps=0
-            ),
+            kernels=kernels,
             seed=score.seed,
             ranks=ranks,
         )

@@ -50,16 +50,17 @@ def main(argv: Sequence[str]) -> int:
     from modellink_rm.platform import detect_platform
     from modellink_rm.train.plan import plan_run
     from modellink_rm.train.step import NonFiniteError
-    from modellink_rm.train.trainer import train
+    from modellink_rm.train.trainer import kernels_of, train
 
     plan = plan_run(config, world_size=world_size_from_environment())
     platform = detect_platform(config.parallel.distributed_backend)
+    kernels = kernels_of(plan, platform)
     with (
         _lock(config.checkpoint.save),
         process_groups(config.parallel, platform, seed=config.training.seed) as ranks,
     ):
         try:
-            train(plan, platform, ranks)
+            train(plan, platform, kernels, ranks)
         except NonFiniteError as error:
             print_error(str(error))
             return 1

@@ -46,7 +46,7 @@ def train_part(argv: list[str]) -> dict[str, Any]:
     from modellink_rm.parallel.groups import process_groups
     from modellink_rm.platform import detect_platform
     from modellink_rm.train.plan import plan_run
-    from modellink_rm.train.trainer import train
+    from modellink_rm.train.trainer import kernels_of, train
     from modellink_rm.train_command import run_config
 
     set_up_logging()
@@ -54,7 +54,7 @@ def train_part(argv: list[str]) -> dict[str, Any]:
     plan = plan_run(config, world_size=int(os.environ["WORLD_SIZE"]))
     platform = detect_platform(config.parallel.distributed_backend)
     with process_groups(config.parallel, platform, seed=config.training.seed) as ranks:
-        state = train(plan, platform, ranks)
+        state = train(plan, platform, kernels_of(plan, platform), ranks)
         parameters = {}
         for name, parameter in (pair for chunk in state.model for pair in chunk.module.global_parameters()):
             dimension = getattr(parameter, "partition_dim", -1)

@@ -14,7 +14,7 @@ from modellink_rm.checkpoint.source import build_planned_model
 from modellink_rm.checkpoint.store import Progress, load_train_state, save_checkpoint
 from modellink_rm.data.pair_dataset import SampleOrder
 from modellink_rm.log import info, is_first_process
-from modellink_rm.model.kernel_choice import choose_kernels
+from modellink_rm.model.kernel_choice import Kernels, choose_kernels
 from modellink_rm.objective.losses import PAIR_LOSSES
 from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums
 from modellink_rm.objective.pairwise import PairwiseObjective
@@ -38,10 +38,26 @@ from modellink_rm.train.reporting import Reporter
 from modellink_rm.train.step import train_step
 
 
-def train(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
+def kernels_of(plan: RunPlan, platform: Platform) -> Kernels:
+    """The kernels of a run, logged; no process group is needed.
+
+    Raises:
+        UserError: what is requested does not work here.
+    """
+    config = plan.config
+    return choose_kernels(
+        config.kernels,
+        platform,
+        dtype=config.precision.dtype,
+        dropout=config.model.attention_dropout,
+        num_steps=plan.train_iters,
+    )
+
+
+def train(plan: RunPlan, platform: Platform, kernels: Kernels, ranks: Ranks) -> TrainState:
     """Train from where the run stands to its last step; a collective over all processes."""
     config = plan.config
-    state = build_train_state(plan, platform, ranks)
+    state = build_train_state(plan, kernels, ranks)
     if state.iteration >= plan.train_iters:
         info(f"nothing is left to do: the run stands at iteration {state.iteration} of {plan.train_iters}")
         return state
@@ -102,7 +118,7 @@ def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
     return range(first, first + num_steps * plan.batch_size, plan.batch_size)
 
 
-def build_train_state(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainState:
+def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainState:
     """Model, optimizer and schedule, with what the run starts from or continues with loaded."""
     config, source = plan.config, plan.model.source
     model = build_planned_model(
@@ -110,13 +126,7 @@ def build_train_state(plan: RunPlan, platform: Platform, ranks: Ranks) -> TrainS
         model=config.model,
         parallel=config.parallel,
         precision=config.precision,
-        kernels=choose_kernels(
-            config.kernels,
-            platform,
-            dtype=config.precision.dtype,
-            dropout=config.model.attention_dropout,
-            num_steps=plan.train_iters,
-        ),
+        kernels=kernels,
         seed=config.training.seed,
         ranks=ranks,
         load_checkpoint=not plan.continues,

@@ -66,7 +66,7 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
     from modellink_rm.platform import detect_platform
     from modellink_rm.train.batches import BatchLayout, micro_batches_of
     from modellink_rm.train.plan import plan_run
-    from modellink_rm.train.trainer import build_train_state
+    from modellink_rm.train.trainer import build_train_state, kernels_of
     from modellink_rm.train_command import run_config
 
     set_up_logging()
@@ -74,7 +74,7 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
     plan = plan_run(config, world_size=int(os.environ["WORLD_SIZE"]))
     platform = detect_platform()
     with process_groups(config.parallel, platform, seed=1) as ranks:
-        state = build_train_state(plan, platform, ranks)
+        state = build_train_state(plan, kernels_of(plan, platform), ranks)
         layout = BatchLayout(
             max_tokens=plan.max_tokens,
             divisible_by=config.parallel.tokens_divisible_by(),
