@@ -20,7 +20,7 @@ from modellink_rm.parallel.groups import process_groups
 from modellink_rm.parallel.pipeline import forward_backward
 from modellink_rm.platform import detect_platform
 from modellink_rm.train.plan import plan_run
-from modellink_rm.train.trainer import build_train_state
+from modellink_rm.train.trainer import build_train_state, kernels_of
 from modellink_rm.train_command import run_config
 
 NUM_PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 2, 512, 128
@@ -42,7 +42,7 @@ def main() -> None:
     batch = pack_examples(examples, share_prefixes=config.data.prefix_sharing)
     seconds = []
     with process_groups(config.parallel, platform, seed=config.training.seed) as ranks:
-        state = build_train_state(plan, platform, ranks)
+        state = build_train_state(plan, kernels_of(plan, platform), ranks)
         for _ in range(NUM_PASSES):
             started = time.perf_counter()
             forward_backward(state.model, iter([batch]), ranking_loss, num_micro_batches=1)
