@@ -67,8 +67,9 @@ def flags_of(program: str) -> set[str]:
     return {option for action in parser._actions for option in action.option_strings} | set(ignored)
 
 
-def parity_flags() -> set[str]:
-    return set(re.findall(r'"(--[a-z-]+)"', (ROOT / "benchmarks" / "parity.py").read_text()))
+def benchmark_flags() -> set[str]:
+    scripts = (ROOT / "benchmarks").glob("*.py")
+    return {flag for script in scripts for flag in re.findall(r'"(--[a-z0-9-]+)"', script.read_text())}
 
 
 def shown_commands() -> list[Command]:
@@ -138,7 +139,7 @@ def test_settings_in_the_readme_are_read_by_the_scripts() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_flag_of_the_page_is_known(page: Path) -> None:
     known = (
-        set.union(*map(flags_of, [*COMMANDS, *DESCRIBED])) | parity_flags() | FOREIGN_FLAGS | REFUSED_FLAGS
+        set.union(*map(flags_of, [*COMMANDS, *DESCRIBED])) | benchmark_flags() | FOREIGN_FLAGS | REFUSED_FLAGS
     )
     assert set(_FLAG.findall(page.read_text(encoding="utf-8"))) - known == set()
 
