@@ -11,7 +11,7 @@ import pytest
 
 from modellink_rm.data.handlers import HANDLERS, make_handler
 from modellink_rm.data.records import BadRecord, RawRecord, RecordError, parse_record
-from modellink_rm.data.templates import TEMPLATES, tokenize_pair
+from modellink_rm.data.templates import TEMPLATES, tokenize_responses
 from tests.unit.conftest import load_directory
 
 NUM_RECORDS = int(os.environ.get("FUZZ_RECORDS", "300"))
@@ -69,6 +69,12 @@ GOOD = {
         "response2": "b",
         "preference_strength": -2,
     },
+}
+GOOD["RankedResponsesHandler"] = {
+    "prompt": [message("user", "q")],
+    "responses": ["a", message("assistant", "b"), {"response": "c", "rating": 2, "rank": 1}],
+    "ranks": [2, 1, 2],
+    "ratings": [3, 5, 1.5],
 }
 OFF_BY_DEFAULT = {
     "AlpacaStylePairwiseHandler": '{"history": "history"}',
@@ -129,7 +135,7 @@ def test_every_spoiled_record_is_a_pair_or_is_refused(name, fast_directory):
             outcomes["bad"] += 1
             continue
         try:
-            tokenize_pair(handler(record.fields), TEMPLATES["qwen3"], tokenizer)
+            tokenize_responses(handler(record.fields), TEMPLATES["qwen3"], tokenizer)
             outcomes["pair"] += 1
         except RecordError as error:
             outcomes["refused"] += bool(error.reason)
@@ -140,4 +146,6 @@ def test_every_spoiled_record_is_a_pair_or_is_refused(name, fast_directory):
 @pytest.mark.parametrize("name", sorted(HANDLERS))
 def test_what_is_spoiled_is_a_pair_before(name, fast_directory):
     handler = make_handler(name, OFF_BY_DEFAULT.get(name))
-    assert tokenize_pair(handler(GOOD[name]), TEMPLATES["qwen3"], load_directory(fast_directory)).prompt_ids
+    assert tokenize_responses(
+        handler(GOOD[name]), TEMPLATES["qwen3"], load_directory(fast_directory)
+    ).prompt_ids
