@@ -30,7 +30,14 @@ from modellink_rm.data.pair_tokenizer import PairTokenizer
 from modellink_rm.data.pair_writer import PairWriter
 from modellink_rm.data.parts import Parts, locked_parts, parts_path
 from modellink_rm.data.preprocess_report import Progress
-from modellink_rm.data.records import RawRecord, Record, input_files, parse_record, read_raw_records
+from modellink_rm.data.records import (
+    Chunk,
+    RawRecord,
+    Record,
+    input_files,
+    parse_record,
+    read_raw_records,
+)
 from modellink_rm.data.rows import Rows, from_bytes
 from modellink_rm.data.template_files import definition_of
 from modellink_rm.data.tokenizer_comparison import warn_if_files_differ
@@ -251,15 +258,15 @@ def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None
         yield raw
 
 
-def _chunks(records: Iterable[RawRecord]) -> Iterator[Sequence[RawRecord]]:
-    """The records in lists of bounded length, whatever the number of workers."""
+def _chunks(records: Iterable[RawRecord]) -> Iterator[Chunk]:
+    """The records in chunks of bounded length, whatever the number of workers."""
     chunk: list[RawRecord] = []
     num_bytes = 0
     for record in records:
         chunk.append(record)
         num_bytes += len(record.text)
         if len(chunk) == _CHUNK_RECORDS or num_bytes >= _CHUNK_BYTES:
-            yield chunk
+            yield Chunk(chunk)
             chunk, num_bytes = [], 0
     if chunk:
-        yield chunk
+        yield Chunk(chunk)
