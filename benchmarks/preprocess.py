@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--records", type=Path, required=True, help="a json array of sharegpt pairs")
     parser.add_argument("--tokenizer-model", type=Path, required=True, help="a sentencepiece model")
-    parser.add_argument("--copies", type=int, default=20, help="of every record (default: 20)")
+    parser.add_argument("--copies", type=int, default=40, help="of every record (default: 40)")
     parser.add_argument("--rounds", type=int, default=3, help="the best counts (default: 3)")
     parser.add_argument("--llamafactory-python", type=Path, help="python of an environment that has it")
     parser.add_argument("--json", type=Path, help="write the figures here")

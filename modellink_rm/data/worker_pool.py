@@ -28,6 +28,7 @@ _ITEMS_PER_WORKER = 2
 # Items given out before the first of them is done.
 _ITEMS_AHEAD_PER_WORKER = 8
 _BUFFER_BYTES = 1 << 20
+_SIZE_BYTES = 8  # before every message
 # Seconds after which a worker's thread that takes items gets its turn (5 ms by default, for every read).
 _SWITCH_SECONDS = 2e-4
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -97,8 +98,11 @@ def _socket_pairs(count: int) -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def _send(end: socket.socket, value: Any) -> None:
     """Send a value; returns when the other side can take all of it."""
-    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    end.sendall(len(data).to_bytes(8, "little") + data)
+    data = memoryview(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+    size = len(data).to_bytes(_SIZE_BYTES, "little")
+    sent = end.sendmsg([size, data])
+    assert sent >= _SIZE_BYTES, "a socket takes a few bytes at once"
+    end.sendall(data[sent - _SIZE_BYTES :])
 
 
 def _received(end: socket.socket) -> Any:
@@ -107,7 +111,7 @@ def _received(end: socket.socket) -> Any:
     Raises:
         EOFError: the other side is gone.
     """
-    return pickle.loads(_bytes_of(end, int.from_bytes(_bytes_of(end, 8), "little")))
+    return pickle.loads(_bytes_of(end, int.from_bytes(_bytes_of(end, _SIZE_BYTES), "little")))
 
 
 def _bytes_of(end: socket.socket, size: int) -> bytearray:

@@ -27,6 +27,7 @@ from modellink_rm.data.records import RecordError
 from modellink_rm.errors import UserError, run_command
 from modellink_rm.inspect_command import main as inspect_main
 from modellink_rm.preprocess_command import main
+from modellink_rm.score.inputs import score_input
 
 NAME = "RankedResponsesHandler"
 X = Path("x")
@@ -398,3 +399,12 @@ def test_every_order_of_the_responses_is_the_same_row(words):
         files = contents(f"{number}/x")
         rows.add(tuple(content for name, content in files.items() if name.endswith(".bin")))
     assert len(rows) == 1
+
+
+def test_scoring_takes_two_responses_at_most():
+    handler = make_handler(NAME, None)
+    record = {"prompt": "q", "responses": ["a", "b", "c"], "ranks": [3, 1, 2]}
+    with pytest.raises(RecordError, match="more than two responses: give each with its prompt"):
+        score_input(record, handler)
+    pair = {"prompt": "q", "responses": ["a", "b"], "ranks": [2, 1]}
+    assert score_input(pair, handler).responses == answers("b", "a")
