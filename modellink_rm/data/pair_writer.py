@@ -106,11 +106,8 @@ class PairWriter:
         kept_sources = [source for source, is_kept in zip(sources, keeps.tolist(), strict=True) if is_kept]
         counts = counts[keeps]
         self.num_responses.update(counts.tolist())
-        is_first = np.zeros(len(ranks), bool)
-        is_first[np.cumsum(counts) - counts] = True
-        ties = np.flatnonzero(~is_first[1:] & (ranks[1:] == ranks[:-1]))
-        rows_of_ranks = np.repeat(np.arange(len(counts)), counts)
-        self.num_ties += len(np.unique(rows_of_ranks[ties]))
+        last_ranks = ranks[np.cumsum(counts) - 1]
+        self.num_ties += int((last_ranks < counts).sum())  # ranks have no gaps
         self._writers["ranks"].append(ranks, counts)
         self._writers["margin"].append(margins, counts - 1)
         self._writers["source"].append(
