@@ -14,8 +14,8 @@ _WORDS = re.compile(r" +[^ \n]*|\n+[^ \n]*")
 _SPACE = "\u2581"
 _BETWEEN = "\uffff"  # no character: it is in no piece
 _JOINED = re.compile(f"[^{_SPACE}{_BETWEEN}]{_SPACE}|[^{_BETWEEN}]\n|\n[^{_BETWEEN}]")
-# Some 40 MB of words and ids; when it is full it starts anew.
-_MAX_CHARACTERS = 1 << 20
+# Some 20 MB of words and ids, which 1 GB of any text fills; when it is full it starts anew.
+_MAX_CHARACTERS = 1 << 19
 
 
 def with_word_cache(tokenizer: Tokenizer) -> Tokenizer:
