@@ -10,6 +10,8 @@ use the same tokenizer, loaded before the time is taken, and the template llama2
   the reading, the checks and the checksums, at 1 and 2 workers;
 - datasets.map: as LLaMA-Factory does it, both full texts of a pair through a fast tokenizer of
   transformers, rows to arrow files, with 1 and 2 processes;
+- LLaMA-Factory itself, where --llamafactory-python names the python of an environment that has it (pip
+  install torch llamafactory): its loader, converter, template and pairwise processor, at 1 and 2 workers;
 - ceilings: each prompt and each answer once, nothing else: encode_batch_fast of the tokenizers library and
   encode of sentencepiece. The better one counts; the one for 2 is twice the one for 1, of one core.
 
@@ -19,6 +21,7 @@ Rounds go in turns; the best of each path counts, since other work on the machin
 import argparse
 import json
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -108,6 +111,17 @@ def datasets_map(input_path: Path, folder: Path, tokenizer: Any, workers: int) -
     )
 
 
+def llama_factory(python: Path, input_path: Path, folder: Path, tokenizer: Path, workers: int) -> float:
+    """Seconds of LLaMA-Factory's own preprocessing, in a process of its own environment."""
+    runner = Path(__file__).parent / "peers" / "llama_factory_preprocess.py"
+    words = ["--records", str(input_path), "--tokenizer", str(tokenizer), "--workers", str(workers)]
+    with tempfile.TemporaryDirectory(dir=folder) as caches:
+        result = subprocess.run(
+            [str(python), str(runner), *words, "--folder", caches], stdout=subprocess.PIPE, check=True
+        )
+    return float(json.loads(result.stdout.splitlines()[-1])["seconds"])
+
+
 def seconds(work: Callable[[], Any]) -> float:
     """Wall-clock seconds of one call."""
     started = time.perf_counter()
@@ -120,8 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--records", type=Path, required=True, help="a json array of sharegpt pairs")
     parser.add_argument("--tokenizer-model", type=Path, required=True, help="a sentencepiece model")
-    parser.add_argument("--copies", type=int, default=20, help="of every record (default: 20)")
+    parser.add_argument("--copies", type=int, default=40, help="of every record (default: 40)")
     parser.add_argument("--rounds", type=int, default=3, help="the best counts (default: 3)")
+    parser.add_argument("--llamafactory-python", type=Path, help="python of an environment that has it")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
 
@@ -150,6 +165,12 @@ def main() -> None:
             ),
             "sentencepiece": lambda: seconds(lambda: [processor.encode(text) for text in texts]),
         }
+        if arguments.llamafactory_python:
+            fast.save_pretrained(folder / "saved")
+            for workers in (1, 2):
+                paths[f"llamafactory_{workers}"] = lambda workers=workers: llama_factory(
+                    arguments.llamafactory_python, input_path, folder, folder / "saved", workers
+                )
         best = dict.fromkeys(paths, float("inf"))
         for _ in range(arguments.rounds):
             for path, work in paths.items():

@@ -8,10 +8,15 @@ from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def whole_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+def whole_files(paths: Sequence[Path], *, optional: Sequence[Path] = ()) -> Iterator[list[BinaryIO]]:
     """Binary files to write, which take the names `paths` together when the block ends well.
 
     Until then they have temporary names beside their own; an exception in the block removes them.
+
+    Args:
+        paths: final names of the files.
+        optional: those of them that, where they are empty at the end, are not to be there: an older file
+            of such a name is removed.
     """
     temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
     files: list[BinaryIO] = []
@@ -23,7 +28,11 @@ def whole_files(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-        _rename_all(temporaries, paths)
+        pairs = list(zip(temporaries, paths, strict=True))
+        unused = [path for temporary, path in pairs if path in optional and not temporary.stat().st_size]
+        for path in unused:
+            path.unlink(missing_ok=True)
+        _rename_all([pair for pair in pairs if pair[1] not in unused])
     finally:
         for file in files:
             file.close()
@@ -38,10 +47,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _rename_all(temporaries: Sequence[Path], paths: Sequence[Path]) -> None:
+def _rename_all(pairs: Sequence[tuple[Path, Path]]) -> None:
     renamed: list[Path] = []
     try:
-        for temporary, path in zip(temporaries, paths, strict=True):
+        for temporary, path in pairs:
             renamed.append(path)
             os.replace(temporary, path)
     except BaseException:
@@ -49,7 +58,7 @@ def _rename_all(temporaries: Sequence[Path], paths: Sequence[Path]) -> None:
         for path in renamed:
             path.unlink(missing_ok=True)
         raise
-    for directory in {path.parent for path in paths}:
+    for directory in {path.parent for _, path in pairs}:
         _sync_directory(directory)
 
 

@@ -9,7 +9,7 @@ from modellink_rm.registry import unknown_name_message
 
 # name for --drop -> what is said of such a pair, kept or dropped; a pair's flags are bits in this order
 CHECKS = {
-    "equal": "with chosen equal to rejected",
+    "equal": "with equal responses",
     "empty": "with an empty answer",
     "long-prompt": "with a prompt over the limit",
     "long-answer": "with an answer over the limit",

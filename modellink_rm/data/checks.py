@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modellink_rm.config.preprocess import CHECKS
-from modellink_rm.data.pair import Pair, TokenizedPair
+from modellink_rm.data.pair import Pair, Ranking, TokenizedResponses
 from modellink_rm.data.tokenizer import Tokenizer, is_bracketed
 
 NAMES = tuple(CHECKS)
@@ -27,7 +27,7 @@ def mask_of(names: Collection[str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PairChecks:
-    """The checks that see one pair alone.
+    """The checks that see one pair, or one prompt with its responses, alone.
 
     Attributes:
         max_prompt_length: tokens, None for no limit.
@@ -39,22 +39,22 @@ class PairChecks:
     max_answer_length: int | None
     special: "re.Pattern[str] | None"
 
-    def __call__(self, pair: Pair, tokens: TokenizedPair) -> int:
+    def __call__(self, example: Pair | Ranking, tokens: TokenizedResponses) -> int:
         """Bits of what is found."""
         flags = 0
-        chosen, rejected = pair.chosen.content, pair.rejected.content
-        if chosen == rejected and pair.chosen == pair.rejected:
+        answers = [response.content for response in example.responses]
+        if len(set(answers)) < len(answers) and len(set(example.responses)) < len(answers):
             flags |= _EQUAL
-        if not chosen or not rejected or chosen.isspace() or rejected.isspace():
+        if not all(answers) or any(map(str.isspace, answers)):
             flags |= _EMPTY
         if self.max_prompt_length is not None and len(tokens.prompt_ids) > self.max_prompt_length:
             flags |= _LONG_PROMPT
         if self.max_answer_length is not None:
-            longest = max(len(tokens.chosen_ids), len(tokens.rejected_ids))
+            longest = max(map(len, tokens.response_ids))
             flags |= _LONG_ANSWER if longest > self.max_answer_length else 0
         if self.special is not None:
-            texts = [turn.content for turn in pair.prompt]
-            found = self.special.search("\n".join([pair.system or "", pair.tools, *texts, chosen, rejected]))
+            texts = [turn.content for turn in example.prompt]
+            found = self.special.search("\n".join([example.system or "", example.tools, *texts, *answers]))
             flags |= _SPECIAL if found else 0
         return flags
 

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modellink_rm.data.indexed import IndexedReader
-from modellink_rm.data.manifest import Manifest, array_prefix
-from modellink_rm.data.pair import IGNORED_LABEL
+from modellink_rm.data.manifest import Manifest
+from modellink_rm.data.pair_dataset import RowFiles
 from modellink_rm.data.tokenizer import Tokenizer
 
 _BAR = 40
@@ -32,6 +31,9 @@ def report(manifest: Manifest) -> Iterator[str]:
     yield f"tokenizer      {manifest.tokenizer}, fingerprint {manifest.tokenizer_fingerprint[:12]}"
     yield f"records read   {manifest.num_read:,}"
     yield f"pairs kept     {manifest.num_kept:,}"
+    if manifest.num_responses and list(manifest.num_responses) != ["2"]:
+        numbers = ", ".join(f"{number} to {count:,}" for number, count in manifest.num_responses.items())
+        yield f"responses      {numbers} prompts, {manifest.num_ties:,} of them with a tie"
     yield f"tokens         {manifest.num_tokens:,}, longest row {manifest.longest:,}"
     for title, counts in (("dropped", manifest.dropped), ("kept, though", manifest.notes)):
         for what, count in counts.items():
@@ -58,24 +60,27 @@ def report(manifest: Manifest) -> Iterator[str]:
 def decoded_rows(
     prefix: Path, rows: Sequence[int], tokenizer: Tokenizer | None, marks: Marks
 ) -> Iterator[str]:
-    """Lines of rows: the prompt once, then both answers, in text or, without a tokenizer, in ids.
+    """Lines of rows: the prompt once, then each answer, in text or, without a tokenizer, in ids.
 
     A control token is written as [</s> 2]; the last token of an answer, where the score is read, is
-    written >>so<<.
+    written >>so<<. What the data says beside (rank, margin, source) stands in the headings.
     """
-    arrays = {
-        (side, kind): IndexedReader(array_prefix(prefix, f"{side}_{kind}"))
-        for side in ("chosen", "rejected")
-        for kind in ("input_ids", "labels")
-    }
+    data = RowFiles.open(prefix)
     for row in rows:
-        for side in ("chosen", "rejected"):
-            ids = arrays[side, "input_ids"][row].tolist()
-            num_prompt = int((arrays[side, "labels"][row] == IGNORED_LABEL).sum())
-            if side == "chosen":
-                yield f"--- row {row}: prompt, {num_prompt} tokens"
+        source = data.source(row)
+        ranks = data.ranks_of(row)
+        margins = data.margins(row)
+        for number, response in enumerate(data.responses(row)):
+            ids, num_prompt = response.input_ids.tolist(), response.num_prompt_tokens
+            if number == 0:
+                yield f"--- row {row}: prompt, {num_prompt} tokens{f', source {source}' if source else ''}"
                 yield marked_text(ids[:num_prompt], tokenizer, marks, is_scored=False)
-            yield f"--- row {row}: {side}, {len(ids) - num_prompt} tokens"
+            heading = f"--- row {row}: {'rejected' if number else 'chosen'}, {len(ids) - num_prompt} tokens"
+            if len(ranks) > 2:
+                heading += f", rank {ranks[number]} of {ranks[-1]}"
+            if number and margins is not None:
+                heading += f", margin {margins[number - 1]:g}"
+            yield heading
             yield marked_text(ids[num_prompt:], tokenizer, marks, is_scored=True)
 
 

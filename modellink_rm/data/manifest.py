@@ -16,6 +16,8 @@ from modellink_rm.log import warn_once
 
 FORMAT_VERSION = 1
 PAIR_ARRAYS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
+# What is beside them where the records say more than a pair; of which dtype.
+COLUMNS = {"ranks": "int32", "margin": "float32", "source": "uint8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Manifest:
         format_version: of the manifest itself.
         package_version: of the package that wrote it.
         num_read: records read.
-        num_kept: pairs in the files, one row each.
+        num_kept: pairs, or prompts with their responses, in the files, one row each.
         dropped: reason -> number of records.
         notes: what is odd but kept -> number of pairs.
         num_tokens: of both sides of every pair, the prompt counted with each.
@@ -41,6 +43,8 @@ class Manifest:
         tokenizer_fingerprint: of what determines the ids.
         checks: what was looked for -> number of pairs with it, dropped ones included.
         drop: names given as --drop.
+        num_responses: number of responses to a prompt -> how many prompts; {"2": num_kept} for pairs.
+        num_ties: prompts two of whose responses have one rank.
         lengths: "prompt", "chosen", "rejected" (answers) and "row" (prompt and an answer) -> statistics
             of their tokens; empty in data of earlier versions.
         files: file name without the prefix's (so that a data set can be renamed) -> size, checksum.
@@ -64,6 +68,8 @@ class Manifest:
     tokenizer_fingerprint: str
     checks: dict[str, int] = field(default_factory=dict)
     drop: list[str] = field(default_factory=list)
+    num_responses: dict[str, int] = field(default_factory=dict)
+    num_ties: int = 0
     lengths: dict[str, LengthStatistics] = field(default_factory=dict)
     files: dict[str, FileEntry]
 
@@ -77,6 +83,23 @@ def data_files(prefix: Path) -> list[Path]:
     """The 8 files of a data set of pairs: a .bin and a .idx for each array."""
     prefixes = [array_prefix(prefix, array) for array in PAIR_ARRAYS]
     return [path(array) for array in prefixes for path in (bin_path, idx_path)]
+
+
+def column_files(prefix: Path, column: str) -> list[Path]:
+    """The .bin and the .idx of one of COLUMNS."""
+    return [path(array_prefix(prefix, column)) for path in (bin_path, idx_path)]
+
+
+def columns_of(prefix: Path) -> list[str]:
+    """Which of COLUMNS a data set has: what its manifest lists, or what there is without one.
+
+    Raises:
+        UserError: the manifest is none.
+    """
+    manifest = read_manifest(prefix)
+    if manifest is None:
+        return [column for column in COLUMNS if column_files(prefix, column)[1].exists()]
+    return [column for column in COLUMNS if key_of(column_files(prefix, column)[1], prefix) in manifest.files]
 
 
 def key_of(path: Path, prefix: Path) -> str:
@@ -131,10 +154,10 @@ def check_dataset(
         UserError: names the file that is missing, cut off or of another length, or the tokenizer or
             template that differs.
     """
-    for path in data_files(prefix):
+    manifest = read_manifest(prefix)
+    for path in _all_files(prefix):
         if not path.is_file():
             raise UserError(f"{path} is missing: --data-path {prefix} stands for 8 files and a manifest")
-    manifest = read_manifest(prefix)
     if manifest is None:
         warn_once(f"{prefix} has no manifest: written by another tool, its tokenizer cannot be checked")
     else:
@@ -151,15 +174,20 @@ def verify_checksums(prefix: Path, manifest: Manifest) -> None:
     Raises:
         UserError: names the file whose content changed.
     """
-    for path in data_files(prefix):
+    for path in _all_files(prefix):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != manifest.files[key_of(path, prefix)].sha256:
             raise UserError(f"{path} has changed since it was written: preprocess the data again")
 
 
+def _all_files(prefix: Path) -> list[Path]:
+    columns = [path for column in columns_of(prefix) for path in column_files(prefix, column)]
+    return [*data_files(prefix), *columns]
+
+
 def _check_sizes(prefix: Path, manifest: Manifest) -> None:
-    for path in data_files(prefix):
+    for path in _all_files(prefix):
         entry = manifest.files.get(key_of(path, prefix))
         if entry is None:
             raise UserError(f"{manifest_path(prefix)} does not list {path.name}")
@@ -172,8 +200,12 @@ def _check_sizes(prefix: Path, manifest: Manifest) -> None:
 
 def _check_rows(prefix: Path, manifest: Manifest | None) -> None:
     readers = {array: IndexedReader(array_prefix(prefix, array)) for array in PAIR_ARRAYS}
+    columns = columns_of(prefix)
+    readers |= {name: IndexedReader(array_prefix(prefix, name), COLUMNS[name]) for name in columns}
+    num_rows = len(readers[PAIR_ARRAYS[0]]) if manifest is None else manifest.num_kept
+    num_responses = readers["ranks"].lengths if "ranks" in columns else np.full(num_rows, 2)
     for array, reader in readers.items():
-        expected = len(readers[PAIR_ARRAYS[0]]) if manifest is None else manifest.num_kept
+        expected = int((num_responses - 1).sum()) if array.startswith("rejected") else num_rows
         if len(reader) != expected:
             path = idx_path(array_prefix(prefix, array))
             raise UserError(f"{path} has {len(reader)} rows instead of {expected}")
@@ -182,6 +214,10 @@ def _check_rows(prefix: Path, manifest: Manifest | None) -> None:
         if not np.array_equal(readers[f"{side}_input_ids"].lengths, labels):
             path = idx_path(array_prefix(prefix, f"{side}_labels"))
             raise UserError(f"{path} has rows of other lengths than those of {side}_input_ids")
+    if np.any(num_responses < 2):
+        raise UserError(f"{idx_path(array_prefix(prefix, 'ranks'))} has rows of fewer than two responses")
+    if "margin" in columns and not np.array_equal(readers["margin"].lengths, num_responses - 1):
+        raise UserError(f"{idx_path(array_prefix(prefix, 'margin'))} has rows of other lengths than ranks")
 
 
 def check_fingerprints(

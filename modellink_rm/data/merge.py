@@ -90,16 +90,32 @@ def merge_groups(directory: Path, keys: Sequence[str], prefix: Path) -> dict[str
     paths = [path(output) for output in outputs.values() for path in (bin_path, idx_path)]
     counts = {}
     with whole_files(paths) as files:
-        for index, key in enumerate(outputs):
-            writer = IndexedWriter(files[2 * index], files[2 * index + 1])
-            counts[key] = sum(_append_file(writer, source) for source in sources[key])
+        for index, (key, key_sources) in enumerate(sources.items()):
+            readers = [IndexedReader(source, dtype=None) for source in key_sources]
+            _check_dtypes(key, key_sources, readers)
+            writer = IndexedWriter(files[2 * index], files[2 * index + 1], readers[0].dtype)
+            for reader in readers:
+                _append_file(writer, reader)
+            counts[key] = sum(map(len, readers))
             writer.finish()
     return counts
 
 
-def _append_file(writer: IndexedWriter, source: Path) -> int:
-    reader = IndexedReader(source)
-    for start in range(0, len(reader), _BLOCK_ROWS):
-        rows = [reader[row] for row in range(start, min(start + _BLOCK_ROWS, len(reader)))]
-        writer.append(np.concatenate(rows), reader.lengths[start : start + _BLOCK_ROWS])
-    return len(reader)
+def _check_dtypes(key: str, sources: Sequence[Path], readers: Sequence[IndexedReader]) -> None:
+    for source, reader in zip(sources, readers, strict=True):
+        if reader.dtype != readers[0].dtype:
+            raise UserError(
+                f"--merge-group-keys {key}: {idx_path(source)} holds {reader.dtype}, "
+                f"{idx_path(sources[0]).name} {readers[0].dtype}"
+            )
+
+
+def _append_file(writer: IndexedWriter, reader: IndexedReader) -> None:
+    """Append the rows of a file, document by document."""
+    start = 0
+    for first in range(0, len(reader.documents), _BLOCK_ROWS):
+        documents = reader.documents[first : first + _BLOCK_ROWS]
+        stop = start + int(documents.sum())
+        rows = np.concatenate([reader[row] for row in range(start, stop)])
+        writer.append(rows, reader.lengths[start:stop], documents)
+        start = stop

@@ -1,4 +1,4 @@
-"""The nouns of the data flow: record -> `Pair` -> `TokenizedPair` -> files -> `Example`."""
+"""The nouns of the data flow: record -> `Pair` or `Ranking` -> `TokenizedResponses` -> files -> `Example`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORED_LABEL = -100  # a label that no loss counts: every token of the prompt
+
+PAIR_RANKS = (1, 2)
 
 Role = Literal["user", "assistant", "observation", "function_call"]
 
@@ -42,14 +44,55 @@ class Pair:
     margin: float | None = None
     source: str | None = None
 
+    @property
+    def responses(self) -> tuple[Message, ...]:
+        """Both, the preferred one first."""
+        return (self.chosen, self.rejected)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """1 for the preferred response, 2 for the other."""
+        return PAIR_RANKS
+
+    @property
+    def margins(self) -> tuple[float, ...] | None:
+        """The margin, as a `Ranking` has it."""
+        return None if self.margin is None else (self.margin,)
+
 
 @dataclass(frozen=True, slots=True)
-class TokenizedPair:
-    """Token ids of a pair; a row of the files is prompt + response, labels -100 over the prompt."""
+class Ranking:
+    """A prompt and two or more responses to it in their order of preference, all text.
+
+    Attributes:
+        system: as in `Pair`.
+        tools: as in `Pair`.
+        prompt: as in `Pair`.
+        responses: best first.
+        ranks: of each response, from 1 for the best without gaps; equal for a tie. The last is above 1.
+        margins: of each response but the first, by how much the best is preferred to it, on the data's own
+            scale; None where it does not say.
+        source: as in `Pair`.
+    """
+
+    system: str | None
+    tools: str
+    prompt: tuple[Message, ...]
+    responses: tuple[Message, ...]
+    ranks: tuple[int, ...]
+    margins: tuple[float, ...] | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedResponses:
+    """Token ids of a prompt and of its responses, best first.
+
+    A row of the files is prompt + response, labels -100 over the prompt.
+    """
 
     prompt_ids: list[int]
-    chosen_ids: list[int]
-    rejected_ids: list[int]
+    response_ids: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +116,10 @@ class Example:
         index: row in the data set, to name it in messages.
         responses: best first; a pair has (chosen, rejected).
         is_truncated: whether tokens were cut from it.
+        ranks: of the responses, from 1 for the best, equal for a tie; empty where none is preferred.
     """
 
     index: int
     responses: tuple[Response, ...]
     is_truncated: bool = False
+    ranks: tuple[int, ...] = ()

@@ -2,16 +2,18 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modellink_rm.config.data import split_weights
 from modellink_rm.data.indexed import IndexedReader
-from modellink_rm.data.manifest import array_prefix
-from modellink_rm.data.pair import IGNORED_LABEL, Example, Response
+from modellink_rm.data.manifest import COLUMNS, array_prefix, columns_of
+from modellink_rm.data.pair import IGNORED_LABEL, PAIR_RANKS, Example, Response
 from modellink_rm.data.truncation import truncate
 from modellink_rm.errors import UserError
 
@@ -38,8 +40,8 @@ class PairDataset(Sequence[Example]):
     ) -> None:
         self._prefixes = prefixes
         self._num_ids = num_ids
-        self._files = [_PairFiles.open(prefix) for prefix in prefixes]
-        self._starts = np.cumsum([0] + [len(files.chosen_ids.lengths) for files in self._files])
+        self._files = [RowFiles.open(prefix) for prefix in prefixes]
+        self._starts = np.cumsum([0] + [len(files.chosen_ids) for files in self._files])
         self._seq_length = seq_length
         self._truncation = truncation
         self._num_closing_tokens = num_closing_tokens
@@ -48,7 +50,7 @@ class PairDataset(Sequence[Example]):
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
-        """The example of a row, its responses chosen then rejected.
+        """The example of a row, its responses best first: chosen, then rejected.
 
         Raises:
             UserError: a side has no token, or an id that the model has no row for.
@@ -66,7 +68,7 @@ class PairDataset(Sequence[Example]):
         kept, cut = truncate(
             responses, self._seq_length, self._truncation, num_closing_tokens=self._num_closing_tokens
         )
-        return Example(index=index, responses=kept, is_truncated=cut.is_truncated)
+        return Example(index=index, responses=kept, is_truncated=cut.is_truncated, ranks=files.ranks_of(row))
 
     def check_rows(self, prefix: Path) -> None:
         """Look at every id of one prefix: for files that no manifest vouches for.
@@ -82,10 +84,12 @@ class PairDataset(Sequence[Example]):
 
     def num_too_long(self) -> int:
         """Rows with a side above the sequence length, known from the index alone."""
-        return sum(
-            int((np.maximum(files.chosen_ids.lengths, files.rejected_ids.lengths) > self._seq_length).sum())
-            for files in self._files
-        )
+        return sum(int((files.longest_sides() > self._seq_length).sum()) for files in self._files)
+
+    def first_ranking(self) -> Path | None:
+        """The first prefix with prompts that have more than two responses."""
+        found = zip(self._prefixes, self._files, strict=True)
+        return next((prefix for prefix, files in found if files.ranks is not None), None)
 
 
 def _bad_row(prefix: Path, row: int, num_ids: int) -> UserError:
@@ -96,29 +100,78 @@ def _bad_row(prefix: Path, row: int, num_ids: int) -> UserError:
 
 
 @dataclass(frozen=True)
-class _PairFiles:
+class RowFiles:
+    """The arrays and columns of one prefix.
+
+    Attributes:
+        first_rejected: the row of rejected_ids where the rejected responses of each prompt begin; None in a
+            data set of pairs, where that is the prompt's own.
+    """
+
     chosen_ids: IndexedReader
     chosen_labels: IndexedReader
     rejected_ids: IndexedReader
     rejected_labels: IndexedReader
+    ranks: IndexedReader | None
+    first_rejected: NDArray[np.int64] | None
+    margin: IndexedReader | None
+    source_names: IndexedReader | None
 
     @classmethod
-    def open(cls, prefix: Path) -> "_PairFiles":
+    def open(cls, prefix: Path) -> "RowFiles":
+        """The files of a prefix, mapped into memory."""
+        arrays = {
+            f"{side}_{kind}": IndexedReader(
+                array_prefix(prefix, f"{side}_{'input_ids' if kind == 'ids' else 'labels'}")
+            )
+            for side in ("chosen", "rejected")
+            for kind in ("ids", "labels")
+        }
+        columns = {
+            name: IndexedReader(array_prefix(prefix, name), COLUMNS[name]) for name in columns_of(prefix)
+        }
+        ranks = columns.get("ranks")
+        first = None if ranks is None else np.cumsum(ranks.lengths - 1) - (ranks.lengths - 1)
         return cls(
-            **{
-                f"{side}_{kind}": IndexedReader(
-                    array_prefix(prefix, f"{side}_{'input_ids' if kind == 'ids' else 'labels'}")
-                )
-                for side in ("chosen", "rejected")
-                for kind in ("ids", "labels")
-            }
+            **arrays,
+            ranks=ranks,
+            first_rejected=first,
+            margin=columns.get("margin"),
+            source_names=columns.get("source"),
         )
 
-    def responses(self, row: int) -> tuple[Response, Response]:
+    def responses(self, row: int) -> tuple[Response, ...]:
+        """The responses of a row with its prompt, best first."""
+        first, count = row, 1
+        if self.first_rejected is not None:
+            first, count = int(self.first_rejected[row]), len(self.ranks_of(row)) - 1
         return (
             _response(self.chosen_ids[row], self.chosen_labels[row]),
-            _response(self.rejected_ids[row], self.rejected_labels[row]),
+            *(
+                _response(self.rejected_ids[number], self.rejected_labels[number])
+                for number in range(first, first + count)
+            ),
         )
+
+    def ranks_of(self, row: int) -> tuple[int, ...]:
+        """The ranks of a row's responses, best first, from 1."""
+        return PAIR_RANKS if self.ranks is None else tuple(self.ranks[row].tolist())
+
+    def margins(self, row: int) -> tuple[float, ...] | None:
+        """By how much the best response is preferred to each other one; None where the data says none."""
+        values = () if self.margin is None else tuple(self.margin[row].tolist())
+        return None if not values or math.isnan(values[0]) else values
+
+    def source(self, row: int) -> str:
+        """Where a row comes from; "" where the data does not say."""
+        return "" if self.source_names is None else self.source_names[row].tobytes().decode(errors="replace")
+
+    def longest_sides(self) -> NDArray[np.int32]:
+        """Tokens of the longest response of each row, the prompt included."""
+        rejected = self.rejected_ids.lengths
+        if self.first_rejected is not None and len(rejected):
+            rejected = np.maximum.reduceat(rejected, self.first_rejected)
+        return np.maximum(self.chosen_ids.lengths, rejected)
 
 
 def _response(input_ids: np.ndarray, labels: np.ndarray) -> Response:

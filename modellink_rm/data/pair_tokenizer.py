@@ -1,8 +1,11 @@
 """Records to rows of token ids: what every worker does with a chunk of records."""
 
 import hashlib
+import itertools
+import math
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -11,13 +14,15 @@ from modellink_rm.config.preprocess import CHECKS, PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.data import checks
 from modellink_rm.data.handlers import make_handler
-from modellink_rm.data.pair import Pair, TokenizedPair
+from modellink_rm.data.pair import Pair, Ranking, TokenizedResponses
 from modellink_rm.data.records import BadRecord, RawRecord, RecordError, parse_record
 from modellink_rm.data.rows import Refused, Rows, to_bytes
 from modellink_rm.data.template_choice import find_template
-from modellink_rm.data.templates import num_closing_tokens, tokenize_pair
+from modellink_rm.data.templates import num_closing_tokens, tokenize_responses
 from modellink_rm.data.tokenizer import load_tokenizer
 from modellink_rm.data.word_cache import with_word_cache
+
+_LARGEST_MARGIN = float(np.finfo(np.float32).max)
 
 
 class PairTokenizer:
@@ -45,52 +50,56 @@ class PairTokenizer:
         self._keeps_all_texts = self._keeps_refused_text and "duplicate" in config.drop
 
     def __call__(self, chunk: Sequence[RawRecord]) -> bytes:
-        """The rows of a chunk's pairs and what was refused of it, as `to_bytes` writes them."""
+        """The rows of a chunk's records and what was refused of it, as `to_bytes` writes them."""
         refused: list[Refused] = []
-        pairs: list[TokenizedPair] = []
-        flags: list[int] = []
+        rows: list[_Row] = []
         kept: list[RawRecord] = []
         for raw in chunk:
-            row = self._row(raw, len(pairs))
+            row = self._row(raw, len(rows))
             if isinstance(row, Refused):
                 refused.append(row)
                 continue
-            pairs.append(row[0])
-            flags.append(row[1])
+            rows.append(row)
             kept.append(raw)
-        parts = [ids for pair in pairs for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)]
-        lengths = np.array([len(ids) for ids in parts], np.int32).reshape(-1, 3)
+        parts = [ids for row in rows for ids in (row.tokens.prompt_ids, *row.tokens.response_ids)]
+        lengths = np.array([len(ids) for ids in parts], np.int32)
         ids = np.frombuffer(array("i", chain.from_iterable(parts)), np.int32)
+        num_responses = np.array([len(row.tokens.response_ids) for row in rows], np.int32)
+        has_sources = any(row.source for row in rows)
         return to_bytes(
             Rows(
                 num_bytes=sum(len(raw.text) for raw in chunk),
                 num_records=len(chunk),
                 refused=refused,
+                num_responses=num_responses,
                 lengths=lengths,
-                digests=_digests(ids, lengths),
-                flags=np.array(flags, np.uint8),
+                digests=_digests(ids, lengths, num_responses),
+                flags=np.array([row.flags for row in rows], np.uint8),
+                ranks=np.array([rank for row in rows for rank in row.ranks], np.int32),
+                margins=np.array([margin for row in rows for margin in row.margins], np.float32),
                 ids=ids,
+                sources=[row.source for row in rows] if has_sources else [],
                 places=[raw.place for raw in kept] if self._keeps_all_texts else [],
                 texts=[raw.text.decode("latin-1") for raw in kept] if self._keeps_all_texts else [],
             )
         )
 
-    def _row(self, raw: RawRecord, index: int) -> tuple[TokenizedPair, int] | Refused:
-        """Token ids of a record's pair with the flags of its checks, or why there are none."""
+    def _row(self, raw: RawRecord, index: int) -> "_Row | Refused":
+        """Token ids of a record with the flags of its checks, or why there are none."""
         text = raw.text.decode("latin-1") if self._keeps_refused_text else None
         record = parse_record(raw)
         if isinstance(record, BadRecord):
             return Refused(raw.place, record.reason, record.message, index=index, text=text)
         try:
-            pair: Pair = self._handler(record.fields)
-            tokens = tokenize_pair(pair, self.template, self.tokenizer)
-            longest = len(tokens.prompt_ids) + max(len(tokens.chosen_ids), len(tokens.rejected_ids))
-            shortest = len(tokens.prompt_ids) + min(len(tokens.chosen_ids), len(tokens.rejected_ids))
-            if shortest == 0:
+            example = self._handler(record.fields)
+            margins = _margins(example)
+            tokens = tokenize_responses(example, self.template, self.tokenizer)
+            longest = len(tokens.prompt_ids) + max(map(len, tokens.response_ids))
+            if len(tokens.prompt_ids) + min(map(len, tokens.response_ids)) == 0:
                 raise RecordError("no tokens", "prompt and answer have no tokens at all")
         except RecordError as error:
             return Refused(raw.place, error.reason, str(error), index=index, text=text)
-        flags = self._checks(pair, tokens)
+        flags = self._checks(example, tokens)
         if self._seq_length is not None and longest >= self._seq_length:
             reason = f"not shorter than --seq-length {self._seq_length}"
             return Refused(raw.place, reason, f"{longest} tokens, {reason}", False, flags, index, text)
@@ -99,19 +108,43 @@ class PairTokenizer:
             reason = CHECKS[dropped[0]]
             message = "; ".join(CHECKS[name] for name in dropped)
             return Refused(raw.place, reason, message, False, flags, index, text)
-        return tokens, flags
+        source = (example.source or "").encode(errors="backslashreplace").decode()
+        return _Row(tokens, flags, example.ranks, margins, source)
 
 
-def _digests(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    tokens: TokenizedResponses
+    flags: int
+    ranks: tuple[int, ...]
+    margins: tuple[float, ...]
+    source: str
+
+
+def _margins(example: Pair | Ranking) -> tuple[float, ...]:
+    """The margins, NaN for each where the record has none.
+
+    Raises:
+        RecordError: one is no number that float32 can hold.
+    """
+    if example.margins is None:
+        return (math.nan,) * (len(example.responses) - 1)
+    if not all(abs(margin) <= _LARGEST_MARGIN for margin in example.margins):
+        raise RecordError("a margin that float32 cannot hold")
+    return example.margins
+
+
+def _digests(ids: np.ndarray, lengths: np.ndarray, num_responses: np.ndarray) -> np.ndarray:
     """Of every row, uint64: 8 bytes of a hash over its ids and where its parts end."""
     data = ids.view(np.uint8).data
-    ends = (np.cumsum(lengths.sum(axis=1), dtype=np.int64) * ids.itemsize).tolist()
+    part_ends = np.cumsum(lengths, dtype=np.int64) * ids.itemsize
+    last_parts = np.cumsum(num_responses + 1)
     heads = lengths.tobytes()
-    width = lengths.itemsize * 3
-    digest = b"".join(
-        [
-            hashlib.blake2b(data[start:end], digest_size=8, key=heads[i * width : (i + 1) * width]).digest()
-            for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
-        ]
-    )
-    return np.frombuffer(digest, "<u8")
+    width = lengths.itemsize
+    starts = zip([0, *last_parts.tolist()], [0, *part_ends[last_parts - 1].tolist()], strict=True)
+    found = []
+    for (part, start), (last, end) in itertools.pairwise(starts):
+        digest = hashlib.blake2b(data[start:end], digest_size=8)
+        digest.update(heads[part * width : last * width])
+        found.append(digest.digest())
+    return np.frombuffer(b"".join(found), "<u8")

@@ -3,6 +3,7 @@
 import collections
 import json
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from typing import BinaryIO
 
 import numpy as np
@@ -11,31 +12,37 @@ from modellink_rm.config.preprocess import CHECKS
 from modellink_rm.data import checks
 from modellink_rm.data.indexed import FileEntry, IndexedWriter
 from modellink_rm.data.lengths import LengthCounts
-from modellink_rm.data.manifest import PAIR_ARRAYS
+from modellink_rm.data.manifest import COLUMNS, PAIR_ARRAYS
 from modellink_rm.data.pair import IGNORED_LABEL
 from modellink_rm.data.rows import Refused, Rows
-
-_KEEP = {"chosen": np.array([True, True, False]), "rejected": np.array([True, False, True])}
-_IS_PROMPT = np.array([True, False, False])
 
 
 class PairWriter:
     """Writes rows in the order they come, finds duplicates among them, and counts.
 
     Args:
-        files: a .bin and a .idx for each of PAIR_ARRAYS.
+        files: a .bin and a .idx for each of PAIR_ARRAYS and of COLUMNS; those of a column that says nothing
+            are left empty.
         drop: names of the checks whose pairs are no rows.
         rejects: where refused records go, a line each, or None.
     """
 
     def __init__(self, files: Sequence[BinaryIO], *, drop: Collection[str], rejects: BinaryIO | None) -> None:
-        writers = [IndexedWriter(*pair) for pair in zip(files[::2], files[1::2], strict=True)]
-        self._writers = dict(zip(PAIR_ARRAYS, writers, strict=True))
+        dtypes = dict.fromkeys(PAIR_ARRAYS, "int32") | COLUMNS
+        self._writers = {
+            name: IndexedWriter(*pair, dtype)
+            for (name, dtype), pair in zip(
+                dtypes.items(), zip(files[::2], files[1::2], strict=True), strict=True
+            )
+        }
+        self._columns: set[str] = set()  # those that say something
         self._drops_duplicates = "duplicate" in drop
         self._rejects = rejects
         self._digests = checks.DigestSet()
         self.num_read = 0
         self.num_kept = 0
+        self.num_responses: collections.Counter[int] = collections.Counter()
+        self.num_ties = 0
         self.dropped: collections.Counter[str] = collections.Counter()
         self._noted = dict.fromkeys(checks.NAMES, 0)
         self._found = dict.fromkeys(checks.NAMES, 0)
@@ -58,21 +65,61 @@ class PairWriter:
             count = int((flags[keeps] >> bit & 1).sum())
             self._noted[name] += count
             self._found[name] += count
-        self._write(rows.ids, rows.lengths, keeps)
+        self._write_rows(rows, keeps)
+        self._write_columns(rows, keeps)
 
-    def _write(self, ids: np.ndarray, lengths: np.ndarray, keeps: np.ndarray) -> None:
-        counts = lengths.reshape(-1)
-        is_prompt = np.repeat(np.tile(_IS_PROMPT, len(lengths)), counts)
-        labels = np.where(is_prompt, np.int32(IGNORED_LABEL), ids)
-        kept = lengths[keeps]
-        for part, column in zip(("prompt", "chosen", "rejected"), kept.T, strict=True):
-            self.lengths[part].add(column)
-        for side, (_, *answers) in _KEEP.items():
-            takes = np.repeat((_KEEP[side] & keeps[:, None]).reshape(-1), counts)
-            row_lengths = kept[:, 0] + kept[:, 1 if answers[0] else 2]
-            self.lengths["row"].add(row_lengths)
-            self._writers[f"{side}_input_ids"].append(ids[takes], row_lengths)
-            self._writers[f"{side}_labels"].append(labels[takes], row_lengths)
+    def _write_rows(self, rows: Rows, keeps: np.ndarray) -> None:
+        ends = np.cumsum(rows.lengths, dtype=np.int64)
+        places = list(zip((ends - rows.lengths).tolist(), ends.tolist(), strict=True))
+        parts = [rows.ids[start:end] for start, end in places]  # views: of every row prompt and answers
+        longest_prompt = max((len(part) for part in parts), default=0)
+        ignored = np.full(longest_prompt, IGNORED_LABEL, np.int32)
+        sequences: dict[str, list[np.ndarray]] = {array: [] for array in PAIR_ARRAYS}
+        lengths: dict[str, list[int]] = {part: [] for part in self.lengths}
+        row_lengths: dict[str, list[int]] = {"chosen": [], "rejected": []}
+        firsts = np.concatenate([[0], np.cumsum(rows.num_responses + 1)]).tolist()
+        for is_kept, (first, last) in zip(keeps.tolist(), pairwise(firsts), strict=True):
+            if not is_kept:
+                continue
+            prompt, *answers = parts[first:last]
+            lengths["prompt"].append(len(prompt))
+            for number, answer in enumerate(answers):
+                side = "rejected" if number else "chosen"
+                sequences[f"{side}_input_ids"] += (prompt, answer)
+                sequences[f"{side}_labels"] += (ignored[: len(prompt)], answer)
+                lengths[side].append(len(answer))
+                row_lengths[side].append(len(prompt) + len(answer))
+        lengths["row"] = row_lengths["chosen"] + row_lengths["rejected"]
+        for part, found in lengths.items():
+            self.lengths[part].add(np.array(found, np.int32))
+        for array, values in sequences.items():
+            side = array.partition("_")[0]
+            documents = rows.num_responses[keeps] - 1 if side == "rejected" else None
+            together = np.concatenate(values) if values else np.empty(0, np.int32)
+            self._writers[array].append(together, np.array(row_lengths[side], np.int32), documents)
+
+    def _write_columns(self, rows: Rows, keeps: np.ndarray) -> None:
+        counts = rows.num_responses
+        ranks = rows.ranks[np.repeat(keeps, counts)]
+        margins = rows.margins[np.repeat(keeps, counts - 1)]
+        sources = [source.encode() for source in rows.sources] or [b""] * len(keeps)
+        kept_sources = [source for source, is_kept in zip(sources, keeps.tolist(), strict=True) if is_kept]
+        counts = counts[keeps]
+        self.num_responses.update(counts.tolist())
+        last_ranks = ranks[np.cumsum(counts) - 1]
+        self.num_ties += int((last_ranks < counts).sum())  # ranks have no gaps
+        self._writers["ranks"].append(ranks, counts)
+        self._writers["margin"].append(margins, counts - 1)
+        self._writers["source"].append(
+            np.frombuffer(b"".join(kept_sources), np.uint8),
+            np.array([len(source) for source in kept_sources], np.int32),
+        )
+        says = {
+            "ranks": (counts > 2).any(),
+            "margin": not np.isnan(margins).all(),
+            "source": any(kept_sources),
+        }
+        self._columns.update(column for column, is_said in says.items() if is_said)
 
     def _refuse(self, refused: Refused) -> None:
         self.dropped[refused.reason] += 1
@@ -88,9 +135,15 @@ class PairWriter:
         """Name of a check -> number of pairs with it, kept or dropped."""
         return dict(self._found)
 
-    def finish(self) -> list[FileEntry]:
-        """Complete the files; what they hold, in their order."""
-        return [entry for writer in self._writers.values() for entry in writer.finish()]
+    def finish(self) -> dict[str, tuple[FileEntry, FileEntry]]:
+        """Complete the files; what the .bin and the .idx of each array and each column with values hold."""
+        entries = {}
+        for name, writer in self._writers.items():
+            if name in COLUMNS and name not in self._columns:
+                writer.discard()
+            else:
+                entries[name] = writer.finish()
+        return entries
 
 
 def _duplicates(rows: Rows, flags: np.ndarray, is_new: np.ndarray) -> list[Refused]:

@@ -15,12 +15,29 @@ from modellink_rm.atomic import whole_files
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.data.handlers import missing_fields
-from modellink_rm.data.manifest import Manifest, data_files, key_of, manifest_path, serialized
+from modellink_rm.data.indexed import bin_path, idx_path
+from modellink_rm.data.manifest import (
+    COLUMNS,
+    Manifest,
+    array_prefix,
+    column_files,
+    data_files,
+    key_of,
+    manifest_path,
+    serialized,
+)
 from modellink_rm.data.pair_tokenizer import PairTokenizer
 from modellink_rm.data.pair_writer import PairWriter
 from modellink_rm.data.parts import Parts, locked_parts, parts_path
 from modellink_rm.data.preprocess_report import Progress
-from modellink_rm.data.records import RawRecord, Record, input_files, parse_record, read_raw_records
+from modellink_rm.data.records import (
+    Chunk,
+    RawRecord,
+    Record,
+    input_files,
+    parse_record,
+    read_raw_records,
+)
 from modellink_rm.data.rows import Rows, from_bytes
 from modellink_rm.data.template_files import definition_of
 from modellink_rm.data.tokenizer_comparison import warn_if_files_differ
@@ -103,10 +120,12 @@ def write_dataset(
     Raises:
         UserError: nothing was kept.
     """
-    paths = [*data_files(prefix), manifest_path(prefix), *([Path(rejects)] if rejects else [])]
+    columns = [path for column in COLUMNS for path in column_files(prefix, column)]
+    data_paths = [*data_files(prefix), *columns]
+    paths = [*data_paths, manifest_path(prefix), *([Path(rejects)] if rejects else [])]
     _remove_remains(paths)
-    with whole_files(paths) as files:
-        data, manifest_file, rest = files[:8], files[8], files[9:]
+    with whole_files(paths, optional=columns) as files:
+        data, (manifest_file, *rest) = files[: len(data_paths)], files[len(data_paths) :]
         writer = PairWriter(data, drop=identity["drop"], rejects=rest[0] if rest else None)
         for rows in chunks:
             writer.add(rows)
@@ -188,8 +207,11 @@ def _remove_remains(paths: Sequence[Path]) -> None:
 
 
 def _manifest(writer: PairWriter, prefix: Path, identity: dict[str, Any]) -> Manifest:
-    names = [key_of(path, prefix) for path in data_files(prefix)]
-    entries = writer.finish()
+    entries = {
+        key_of(path(array_prefix(prefix, name)), prefix): entry
+        for name, pair in writer.finish().items()
+        for path, entry in zip((bin_path, idx_path), pair, strict=True)
+    }
     lengths = {name: counts.statistics() for name, counts in writer.lengths.items()}
     return Manifest(
         package_version=identity["package_version"],
@@ -209,8 +231,10 @@ def _manifest(writer: PairWriter, prefix: Path, identity: dict[str, Any]) -> Man
         tokenizer_fingerprint=identity["tokenizer_fingerprint"],
         checks=writer.found(),
         drop=identity["drop"],
+        num_responses={str(number): writer.num_responses[number] for number in sorted(writer.num_responses)},
+        num_ties=writer.num_ties,
         lengths=lengths,
-        files=dict(zip(names, entries, strict=True)),
+        files=entries,
     )
 
 
@@ -234,15 +258,15 @@ def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None
         yield raw
 
 
-def _chunks(records: Iterable[RawRecord]) -> Iterator[Sequence[RawRecord]]:
-    """The records in lists of bounded length, whatever the number of workers."""
+def _chunks(records: Iterable[RawRecord]) -> Iterator[Chunk]:
+    """The records in chunks of bounded length, whatever the number of workers."""
     chunk: list[RawRecord] = []
     num_bytes = 0
     for record in records:
         chunk.append(record)
         num_bytes += len(record.text)
         if len(chunk) == _CHUNK_RECORDS or num_bytes >= _CHUNK_BYTES:
-            yield chunk
+            yield Chunk(chunk)
             chunk, num_bytes = [], 0
     if chunk:
-        yield chunk
+        yield Chunk(chunk)

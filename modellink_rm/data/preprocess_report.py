@@ -91,12 +91,24 @@ def summary(manifest: Manifest, prefix: Path, *, seconds: float) -> str:
         f"dropped       {sum(manifest.dropped.values()):>15,}",
         *_counts(manifest.dropped),
         f"tokens        {manifest.num_tokens:>15,}  chosen and rejected, the prompt counted with each",
+        *_ranking_line(manifest),
         f"longest       {manifest.longest:>15,}  tokens",
     ]
     if manifest.notes:
         lines += ["kept, though", *_counts(manifest.notes)]
-    lines.append(f"written: {prefix}_packed_*_document.bin and .idx (8 files), {prefix}_manifest.json")
+    num_files = len(manifest.files)
+    lines.append(
+        f"written: {prefix}_packed_*_document.bin and .idx ({num_files} files), {prefix}_manifest.json"
+    )
     return "\n".join(lines)
+
+
+def _ranking_line(manifest: Manifest) -> list[str]:
+    """Of prompts with more than two responses."""
+    if set(manifest.num_responses) <= {"2"}:
+        return []
+    total = sum(int(number) * count for number, count in manifest.num_responses.items())
+    return [f"responses     {total:>15,}  {manifest.num_ties:,} of the prompts with a tie"]
 
 
 def _counts(counts: dict[str, int]) -> list[str]:

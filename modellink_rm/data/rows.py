@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_ARRAYS = {"lengths": "<i4", "digests": "<u8", "flags": "u1", "ids": "<i4"}
+_ARRAYS = {
+    "num_responses": "<i4",
+    "lengths": "<i4",
+    "digests": "<u8",
+    "flags": "u1",
+    "ranks": "<i4",
+    "margins": "<f4",
+    "ids": "<i4",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +51,14 @@ class Rows:
         num_bytes: of the records' text.
         num_records: read, whatever became of them.
         refused: those that are no rows, in order.
-        lengths: int32 [num_rows, 3], tokens of prompt, chosen and rejected answer.
+        num_responses: int32 [num_rows], 2 for a pair.
+        lengths: int32, of every row the tokens of its prompt and of each answer.
         digests: uint64 [num_rows], equal where all ids are.
         flags: uint8 [num_rows], bits of the checks.
-        ids: int32, of every row its prompt, chosen and rejected answer.
+        ranks: int32, of every row those of its responses, best first.
+        margins: float32, of every row those of its responses but the first; NaN where it has none.
+        ids: int32, of every row its prompt and its answers, best first.
+        sources: of the rows, "" where one has none; empty where none of them has one.
         places: of the rows, where --rejects may want them.
         texts: of the rows, latin-1 for bytes, likewise.
     """
@@ -54,10 +66,14 @@ class Rows:
     num_bytes: int
     num_records: int
     refused: list[Refused] = field(default_factory=list)
+    num_responses: NDArray[np.int32]
     lengths: NDArray[np.int32]
     digests: NDArray[np.uint64]
     flags: NDArray[np.uint8]
+    ranks: NDArray[np.int32]
+    margins: NDArray[np.float32]
     ids: NDArray[np.int32]
+    sources: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
@@ -69,6 +85,7 @@ def to_bytes(rows: Rows) -> bytes:
         "num_bytes": rows.num_bytes,
         "num_records": rows.num_records,
         "refused": [dataclasses.astuple(refused) for refused in rows.refused],
+        "sources": rows.sources,
         "places": rows.places,
         "texts": rows.texts,
         "sizes": {name: array.size for name, array in arrays.items()},
@@ -88,13 +105,13 @@ def from_bytes(data: bytes) -> Rows | None:
     head = json.loads(bytes(view[8:start]))
     arrays = {}
     for name, kind in _ARRAYS.items():
-        array = np.frombuffer(data, kind, head["sizes"][name], start)
-        start += array.nbytes
-        arrays[name] = array.reshape(-1, 3) if name == "lengths" else array
+        arrays[name] = np.frombuffer(data, kind, head["sizes"][name], start)
+        start += arrays[name].nbytes
     return Rows(
         num_bytes=head["num_bytes"],
         num_records=head["num_records"],
         refused=[Refused(*values) for values in head["refused"]],
+        sources=head["sources"],
         places=head["places"],
         texts=head["texts"],
         **arrays,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from modellink_rm.data.protobuf import message_fields
 from modellink_rm.data.tokenizer import Tokenizer, fingerprint_of, is_bracketed
 from modellink_rm.data.tokenizer_files import read_tokenizer_settings
 from modellink_rm.errors import UserError
@@ -166,10 +167,10 @@ def _marked_pieces(model: bytes) -> Iterator[_MarkedPiece]:
     The Python package tells control pieces apart but not user-defined ones, so this walks the
     protobuf message: field 1 of ModelProto is a piece, whose field 1 is its text and 3 its type.
     """
-    pieces = (field for field in _fields(model, 0, len(model)) if field.number == 1)
+    pieces = (field for field in message_fields(model, 0, len(model)) if field.number == 1)
     for index, piece in enumerate(pieces):
         text, kind, offset = b"", 1, 0
-        for field in _fields(model, piece.start, piece.end):
+        for field in message_fields(model, piece.start, piece.end):
             if field.number == 1:
                 text = model[field.start : field.end]
             elif field.number == 3:
@@ -188,38 +189,3 @@ def _with_controls(model: bytes, pieces: list[_MarkedPiece], flagged: frozenset[
         if piece.type == _USER_DEFINED and piece.text in flagged:
             changed[piece.type_offset] = _CONTROL
     return bytes(changed)
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    number: int
-    start: int
-    end: int
-
-
-def _fields(message: bytes, start: int, end: int) -> Iterator[_Field]:
-    """Fields of a protobuf message: number, and where the value's bytes stand."""
-    while start < end:
-        tag, start = _varint(message, start)
-        wire_type = tag & 7
-        if wire_type == 0:
-            _, stop = _varint(message, start)
-        elif wire_type == 2:
-            size, start = _varint(message, start)
-            stop = start + size
-        else:
-            stop = start + (8 if wire_type == 1 else 4)
-        yield _Field(tag >> 3, start, stop)
-        start = stop
-
-
-def _varint(message: bytes, position: int) -> tuple[int, int]:
-    """A protobuf varint and the position after it."""
-    value = shift = 0
-    while True:
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from modellink_rm.data.chat_template import chat_renderer_of
-from modellink_rm.data.pair import Message, Pair, TokenizedPair
+from modellink_rm.data.pair import Message, Pair, Ranking, TokenizedResponses
 from modellink_rm.data.records import RecordError
 from modellink_rm.data.template_renderer import eos_id_of, renderer_of
 from modellink_rm.data.template_table import TEMPLATES, Template
@@ -18,14 +18,16 @@ __all__ = [
     "encode_response",
     "eos_id_of",
     "num_closing_tokens",
-    "tokenize_pair",
+    "tokenize_responses",
 ]
 
 _THOUGHT = re.compile(r"<think>.*?</think>\n*", re.DOTALL)
 
 
-def tokenize_pair(pair: Pair, template: Template, tokenizer: Tokenizer) -> TokenizedPair:
-    """Token ids of a pair's prompt and of both responses, the prompt tokenised once.
+def tokenize_responses(
+    record: Pair | Ranking, template: Template, tokenizer: Tokenizer
+) -> TokenizedResponses:
+    """Token ids of a prompt and of all its responses, the prompt tokenised once.
 
     Raises:
         RecordError: the template has no form for what the record holds.
@@ -33,12 +35,13 @@ def tokenize_pair(pair: Pair, template: Template, tokenizer: Tokenizer) -> Token
     """
     if template.chat_template:
         renderer = chat_renderer_of(template, tokenizer)
-        answers = (pair.chosen, pair.rejected)
-        return TokenizedPair(*renderer.response_ids(pair.system, pair.tools, pair.prompt, answers))
-    return TokenizedPair(
-        prompt_ids=encode_prompt(pair.system, pair.tools, pair.prompt, template, tokenizer),
-        chosen_ids=encode_response(pair.chosen, template, tokenizer),
-        rejected_ids=encode_response(pair.rejected, template, tokenizer),
+        prompt_ids, *response_ids = renderer.response_ids(
+            record.system, record.tools, record.prompt, record.responses
+        )
+        return TokenizedResponses(prompt_ids, response_ids)
+    return TokenizedResponses(
+        prompt_ids=encode_prompt(record.system, record.tools, record.prompt, template, tokenizer),
+        response_ids=[encode_response(response, template, tokenizer) for response in record.responses],
     )
 
 

@@ -4,7 +4,8 @@ import re
 from collections.abc import Collection
 from itertools import chain
 
-from modellink_rm.data.sentencepiece_tokenizer import SentencePieceTokenizer, _fields, open_processor
+from modellink_rm.data.protobuf import message_fields
+from modellink_rm.data.sentencepiece_tokenizer import SentencePieceTokenizer, open_processor
 from modellink_rm.data.tokenizer import Tokenizer
 
 # A word: the spaces before it and what follows up to the next space or line break; or line breaks and
@@ -13,8 +14,8 @@ _WORDS = re.compile(r" +[^ \n]*|\n+[^ \n]*")
 _SPACE = "\u2581"
 _BETWEEN = "\uffff"  # no character: it is in no piece
 _JOINED = re.compile(f"[^{_SPACE}{_BETWEEN}]{_SPACE}|[^{_BETWEEN}]\n|\n[^{_BETWEEN}]")
-# Some 40 MB of words and ids; when it is full it starts anew.
-_MAX_CHARACTERS = 1 << 20
+# Some 20 MB of words and ids, which 1 GB of any text fills; when it is full it starts anew.
+_MAX_CHARACTERS = 1 << 19
 
 
 def with_word_cache(tokenizer: Tokenizer) -> Tokenizer:
@@ -96,10 +97,10 @@ def are_words_independent(tokenizer: SentencePieceTokenizer) -> bool:
         return False
     trainer: dict[int, bytes] = {}
     normalizer: dict[int, bytes] = {}
-    for field in _fields(model, 0, len(model)):
+    for field in message_fields(model, 0, len(model)):
         if field.number in (2, 3):
             values = trainer if field.number == 2 else normalizer
-            for part in _fields(model, field.start, field.end):
+            for part in message_fields(model, field.start, field.end):
                 values[part.number] = model[part.start : part.end]
     is_bpe = trainer.get(3) == b"\x02"
     # no map of characters; one space added at the start, spaces kept and marked; the mark not a suffix

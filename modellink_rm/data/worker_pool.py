@@ -3,13 +3,14 @@
 import contextlib
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from modellink_rm.errors import UserError
@@ -27,6 +28,7 @@ _ITEMS_PER_WORKER = 2
 # Items given out before the first of them is done.
 _ITEMS_AHEAD_PER_WORKER = 8
 _BUFFER_BYTES = 1 << 20
+_SIZE_BYTES = 8  # before every message
 # Seconds after which a worker's thread that takes items gets its turn (5 ms by default, for every read).
 _SWITCH_SECONDS = 2e-4
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -66,13 +68,10 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, worker
 
 def _start_workers(
     work: Callable[[Any], Any], workers: int, processes: list[multiprocessing.process.BaseProcess]
-) -> list[Connection]:
+) -> list[socket.socket]:
     """This process's ends of the connections to the workers, which are put into `processes`."""
     context = multiprocessing.get_context("fork")
-    pipes = [context.Pipe() for _ in range(workers)]
-    for ends in pipes:
-        for end in ends:
-            _enlarge(end)
+    pipes = list(_socket_pairs(workers))
     # An interruption waits until every worker is in the list from which it is ended.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
     try:
@@ -87,14 +86,46 @@ def _start_workers(
     return [ours for ours, _ in pipes]
 
 
-def _enlarge(connection: Connection) -> None:
-    """Let as much as the system allows wait in a connection."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as end:
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            end.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+def _socket_pairs(count: int) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Pairs of sockets in which as much as the system allows can wait."""
+    for _ in range(count):
+        pair = socket.socketpair()
+        for end in pair:
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+        yield pair
 
 
-def _in_order(connections: list[Connection], items: Iterator[Any]) -> Iterator[Any]:
+def _send(end: socket.socket, value: Any) -> None:
+    """Send a value; returns when the other side can take all of it."""
+    data = memoryview(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+    size = len(data).to_bytes(_SIZE_BYTES, "little")
+    sent = end.sendmsg([size, data])
+    assert sent >= _SIZE_BYTES, "a socket takes a few bytes at once"
+    end.sendall(data[sent - _SIZE_BYTES :])
+
+
+def _received(end: socket.socket) -> Any:
+    """The next value, read into place: multiprocessing's own connections copy it twice more.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    return pickle.loads(_bytes_of(end, int.from_bytes(_bytes_of(end, _SIZE_BYTES), "little")))
+
+
+def _bytes_of(end: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = end.recv_into(view)
+        if count == 0:
+            raise EOFError
+        view = view[count:]
+    return data
+
+
+def _in_order(connections: list[socket.socket], items: Iterator[Any]) -> Iterator[Any]:
     """Give out the items and take the results back, each in its turn."""
     num_given = num_yielded = 0
     busy = dict.fromkeys(connections, 0)
@@ -110,15 +141,15 @@ def _in_order(connections: list[Connection], items: Iterator[Any]) -> Iterator[A
             except StopIteration:
                 is_more = False
                 break
-            connection.send((num_given, item))
+            _send(connection, (num_given, item))
             busy[connection] += 1
             num_given += 1
         waiting = [connection for connection, count in busy.items() if count]
         if not waiting:
             return
         for ready in wait(waiting):
-            assert isinstance(ready, Connection)
-            index, result, error = ready.recv()
+            assert isinstance(ready, socket.socket)
+            index, result, error = _received(ready)
             if error is not None:
                 raise error
             busy[ready] -= 1
@@ -128,7 +159,7 @@ def _in_order(connections: list[Connection], items: Iterator[Any]) -> Iterator[A
             num_yielded += 1
 
 
-def _serve(work: Callable[[Any], Any], pipes: list[tuple[Connection, Connection]], index: int) -> None:
+def _serve(work: Callable[[Any], Any], pipes: list[tuple[socket.socket, socket.socket]], index: int) -> None:
     """Do the items that come, until this process is ended."""
     # Ctrl-C reaches every process of a terminal; the one that writes ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -149,15 +180,15 @@ def _serve(work: Callable[[Any], Any], pipes: list[tuple[Connection, Connection]
             answer: tuple[int, Any, Exception | None] = (number, work(item), None)
         except Exception as error:
             answer = (number, None, error)
-        connection.send(answer)
+        _send(connection, answer)
 
 
-def _receive(connection: Connection, items: "queue.SimpleQueue[tuple[int, Any]]") -> None:
+def _receive(connection: socket.socket, items: "queue.SimpleQueue[tuple[int, Any]]") -> None:
     """Take items as they come, so that neither side waits for the other while both send.
 
     Ends this process when the first one is gone, were it killed: nothing else does.
     """
     with contextlib.suppress(EOFError, OSError):
         while True:
-            items.put(connection.recv())
+            items.put(_received(connection))
     os._exit(1)

@@ -42,8 +42,11 @@ def score_input(fields: Mapping[str, Any], handler: Handler | None) -> ScoreInpu
     """
     handler = handler or _pair_handler(fields)
     if handler is not None:
-        pair = handler(fields)
-        return ScoreInput(pair.system, pair.tools, pair.prompt, (pair.chosen, pair.rejected))
+        asked = handler(fields)
+        if len(asked.responses) > 2:
+            reason = "more than two responses"
+            raise RecordError(reason, f"{reason}: give each with its prompt, as prompt and response")
+        return ScoreInput(asked.system, asked.tools, asked.prompt, asked.responses)
     if "prompt" not in fields:
         raise RecordError(
             "unknown form",

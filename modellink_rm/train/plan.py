@@ -200,6 +200,12 @@ def _open_data(
         num_closing_tokens=num_closing_tokens(template, tokenizer) if template is not None else 0,
         num_ids=num_ids,
     )
+    ranking = dataset.first_ranking()
+    if ranking is not None:
+        raise UserError(
+            f"--data-path {ranking} holds prompts with more than two responses, and --is-pairwise-dataset "
+            "trains on pairs: preprocess the records with a handler that makes pairs of them"
+        )
     for prefix in map(Path, config.data_path):
         if not manifest_path(prefix).exists():
             dataset.check_rows(prefix)

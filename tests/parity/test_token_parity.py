@@ -11,7 +11,7 @@ from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.data.handlers import make_handler
 from modellink_rm.data.pair import Response
 from modellink_rm.data.records import Record, read_records
-from modellink_rm.data.templates import TEMPLATES, num_closing_tokens, tokenize_pair
+from modellink_rm.data.templates import TEMPLATES, num_closing_tokens, tokenize_responses
 from modellink_rm.data.tokenizer import load_tokenizer
 from modellink_rm.data.truncation import truncate
 
@@ -34,10 +34,10 @@ def test_ids_of_the_demo_data_equal_the_recorded_hashes():
     hashes = {"chosen": [], "rejected": []}
     for record, _ in zip(read_records(str(DATA)), range(100), strict=False):
         assert isinstance(record, Record)
-        tokens = tokenize_pair(handler(record.fields), template, tokenizer)
+        tokens = tokenize_responses(handler(record.fields), template, tokenizer)
         responses = tuple(
             Response(np.array(tokens.prompt_ids + ids, np.int32), len(tokens.prompt_ids))
-            for ids in (tokens.chosen_ids, tokens.rejected_ids)
+            for ids in (tokens.response_ids[0], tokens.response_ids[1])
         )
         kept, _ = truncate(responses, 1024, "right", num_closing_tokens(template, tokenizer))
         for side, response in zip(hashes, kept, strict=True):

@@ -58,3 +58,12 @@ def test_permissions_follow_the_umask(tmp_path):
     plain = tmp_path / "plain"
     plain.write_bytes(b"")
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_an_optional_file_that_stays_empty_does_not_appear_and_an_older_one_goes(tmp_path):
+    paths = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+    (tmp_path / "b").write_bytes(b"of an older data set")
+    with whole_files(paths, optional=paths[1:]) as (first, _, third):
+        first.write(b"1")
+        third.write(b"3")
+    assert sorted(os.listdir(tmp_path)) == ["a", "c"]

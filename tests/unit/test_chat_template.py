@@ -8,7 +8,7 @@ import tokenizers
 from modellink_rm.data.pair import Message, Pair
 from modellink_rm.data.records import RecordError
 from modellink_rm.data.template_choice import find_template
-from modellink_rm.data.templates import encode_prompt, encode_response, num_closing_tokens, tokenize_pair
+from modellink_rm.data.templates import encode_prompt, encode_response, num_closing_tokens, tokenize_responses
 from modellink_rm.errors import UserError
 from tests.unit.conftest import SENTENCES, load_directory, train_tokenizer_json
 
@@ -78,17 +78,17 @@ def test_ids_are_those_of_transformers(name, request):
     directory = request.getfixturevalue(name)
     tokenizer = load_directory(directory)
     template = find_template("hf", tokenizer)
-    tokens = tokenize_pair(PAIR, template, tokenizer)
+    tokens = tokenize_responses(PAIR, template, tokenizer)
     assert tokens.prompt_ids == expected_ids(directory, TURNS, opens=True)
     chosen = expected_ids(directory, (*TURNS, PAIR.chosen), opens=False)
     rejected = expected_ids(directory, (*TURNS, PAIR.rejected), opens=False)
-    assert (tokens.prompt_ids + tokens.chosen_ids, tokens.prompt_ids + tokens.rejected_ids) == (
+    assert (tokens.prompt_ids + tokens.response_ids[0], tokens.prompt_ids + tokens.response_ids[1]) == (
         chosen,
         rejected,
     )
     # The same in two calls, as scoring makes them.
     assert encode_prompt(None, "", TURNS, template, tokenizer) == tokens.prompt_ids
-    assert encode_response(PAIR.chosen, template, tokenizer) == tokens.chosen_ids
+    assert encode_response(PAIR.chosen, template, tokenizer) == tokens.response_ids[0]
 
 
 @pytest.mark.parametrize("scheme", ["first", "always"])
@@ -108,10 +108,10 @@ def test_ids_are_those_of_transformers_where_spaces_begin_words(tmp_path, scheme
         config["chat_template"] = chat_template
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
         tokenizer = load_directory(tmp_path)
-        tokens = tokenize_pair(PAIR, find_template("hf", tokenizer), tokenizer)
+        tokens = tokenize_responses(PAIR, find_template("hf", tokenizer), tokenizer)
         assert tokens.prompt_ids == expected_ids(tmp_path, TURNS, opens=True)
         chosen = expected_ids(tmp_path, (*TURNS, PAIR.chosen), opens=False)
-        assert tokens.prompt_ids + tokens.chosen_ids == chosen
+        assert tokens.prompt_ids + tokens.response_ids[0] == chosen
 
 
 def test_system_tools_observations_and_thinking_reach_the_chat_template(chatml):
@@ -133,11 +133,11 @@ def test_control_tokens_in_messages_are_text(chatml):
     template = find_template("hf", tokenizer)
     spelled = "x<|im_end|>\n<|im_start|>y </s> \ue000"
     question, answer = Message("user", spelled), Message("assistant", spelled)
-    tokens = tokenize_pair(Pair(None, "", (question,), answer, answer), template, tokenizer)
+    tokens = tokenize_responses(Pair(None, "", (question,), answer, answer), template, tokenizer)
     end, start = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|im_start|>")
     assert (tokens.prompt_ids.count(start), tokens.prompt_ids.count(end)) == (2, 1)
-    assert (tokens.chosen_ids.count(end), tokens.chosen_ids.count(tokenizer.eos_id)) == (1, 0)
-    assert tokenizer.decode(tokens.chosen_ids) == f"{spelled}<|im_end|>\n"
+    assert (tokens.response_ids[0].count(end), tokens.response_ids[0].count(tokenizer.eos_id)) == (1, 0)
+    assert tokenizer.decode(tokens.response_ids[0]) == f"{spelled}<|im_end|>\n"
 
 
 def test_closing_tokens_and_rule(chatml, llama2):
@@ -160,7 +160,7 @@ def test_what_the_chat_template_refuses_is_one_bad_record(llama2):
 def test_a_prompt_that_does_not_begin_the_whole_is_refused(tmp_path_factory):
     tokenizer = load_directory(directory_with(tmp_path_factory, CHATML.replace("assistant\n'", "bot\n'")))
     with pytest.raises(RecordError, match="does not begin prompt and answer with the prompt"):
-        tokenize_pair(PAIR, find_template("hf", tokenizer), tokenizer)
+        tokenize_responses(PAIR, find_template("hf", tokenizer), tokenizer)
 
 
 def test_a_tokenizer_without_a_chat_template_is_named(tmp_path_factory, sentencepiece_path):

@@ -1,6 +1,6 @@
-"""Records spoiled at random, from their bytes to token ids: each is a pair or is refused, none raises.
+"""Records spoiled at random, from their bytes to rows: each is a row or is refused, none raises.
 
-FUZZ_RECORDS=15000 tries 105,000 of them.
+FUZZ_RECORDS=100000 tries as many with each handler.
 """
 
 import json
@@ -9,10 +9,12 @@ import random
 
 import pytest
 
-from modellink_rm.data.handlers import HANDLERS, make_handler
-from modellink_rm.data.records import BadRecord, RawRecord, RecordError, parse_record
-from modellink_rm.data.templates import TEMPLATES, tokenize_pair
-from tests.unit.conftest import load_directory
+from modellink_rm.config.preprocess import PreprocessConfig
+from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.data.handlers import HANDLERS
+from modellink_rm.data.pair_tokenizer import PairTokenizer
+from modellink_rm.data.records import Chunk, RawRecord
+from modellink_rm.data.rows import from_bytes
 
 NUM_RECORDS = int(os.environ.get("FUZZ_RECORDS", "300"))
 
@@ -70,10 +72,17 @@ GOOD = {
         "preference_strength": -2,
     },
 }
+GOOD["RankedResponsesHandler"] = {
+    "prompt": [message("user", "q")],
+    "responses": ["a", message("assistant", "b"), {"response": "c", "rating": 2, "rank": 1}],
+    "ranks": [2, 1, 2],
+    "ratings": [3, 5, 1.5],
+}
 OFF_BY_DEFAULT = {
     "AlpacaStylePairwiseHandler": '{"history": "history"}',
     "SharegptStylePairwiseHandler": '{"tools": "tools"}',
 }
+NOT_PARSED = ("invalid JSON", "invalid UTF-8", "not an object")
 VALUES = [None, True, 0, -1, 1.5, 1e308, 2**63, "", "x", "<|im_end|>", "\0", "é" * 50, "y" * 20_000]
 VALUES += [[], {}, [[]], [None], {"role": "user"}]
 
@@ -117,27 +126,43 @@ def spoiled(record, choose):
     return text
 
 
+def pair_tokenizer(name, directory):
+    config = PreprocessConfig(
+        input=("in.jsonl",),
+        output_prefix="x",
+        handler_name=name,
+        map_keys=OFF_BY_DEFAULT.get(name),
+        prompt_type="qwen3",
+        max_answer_length=1000,
+        drop=("long-answer",),
+        rejects="rejects.jsonl",
+    )
+    return PairTokenizer(config, TokenizerConfig(tokenizer_name_or_path=str(directory)))
+
+
 @pytest.mark.parametrize("name", sorted(HANDLERS))
-def test_every_spoiled_record_is_a_pair_or_is_refused(name, fast_directory):
-    tokenizer = load_directory(fast_directory)
-    handler = make_handler(name, OFF_BY_DEFAULT.get(name))
+def test_every_spoiled_record_is_a_row_or_is_refused(name, fast_directory):
+    work = pair_tokenizer(name, fast_directory)
     choose = random.Random(name)
-    outcomes = {"pair": 0, "bad": 0, "refused": 0}
-    for _ in range(NUM_RECORDS):
-        record = parse_record(RawRecord("x:1", spoiled(GOOD[name], choose)))
-        if isinstance(record, BadRecord):
-            outcomes["bad"] += 1
-            continue
-        try:
-            tokenize_pair(handler(record.fields), TEMPLATES["qwen3"], tokenizer)
-            outcomes["pair"] += 1
-        except RecordError as error:
-            outcomes["refused"] += bool(error.reason)
+    outcomes = {"row": 0, "bad": 0, "refused": 0}
+    left = NUM_RECORDS
+    while left:
+        count = min(left, 50)
+        left -= count
+        chunk = Chunk(RawRecord("x:1", spoiled(GOOD[name], choose)) for _ in range(count))
+        rows = from_bytes(work(chunk))
+        assert len(rows.num_responses) + len(rows.refused) == rows.num_records == count
+        assert all(refused.reason for refused in rows.refused)
+        num_bad = sum(refused.reason in NOT_PARSED for refused in rows.refused)
+        outcomes["row"] += len(rows.num_responses)
+        outcomes["bad"] += num_bad
+        outcomes["refused"] += len(rows.refused) - num_bad
     assert sum(outcomes.values()) == NUM_RECORDS
     assert min(outcomes.values()) > 0
 
 
 @pytest.mark.parametrize("name", sorted(HANDLERS))
-def test_what_is_spoiled_is_a_pair_before(name, fast_directory):
-    handler = make_handler(name, OFF_BY_DEFAULT.get(name))
-    assert tokenize_pair(handler(GOOD[name]), TEMPLATES["qwen3"], load_directory(fast_directory)).prompt_ids
+def test_what_is_spoiled_is_a_row_before(name, fast_directory):
+    chunk = Chunk([RawRecord("x:1", json.dumps(GOOD[name]).encode())])
+    rows = from_bytes(pair_tokenizer(name, fast_directory)(chunk))
+    assert (len(rows.num_responses), rows.refused) == (1, [])

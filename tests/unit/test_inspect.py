@@ -47,7 +47,7 @@ def test_the_report_counts_what_was_kept_dropped_and_found(prefix, capsys):
     assert "records read   3" in lines
     assert "pairs kept     2" in lines
     assert "dropped        1 field 'chosen' is missing" in lines
-    assert "kept, though   1 with chosen equal to rejected" in lines
+    assert "kept, though   1 with equal responses" in lines
     assert (
         "checks found   equal 1, empty 0, long-prompt 0, long-answer 0, special-tokens 1, duplicate 0"
         in lines

@@ -10,6 +10,7 @@ import pytest
 from modellink_rm.data.indexed import IndexedWriter, bin_path, idx_path
 from modellink_rm.data.manifest import array_prefix
 from modellink_rm.errors import UserError
+from modellink_rm.preprocess_command import main as preprocess_main
 from modellink_rm.train.plan import plan_run
 from modellink_rm.train_command import run_config
 from tests.tiny_data import write_random_rows, write_tokenizer
@@ -278,3 +279,13 @@ def test_broken_sentencepiece_model_is_named(directory: Path, tmp_path: Path) ->
     (tmp_path / "model" / "tokenizer.model").unlink()
     with pytest.raises(UserError, match="holds no tokenizer"):
         plan(directory, f"--load {tmp_path}/model")
+
+
+def test_prompts_with_more_than_two_responses_are_refused(directory: Path, tmp_path: Path) -> None:
+    records = [{"prompt": f"q {i}", "responses": ["a", "b", "c"], "ranks": [1, 2, 3]} for i in range(20)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, records)))
+    words = f"--input {tmp_path}/in.jsonl --handler-name RankedResponsesHandler --prompt-type llama2"
+    words += f" --tokenizer-name-or-path {directory}/model --output-prefix {tmp_path}/ranked"
+    assert preprocess_main(words.split()) == 0
+    with pytest.raises(UserError, match="ranked holds prompts with more than two responses, and --is-pair"):
+        plan(directory, f"--data-path {tmp_path}/ranked")

@@ -144,7 +144,7 @@ def test_summary_counts_what_is_kept_dropped_and_odd(run, capsys):
         r"pairs kept                  3",
         r"dropped                     1",
         r"1  with an empty answer",
-        r"1  with chosen equal to rejected",
+        r"1  with equal responses",
         r"x_manifest.json",
     ):
         assert line in output

@@ -215,15 +215,19 @@ def test_rows_survive_their_bytes_and_damage_is_seen():
         num_bytes=9,
         num_records=2,
         refused=[Refused("a:1", "r", "m \udce9", True, 3, 0, "\xff")],
-        lengths=np.array([[2, 1, 0]], np.int32),
+        num_responses=np.array([2], np.int32),
+        lengths=np.array([2, 1, 0], np.int32),
         digests=np.array([2**64 - 1], np.uint64),
         flags=np.array([5], np.uint8),
+        ranks=np.array([1, 2], np.int32),
+        margins=np.array([0.5], np.float32),
+        sources=["\u00e9"],
         ids=np.array([7, -1, 2**31 - 1], np.int32),
     )
     data = to_bytes(rows)
     back = from_bytes(data)
-    assert back.refused == rows.refused
-    for name in ("lengths", "digests", "flags", "ids"):
+    assert (back.refused, back.sources) == (rows.refused, rows.sources)
+    for name in ("num_responses", "lengths", "digests", "flags", "ranks", "margins", "ids"):
         assert np.array_equal(getattr(back, name), getattr(rows, name))
     for damaged in (data[:-1], data[:20] + b"?" + data[21:], b""):
         assert from_bytes(damaged) is None

@@ -17,7 +17,7 @@ from modellink_rm.data.templates import (
     encode_response,
     eos_id_of,
     num_closing_tokens,
-    tokenize_pair,
+    tokenize_responses,
 )
 from modellink_rm.errors import UserError
 from tests.unit.conftest import CONTROL_TOKENS, load_directory, train_tokenizer_json
@@ -232,12 +232,12 @@ def test_the_tables_above_cover_every_template():
 def test_one_turn_without_a_system_message(name, load):
     tokenizer, ids = load(name)
     pair = Pair(system=None, tools="", prompt=(user("q"),), chosen=assistant("a"), rejected=assistant("b c"))
-    tokens = tokenize_pair(pair, TEMPLATES[name], tokenizer)
+    tokens = tokenize_responses(pair, TEMPLATES[name], tokenizer)
     prompt, response = ONE_TURN[name]
     other = [piece.replace("a", "b c") if isinstance(piece, str) else piece for piece in response]
     assert tokens.prompt_ids == ids(prompt)
-    assert tokens.chosen_ids == ids(response)
-    assert tokens.rejected_ids == ids(other)
+    assert tokens.response_ids[0] == ids(response)
+    assert tokens.response_ids[1] == ids(other)
 
 
 @pytest.mark.parametrize("name", sorted(MULTI_TURN))

@@ -1,4 +1,4 @@
-"""Handlers: from the fields of a record to a `Pair`, one for each style of data."""
+"""Handlers: from the fields of a record to a `Pair` or a `Ranking`, one for each style of data."""
 
 import dataclasses
 import json
@@ -13,10 +13,11 @@ from modellink_rm.data.handlers.custom import (
     entry_point_names,
     is_file_and_class,
 )
-from modellink_rm.data.handlers.fields import Handler, PairwiseHandler
+from modellink_rm.data.handlers.fields import Handler, PairwiseHandler, ResponsesHandler
 from modellink_rm.data.handlers.helpsteer import HelpSteerPairwiseHandler
 from modellink_rm.data.handlers.hh_rlhf import HhRlhfPairwiseHandler
 from modellink_rm.data.handlers.messages import OpenAiMessagesPairwiseHandler
+from modellink_rm.data.handlers.ranked import RankedResponsesHandler
 from modellink_rm.data.handlers.safe_rlhf import SafeRlhfPairwiseHandler
 from modellink_rm.data.handlers.sharegpt import SharegptStylePairwiseHandler, Tags
 from modellink_rm.data.handlers.ultrafeedback import UltraFeedbackPairwiseHandler
@@ -27,13 +28,14 @@ __all__ = [
     "HANDLERS",
     "Handler",
     "PairwiseHandler",
+    "ResponsesHandler",
     "SharegptStylePairwiseHandler",
     "Tags",
     "make_handler",
     "missing_fields",
 ]
 
-HANDLERS: Registry[type[PairwiseHandler]] = Registry("--handler-name")
+HANDLERS: Registry[type[ResponsesHandler]] = Registry("--handler-name")
 for _handler in (
     AlpacaStylePairwiseHandler,
     SharegptStylePairwiseHandler,
@@ -42,6 +44,7 @@ for _handler in (
     SafeRlhfPairwiseHandler,
     UltraFeedbackPairwiseHandler,
     HelpSteerPairwiseHandler,
+    RankedResponsesHandler,
 ):
     HANDLERS.add(_handler, _handler.__name__)
 

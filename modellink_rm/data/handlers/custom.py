@@ -5,11 +5,12 @@ import inspect
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from modellink_rm.data.handlers.fields import Handler
-from modellink_rm.data.pair import Pair
+from modellink_rm.data.pair import Pair, Ranking
 from modellink_rm.errors import UserError
 
 ENTRY_POINTS = "modellink_rm.handlers"
@@ -62,23 +63,39 @@ def class_of_entry_point(name: str) -> type[Any] | None:
 
 
 class CheckedHandler:
-    """A user's handler, held to return pairs."""
+    """A user's handler, held to return pairs or rankings."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
-    def __call__(self, record: Mapping[str, Any]) -> Pair:
-        """The pair of a record.
+    def __call__(self, record: Mapping[str, Any]) -> Pair | Ranking:
+        """The pair or the ranking of a record.
 
         Raises:
             RecordError: the handler says that the record cannot be used.
-            UserError: it returned something else than a pair.
+            UserError: it returned something else, or a ranking that contradicts itself.
         """
-        pair = self._handler(record)
-        if not isinstance(pair, Pair):
-            name = type(self._handler).__name__
+        made = self._handler(record)
+        name = type(self._handler).__name__
+        if not isinstance(made, Pair | Ranking):
             raise UserError(
-                f"{name} returned {type(pair).__name__} instead of a Pair; a record that cannot be used "
-                "raises RecordError"
+                f"{name} returned {type(made).__name__} instead of a Pair or a Ranking; a record that cannot "
+                "be used raises RecordError"
             )
-        return pair
+        if isinstance(made, Ranking):
+            _check_ranking(made, name)
+        return made
+
+
+def _check_ranking(made: Ranking, name: str) -> None:
+    ranks = list(made.ranks)
+    is_dense = ranks[:1] == [1] and all(after - before in (0, 1) for before, after in pairwise(ranks))
+    if len(made.responses) < 2 or len(ranks) != len(made.responses) or not is_dense or ranks[-1] == 1:
+        raise UserError(
+            f"{name} returned a Ranking of {len(made.responses)} responses with the ranks {ranks}: they go "
+            "from 1, best first, without gaps, to more than 1"
+        )
+    if made.margins is not None and len(made.margins) != len(ranks) - 1:
+        raise UserError(
+            f"{name} returned a Ranking with {len(made.margins)} margins: each response but the first has one"
+        )

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from modellink_rm.data.pair import Pair
+from modellink_rm.data.pair import Pair, Ranking
 from modellink_rm.data.records import RecordError
 
 
 class Handler(Protocol):
-    """What makes a pair of a record."""
+    """What makes a pair, or a prompt with its responses, of a record."""
 
-    def __call__(self, record: Mapping[str, Any], /) -> Pair:
-        """The pair of a record.
+    def __call__(self, record: Mapping[str, Any], /) -> Pair | Ranking:
+        """The pair or the ranking of a record.
 
         Raises:
             RecordError: the record cannot be used.
@@ -22,18 +22,39 @@ class Handler(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairwiseHandler:
+class ResponsesHandler:
     """A handler whose attributes are the keys of --map-keys, their values names of fields, "" for none.
 
     Attributes:
-        margin: by how much chosen is preferred; a number.
         source: where the record comes from; a text.
     """
 
-    margin: str = ""
     source: str = ""
 
     required: ClassVar[tuple[str, ...]] = ()  # keys that cannot be switched off
+
+    def __call__(self, record: Mapping[str, Any]) -> Pair | Ranking:
+        """The pair or the ranking of a record.
+
+        Raises:
+            RecordError: the record cannot be used.
+        """
+        raise NotImplementedError
+
+    def source_of(self, record: Mapping[str, Any]) -> str | None:
+        """The text in the field `source`."""
+        return optional_text(record, self.source) or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairwiseHandler(ResponsesHandler):
+    """A handler of pairs.
+
+    Attributes:
+        margin: by how much chosen is preferred; a number, not below 0.
+    """
+
+    margin: str = ""
 
     def __call__(self, record: Mapping[str, Any]) -> Pair:
         """The pair of a record.
@@ -44,12 +65,16 @@ class PairwiseHandler:
         raise NotImplementedError
 
     def margin_of(self, record: Mapping[str, Any]) -> float | None:
-        """The number in the field `margin`."""
-        return optional_number(record, self.margin)
+        """The number in the field `margin`.
 
-    def source_of(self, record: Mapping[str, Any]) -> str | None:
-        """The text in the field `source`."""
-        return optional_text(record, self.source) or None
+        Raises:
+            RecordError: it is no number, or below 0.
+        """
+        margin = optional_number(record, self.margin)
+        if margin is not None and margin < 0:
+            reason = f"field {self.margin!r} is below 0"
+            raise RecordError(reason, f"{reason}: a margin says by how much chosen is preferred")
+        return margin
 
 
 def optional_text(record: Mapping[str, Any], name: str) -> str:
@@ -66,7 +91,7 @@ def optional_number(record: Mapping[str, Any], name: str) -> float | None:
     return None if value is None else _number(value, name)
 
 
-def required_number(handler: PairwiseHandler, record: Mapping[str, Any], name: str) -> float:
+def required_number(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> float:
     """The number of a field, which may be written as a text."""
     return _number(required(handler, record, name), name)
 
@@ -104,7 +129,7 @@ def json_text(value: Any, where: str) -> str:
         raise RecordError("nested too deeply", f"{where} is nested too deeply") from None
 
 
-def required(handler: PairwiseHandler, record: Mapping[str, Any], name: str) -> Any:
+def required(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> Any:
     """The value of a field that must be there and not null."""
     value = record.get(name)
     if value is None:
@@ -112,7 +137,7 @@ def required(handler: PairwiseHandler, record: Mapping[str, Any], name: str) -> 
     return value
 
 
-def required_text(handler: PairwiseHandler, record: Mapping[str, Any], name: str) -> str:
+def required_text(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> str:
     """The text of a field that must be there; a list of one text is that text."""
     value = only_item(required(handler, record, name))
     if not isinstance(value, str):
@@ -120,7 +145,7 @@ def required_text(handler: PairwiseHandler, record: Mapping[str, Any], name: str
     return value
 
 
-def question_text(handler: PairwiseHandler, record: Mapping[str, Any], name: str) -> str:
+def question_text(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> str:
     """The text of a field that must be there and not empty: what is to be answered."""
     text = required_text(handler, record, name)
     if not text:
@@ -133,7 +158,7 @@ def only_item(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def missing(handler: PairwiseHandler, name: str) -> RecordError:
+def missing(handler: ResponsesHandler, name: str) -> RecordError:
     """The error of a field that is not there."""
     needs = ", ".join(getattr(handler, key) for key in handler.required)
     reason = f"field {name!r} is missing"

@@ -1,10 +1,11 @@
 """Records of preference files, each with its place, parsed where they are used."""
 
 from modellink_rm.data.records.inputs import input_files, read_raw_records, read_records
-from modellink_rm.data.records.record import BadRecord, RawRecord, Record, RecordError, parse_record
+from modellink_rm.data.records.record import BadRecord, Chunk, RawRecord, Record, RecordError, parse_record
 
 __all__ = [
     "BadRecord",
+    "Chunk",
     "RawRecord",
     "Record",
     "RecordError",

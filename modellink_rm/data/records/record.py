@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import orjson
@@ -32,6 +33,30 @@ class RawRecord:
     place: str
     text: bytes
     problem: str = ""
+
+
+class Chunk(tuple[RawRecord, ...]):
+    """Records that go to a worker together; pickled as one text, which is faster than each on its own."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        places = [raw.place for raw in self]
+        problems = {index: raw.problem for index, raw in enumerate(self) if raw.problem}
+        return _chunk_of, (
+            b"".join([raw.text for raw in self]),
+            [len(raw.text) for raw in self],
+            places,
+            problems,
+        )
+
+
+def _chunk_of(text: bytes, sizes: list[int], places: list[str], problems: dict[int, str]) -> Chunk:
+    ends = list(accumulate(sizes, initial=0))
+    return Chunk(
+        RawRecord(place, text[start:end], problems.get(index, ""))
+        for index, (place, (start, end)) in enumerate(zip(places, pairwise(ends), strict=True))
+    )
 
 
 @dataclass(frozen=True, slots=True)
