@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers  # noqa: F401  before the stand-in below: it looks for the real package
 from protocol import Pair, parse_arguments
-from transformers_steps import StepTimes, training_settings
+from transformers_steps import KeepsLosses, StepTimes, training_settings
 
 os.environ["DISABLE_VERSION_CHECK"] = "1"
 # It imports torchaudio, whose builds go with CUDA, for audio inputs alone.
@@ -30,17 +30,8 @@ from llamafactory.model import load_model, load_tokenizer  # noqa: E402
 from llamafactory.train.rm.trainer import PairwiseTrainer  # noqa: E402
 
 
-class Trainer(PairwiseTrainer):
-    """Keeps each step's loss."""
-
-    def __init__(self, **words: Any) -> None:
-        self.losses: list[torch.Tensor] = []
-        super().__init__(**words)
-
-    def compute_loss(self, *arguments: Any, **words: Any) -> Any:
-        result = super().compute_loss(*arguments, **words)
-        self.losses.append((result[0] if isinstance(result, tuple) else result).detach())
-        return result
+class Trainer(KeepsLosses, PairwiseTrainer):
+    """PairwiseTrainer with its losses."""
 
 
 def main() -> None:

@@ -34,6 +34,19 @@ def training_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+class KeepsLosses:
+    """Keeps each step's loss; before a Trainer in the list of bases."""
+
+    def __init__(self, **words: Any) -> None:
+        self.losses: list[torch.Tensor] = []
+        super().__init__(**words)
+
+    def compute_loss(self, *arguments: Any, **words: Any) -> Any:
+        result = super().compute_loss(*arguments, **words)  # type: ignore[misc]
+        self.losses.append((result[0] if isinstance(result, tuple) else result).detach())
+        return result
+
+
 class StepTimes(TrainerCallback):
     """Seconds from the end of one step to the end of the next, the loading of data within."""
 

@@ -13,21 +13,12 @@ import transformers
 from datasets import Dataset
 from protocol import parse_arguments, read_head
 from torch.utils.data import SequentialSampler
-from transformers_steps import StepTimes, training_settings
+from transformers_steps import KeepsLosses, StepTimes, training_settings
 from trl import RewardConfig, RewardTrainer
 
 
-class Trainer(RewardTrainer):
-    """Keeps each step's loss, and the order of the pairs."""
-
-    def __init__(self, **words: Any) -> None:
-        self.losses: list[torch.Tensor] = []
-        super().__init__(**words)
-
-    def compute_loss(self, *arguments: Any, **words: Any) -> Any:
-        result = super().compute_loss(*arguments, **words)
-        self.losses.append((result[0] if isinstance(result, tuple) else result).detach())
-        return result
+class Trainer(KeepsLosses, RewardTrainer):
+    """Keeps the order of the pairs too."""
 
     def _get_train_sampler(self, *arguments: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)

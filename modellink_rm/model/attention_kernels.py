@@ -5,7 +5,7 @@ anything of size t x t.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -104,6 +104,11 @@ class _KeysByPiece:
         """Keys or values [sum of num_keys, groups, head_dim]."""
         return states.index_select(0, self.index)
 
+    def arguments(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Any, ...]:
+        """What flash attention over sequences of several lengths is called with, in its order."""
+        starts = (self.query_starts, self.key_starts)
+        return (query, self.take(key), self.take(value), *starts, self.longest_query, self.longest_key)
+
 
 class VarlenAttention:
     """torch.nn.attention.varlen: flash attention as torch brings it. bfloat16 on a GPU."""
@@ -115,15 +120,8 @@ class VarlenAttention:
         """Output, as `AttentionKernel` says."""
         from torch.nn.attention.varlen import varlen_attn
 
-        keys = self._keys
         output = varlen_attn(
-            query,
-            keys.take(key),
-            keys.take(value),
-            keys.query_starts,
-            keys.key_starts,
-            keys.longest_query,
-            keys.longest_key,
+            *self._keys.arguments(query, key, value),
             scale=scale,
             window_size=(-1, 0),  # causal
             enable_gqa=query.shape[1] != key.shape[1],
@@ -142,15 +140,8 @@ class FlashAttention:
         """Output, as `AttentionKernel` says."""
         from flash_attn import flash_attn_varlen_func
 
-        keys = self._keys
         output: Tensor = flash_attn_varlen_func(
-            query,
-            keys.take(key),
-            keys.take(value),
-            keys.query_starts,
-            keys.key_starts,
-            keys.longest_query,
-            keys.longest_key,
+            *self._keys.arguments(query, key, value),
             dropout_p=dropout,
             softmax_scale=scale,
             causal=True,
