@@ -32,8 +32,8 @@ def report(manifest: Manifest) -> Iterator[str]:
     yield f"records read   {manifest.num_read:,}"
     yield f"pairs kept     {manifest.num_kept:,}"
     if manifest.num_responses and list(manifest.num_responses) != ["2"]:
-        numbers = ", ".join(f"{number} to {count:,}" for number, count in manifest.num_responses.items())
-        yield f"responses      {numbers} prompts, {manifest.num_ties:,} of them with a tie"
+        numbers = (f"{number} each to {count:,} prompts" for number, count in manifest.num_responses.items())
+        yield f"responses      {', '.join(numbers)}; {manifest.num_ties:,} prompts with a tie"
     yield f"tokens         {manifest.num_tokens:,}, longest row {manifest.longest:,}"
     for title, counts in (("dropped", manifest.dropped), ("kept, though", manifest.notes)):
         for what, count in counts.items():

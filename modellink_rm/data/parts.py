@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from modellink_rm.data.rows import Rows, from_bytes
 from modellink_rm.errors import UserError
 
-_MAGIC = b"MLRMPART1"
+_MAGIC = b"MLRMPART2"
 _END = b"MLRMDONE"
 # A killed run's workers need a moment to see that it is gone.
 _SECONDS_FOR_A_DYING_RUN = 2.0

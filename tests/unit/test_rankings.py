@@ -367,7 +367,7 @@ def test_rows_are_shown_with_their_ranks(words, capsys):
     assert len(headings) == 1 + len(one.responses)
     for rank, heading in zip(one.ranks, headings[1:], strict=True):
         assert f"rank {rank} of {one.ranks[-1]}" in heading
-    assert any(line.startswith("responses      2 to ") and line.endswith("with a tie") for line in lines)
+    assert any(line.startswith("responses      2 each to ") and line.endswith("with a tie") for line in lines)
 
 
 def test_a_handler_of_ones_own_makes_rankings_that_hold_together(words, capsys):
