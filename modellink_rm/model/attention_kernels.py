@@ -4,6 +4,7 @@ A kernel is made once for a micro-batch, from its pieces, and called in every la
 anything of size t x t.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 
+from modellink_rm.model.cpu_attention import attention_to_earlier_and_own
 from modellink_rm.model.elementwise import compiled
-from modellink_rm.model.layout import Piece
+from modellink_rm.model.layout import Piece, ranges_before_last
 from modellink_rm.platform import tensor_on
 from modellink_rm.registry import Registry
 
@@ -54,32 +56,44 @@ class ReferenceAttention:
 
 
 class SdpaAttention:
-    """torch's scaled dot product, piece by piece; on a CPU its flash kernel."""
+    """torch's scaled dot product, piece by piece; on a CPU its flash kernel, without a mask."""
 
     def __init__(self, pieces: Sequence[Piece], device: torch.device, dtype: torch.dtype) -> None:
         self._pieces = tuple(pieces)
-        self._masks = [
-            _mask(piece, device, dtype) if 1 < piece.num_queries < piece.num_keys else None
-            for piece in pieces
-        ]
+        self._make_mask = functools.cache(lambda piece: _mask(piece, device, dtype))  # for all layers
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float) -> Tensor:
         """Output, as `AttentionKernel` says."""
         outputs = []
-        for piece, mask in zip(self._pieces, self._masks, strict=True):
-            # [n, heads, head_dim] -> [1, heads, n, head_dim], and back
-            output = scaled_dot_product_attention(
-                query[slice(*piece.queries)].transpose(0, 1)[None],
-                _rows(key, piece.keys).transpose(0, 1)[None],
-                _rows(value, piece.keys).transpose(0, 1)[None],
-                attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=piece.num_queries == piece.num_keys,
-                scale=scale,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
+        for piece in self._pieces:
+            rows = _by_head(query[slice(*piece.queries)])
+            has_mask = 1 < piece.num_queries < piece.num_keys
+            if has_mask and not dropout and query.device.type == "cpu":
+                earlier, own = ranges_before_last(piece.keys, piece.num_queries)
+                output = attention_to_earlier_and_own(
+                    rows,
+                    (_by_head(_rows(key, earlier)), _by_head(_rows(value, earlier))),
+                    (_by_head(_rows(key, own)), _by_head(_rows(value, own))),
+                    scale=scale,
+                )
+            else:
+                output = scaled_dot_product_attention(
+                    rows,
+                    _by_head(_rows(key, piece.keys)),
+                    _by_head(_rows(value, piece.keys)),
+                    attn_mask=self._make_mask(piece) if has_mask else None,
+                    dropout_p=dropout,
+                    is_causal=piece.num_queries == piece.num_keys,
+                    scale=scale,
+                    enable_gqa=query.shape[1] != key.shape[1],
+                )
             outputs.append(output[0].transpose(0, 1))
         return torch.cat(outputs)
+
+
+def _by_head(states: Tensor) -> Tensor:
+    """[1, heads, n, head_dim] of [n, heads, head_dim], no copy."""
+    return states.transpose(0, 1)[None]
 
 
 class _KeysByPiece:

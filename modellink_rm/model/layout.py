@@ -32,6 +32,17 @@ class Piece:
         return sum(end - start for start, end in self.keys)
 
 
+Ranges = tuple[tuple[int, int], ...]
+
+
+def ranges_before_last(ranges: Ranges, count: int) -> tuple[Ranges, Ranges]:
+    """(the ranges without their last `count` tokens, these tokens), for a last range that holds these."""
+    *before, (start, end) = ranges
+    assert end - start >= count
+    rest = ((start, end - count),) if end - start > count else ()
+    return (*before, *rest), ((end - count, end),)
+
+
 def pieces_of(segments: Sequence[Segment], ranges: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
     """Pieces of the tokens in `ranges`, which a process holds one after the other.
 

@@ -39,7 +39,9 @@ def random_pieces(seed: int) -> tuple[Piece, ...]:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("groups", [4, 2, 1])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 2e-2)]
+)
 def test_sdpa_equals_the_reference(seed: int, groups: int, dtype: torch.dtype, tolerance: float) -> None:
     difference = difference_from_reference(
         ATTENTION_KERNELS["sdpa"],

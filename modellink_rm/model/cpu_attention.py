@@ -1,0 +1,63 @@
+"""Attention of queries to keys before them and to their own, without a mask, on a CPU."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# torch's flash attention for CPUs, as `scaled_dot_product_attention` calls it there, which hides the
+# log-sum-exp. Checked with torch 2.13; the tests of kernels fail if it changes meaning.
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def attention_to_earlier_and_own(
+    query: Tensor, earlier: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], *, scale: float
+) -> Tensor:
+    """Attention output [1, heads, n, head_dim] of n queries that see all earlier keys and, causally, n own.
+
+    The two parts are merged by their log-sum-exp; with the merged output and log-sum-exp the backward
+    pass of each part gives its gradients exactly (as in ring attention, arXiv 2310.01889). Against one
+    call with a mask [n, keys] this takes no memory for it, and leaves out what it would hide.
+
+    Args:
+        query: [1, heads, n, head_dim].
+        earlier: keys and values [1, groups, m, head_dim], m at least 1.
+        own: keys and values [1, groups, n, head_dim].
+    """
+    output: Tensor = _EarlierAndOwn.apply(query, *earlier, *own, scale)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _EarlierAndOwn(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        earlier_key: Tensor,
+        earlier_value: Tensor,
+        own_key: Tensor,
+        own_value: Tensor,
+        scale: float,
+    ) -> Tensor:
+        parts = (
+            _forward(query, earlier_key, earlier_value, 0.0, False, scale=scale),
+            _forward(query, own_key, own_value, 0.0, True, scale=scale),
+        )
+        # Of each query and head, [1, heads, n].
+        total = torch.logaddexp(parts[0][1], parts[1][1])
+        first, second = (part * (log_sum - total).exp()[..., None] for part, log_sum in parts)
+        output: Tensor = (first + second).to(query.dtype)
+        ctx.save_for_backward(query, earlier_key, earlier_value, own_key, own_value, output, total)
+        ctx.scale = scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, earlier_key, earlier_value, own_key, own_value, output, total = ctx.saved_tensors
+        rest = (output, total, 0.0)
+        of_query, *of_earlier = _backward(
+            gradient, query, earlier_key, earlier_value, *rest, False, scale=ctx.scale
+        )
+        also_of_query, *of_own = _backward(gradient, query, own_key, own_value, *rest, True, scale=ctx.scale)
+        return of_query + also_of_query, *of_earlier, *of_own, None
