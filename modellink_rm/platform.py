@@ -1,6 +1,7 @@
 """The device and the communication backend, decided once; the only file that asks for a GPU."""
 
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,6 +29,18 @@ class Platform:
     backend: str
     name: str
     attention_backends: tuple[str, ...]
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether this package's tests run its kernels on every change, so that a run need not try them."""
+        return is_cpu(self.device)
+
+    def missing_compiler(self) -> str | None:
+        """What torch.compile lacks here, or None."""
+        if self.device.type == "cuda":
+            return None if find_spec("triton") else "torch.compile needs the package triton"
+        found = any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
+        return None if found else "torch.compile needs a C++ compiler (g++ or clang++)"
 
     def synchronize(self) -> None:
         """Wait for the device to finish what was asked of it."""
@@ -93,6 +106,11 @@ def detect_platform(requested_backend: str | None = None) -> Platform:
     redirect_cuda_to_cpu()
     info("platform: CPU, because torch finds no GPU; megatron-core's CUDA calls go to the CPU")
     return Platform(torch.device("cpu"), "gloo", "a CPU", ("sdpa",))
+
+
+def is_cpu(device: torch.device) -> bool:
+    """Whether kernels of a CPU run there."""
+    return device.type == "cpu"
 
 
 def tensor_on(device: torch.device, values: np.ndarray) -> torch.Tensor:

@@ -9,6 +9,7 @@ import sentencepiece
 
 from modellink_rm.data.indexed import IndexedWriter, bin_path, idx_path
 from modellink_rm.data.manifest import array_prefix
+from modellink_rm.data.pair import Example, Response
 
 _TEXT = "the a cat dog sun moon tree river stone bird sings runs sleeps shines falls 你 好 世界 春天 花"
 _WORDS = _TEXT.split()
@@ -58,6 +59,14 @@ def random_pairs(num_pairs: int, *, seed: int = 11) -> list[dict[str, object]]:
             }
         )
     return records
+
+
+def random_example(index: int, prompt: int, *answers: int) -> Example:
+    """An example of random ids: a prompt of that many tokens, and answers of their numbers of tokens."""
+    generator = np.random.default_rng(index)
+    shared = generator.integers(3, 250, size=prompt)
+    ids = [np.concatenate([shared, generator.integers(3, 250, size=length)]) for length in answers]
+    return Example(index, tuple(Response(one.astype(np.int32), prompt) for one in ids))
 
 
 def write_random_rows(prefix: Path, num_rows: int, *, vocab_size: int = 259, seed: int = 3) -> Path:

@@ -18,7 +18,7 @@ from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.errors import UserError
 from modellink_rm.log import info, warn_once
 from modellink_rm.model.build import build_reward_model, transformer_config
-from modellink_rm.model.kernel_choice import Kernels
+from modellink_rm.model.config import Kernels
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
 
@@ -179,8 +179,7 @@ def build_planned_model(
             model=model,
             parallel=parallel,
             precision=precision,
-            attention_kernel=kernels.attention,
-            compile_elementwise=kernels.compiles_elementwise,
+            kernels=kernels,
             initialize=plan.source.is_random,
         ),
         plan.shape,

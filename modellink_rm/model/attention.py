@@ -77,7 +77,7 @@ def layout_of(
         with_scores: whether this is the stage that scores.
     """
     device, dtype = batch.input_ids.device, config.params_dtype
-    make_kernel = ATTENTION_KERNELS[config.attention_kernel]
+    make_kernel = ATTENTION_KERNELS[config.kernels.attention]
     cos, sin = (part.to(dtype) for part in rotary(batch.position_ids))
     tokens = Queries(make_kernel(pieces_of(batch.segments, batch.ranges), device, dtype), cos, sin)
     if not with_scores:
@@ -121,7 +121,7 @@ class PackedAttention(torch.nn.Module):
         self.sequence_parallel = config.sequence_parallel
         self.cp_group = pg_collection.cp
         rotation = rotate_interleaved if config.rotary_interleaved else rotate
-        self.rotate = compiled(rotation) if config.compile_elementwise else rotation
+        self.rotate = compiled(rotation) if config.kernels.compiles_elementwise else rotation
 
     def forward(
         self,

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from modellink_rm.model.cpu_attention import attention_to_earlier_and_own
 from modellink_rm.model.elementwise import compiled
 from modellink_rm.model.layout import Piece, ranges_before_last
-from modellink_rm.platform import tensor_on
+from modellink_rm.platform import is_cpu, tensor_on
 from modellink_rm.registry import Registry
 
 
@@ -68,7 +68,7 @@ class SdpaAttention:
         for piece in self._pieces:
             rows = _by_head(query[slice(*piece.queries)])
             has_mask = 1 < piece.num_queries < piece.num_keys
-            if has_mask and not dropout and query.device.type == "cpu":
+            if has_mask and not dropout and is_cpu(query.device):
                 earlier, own = ranges_before_last(piece.keys, piece.num_queries)
                 output = attention_to_earlier_and_own(
                     rows,
@@ -187,9 +187,8 @@ class FlexAttention:
         def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (query_piece[query] == key_piece[key]) & (place[key] <= last[query])
 
-        on_gpu = device.type != "cpu"
-        make_mask = compiled(create_block_mask) if on_gpu else create_block_mask
-        self._attend = compiled(flex_attention) if on_gpu else flex_attention
+        make_mask = create_block_mask if is_cpu(device) else compiled(create_block_mask)
+        self._attend = flex_attention if is_cpu(device) else compiled(flex_attention)
         self._mask = make_mask(sees, None, None, sum(num_queries), sum(num_keys), device=device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float) -> Tensor:

@@ -13,7 +13,7 @@ from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.shape import ModelShape
-from modellink_rm.model.config import RewardModelConfig
+from modellink_rm.model.config import Kernels, RewardModelConfig
 from modellink_rm.model.embedding import RowwiseEmbedding
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import current_ranks, engine_groups
@@ -26,8 +26,7 @@ def transformer_config(
     model: ModelConfig,
     parallel: ParallelConfig,
     precision: PrecisionConfig,
-    attention_kernel: str,
-    compile_elementwise: bool,
+    kernels: Kernels,
     initialize: bool,
 ) -> RewardModelConfig:
     """The engine's configuration of a model.
@@ -71,8 +70,7 @@ def transformer_config(
         overlap_p2p_comm=is_interleaved,
         batch_p2p_comm=not is_interleaved,
         sequence_parallel=parallel.sequence_parallel,
-        attention_kernel=attention_kernel,
-        compile_elementwise=compile_elementwise,
+        kernels=kernels,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=precision.bf16,

@@ -5,14 +5,21 @@ from dataclasses import dataclass
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 
-@dataclass
-class RewardModelConfig(TransformerConfig):
-    """The engine's configuration, which reaches every module, with the kernels of ours.
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels that a run uses.
 
     Attributes:
-        attention_kernel: name in ATTENTION_KERNELS.
-        compile_elementwise: whether norm, rotation and gate are compiled.
+        attention: name in ATTENTION_KERNELS.
+        compiles_elementwise: whether norm, rotation and gate are compiled.
     """
 
-    attention_kernel: str = "sdpa"
-    compile_elementwise: bool = False
+    attention: str
+    compiles_elementwise: bool
+
+
+@dataclass
+class RewardModelConfig(TransformerConfig):
+    """The engine's configuration, which reaches every module, with the kernels of ours."""
+
+    kernels: Kernels = Kernels(attention="sdpa", compiles_elementwise=False)

@@ -2,10 +2,7 @@
 
 import importlib.util
 import inspect
-import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -13,6 +10,7 @@ from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.errors import UserError
 from modellink_rm.log import info
 from modellink_rm.model.attention_kernels import ATTENTION_KERNELS, MakeKernel, ReferenceAttention
+from modellink_rm.model.config import Kernels
 from modellink_rm.model.layout import Piece
 from modellink_rm.platform import Platform
 
@@ -24,24 +22,9 @@ _PIECES = (Piece((0, 9), ((0, 9),)), Piece((9, 14), ((0, 4), (9, 14))), Piece((1
 # Largest difference from the reference in float64, relative to its largest value: 8 and 24 bits of
 # mantissa, and some room for sums in another order.
 _TOLERANCES = {torch.bfloat16: 3e-2, torch.float32: 1e-4}
-
-
-# Compiling takes some 20 seconds on a CPU the first time and 3 after that, and saves about a tenth
-# of a step (docs/performance.md): from here on it pays, whatever the model.
+# Compiling takes some 20 seconds on a CPU the first time and 3 after that, and saves a few percent of
+# every step: from here on it pays where a step takes a second or more.
 STEPS_WORTH_COMPILING = 500
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """What was chosen.
-
-    Attributes:
-        attention: name in ATTENTION_KERNELS.
-        compiles_elementwise: whether norm, rotation and gate are compiled.
-    """
-
-    attention: str
-    compiles_elementwise: bool
 
 
 def choose_kernels(
@@ -64,7 +47,7 @@ def choose_kernels(
 
 
 def _choose_compile(requested: str, platform: Platform, num_steps: int) -> bool:
-    missing = _missing_compiler(platform)
+    missing = platform.missing_compiler()
     if requested == "always":
         if missing is not None:
             raise UserError(f"--compile always: {missing}; leave the flag out to go on without")
@@ -80,14 +63,6 @@ def _choose_compile(requested: str, platform: Platform, num_steps: int) -> bool:
         "more); the first step takes longer"
     )
     return True
-
-
-def _missing_compiler(platform: Platform) -> str | None:
-    """What torch.compile lacks here, or None."""
-    if platform.device.type == "cuda":
-        return None if importlib.util.find_spec("triton") else "torch.compile needs the package triton"
-    found = any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
-    return None if found else "torch.compile needs a C++ compiler (g++ or clang++)"
 
 
 def choose_attention(requested: str, platform: Platform, *, dtype: torch.dtype, dropout: float) -> str:
@@ -128,8 +103,8 @@ def _obstacle(name: str, platform: Platform, *, dtype: torch.dtype, dropout: flo
     missing = _missing(name)
     if missing is not None:
         return missing
-    if platform.device.type == "cpu":
-        return None  # what runs there is compared with the reference by this package's tests
+    if platform.is_tested:
+        return None
     try:
         difference = difference_from_reference(ATTENTION_KERNELS[name], platform.device, dtype)
     except Exception as error:  # a kernel for another GPU, a compiler that is missing: any kind

@@ -32,7 +32,7 @@ class RMSNorm(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         self.eps = eps
-        self.norm = compiled(rms_norm) if config.compile_elementwise else rms_norm
+        self.norm = compiled(rms_norm) if config.kernels.compiles_elementwise else rms_norm
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normed hidden states, of their shape."""
@@ -44,7 +44,7 @@ class SwiGLU(MegatronModule):
 
     def __init__(self, config: RewardModelConfig) -> None:
         super().__init__(config)
-        self.gate = compiled(swiglu) if config.compile_elementwise else swiglu
+        self.gate = compiled(swiglu) if config.kernels.compiles_elementwise else swiglu
 
     def forward(self, gate_and_up: Tensor) -> Tensor:
         """silu(gate) * up."""

@@ -254,7 +254,7 @@ def _check_contract(now: InferenceContract, then: InferenceContract) -> None:
 
 
 # What may change without a change in what is learned: where and how fast it runs, what it tells.
-_FREE_GROUPS = ("parallel", "checkpoint", "reporting", "tokenizer")
+_FREE_GROUPS = ("parallel", "kernels", "checkpoint", "reporting", "tokenizer")
 _FREE_FIELDS = (
     "micro_batch_size",
     "eval_interval",

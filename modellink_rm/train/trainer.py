@@ -14,7 +14,8 @@ from modellink_rm.checkpoint.source import build_planned_model
 from modellink_rm.checkpoint.store import Progress, load_train_state, save_checkpoint
 from modellink_rm.data.pair_dataset import SampleOrder
 from modellink_rm.log import info, is_first_process
-from modellink_rm.model.kernel_choice import Kernels, choose_kernels
+from modellink_rm.model.config import Kernels
+from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.objective.losses import PAIR_LOSSES
 from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums
 from modellink_rm.objective.pairwise import PairwiseObjective

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from modellink_rm.data.batch import Batch
-from modellink_rm.data.pair import Example, Response
+from modellink_rm.data.pair import Example
 from tests.distributed import Workers
+from tests.tiny_data import random_example
 
 # Of each example: tokens of the prompt, and of its answers. One answer, five, an empty prompt,
 # answers of one token, and an example longer than the budget.
@@ -30,13 +31,7 @@ PROCESSES = {
 
 
 def examples() -> list[Example]:
-    generator = np.random.default_rng(8)
-    made = []
-    for index, (prompt, answers) in enumerate(LENGTHS):
-        shared = generator.integers(3, 250, size=prompt)
-        ids = [np.concatenate([shared, generator.integers(3, 250, size=length)]) for length in answers]
-        made.append(Example(index, tuple(Response(one.astype(np.int32), prompt) for one in ids)))
-    return made
+    return [random_example(index, prompt, *answers) for index, (prompt, answers) in enumerate(LENGTHS)]
 
 
 class AnyNumberObjective:

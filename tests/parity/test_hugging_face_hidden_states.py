@@ -53,7 +53,7 @@ def hidden_states_at_scored_tokens(directory: str, flags: list[str]) -> list[np.
     from modellink_rm.config.precision import PrecisionConfig
     from modellink_rm.data.batch import pack_examples
     from modellink_rm.flags import parse_flags
-    from modellink_rm.model.kernel_choice import Kernels
+    from modellink_rm.model.config import Kernels
     from modellink_rm.parallel.groups import process_groups
     from modellink_rm.platform import detect_platform
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.data.batch import pack_examples
-from modellink_rm.data.pair import Example, Response
 from modellink_rm.errors import UserError
 from modellink_rm.model.attention_kernels import ATTENTION_KERNELS, ReferenceAttention
 from modellink_rm.model.kernel_choice import choose_kernels, difference_from_reference
 from modellink_rm.model.layout import Piece, pieces_of
 from modellink_rm.platform import Platform
+from tests.tiny_data import random_example
 
 CPU = Platform(torch.device("cpu"), "gloo", "a CPU", ("sdpa",))
 # What torch and flash-attn name a GPU's; kernels are stand-ins or missing here.
@@ -30,9 +30,7 @@ def random_pieces(seed: int) -> tuple[Piece, ...]:
     examples = []
     for index, prompt in enumerate((int(generator.integers(1, 40)), 0, 1)):
         lengths = (1, *generator.integers(1, 30, size=index))
-        shared = generator.integers(3, 300, size=prompt)
-        ids = [np.concatenate([shared, generator.integers(3, 300, size=length)]) for length in lengths]
-        examples.append(Example(index, tuple(Response(one.astype(np.int32), prompt) for one in ids)))
+        examples.append(random_example(index, prompt, *lengths))
     batch = pack_examples(examples)
     return pieces_of(batch.segments, batch.ranges)
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modellink_rm.data.batch import Batch, Segment, pack_examples
-from modellink_rm.data.pair import Example, Response
 from modellink_rm.model.layout import Piece, held_scores, pieces_of, scored_pieces
+from tests.tiny_data import random_example
 
 # Of each example: tokens of the prompt, and of one to three answers.
 LENGTHS = st.lists(
@@ -16,12 +16,7 @@ LENGTHS = st.lists(
 
 
 def batch_of(lengths: list[tuple[int, list[int]]], *, divisible_by: int = 1, share: bool = True) -> Batch:
-    generator = np.random.default_rng(0)
-    examples = []
-    for index, (prompt, answers) in enumerate(lengths):
-        shared = generator.integers(3, 300, size=prompt)
-        ids = [np.concatenate([shared, generator.integers(3, 300, size=length)]) for length in answers]
-        examples.append(Example(index, tuple(Response(one.astype(np.int32), prompt) for one in ids)))
+    examples = [random_example(index, prompt, *answers) for index, (prompt, answers) in enumerate(lengths)]
     return pack_examples(examples, divisible_by=divisible_by, share_prefixes=share)
 
 

@@ -6,24 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modellink_rm.data.batch import pack_examples
-from modellink_rm.data.pair import Example, Response
+from modellink_rm.data.pair import Example
 from modellink_rm.data.planner import computed_tokens, plan_micro_batches, plan_replicas
+from tests.tiny_data import random_example
 
 LENGTHS = st.tuples(st.integers(0, 40), st.integers(1, 40), st.integers(1, 40))
 
 
-def example(index: int, prompt: int, *answers: int) -> Example:
-    generator = np.random.default_rng(index)
-    shared = generator.integers(3, 300, size=prompt)
-    responses = [
-        np.concatenate([shared, generator.integers(3, 300, size=length)]).astype(np.int32)
-        for length in answers
-    ]
-    return Example(index, tuple(Response(ids, prompt) for ids in responses))
-
-
 def examples_of(lengths: list[tuple[int, int, int]]) -> list[Example]:
-    return [example(index, *sizes) for index, sizes in enumerate(lengths)]
+    return [random_example(index, *sizes) for index, sizes in enumerate(lengths)]
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=30), st.integers(1, 8))
