@@ -15,12 +15,13 @@ use the same tokenizer, loaded before the time is taken, and the template llama2
 - ceilings: each prompt and each answer once, nothing else: encode_batch_fast of the tokenizers library and
   encode of sentencepiece. The better one counts; the one for 2 is twice the one for 1, of one core.
 
-Rounds go in turns; the best of each path counts, since other work on the machine only slows down.
+Rounds go in turns; the median of each path counts. Every run writes to a new directory.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import tempfile
 import time
@@ -65,13 +66,14 @@ def ours(input_path: Path, folder: Path, model: Path, workers: int) -> tuple[flo
     from modellink_rm.data.pair_tokenizer import PairTokenizer
     from modellink_rm.data.preprocess import preprocess_with
 
-    words = {"input": (str(input_path),), "output_prefix": str(folder / f"ours_{workers}")}
     names = {"handler_name": "SharegptStylePairwiseHandler", "prompt_type": "llama2"}
-    config = PreprocessConfig(**words, **names, workers=workers)  # type: ignore[arg-type]
-    work = PairTokenizer(config, TokenizerConfig(tokenizer_model=str(model)))
-    started = time.perf_counter()
-    manifest = preprocess_with(work, config)
-    return time.perf_counter() - started, int(manifest.num_tokens)  # type: ignore[union-attr]
+    with tempfile.TemporaryDirectory(dir=folder) as output:
+        words = {"input": (str(input_path),), "output_prefix": f"{output}/pairs"}
+        config = PreprocessConfig(**words, **names, workers=workers)  # type: ignore[arg-type]
+        work = PairTokenizer(config, TokenizerConfig(tokenizer_model=str(model)))
+        started = time.perf_counter()
+        manifest = preprocess_with(work, config)
+        return time.perf_counter() - started, int(manifest.num_tokens)  # type: ignore[union-attr]
 
 
 def datasets_map(input_path: Path, folder: Path, tokenizer: Any, workers: int) -> None:
@@ -134,8 +136,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--records", type=Path, required=True, help="a json array of sharegpt pairs")
     parser.add_argument("--tokenizer-model", type=Path, required=True, help="a sentencepiece model")
-    parser.add_argument("--copies", type=int, default=40, help="of every record (default: 40)")
-    parser.add_argument("--rounds", type=int, default=3, help="the best counts (default: 3)")
+    parser.add_argument("--copies", type=int, default=100, help="of every record (default: 100)")
+    parser.add_argument("--rounds", type=int, default=3, help="the median counts (default: 3)")
     parser.add_argument("--llamafactory-python", type=Path, help="python of an environment that has it")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
@@ -171,11 +173,11 @@ def main() -> None:
                 paths[f"llamafactory_{workers}"] = lambda workers=workers: llama_factory(
                     arguments.llamafactory_python, input_path, folder, folder / "saved", workers
                 )
-        best = dict.fromkeys(paths, float("inf"))
+        times: dict[str, list[float]] = {path: [] for path in paths}
         for _ in range(arguments.rounds):
             for path, work in paths.items():
-                best[path] = min(best[path], work())
-    rates = {path: len(records) / value for path, value in best.items()}
+                times[path].append(work())
+    rates = {path: len(records) / statistics.median(values) for path, values in times.items()}
     rates["ceiling_1"] = max(rates["encode_batch_fast"], rates["sentencepiece"])
     rates["ceiling_2"] = 2 * rates["ceiling_1"]
     print(f"{len(records):,} pairs, {num_tokens:,} tokens (the prompt counted with each side)")

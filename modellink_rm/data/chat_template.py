@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,8 @@ class ChatRenderer:
             [token for token in self._special if tokenizer.token_to_id(token) is not None]
         )
 
-    def prompt_ids(self, system: str | None, tools: str, turns: Sequence[Message]) -> list[int]:
-        """Ids of everything before an answer, its opener included.
+    def prompt_ids(self, system: str | None, tools: str, turns: Sequence[Message]) -> "array[int]":
+        """Ids, int32 ("i"), of everything before an answer, its opener included.
 
         Raises:
             RecordError: the chat template refuses the record, or has no place for its tools.
@@ -78,8 +79,8 @@ class ChatRenderer:
 
     def response_ids(
         self, system: str | None, tools: str, turns: Sequence[Message], answers: Sequence[Message]
-    ) -> Iterator[list[int]]:
-        """Ids of the prompt, then for each answer ids of what follows the prompt.
+    ) -> "Iterator[array[int]]":
+        """Ids, int32 ("i"), of the prompt, then for each answer ids of what follows the prompt.
 
         Raises:
             RecordError: as of `prompt_ids`, or the ids of a prompt do not begin those with its answer.
@@ -102,7 +103,7 @@ class ChatRenderer:
 
     def _ids(
         self, system: str | None, tools: str, turns: Sequence[Message], answers: Sequence[Message]
-    ) -> Iterator[list[int]]:
+    ) -> "Iterator[array[int]]":
         mark, marked = self._with_marks([system or "", tools, *(m.content for m in (*turns, *answers))])
         system, tools = marked[0], marked[1]
         texts = iter(marked[2:])
@@ -168,20 +169,19 @@ class ChatRenderer:
             raise RecordError("the chat template refuses the record", f"the chat template: {error}") from None
         return text
 
-    def _encoded(self, text: str, mark: str) -> list[int]:
+    def _encoded(self, text: str, mark: str) -> "array[int]":
         if not text:
-            return []
+            return array("i")
         if not mark:
             # As apply_chat_template tokenises what it rendered.
-            ids: list[int] = self._own(text, add_special_tokens=False)["input_ids"]
-            return ids
-        ids = []
+            return array("i", self._own(text, add_special_tokens=False)["input_ids"])
+        ids = array("i")
         start = 0
         for found in self._special_pattern.finditer(text):
-            ids += self._plain.encode(text[start : found.start()].replace(mark, ""))
+            ids += self._plain.encode_array(text[start : found.start()].replace(mark, ""))
             ids.append(self._own.convert_tokens_to_ids(found[0]))
             start = found.end()
-        return ids + self._plain.encode(text[start:].replace(mark, ""))
+        return ids + self._plain.encode_array(text[start:].replace(mark, ""))
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,5 +1,6 @@
 """The nouns of the data flow: record -> `Pair` or `Ranking` -> `TokenizedResponses` -> files -> `Example`."""
 
+from array import array
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,13 +87,13 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedResponses:
-    """Token ids of a prompt and of its responses, best first.
+    """Token ids, int32 ("i"), of a prompt and of its responses, best first.
 
     A row of the files is prompt + response, labels -100 over the prompt.
     """
 
-    prompt_ids: list[int]
-    response_ids: list[list[int]]
+    prompt_ids: "array[int]"
+    response_ids: "list[array[int]]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,8 @@
 import hashlib
 import itertools
 import math
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -63,7 +61,7 @@ class PairTokenizer:
             kept.append(raw)
         parts = [ids for row in rows for ids in (row.tokens.prompt_ids, *row.tokens.response_ids)]
         lengths = np.array([len(ids) for ids in parts], np.int32)
-        ids = np.frombuffer(array("i", chain.from_iterable(parts)), np.int32)
+        ids = np.frombuffer(b"".join(parts), np.int32)
         num_responses = np.array([len(row.tokens.response_ids) for row in rows], np.int32)
         has_sources = any(row.source for row in rows)
         return to_bytes(

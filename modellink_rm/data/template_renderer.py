@@ -2,8 +2,10 @@
 
 import functools
 import re
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from modellink_rm.data.records import RecordError
 from modellink_rm.data.template_table import CONTENT, ROUND, Bos, Eos, Slot, Template, Token
@@ -46,7 +48,7 @@ class _Stretch:
 
 
 # A rendered slot: ids that are always the same, or text to fill in and tokenise whole.
-_Step = list[int] | _Stretch
+_Step: TypeAlias = "array[int] | _Stretch"
 
 
 class Renderer:
@@ -70,7 +72,7 @@ class Renderer:
         self.user_with_system = self._prepared(user_with_system)
         self.observation = self._prepared(observation)
         self.assistant = self._prepared(template.assistant)
-        self.final = [self._required_eos_id()] if template.efficient_eos else []
+        self.final = array("i", [self._required_eos_id()] if template.efficient_eos else [])
         # Not among the control tokens above: an answer's own <think> stays what the tokenizer makes of it.
         self.empty_thought = self._prepared((_EMPTY_THOUGHT,)) if template.thinking is not None else []
         self.num_closing_tokens = self._num_tokens_after_content()
@@ -88,13 +90,13 @@ class Renderer:
                 raise RecordError(reason, f"{reason}, which tools need")
         return self._prepared(self._template.tools_slots)
 
-    def encode(self, steps: Sequence[_Step], **fields: str) -> list[int]:
-        """Ids of prepared slots with their fields filled in."""
-        ids: list[int] = []
+    def encode(self, steps: Sequence[_Step], **fields: str) -> "array[int]":
+        """Ids, int32, of prepared slots with their fields filled in."""
+        ids = array("i")
         for step in steps:
             if isinstance(step, _Stretch):
                 text = "".join([fields[part[1:-1]] if part in _FIELD_NAMES else part for part in step.parts])
-                ids += self._tokenizer.encode(text)
+                ids += self._tokenizer.encode_array(text)
             else:
                 ids += step
         return ids
@@ -105,11 +107,11 @@ class Renderer:
             if isinstance(slot, str):
                 steps += self._prepared_text(slot)
             elif isinstance(slot, Bos):
-                steps.append([] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id])
+                steps.append(array("i", [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]))
             elif isinstance(slot, Eos):
-                steps.append([self._required_eos_id()])
+                steps.append(array("i", [self._required_eos_id()]))
             else:
-                steps.append([_required_id(slot.name, self._template, self._tokenizer)])
+                steps.append(array("i", [_required_id(slot.name, self._template, self._tokenizer)]))
         return steps
 
     def _prepared_text(self, text: str) -> list[_Step]:
@@ -120,7 +122,7 @@ class Renderer:
             if any(part in _FIELD_NAMES for part in parts):
                 steps.append(_Stretch(tuple(parts)))
             elif parts:
-                steps.append(self._tokenizer.encode("".join(parts)))
+                steps.append(self._tokenizer.encode_array("".join(parts)))
             parts.clear()
 
         for part in _split_at_control_tokens(text, self._tokenizer):
@@ -129,7 +131,7 @@ class Renderer:
                 parts.append(part)
             else:
                 end_stretch()
-                steps.append([index])
+                steps.append(array("i", [index]))
         end_stretch()
         return steps
 

@@ -1,6 +1,7 @@
 """Conversations to token ids: the slots of a template rendered with a tokenizer."""
 
 import re
+from array import array
 from collections.abc import Sequence
 
 from modellink_rm.data.chat_template import chat_renderer_of
@@ -51,8 +52,8 @@ def encode_prompt(
     turns: Sequence[Message],
     template: Template,
     tokenizer: Tokenizer,
-) -> list[int]:
-    """Token ids of everything before a response, the opener of the answer included.
+) -> "array[int]":
+    """Token ids, int32 ("i"), of everything before a response, the opener of the answer included.
 
     Args:
         system: None or "" for the template's default.
@@ -74,7 +75,7 @@ def encode_prompt(
         tools_index = _last_user_turn(turns)
     elif tools:
         systems = _with_tools(template, tools, systems[0])
-    ids: list[int] = []
+    ids = array("i")
     for index, turn in enumerate(turns):
         content = turn.content
         if index == 0:
@@ -98,8 +99,8 @@ def encode_prompt(
     return ids + renderer.encode(renderer.empty_thought) if template.thinking is False else ids
 
 
-def encode_response(message: Message, template: Template, tokenizer: Tokenizer) -> list[int]:
-    """Token ids of a final answer, with what the template adds after it.
+def encode_response(message: Message, template: Template, tokenizer: Tokenizer) -> "array[int]":
+    """Token ids, int32 ("i"), of a final answer, with what the template adds after it.
 
     A chat template writes it after a prompt of one turn.
 
@@ -112,7 +113,7 @@ def encode_response(message: Message, template: Template, tokenizer: Tokenizer) 
         _, ids = chat_renderer_of(template, tokenizer).response_ids(None, "", question, (message,))
         return ids
     renderer = renderer_of(template, tokenizer)
-    content, before = message.content, []
+    content, before = message.content, array("i")
     if template.thinking is False:
         content = _THOUGHT.sub("", content)
     elif template.thinking and "<think>" not in content and "</think>" not in content:

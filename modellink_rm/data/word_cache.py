@@ -1,8 +1,8 @@
 """sentencepiece's own ids, each word's looked up once: most words of a text came before."""
 
 import re
+from array import array
 from collections.abc import Collection
-from itertools import chain
 
 from modellink_rm.data.protobuf import message_fields
 from modellink_rm.data.sentencepiece_tokenizer import SentencePieceTokenizer, open_processor
@@ -15,7 +15,7 @@ _SPACE = "\u2581"
 _BETWEEN = "\uffff"  # no character: it is in no piece
 _JOINED = re.compile(f"[^{_SPACE}{_BETWEEN}]{_SPACE}|[^{_BETWEEN}]\n|\n[^{_BETWEEN}]")
 # Some 20 MB of words and ids, which 1 GB of any text fills; when it is full it starts anew.
-_MAX_CHARACTERS = 1 << 19
+_MAX_CHARACTERS = 1 << 20
 
 
 def with_word_cache(tokenizer: Tokenizer) -> Tokenizer:
@@ -25,8 +25,11 @@ def with_word_cache(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-class _IdsOfWords(dict[str, list[int]]):
-    """Word, with the spaces or line breaks before it -> its ids, found when first asked for.
+class _IdsOfWords(dict[str, bytes]):
+    """Word, with the spaces or line breaks before it -> its ids as int32, found when first asked for.
+
+    Bytes are joined several times faster than lists, take a third of their room, and are nothing that the
+    garbage collector looks through.
 
     Attributes:
         num_characters: of all words in it.
@@ -39,14 +42,14 @@ class _IdsOfWords(dict[str, list[int]]):
         one, two = self._encode("\n"), self._encode("\n\n")
         space_ids = one[: 2 * len(one) - len(two)]
         self._num_space_ids = len(space_ids)
-        self[" "] = space_ids
+        self[" "] = array("i", space_ids).tobytes()
         self.num_characters = 0
 
-    def __missing__(self, word: str) -> list[int]:
+    def __missing__(self, word: str) -> bytes:
         ids = self._encode(word[1:]) if word[0] == " " else self._encode(word)[self._num_space_ids :]
-        self[word] = ids
+        found = self[word] = array("i", ids).tobytes()
         self.num_characters += len(word)
-        return ids
+        return found
 
 
 class WordCachingTokenizer(Tokenizer):
@@ -70,11 +73,15 @@ class WordCachingTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` as plain text, sentencepiece's own."""
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> "array[int]":
+        """As `encode`, int32."""
         if not text or _SPACE in text:  # the mark of a space, spelled in a text, joins spaces
-            return self._inner.encode(text)
+            return self._inner.encode_array(text)
         if self._ids_of.num_characters > _MAX_CHARACTERS:
             self._ids_of = _IdsOfWords(self._inner)
-        return list(chain.from_iterable(map(self._ids_of.__getitem__, _WORDS.findall(" " + text))))
+        return array("i", b"".join(map(self._ids_of.__getitem__, _WORDS.findall(" " + text))))
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`."""

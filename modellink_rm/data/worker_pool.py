@@ -1,16 +1,14 @@
 """A function over a stream by several processes, the results in the stream's order."""
 
-import contextlib
+import collections
+import gc
 import multiprocessing
 import os
 import pickle
-import queue
+import selectors
 import signal
 import socket
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from modellink_rm.errors import UserError
@@ -23,27 +21,64 @@ class WorkerDiedError(UserError):
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items that a worker has at a time: one it does, one that lies ready when it is done.
-_ITEMS_PER_WORKER = 2
+# Items that a worker has at a time: one it does, two that lie ready while the first process does one itself.
+_ITEMS_PER_WORKER = 3
 # Items given out before the first of them is done.
-_ITEMS_AHEAD_PER_WORKER = 8
+_ITEMS_AHEAD_PER_PROCESS = 8
 _BUFFER_BYTES = 1 << 20
 _SIZE_BYTES = 8  # before every message
-# Seconds after which a worker's thread that takes items gets its turn (5 ms by default, for every read).
-_SWITCH_SECONDS = 2e-4
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
-    """`work(item)` for every item, in order, by this process or by `workers` others.
+class _Worker:
+    """A worker as the first process sees it.
 
-    The processes are forked: what `work` holds, such as a tokenizer, is loaded once and shared. Items
-    go to whichever process is free, and are read only as far ahead as the workers need.
+    Attributes:
+        end: this process's, of the connection.
+        num_items: given to it and not done.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self.end = end
+        self.num_items = 0
+        self._unsent: collections.deque[memoryview] = collections.deque()
+
+    def give(self, value: Any) -> None:
+        """Hand over an item, as much of it as the connection has room for."""
+        self.num_items += 1
+        self._unsent.extend(map(memoryview, _message(value)))
+        self.send()
+
+    def send(self) -> bool:
+        """Send what there is room for; True where something is left.
+
+        This process never waits for a worker to read: that one may be waiting for it to do so.
+        """
+        while self._unsent:
+            try:
+                sent = self.end.send(self._unsent[0], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return True
+            self._unsent[0] = self._unsent[0][sent:]
+            if not self._unsent[0]:
+                self._unsent.popleft()
+        return False
+
+    def events(self) -> int:
+        """What to wait for."""
+        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+
+
+def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
+    """`work(item)` for every item, in order, by this process and `workers` - 1 others.
+
+    The others are forked: what `work` holds, such as a tokenizer, is loaded once and shared. Items go
+    to whichever process is free, and are read only as far ahead as they are needed.
 
     Args:
         work: what to do with an item.
         items: picklable, as the results must be.
-        workers: 1 for none but this process.
+        workers: how many processes, this one among them.
 
     Raises:
         WorkerDiedError: a process died.
@@ -53,11 +88,10 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, worker
         return
     processes: list[multiprocessing.process.BaseProcess] = []
     try:
-        connections = _start_workers(work, workers, processes)
-        yield from _in_order(connections, iter(items))
+        yield from _in_order(work, _start_workers(work, workers - 1, processes), iter(items))
     except (EOFError, ConnectionError):
         raise WorkerDiedError(
-            f"one of the {workers} worker processes died, perhaps for want of memory: try fewer --workers"
+            f"one of the {workers - 1} forked processes died, perhaps for want of memory: try fewer --workers"
         ) from None
     finally:
         for process in processes:
@@ -68,8 +102,8 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, worker
 
 def _start_workers(
     work: Callable[[Any], Any], workers: int, processes: list[multiprocessing.process.BaseProcess]
-) -> list[socket.socket]:
-    """This process's ends of the connections to the workers, which are put into `processes`."""
+) -> list[_Worker]:
+    """The workers, whose processes are put into `processes`."""
     context = multiprocessing.get_context("fork")
     pipes = list(_socket_pairs(workers))
     # An interruption waits until every worker is in the list from which it is ended.
@@ -83,7 +117,7 @@ def _start_workers(
         for _, theirs in pipes:
             theirs.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-    return [ours for ours, _ in pipes]
+    return [_Worker(ours) for ours, _ in pipes]
 
 
 def _socket_pairs(count: int) -> Iterator[tuple[socket.socket, socket.socket]]:
@@ -96,13 +130,10 @@ def _socket_pairs(count: int) -> Iterator[tuple[socket.socket, socket.socket]]:
         yield pair
 
 
-def _send(end: socket.socket, value: Any) -> None:
-    """Send a value; returns when the other side can take all of it."""
-    data = memoryview(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
-    size = len(data).to_bytes(_SIZE_BYTES, "little")
-    sent = end.sendmsg([size, data])
-    assert sent >= _SIZE_BYTES, "a socket takes a few bytes at once"
-    end.sendall(data[sent - _SIZE_BYTES :])
+def _message(value: Any) -> list[bytes]:
+    """A value as bytes, before them their number."""
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return [len(data).to_bytes(_SIZE_BYTES, "little"), data]
 
 
 def _received(end: socket.socket) -> Any:
@@ -125,42 +156,64 @@ def _bytes_of(end: socket.socket, size: int) -> bytearray:
     return data
 
 
-def _in_order(connections: list[socket.socket], items: Iterator[Any]) -> Iterator[Any]:
-    """Give out the items and take the results back, each in its turn."""
-    num_given = num_yielded = 0
-    busy = dict.fromkeys(connections, 0)
+def _in_order(work: Callable[[Any], Any], workers: list[_Worker], items: Iterator[Any]) -> Iterator[Any]:
+    """Give out the items and take the results back, each in its turn; with none to take, do one here."""
+    num_yielded = 0
     done: dict[int, Any] = {}
-    is_more = True
+    numbered = enumerate(items)
+    following = next(numbered, None)
     while True:
-        for connection in sorted(busy, key=busy.__getitem__) * _ITEMS_PER_WORKER:
-            is_ahead = num_given - num_yielded >= _ITEMS_AHEAD_PER_WORKER * len(connections)
-            if not is_more or is_ahead or busy[connection] == _ITEMS_PER_WORKER:
-                continue
-            try:
-                item = next(items)
-            except StopIteration:
-                is_more = False
-                break
-            _send(connection, (num_given, item))
-            busy[connection] += 1
-            num_given += 1
-        waiting = [connection for connection, count in busy.items() if count]
-        if not waiting:
+        limit = num_yielded + _ITEMS_AHEAD_PER_PROCESS * (len(workers) + 1)
+        for worker in sorted(workers, key=lambda worker: worker.num_items) * _ITEMS_PER_WORKER:
+            if following and following[0] < limit and worker.num_items < _ITEMS_PER_WORKER:
+                worker.give(following)
+                following = next(numbered, None)
+        busy = [worker for worker in workers if worker.num_items]
+        if not busy and not following:
             return
-        for ready in wait(waiting):
-            assert isinstance(ready, socket.socket)
-            index, result, error = _received(ready)
+        own = following if following and following[0] < limit else None
+        ready = _readable(busy, waits=own is None)
+        for worker in ready:
+            index, result, error = _received(worker.end)
             if error is not None:
                 raise error
-            busy[ready] -= 1
+            worker.num_items -= 1
             done[index] = result
+        if own and not ready:
+            done[own[0]] = work(own[1])
+            following = next(numbered, None)
         while num_yielded in done:
             yield done.pop(num_yielded)
             num_yielded += 1
 
 
+def _readable(workers: list[_Worker], *, waits: bool) -> list[_Worker]:
+    """Those that send a result or are gone; meanwhile items go on to all of them.
+
+    Args:
+        workers: all that have items.
+        waits: until there is one.
+    """
+    found: list[_Worker] = []
+    with selectors.PollSelector() as selector:
+        for worker in workers:
+            selector.register(worker.end, worker.events(), worker)
+        while True:
+            for key, events in selector.select(None if waits else 0):
+                worker = key.data
+                if events & selectors.EVENT_WRITE and not worker.send():
+                    selector.modify(worker.end, worker.events(), worker)
+                if events & selectors.EVENT_READ:
+                    found.append(worker)
+            if found or not waits:
+                return found
+
+
 def _serve(work: Callable[[Any], Any], pipes: list[tuple[socket.socket, socket.socket]], index: int) -> None:
-    """Do the items that come, until this process is ended."""
+    """Do the items that come, until the first process ends this one, or is gone.
+
+    No thread takes items ahead: in a process with a second one, every malloc and free costs more.
+    """
     # Ctrl-C reaches every process of a terminal; the one that writes ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -171,24 +224,15 @@ def _serve(work: Callable[[Any], Any], pipes: list[tuple[socket.socket, socket.s
         ours.close()
         if theirs is not connection:
             theirs.close()
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    items: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, items), daemon=True).start()
-    while True:
-        number, item = items.get()
-        try:
-            answer: tuple[int, Any, Exception | None] = (number, work(item), None)
-        except Exception as error:
-            answer = (number, None, error)
-        _send(connection, answer)
-
-
-def _receive(connection: socket.socket, items: "queue.SimpleQueue[tuple[int, Any]]") -> None:
-    """Take items as they come, so that neither side waits for the other while both send.
-
-    Ends this process when the first one is gone, were it killed: nothing else does.
-    """
-    with contextlib.suppress(EOFError, OSError):
+    gc.freeze()  # memory of the first process is shared as long as nothing, the collector too, writes to it
+    try:
         while True:
-            items.put(_received(connection))
-    os._exit(1)
+            number, item = _received(connection)
+            try:
+                answer: tuple[int, Any, Exception | None] = (number, work(item), None)
+            except Exception as error:
+                answer = (number, None, error)
+            for part in _message(answer):
+                connection.sendall(part)
+    except (EOFError, OSError):
+        os._exit(1)

@@ -271,14 +271,22 @@ def test_an_interrupted_run_leaves_only_its_parts(tmp_path, sentencepiece_path, 
     assert os.listdir(out) == [".x.parts"]
 
 
+def test_items_and_results_larger_than_a_connection_holds_come_in_order():
+    items = [bytes([number]) * (3 << 20) for number in range(12)]
+    assert list(ordered_map(GivesBack(), items, workers=3)) == items
+
+
 def test_a_worker_that_dies_is_an_error():
-    with pytest.raises(UserError, match="one of the 2 worker processes died"):
-        list(ordered_map(DiesAtThree(), range(8), workers=2))
+    with pytest.raises(UserError, match="one of the 2 forked processes died"):
+        list(ordered_map(DiesOutsideOf(os.getpid()), range(8), workers=3))
 
 
-class DiesAtThree:
+class DiesOutsideOf:
+    def __init__(self, first_process):
+        self.first_process = first_process
+
     def __call__(self, item):
-        if item == 3:
+        if os.getpid() != self.first_process:
             os.kill(os.getpid(), signal.SIGKILL)
         return item
 

@@ -84,8 +84,11 @@ def test_a_template_of_ones_own(tmp_path, control_directory):
     text = tokenizer.encode("{x} {{content}}")
     question, answer = Message("user", "{{content}}"), Message("assistant", "a")
     prompt = encode_prompt(None, "", (question,), template, tokenizer)
-    assert prompt == [token("<|user|>"), *text, token("<|assistant|>")]
-    assert encode_response(answer, template, tokenizer) == [*tokenizer.encode("a"), token("<|im_end|>")]
+    assert prompt.tolist() == [token("<|user|>"), *text, token("<|assistant|>")]
+    assert encode_response(answer, template, tokenizer).tolist() == [
+        *tokenizer.encode("a"),
+        token("<|im_end|>"),
+    ]
 
 
 GOOD = {"name": "x", "format_user": {"slots": ["{{content}}"]}}

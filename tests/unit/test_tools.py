@@ -87,9 +87,9 @@ def test_tools_stand_in_the_system_text_as_published(name, tools, chatglm_direct
     tokenizer = load_directory(directory_of(name, chatglm_directory, control_directory))
     template = TEMPLATES[name]
     for system, expected in zip(("s", None), SYSTEM_TEXTS[name], strict=True):
-        got = encode_prompt(system, tools, TURNS, template, tokenizer)
+        got = encode_prompt(system, tools, TURNS, template, tokenizer).tolist()
         # A system message is written as it is without tools, held to hand-written pieces elsewhere.
-        begin = encode_prompt("x", "", TURNS, template, tokenizer)
+        begin = encode_prompt("x", "", TURNS, template, tokenizer).tolist()
         one = system_message(name, "x", tokenizer)
         start = find(begin, one)
         messages = [index for text in expected for index in system_message(name, text, tokenizer)]
@@ -133,7 +133,7 @@ def test_mistral_tools_stand_before_the_last_turn_of_the_user(mistral_directory)
         *("[INST] q2 [/INST]", "[call]", "</s>", "[INST] o [/INST]"),
     ]
     expected = [index for piece in pieces for index in own.encode(piece).ids]
-    assert encode_prompt("s", TOOLS, turns, TEMPLATES["mistral"], tokenizer) == expected
+    assert encode_prompt("s", TOOLS, turns, TEMPLATES["mistral"], tokenizer).tolist() == expected
 
 
 def test_mistral_without_the_tokens_of_version_3_refuses_tools_only(control_directory):
