@@ -23,6 +23,7 @@ from modellink_rm.data.manifest import (
 )
 from modellink_rm.data.pair import PAIR_RANKS, Message, Ranking
 from modellink_rm.data.pair_dataset import PairDataset
+from modellink_rm.data.parts import parts_path
 from modellink_rm.data.records import RecordError
 from modellink_rm.errors import UserError, run_command
 from modellink_rm.inspect_command import main as inspect_main
@@ -214,6 +215,9 @@ def test_bytes_do_not_depend_on_workers_shards_and_resuming(words):
     for index in range(3):
         shard = ["--num-shards", "3", "--shard-index", str(index), "--output-prefix", "s/x"]
         assert run_command(main, [*words, *shard]) == 0
+        parts = parts_path(Path("s/x"), index, 3)
+        parts.write_bytes(parts.read_bytes()[: -(1 << 10)])  # torn in its last part, as a kill leaves it
+        assert run_command(main, [*words, *shard, "--resume"]) == 0
     assert run_command(main, ["--merge-shards", "--output-prefix", "s/x"]) == 0
     assert contents("one/x") == contents("two/x") == contents("s/x")
     assert len(contents("one/x")) == 8 + 2 * 3 + 1

@@ -23,6 +23,14 @@ def test_sentencepiece_ids_are_sentencepieces_own(sentencepiece_path, sentencepi
     assert (tokenizer.bos_id, tokenizer.eos_id) == (own.bos_id(), own.eos_id())
 
 
+@pytest.mark.parametrize("text", [*TEXTS, "<|im_start|>user\n<tool>x</tool>"])
+def test_ids_of_a_tokenizer_json_are_those_of_encode(fast_directory, text):
+    tokenizer = load_directory(fast_directory)
+    own = tokenizers.Tokenizer.from_file(str(fast_directory / "tokenizer.json"))
+    own.encode_special_tokens = True
+    assert tokenizer.encode(text) == own.encode(text, add_special_tokens=False).ids
+
+
 def test_chatglm_special_tokens_follow_the_vocabulary(chatglm_directory, sentencepiece_model):
     tokenizer = load_directory(chatglm_directory)
     size = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model).get_piece_size()
