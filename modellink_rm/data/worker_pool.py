@@ -91,7 +91,7 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, worker
         yield from _in_order(work, _start_workers(work, workers - 1, processes), iter(items))
     except (EOFError, ConnectionError):
         raise WorkerDiedError(
-            f"one of the {workers - 1} forked processes died, perhaps for want of memory: try fewer --workers"
+            "a process of --workers died, perhaps for want of memory; --resume continues, also with fewer"
         ) from None
     finally:
         for process in processes:
