@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from modellink_rm.atomic import start_writing_out
 from modellink_rm.errors import UserError
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -21,6 +22,7 @@ _VERSION = 1
 _DTYPE_CODES = {"uint8": 1, "int32": 4, "float32": 7}  # Megatron's
 _LENGTH_BYTES = 4
 _BLOCK_ROWS = 1 << 16  # of the .idx that are in memory at a time
+_BYTES_TO_START_WRITING = 1 << 23
 
 
 def bin_path(prefix: Path) -> Path:
@@ -57,6 +59,7 @@ class IndexedWriter:
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._digest = hashlib.sha256()
         self._size = 0
+        self._on_its_way = 0  # bytes that the system was told to write to the disk
         self._num_rows = 0
         self._num_documents = 0
         self._documents: list[NDArray[np.int32]] = []  # rows of each; empty while every row is one
@@ -78,6 +81,9 @@ class IndexedWriter:
         self._bin_file.write(data)
         self._digest.update(data)
         self._size += len(data)
+        if self._size - self._on_its_way >= _BYTES_TO_START_WRITING:
+            start_writing_out(self._bin_file, self._on_its_way, self._size)
+            self._on_its_way = self._size
         self._num_rows += len(lengths)
         self._idx_file.write(lengths.astype("<i4", copy=False).tobytes())
 

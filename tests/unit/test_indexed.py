@@ -1,3 +1,4 @@
+import hashlib
 import struct
 from pathlib import Path
 
@@ -26,6 +27,18 @@ def test_megatron_core_reads_what_is_written(tmp_path):
     assert [row.tolist() for row in dataset] == ROWS
     assert dataset.document_indices.tolist() == [0, 1, 2, 3]
     assert dataset.index.dtype is np.int32
+
+
+def test_rows_that_go_to_the_disk_meanwhile_are_whole(tmp_path):
+    rows = np.arange(9 << 20, dtype=np.int32)  # 36 MiB, begun to be written after every 8
+    with bin_path(tmp_path / "x").open("wb") as bin_file, idx_path(tmp_path / "x").open("wb") as idx_file:
+        writer = IndexedWriter(bin_file, idx_file)
+        for part in np.split(rows, 36):
+            writer.append(part, np.array([len(part)], np.int32))
+        entry, _ = writer.finish()
+    reader = IndexedReader(tmp_path / "x")
+    assert np.array_equal(np.concatenate([reader[i] for i in range(len(reader))]), rows)
+    assert entry.sha256 == hashlib.sha256(rows.tobytes()).hexdigest()
 
 
 def test_files_are_those_that_megatron_core_writes(tmp_path):
