@@ -22,8 +22,8 @@ _PIECES = (Piece((0, 9), ((0, 9),)), Piece((9, 14), ((0, 4), (9, 14))), Piece((1
 # Largest difference from the reference in float64, relative to its largest value: 8 and 24 bits of
 # mantissa, and some room for sums in another order.
 _TOLERANCES = {torch.bfloat16: 3e-2, torch.float32: 1e-4}
-# Compiling takes some 20 seconds on a CPU the first time and 3 after that, and saves a few percent of
-# every step: from here on it pays where a step takes a second or more.
+# Compiling takes some 20 seconds on a CPU the first time and 3 after that, and saves some 2 % of
+# every step (docs/performance.md): from here on it pays where a step takes two seconds or more.
 STEPS_WORTH_COMPILING = 500
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from modellink_rm.data.batch import Segment
 
+Ranges = tuple[tuple[int, int], ...]  # of tokens, (start, end) each
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -19,7 +21,7 @@ class Piece:
     """
 
     queries: tuple[int, int]
-    keys: tuple[tuple[int, int], ...]
+    keys: Ranges
 
     @property
     def num_queries(self) -> int:
@@ -30,9 +32,6 @@ class Piece:
     def num_keys(self) -> int:
         """At least the number of queries."""
         return sum(end - start for start, end in self.keys)
-
-
-Ranges = tuple[tuple[int, int], ...]
 
 
 def ranges_before_last(ranges: Ranges, count: int) -> tuple[Ranges, Ranges]:
@@ -71,7 +70,7 @@ def scored_pieces(segments: Sequence[Segment], positions: Sequence[int]) -> tupl
     return tuple(pieces)
 
 
-def _seen_from(segment: Segment, end: int) -> tuple[tuple[int, int], ...]:
+def _seen_from(segment: Segment, end: int) -> Ranges:
     """Ranges that the token before `end` of a segment sees; ranges that touch are one."""
     if segment.prefix is None:
         return ((segment.start, end),)
