@@ -2,8 +2,8 @@
 
 import sys
 
-from modellink_rm.errors import run_command
-from modellink_rm.preprocess_command import main
+from modellink_rm.base.errors import run_command
+from modellink_rm.commands.preprocess import main
 
 if __name__ == "__main__":
     sys.exit(run_command(main, sys.argv[1:]))

@@ -30,10 +30,10 @@ import numpy as np
 from processes import run_measured, run_trainer
 from random_model import write_random_model
 
-from modellink_rm.data.indexed import IndexedWriter, bin_path, idx_path
-from modellink_rm.data.manifest import array_prefix
-from modellink_rm.data.pair import IGNORED_LABEL
-from modellink_rm.errors import UserError, run_command
+from modellink_rm.base.errors import UserError, run_command
+from modellink_rm.dataset.example import IGNORED_LABEL
+from modellink_rm.dataset.indexed import IndexedWriter, bin_path, idx_path
+from modellink_rm.dataset.manifest import array_prefix
 
 VOCAB_SIZE = 32000
 BUDGET = 2048  # tokens of a micro-batch

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modellink_rm.errors import UserError, run_command
+from modellink_rm.base.errors import UserError, run_command
 
 ROOT = Path(__file__).parents[1]
 MODEL = "tiny-llama"

@@ -63,8 +63,8 @@ def ours(input_path: Path, folder: Path, model: Path, workers: int) -> tuple[flo
     """Run the preprocessor with a tokenizer just loaded, nothing cached; seconds and tokens written."""
     from modellink_rm.config.preprocess import PreprocessConfig
     from modellink_rm.config.tokenizer import TokenizerConfig
-    from modellink_rm.data.pair_tokenizer import PairTokenizer
-    from modellink_rm.data.preprocess import preprocess_with
+    from modellink_rm.preprocess.encode import PairTokenizer
+    from modellink_rm.preprocess.pipeline import preprocess_with
 
     names = {"handler_name": "SharegptStylePairwiseHandler", "prompt_type": "llama2"}
     with tempfile.TemporaryDirectory(dir=folder) as output:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modellink_rm.errors import UserError
+from modellink_rm.base.errors import UserError
 
 SECONDS_BETWEEN_LOOKS = 0.1
 ROOT = Path(__file__).parents[1]

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modellink_rm.data.batch import pack_examples
-from modellink_rm.data.pair import Example, Response
+from modellink_rm.base.platform import detect_platform
+from modellink_rm.batching.batch import pack_examples
+from modellink_rm.commands.train import run_config
+from modellink_rm.dataset.example import Example, Response
 from modellink_rm.parallel.groups import process_groups
 from modellink_rm.parallel.pipeline import forward_backward
-from modellink_rm.platform import detect_platform
 from modellink_rm.train.plan import plan_run
 from modellink_rm.train.trainer import build_train_state, kernels_of
-from modellink_rm.train_command import run_config
 
 NUM_PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 2, 512, 128
 NUM_PASSES = 4  # the first is not timed

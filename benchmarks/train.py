@@ -33,8 +33,8 @@ from processes import ROOT, run_measured
 from random_model import write_random_model
 from trainers import SEQ_LENGTH, Run, Setting, measure_peak, run_ours, run_runner
 
-from modellink_rm.data.pair_dataset import PairDataset
-from modellink_rm.errors import UserError, run_command
+from modellink_rm.base.errors import UserError, run_command
+from modellink_rm.dataset.pair_dataset import PairDataset
 
 OURS = {"packed": "ours, packed", "shared": "ours, prompts shared"}
 LABELS = {

@@ -11,8 +11,8 @@ from flops import Stretch, read_shape, training_flops
 from peers.environments import PEERS
 from processes import run_measured, run_trainer
 
-from modellink_rm.data.batch import has_one_prompt
-from modellink_rm.data.pair import Example
+from modellink_rm.batching.batch import has_one_prompt
+from modellink_rm.dataset.example import Example
 
 HERE = Path(__file__).parent
 SEQ_LENGTH = 1024

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modellink_rm.data.pair import Message, Pair
-from modellink_rm.data.records import RecordError
+from modellink_rm.conversation import Message, Pair
+from modellink_rm.records import RecordError
 
 
 @dataclass(frozen=True, kw_only=True)

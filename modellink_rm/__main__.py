@@ -4,14 +4,14 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from modellink_rm.errors import UserError, run_command
-from modellink_rm.registry import unknown_name_message
+from modellink_rm.base.errors import UserError, run_command
+from modellink_rm.base.registry import unknown_name_message
 
 COMMANDS = {
-    "preprocess": ("modellink_rm.preprocess_command", "write preference pairs as indexed binary files"),
-    "inspect": ("modellink_rm.inspect_command", "show what a preprocessed data set holds"),
-    "train": ("modellink_rm.train_command", "train a reward model (also under torchrun -m)"),
-    "score": ("modellink_rm.score_command", "score responses or pairs with a reward model"),
+    "preprocess": ("modellink_rm.commands.preprocess", "write preference pairs as indexed binary files"),
+    "inspect": ("modellink_rm.commands.inspect", "show what a preprocessed data set holds"),
+    "train": ("modellink_rm.commands.train", "train a reward model (also under torchrun -m)"),
+    "score": ("modellink_rm.commands.score", "score responses or pairs with a reward model"),
 }
 
 

@@ -42,12 +42,12 @@ def run_training(workers: Workers, world_size: int, arguments: list[str], save: 
 
 def train_part(argv: list[str]) -> dict[str, Any]:
     """One rank of a run: its parameters, and where they stand in the model."""
-    from modellink_rm.log import set_up_logging
+    from modellink_rm.base.log import set_up_logging
+    from modellink_rm.base.platform import detect_platform
+    from modellink_rm.commands.train import run_config
     from modellink_rm.parallel.groups import process_groups
-    from modellink_rm.platform import detect_platform
     from modellink_rm.train.plan import plan_run
     from modellink_rm.train.trainer import kernels_of, train
-    from modellink_rm.train_command import run_config
 
     set_up_logging()
     config = run_config(argv)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from modellink_rm.data.indexed import IndexedWriter, bin_path, idx_path
-from modellink_rm.data.manifest import array_prefix
-from modellink_rm.data.pair import Example, Response
+from modellink_rm.dataset.example import Example, Response
+from modellink_rm.dataset.indexed import IndexedWriter, bin_path, idx_path
+from modellink_rm.dataset.manifest import array_prefix
 
 _TEXT = "the a cat dog sun moon tree river stone bird sings runs sleeps shines falls 你 好 世界 春天 花"
 _WORDS = _TEXT.split()

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.data.template_files import definition_of
-from modellink_rm.data.template_table import Template
-from modellink_rm.data.tokenizer import Tokenizer
-from modellink_rm.errors import UserError
+from modellink_rm.templates.files import definition_of
+from modellink_rm.templates.table import Template
+from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 CONTRACT_NAME = "inference_contract.json"
 TOKENIZER_FOLDER = "tokenizer"

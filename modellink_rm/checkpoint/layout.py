@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modellink_rm.config.shape import ModelShape
-from modellink_rm.errors import UserError
+from modellink_rm.base.errors import UserError
+from modellink_rm.model.shape import ModelShape
 
 LATEST_NAME = "latest_checkpointed_iteration.txt"
 RUN_NAME = "run.json"

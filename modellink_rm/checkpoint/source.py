@@ -4,22 +4,23 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info, warn_once
 from modellink_rm.checkpoint.contract import contract_tokenizer, read_contract
-from modellink_rm.checkpoint.hugging_face import HuggingFaceWeights, check_names
+from modellink_rm.checkpoint.distributed import load_weights
+from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights, check_names
+from modellink_rm.checkpoint.hf.load import load_hugging_face_weights
 from modellink_rm.checkpoint.layout import CheckpointInfo, find_checkpoint, read_checkpoint_info
-from modellink_rm.checkpoint.load import load_hugging_face_weights
-from modellink_rm.checkpoint.store import load_weights
-from modellink_rm.config.model import ModelConfig, padded_vocab_size, resolve_shape
+from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.config.rules import check_parallel_fits_shape
-from modellink_rm.config.shape import ModelShape
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.errors import UserError
-from modellink_rm.log import info, warn_once
 from modellink_rm.model.build import build_reward_model, transformer_config
 from modellink_rm.model.config import Kernels
+from modellink_rm.model.fits import check_parallel_fits_shape
+from modellink_rm.model.resolve import padded_vocab_size, resolve_shape
 from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.model.shape import ModelShape
 from modellink_rm.parallel.groups import Ranks
 
 

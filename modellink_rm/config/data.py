@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from modellink_rm.errors import UserError
-from modellink_rm.flags import flag
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,10 @@ class DataConfig:
             raise UserError(f"--seq-length must be at least 2, got {self.seq_length}")
         if self.num_workers < 0:
             raise UserError(f"--num-workers must not be negative, got {self.num_workers}")
-        split_weights(self.split)
+        split_fractions(self.split)
 
 
-def split_weights(split: str) -> tuple[float, float, float]:
+def split_fractions(split: str) -> tuple[float, float, float]:
     """Shares of training, validation and test, adding up to 1, of "969,30,1".
 
     Raises:

@@ -1,6 +1,6 @@
 """Flags of ModelLink's and Megatron-LM's reward scripts that have nothing to do here."""
 
-from modellink_rm.flags import IgnoredFlag
+from modellink_rm.base.flags import IgnoredFlag
 
 _ALWAYS = "it is always so here"
 _NO_PADDING = "nothing is padded: micro-batches are flat packed sequences"

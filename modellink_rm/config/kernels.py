@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from modellink_rm.flags import flag
+from modellink_rm.base.flags import flag
 
 
 @dataclass(frozen=True, kw_only=True)

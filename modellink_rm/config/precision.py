@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modellink_rm.errors import UserError
-from modellink_rm.flags import flag
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import flag
 
 if TYPE_CHECKING:
     import torch

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from modellink_rm.errors import UserError
-from modellink_rm.flags import IgnoredFlag, flag
-from modellink_rm.registry import unknown_name_message
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import IgnoredFlag, flag
+from modellink_rm.base.registry import unknown_name_message
 
 # name for --drop -> what is said of such a pair, kept or dropped; a pair's flags are bits in this order
 CHECKS = {

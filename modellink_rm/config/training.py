@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from modellink_rm.errors import UserError
-from modellink_rm.flags import flag, flag_name
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import flag, flag_name
 
 
 @dataclass(frozen=True, kw_only=True)

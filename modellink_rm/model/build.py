@@ -9,15 +9,15 @@ from megatron.core.tensor_parallel.layers import (
 from torch import nn
 from torch.nn import functional
 
+from modellink_rm.base.platform import has_fused_weight_gradients
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.config.shape import ModelShape
 from modellink_rm.model.config import Kernels, RewardModelConfig
-from modellink_rm.model.embedding import RowwiseEmbedding
+from modellink_rm.model.layers.embedding import RowwiseEmbedding
 from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.model.shape import ModelShape
 from modellink_rm.parallel.groups import current_ranks, engine_groups
-from modellink_rm.platform import has_fused_weight_gradients
 
 
 def transformer_config(

@@ -1,7 +1,7 @@
 """Floating-point operations of a batch's matrix products, a multiplication and an addition being two."""
 
-from modellink_rm.config.shape import ModelShape
-from modellink_rm.data.batch import Batch
+from modellink_rm.batching.batch import Batch
+from modellink_rm.model.shape import ModelShape
 
 
 def training_flops(shape: ModelShape, batch: Batch) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info
+from modellink_rm.base.platform import Platform
 from modellink_rm.config.kernels import KernelConfig
-from modellink_rm.errors import UserError
-from modellink_rm.log import info
-from modellink_rm.model.attention_kernels import ATTENTION_KERNELS, MakeKernel, ReferenceAttention
+from modellink_rm.model.attention.kernels import ATTENTION_KERNELS, MakeKernel, ReferenceAttention
+from modellink_rm.model.attention.pieces import Piece
 from modellink_rm.model.config import Kernels
-from modellink_rm.model.layout import Piece
-from modellink_rm.platform import Platform
 
 AUTO = "auto"
 _LOW_PRECISION_ONLY = ("varlen", "flash")

@@ -12,13 +12,14 @@ from megatron.core.transformer.transformer_block import TransformerBlock, get_nu
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor, nn
 
-from modellink_rm.config.shape import ModelShape
-from modellink_rm.data.batch import Batch
-from modellink_rm.model.attention import ScoredRows, layout_of
+from modellink_rm.batching.batch import Batch
+from modellink_rm.model.attention.packed import ScoredRows, layout_of
 from modellink_rm.model.config import RewardModelConfig
-from modellink_rm.model.embedding import TokenEmbedding
-from modellink_rm.model.layers import block_spec
-from modellink_rm.model.rotary import RotaryAngles
+from modellink_rm.model.heads.reward import RewardHead
+from modellink_rm.model.layers.block import block_spec
+from modellink_rm.model.layers.embedding import TokenEmbedding
+from modellink_rm.model.layers.rotary import RotaryAngles
+from modellink_rm.model.shape import ModelShape
 
 _LAYER_PREFIX = "decoder.layers."
 
@@ -115,19 +116,3 @@ class RewardModel(MegatronModule):
         held = scores.masked_fill(~scored.is_held, 0.0)
         whole: Tensor = reduce_from_tensor_model_parallel_region(held, group=self.cp_group)
         return whole
-
-
-class RewardHead(nn.Linear):
-    """hidden -> 1 in float32, equal rows giving equal scores to the last bit.
-
-    A matrix product may round a row by its place among the others; two equal responses would then
-    not tie. Each score is a sum of its own instead: there are only a few rows.
-    """
-
-    def __init__(self, hidden_size: int, *, bias: bool, device: torch.device) -> None:
-        super().__init__(hidden_size, 1, bias=bias, device=device, dtype=torch.float32)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Scores [num_responses], float32, of hidden states rows [num_responses, h]."""
-        scores = (rows.float() * self.weight).sum(dim=-1)
-        return scores if self.bias is None else scores + self.bias

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from modellink_rm.registry import Registry
+from modellink_rm.base.registry import Registry
 
 # (chosen scores [n], rejected scores [n]) -> loss of each pair [n]
 PairLoss = Callable[[Tensor, Tensor], Tensor]

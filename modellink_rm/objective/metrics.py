@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modellink_rm.data.batch import Batch
+from modellink_rm.batching.batch import Batch
 
 # Positions in the vector of sums.
 _FIELDS = (

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modellink_rm.config.shape import ModelShape
-from modellink_rm.data.batch import Batch
+from modellink_rm.batching.batch import Batch
 from modellink_rm.model.flops import training_flops
+from modellink_rm.model.shape import ModelShape
 from modellink_rm.objective.losses import PairLoss, split_pairs
 from modellink_rm.objective.metrics import pair_sums
 

@@ -14,8 +14,8 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch._C._distributed_c10d import FileStore
 
+from modellink_rm.base.platform import Platform
 from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.platform import Platform
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from modellink_rm.data.pair_dataset import PairDataset
+from modellink_rm.batching.micro_batches import BatchLayout, micro_batches_of
+from modellink_rm.dataset.pair_dataset import PairDataset
 from modellink_rm.objective.losses import PairLoss, split_pairs
 from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums, pair_sums
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_scores
-from modellink_rm.train.batches import BatchLayout, micro_batches_of
-from modellink_rm.train.optimizer import TrainState, settled_weights
+from modellink_rm.train.optimizer import TrainState, synced_params
 
 
 def evaluate(
@@ -30,7 +30,7 @@ def evaluate(
     sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=layout.device)
     for chunk in state.model:
         chunk.eval()
-    with settled_weights(state.model):
+    with synced_params(state.model):
         for start in range(0, len(rows), batch_size):
             examples = [dataset[row] for row in rows[start : start + batch_size]]
             number, batches = micro_batches_of(examples, layout, ranks)

@@ -19,10 +19,9 @@ from megatron.core.optimizer import (
 )
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
+from modellink_rm.base.log import info
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.config.rules import divides_optimizer_state
-from modellink_rm.log import info
 from modellink_rm.model.reward_model import RewardModel
 
 
@@ -41,6 +40,15 @@ class TrainState:
     scheduler: OptimizerParamScheduler
     iteration: int = 0
     consumed_samples: int = 0
+
+
+def divides_optimizer_state(optim: OptimConfig, precision: PrecisionConfig) -> bool:
+    """Whether the engine's distributed optimizer is used: when asked, and under --bf16 always.
+
+    The engine's other optimizer for bfloat16 cannot save a model with a float32 part, as the head
+    is; among one replica the distributed one does the same work.
+    """
+    return optim.use_distributed_optimizer or precision.bf16
 
 
 def wrap_for_training(
@@ -67,7 +75,7 @@ def wrap_for_training(
 
 
 @contextmanager
-def settled_weights(model: Sequence[DistributedDataParallel]) -> Iterator[None]:
+def synced_params(model: Sequence[DistributedDataParallel]) -> Iterator[None]:
     """Within, every process holds all updated weights, and forward passes exchange none.
 
     With --overlap-param-gather the weights of a step are gathered as the next forward pass goes.

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import flag_name
+from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.contract import (
     InferenceContract,
     contract_files,
@@ -18,22 +21,17 @@ from modellink_rm.checkpoint.layout import CheckpointInfo, latest_checkpoint
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
-from modellink_rm.config.rules import (
-    check_data_fits_shape,
-    check_profile,
-    check_recompute_fits_shape,
-    divides_optimizer_state,
-)
 from modellink_rm.config.run import RunConfig
-from modellink_rm.data.manifest import Manifest, check_dataset, check_fingerprints, manifest_path
-from modellink_rm.data.pair_dataset import PairDataset, Split, split_rows
-from modellink_rm.data.template_choice import find_template, kept_template
-from modellink_rm.data.template_table import Template
-from modellink_rm.data.templates import num_closing_tokens
-from modellink_rm.data.tokenizer import Tokenizer, load_tokenizer
-from modellink_rm.errors import UserError
-from modellink_rm.flags import flag_name
-from modellink_rm.log import warn_once
+from modellink_rm.dataset.manifest import Manifest, check_dataset, check_fingerprints, manifest_path
+from modellink_rm.dataset.pair_dataset import PairDataset, Split, split_rows
+from modellink_rm.model.fits import check_data_fits_shape, check_recompute_fits_shape
+from modellink_rm.templates.choice import find_template, kept_template
+from modellink_rm.templates.encode import num_closing_tokens
+from modellink_rm.templates.table import Template
+from modellink_rm.tokenizers.load import load_tokenizer
+from modellink_rm.tokenizers.tokenizer import Tokenizer
+from modellink_rm.train.optimizer import divides_optimizer_state
+from modellink_rm.train.profiling import check_profile
 
 
 @dataclass(frozen=True, kw_only=True)

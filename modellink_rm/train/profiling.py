@@ -5,8 +5,10 @@ from typing import Any
 
 from torch.profiler import profile, supported_activities
 
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info
 from modellink_rm.config.reporting import ReportingConfig
-from modellink_rm.log import info
+from modellink_rm.config.run import RunConfig
 
 
 class StepTrace:
@@ -51,6 +53,27 @@ class StepTrace:
         path.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(path))
         info(f"profile: {path}, which chrome://tracing and ui.perfetto.dev open")
+
+
+def check_profile(config: RunConfig, *, train_iters: int, world_size: int) -> None:
+    """--profile has a directory to write to, ranks to trace and steps to trace.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    reporting = config.reporting
+    if not reporting.profile:
+        return
+    if reporting.tensorboard_dir is None and config.checkpoint.save is None:
+        raise UserError("--profile needs --tensorboard-dir or --save, to write its traces there")
+    for rank in reporting.profile_ranks:
+        if not 0 <= rank < world_size:
+            raise UserError(f"--profile-ranks {rank} is not one of the run's {world_size} processes")
+    if reporting.profile_step_start >= train_iters:
+        raise UserError(
+            f"--profile-step-start {reporting.profile_step_start} is not before the last of {train_iters} "
+            "steps"
+        )
 
 
 def trace_directory(tensorboard_dir: str | None, save: str | None) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from modellink_rm.log import info
+from modellink_rm.base.log import info
 from modellink_rm.objective.metrics import PairMetrics
 
 METRICS_NAME = "metrics.jsonl"

@@ -10,7 +10,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from torch import Tensor
 
-from modellink_rm.data.batch import Batch
+from modellink_rm.batching.batch import Batch
 from modellink_rm.objective.metrics import NUM_SUMS
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import LossFunction, forward_backward

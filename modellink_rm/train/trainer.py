@@ -9,11 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from modellink_rm.base.log import info, is_first_process
+from modellink_rm.base.platform import Platform
+from modellink_rm.batching.micro_batches import BatchLayout
+from modellink_rm.batching.prefetch import GlobalBatches, prefetch
+from modellink_rm.checkpoint.distributed import Progress, load_train_state, save_checkpoint
 from modellink_rm.checkpoint.layout import RUN_NAME, CheckpointInfo
 from modellink_rm.checkpoint.source import build_planned_model
-from modellink_rm.checkpoint.store import Progress, load_train_state, save_checkpoint
-from modellink_rm.data.pair_dataset import SampleOrder
-from modellink_rm.log import info, is_first_process
+from modellink_rm.dataset.pair_dataset import SampleOrder
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.objective.losses import PAIR_LOSSES
@@ -21,15 +24,12 @@ from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_s
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import micro_batches_multiple_of
-from modellink_rm.platform import Platform
-from modellink_rm.train.batches import BatchLayout
 from modellink_rm.train.evaluate import evaluate, sum_over_processes
-from modellink_rm.train.loader import GlobalBatches, made_ahead
 from modellink_rm.train.optimizer import (
     TrainState,
     build_optimizer,
     build_scheduler,
-    settled_weights,
+    synced_params,
     use_fused_adam,
     wrap_for_training,
 )
@@ -84,7 +84,7 @@ def train(plan: RunPlan, platform: Platform, kernels: Kernels, ranks: Ranks) -> 
     reporting = config.reporting
     traces = trace_directory(reporting.tensorboard_dir, config.checkpoint.save)
     with (
-        made_ahead(data.after, _samples_before_steps(plan, state), config.data.num_workers) as batches,
+        prefetch(data.after, _samples_before_steps(plan, state), config.data.num_workers) as batches,
         StepTrace(reporting, traces, ranks.rank) as trace,
         _Log(plan, state, platform) as log,
     ):
@@ -174,7 +174,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
         parallel_sizes=ranks.sizes,
         config=dataclasses.asdict(plan.config),
     )
-    with settled_weights(state.model):
+    with synced_params(state.model):
         path = save_checkpoint(
             root,
             chunks=state.model,

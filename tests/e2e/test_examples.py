@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from modellink_rm.base.flags import parse_flags
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
-from modellink_rm.config.model import ModelConfig, resolve_shape
-from modellink_rm.flags import parse_flags
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.model.resolve import resolve_shape
 from tests.tiny_data import random_pairs, write_tokenizer
 from tests.tiny_models import write_tiny_chatglm, write_tiny_llama
 

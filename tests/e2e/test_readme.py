@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from modellink_rm.base.flags import build_parser, parse_flags
+from modellink_rm.commands.train import GROUPS
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.kernels import KernelConfig
@@ -16,10 +18,8 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.data.handlers import HANDLERS, make_handler
-from modellink_rm.data.template_table import TEMPLATES
-from modellink_rm.flags import build_parser, parse_flags
-from modellink_rm.train_command import GROUPS
+from modellink_rm.handlers import HANDLERS, make_handler
+from modellink_rm.templates.table import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

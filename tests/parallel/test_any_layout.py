@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from modellink_rm.data.batch import Batch
-from modellink_rm.data.pair import Example
+from modellink_rm.batching.batch import Batch
+from modellink_rm.dataset.example import Example
 from tests.distributed import Workers
 from tests.tiny_data import random_example
 
@@ -55,14 +55,14 @@ class AnyNumberObjective:
 
 def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
     """Loss, gradient norm and an updated weight of one step, on each rank."""
-    from modellink_rm.log import set_up_logging
+    from modellink_rm.base.log import set_up_logging
+    from modellink_rm.base.platform import detect_platform
+    from modellink_rm.batching.micro_batches import BatchLayout, micro_batches_of
+    from modellink_rm.commands.train import run_config
     from modellink_rm.parallel.groups import process_groups
     from modellink_rm.parallel.pipeline import forward_backward, micro_batches_multiple_of
-    from modellink_rm.platform import detect_platform
-    from modellink_rm.train.batches import BatchLayout, micro_batches_of
     from modellink_rm.train.plan import plan_run
     from modellink_rm.train.trainer import build_train_state, kernels_of
-    from modellink_rm.train_command import run_config
 
     set_up_logging()
     config = run_config(argv)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.layout import read_checkpoint_info
-from modellink_rm.errors import UserError
 from tests.distributed import Workers
 from tests.parallel.conftest import NUM_STEPS
 from tests.runs import RunResult, run_training

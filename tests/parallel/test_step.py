@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modellink_rm.data.pair_dataset import PairDataset
-from modellink_rm.errors import UserError
+from modellink_rm.base.errors import UserError
+from modellink_rm.dataset.pair_dataset import PairDataset
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.train import step
 from tests.distributed import Workers

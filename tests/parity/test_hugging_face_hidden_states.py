@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from modellink_rm.data.pair import Example, Response
+from modellink_rm.dataset.example import Example, Response
 from tests.distributed import Workers
 from tests.tiny_models import (
     write_tiny_chatglm,
@@ -47,15 +47,15 @@ def hidden_states_at_scored_tokens(directory: str, flags: list[str]) -> list[np.
     """Rows [6, hidden] on each rank, before and after the final norm, of one packed batch."""
     import os
 
+    from modellink_rm.base.flags import parse_flags
+    from modellink_rm.base.platform import detect_platform
+    from modellink_rm.batching.batch import pack_examples
     from modellink_rm.checkpoint.source import build_planned_model, open_source, plan_model
     from modellink_rm.config.model import ModelConfig
     from modellink_rm.config.parallel import ParallelConfig
     from modellink_rm.config.precision import PrecisionConfig
-    from modellink_rm.data.batch import pack_examples
-    from modellink_rm.flags import parse_flags
     from modellink_rm.model.config import Kernels
     from modellink_rm.parallel.groups import process_groups
-    from modellink_rm.platform import detect_platform
 
     parallel = parse_flags(flags, (ParallelConfig,), prog="", description="")[ParallelConfig]
     divisible_by = int(os.environ["WORLD_SIZE"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modellink_rm.data.pair_dataset import PairDataset, SampleOrder
+from modellink_rm.dataset.pair_dataset import PairDataset, SampleOrder
 from tests.distributed import Workers
 from tests.runs import run_training
 from tests.tiny_data import write_random_rows, write_tokenizer

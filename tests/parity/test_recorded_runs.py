@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from modellink_rm.preprocess_command import main as preprocess
+from modellink_rm.commands.preprocess import main as preprocess
 from tests.distributed import Workers
 from tests.runs import run_training
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.data.handlers import make_handler
-from modellink_rm.data.pair import Response
-from modellink_rm.data.records import Record, read_records
-from modellink_rm.data.templates import TEMPLATES, num_closing_tokens, tokenize_responses
-from modellink_rm.data.tokenizer import load_tokenizer
-from modellink_rm.data.truncation import truncate
+from modellink_rm.dataset.example import Response
+from modellink_rm.dataset.truncation import truncate
+from modellink_rm.handlers import make_handler
+from modellink_rm.records import Record, read_records
+from modellink_rm.templates.encode import num_closing_tokens, tokenize_responses
+from modellink_rm.templates.table import TEMPLATES
+from modellink_rm.tokenizers.load import load_tokenizer
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 DATA = SHARED / "data" / "dpo_en_demo.json"

@@ -11,7 +11,8 @@ from tokenizers import models, pre_tokenizers
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.data.tokenizer import Tokenizer, load_tokenizer
+from modellink_rm.tokenizers.load import load_tokenizer
+from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 SENTENCES = [
     "What is the capital of France? The capital of France is Paris, a large city on the Seine.",

@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 
 from examples.quickstart_data import PHRASES, make_pairs, texts_of, write_model, write_tokenizer
-from modellink_rm.data.handlers import make_handler
+from modellink_rm.handlers import make_handler
 
 Records = list[dict[str, Any]]
 

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, flags, files, logging and the platform."""

@@ -1,0 +1,186 @@
+"""Command-line flags from dataclasses: a field is a flag, its help the only text on it.
+
+A group of flags is a frozen, keyword-only dataclass whose fields are made with `flag`:
+`seq_length` becomes `--seq-length`, a bool that defaults to True becomes `--no-x`, a tuple takes
+several values. `__post_init__` of the group checks values; rules across groups stand in
+`modellink_rm.config.rules`.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import warn_once
+from modellink_rm.base.registry import unknown_name_message
+
+Group = TypeVar("Group")
+
+
+def flag(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    choices: Sequence[str] | None = None,
+    aliases: Sequence[str] = (),
+    metavar: str | None = None,
+) -> Any:
+    """A dataclass field that is a command-line flag; without a default it is required."""
+    metadata = {"help": help, "choices": choices, "aliases": tuple(aliases), "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class IgnoredFlag:
+    """A flag of another tool that means nothing here: accepted, with one warning.
+
+    Attributes:
+        takes_value: whether a value follows the flag.
+        reason: why it has nothing to do, completing "--x is ignored: ".
+    """
+
+    takes_value: bool
+    reason: str
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are `UserError`s, and whose @files hold words and comments."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        if message.startswith("[Errno"):  # of an @file
+            message = f"an @file of flags cannot be read: {message.split('] ', 1)[1]}"
+        raise UserError(message)
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        return arg_line.split("#", 1)[0].split()
+
+
+def flag_name(field_name: str, *, negated: bool = False) -> str:
+    """`seq_length` -> `--seq-length`, or `--no-seq-length`."""
+    return ("--no-" if negated else "--") + field_name.replace("_", "-")
+
+
+def parse_flags(
+    argv: Sequence[str],
+    groups: Sequence[type[Any]],
+    *,
+    prog: str,
+    description: str,
+    ignored: Mapping[str, IgnoredFlag] | None = None,
+) -> dict[type[Any], Any]:
+    """One instance of each group, made from the command line.
+
+    Args:
+        argv: the words after the program's name; `@file` stands for the words of a file.
+        groups: dataclasses made of `flag` fields; a field name stands in one group only.
+        ignored: flags of other tools to accept and warn of, by name ("--use-flash-attn").
+
+    Raises:
+        UserError: an unknown flag, a missing one, or a value that the group refuses.
+    """
+    parser = build_parser(groups, prog=prog, description=description)
+    ignored = ignored or {}
+    for name, entry in ignored.items():
+        options: dict[str, Any] = {"help": argparse.SUPPRESS, "dest": name, "default": None}
+        if entry.takes_value:
+            parser.add_argument(name, **options)
+        else:
+            parser.add_argument(name, action="store_true", **options)
+    namespace, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        raise UserError(_unknown_flag_message(parser, unknown[0]))
+    values = vars(namespace)
+    for name, entry in ignored.items():
+        if values[name] is not None:
+            warn_once(f"{name} is ignored: {entry.reason}")
+    for field in (field for group in groups for field in dataclasses.fields(group)):
+        _check_value(field, values[field.name])
+    return {group: group(**{f.name: values[f.name] for f in dataclasses.fields(group)}) for group in groups}
+
+
+def _check_value(field: "dataclasses.Field[Any]", value: Any) -> None:
+    choices = field.metadata["choices"]
+    if choices is not None and value is not None and value not in choices:
+        raise UserError(unknown_name_message(f"{flag_name(field.name)}", value, choices))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag_name(field.name)} must be a finite number, got {value}")
+
+
+def build_parser(groups: Sequence[type[Any]], *, prog: str, description: str) -> argparse.ArgumentParser:
+    """A parser that knows the flags of `groups`, each group under its docstring's first line."""
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        fromfile_prefix_chars="@",
+    )
+    for group in groups:
+        title = (group.__doc__ or group.__name__).splitlines()[0].rstrip(".")
+        section = parser.add_argument_group(title)
+        hints = typing.get_type_hints(group)
+        for field in dataclasses.fields(group):
+            _add_flag(section, field, hints[field.name])
+    return parser
+
+
+def _add_flag(section: Any, field: "dataclasses.Field[Any]", hint: Any) -> None:
+    value_type, takes_many = _value_type(hint)
+    metadata = field.metadata
+    required = field.default is dataclasses.MISSING
+    help_text = metadata["help"].replace("%", "%%")
+    if value_type is bool and not takes_many:
+        default = False if required else field.default
+        name = flag_name(field.name, negated=default is True)
+        action = "store_false" if default is True else "store_true"
+        section.add_argument(
+            name, *metadata["aliases"], dest=field.name, action=action, default=default, help=help_text
+        )
+        return
+    options: dict[str, Any] = {
+        "dest": field.name,
+        "type": value_type,
+        "help": help_text
+        if required or field.default in (None, ())
+        else f"{help_text} (default: %(default)s)",
+        "metavar": metadata["metavar"],
+        "required": required,
+        "default": None if required else field.default,
+    }
+    if metadata["choices"] is not None:
+        options["metavar"] = options["metavar"] or "{" + ",".join(metadata["choices"]) + "}"
+    if takes_many:
+        options["nargs"] = "+"
+        options["action"] = _TupleAction
+    section.add_argument(flag_name(field.name), *metadata["aliases"], **options)
+
+
+class _TupleAction(argparse.Action):
+    """Keep several values as a tuple, as the frozen groups do."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
+def _value_type(hint: Any) -> tuple[type, bool]:
+    """(type of one value, whether the flag takes several): `int | None` -> (int, False)."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], True
+    assert isinstance(hint, type), f"a flag cannot be of type {hint}"
+    return hint, False
+
+
+def _unknown_flag_message(parser: argparse.ArgumentParser, word: str) -> str:
+    name = word.split("=", 1)[0]
+    if not name.startswith("-"):
+        return f"unexpected argument {word!r}: every value follows a flag"
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; --help lists them"
+    return f"unknown flag {name}{hint}"

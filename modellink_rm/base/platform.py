@@ -1,0 +1,129 @@
+"""The device and the communication backend, decided once; the only file that asks for a GPU."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info, warn_once
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Where tensors live and how processes talk.
+
+    Attributes:
+        device: this process's device.
+        backend: backend of torch.distributed, "nccl" or "gloo".
+        name: as messages call it.
+        attention_backends: attention kernels that run here, the fastest first.
+    """
+
+    device: torch.device
+    backend: str
+    name: str
+    attention_backends: tuple[str, ...]
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether this package's tests run its kernels on every change, so that a run need not try them."""
+        return is_cpu(self.device)
+
+    def missing_compiler(self) -> str | None:
+        """What torch.compile lacks here, or None."""
+        if self.device.type == "cuda":
+            return None if find_spec("triton") else "torch.compile needs the package triton"
+        found = any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
+        return None if found else "torch.compile needs a C++ compiler (g++ or clang++)"
+
+    def synchronize(self) -> None:
+        """Wait for the device to finish what was asked of it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def pinned(self, tensor: Tensor) -> Tensor:
+        """A host tensor in memory that a GPU copies from without waiting; itself on the CPU."""
+        if self.device.type != "cuda":
+            return tensor
+        with torch.cuda.device(self.device):  # a thread's own current device is the first GPU
+            return tensor.pin_memory()
+
+    def matmul_flops_per_second(self, dtype: torch.dtype) -> float:
+        """The most of several square matrix products in `dtype` on this device, as it is shared now.
+
+        Products grow until one takes long enough to be timed; all take about a fifth of a second.
+        """
+        num_products = 4 if self.device.type == "cuda" else 1  # between two waits for the device
+        generator = torch.Generator(self.device)  # the run's own stays as it is
+        size, best, matrix = 128, 0.0, None
+        started = time.perf_counter()
+        while time.perf_counter() - started < 0.15:
+            if matrix is None:
+                size *= 2
+                matrix = torch.randn(size, size, dtype=dtype, device=self.device, generator=generator)
+            self.synchronize()
+            before = time.perf_counter()
+            for _ in range(num_products):
+                torch.mm(matrix, matrix)
+            self.synchronize()
+            seconds = time.perf_counter() - before
+            best = max(best, num_products * 2 * size**3 / seconds)
+            if seconds < 0.003 and size < 8192:
+                matrix = None
+        return best
+
+
+def detect_platform(requested_backend: str | None = None) -> Platform:
+    """The GPU of this process's local rank with nccl where there is one, else the CPU with gloo.
+
+    Args:
+        requested_backend: --distributed-backend; nccl without a GPU becomes gloo, with a warning.
+
+    Raises:
+        UserError: more processes on this node than GPUs.
+    """
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if device.index >= torch.cuda.device_count():
+            raise UserError(
+                f"a process needs a GPU of its own: this node runs {device.index + 1} or more and torch "
+                f"finds {torch.cuda.device_count()}; start fewer, or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+            )
+        torch.cuda.set_device(device)
+        name = torch.cuda.get_device_name(device)
+        info(f"platform: {name}, because torch finds a GPU")
+        return Platform(device, requested_backend or "nccl", name, ("flash", "varlen", "flex", "sdpa"))
+    if requested_backend == "nccl":
+        warn_once("--distributed-backend nccl needs a GPU and there is none: gloo is used")
+    from modellink_rm.base.cuda_on_cpu import redirect_cuda_to_cpu
+
+    redirect_cuda_to_cpu()
+    info("platform: CPU, because torch finds no GPU; megatron-core's CUDA calls go to the CPU")
+    return Platform(torch.device("cpu"), "gloo", "a CPU", ("sdpa",))
+
+
+def is_cpu(device: torch.device) -> bool:
+    """Whether kernels of a CPU run there."""
+    return device.type == "cpu"
+
+
+def tensor_on(device: torch.device, values: np.ndarray) -> torch.Tensor:
+    """The values on `device`; a GPU's queue of work is not waited for."""
+    tensor = torch.from_numpy(values)
+    if device.type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def has_fused_weight_gradients() -> bool:
+    """Whether there is a GPU, and apex's extension with which a linear adds to its gradient as it is made."""
+    if not torch.cuda.is_available() or find_spec("fused_weight_gradient_mlp_cuda") is None:
+        return False
+    info("gradient accumulation is fused with the matrix products, because apex's extension is installed")
+    return True

@@ -1,0 +1,216 @@
+"""A micro-batch: one flat packed sequence, without padding between its segments."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modellink_rm.dataset.example import Example, Response
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of tokens that attends to itself, causally, and to all of its prefix.
+
+    Attributes:
+        start: first token.
+        end: one past the last.
+        prefix: (start, end) of the tokens before it that it also sees, or None.
+    """
+
+    start: int
+    end: int
+    prefix: tuple[int, int] | None = None
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens of the prefix, 0 without one."""
+        return self.prefix[1] - self.prefix[0] if self.prefix is not None else 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples laid out one after the other; t tokens, r responses.
+
+    An example whose responses have one prompt is laid out as [prompt | response | response ...], each
+    response going on from the prompt's positions; other examples as [prompt response | prompt
+    response ...]. Equal responses of an example are laid out once, so that they tie exactly.
+
+    Under context parallelism a process holds some ranges of the sequence: its tensors have t/cp
+    elements; segments and scored positions are always those of the whole sequence.
+
+    Attributes:
+        input_ids: int64 [t].
+        position_ids: int64 [t], of each token in its own prompt + response.
+        segment_ids: int64 [t], which segment a token belongs to.
+        example_ids: int64 [t], which of the micro-batch's examples a token belongs to.
+        segments: in order, covering all t tokens.
+        ranges: (start, end) of the tokens that the tensors hold, one after the other.
+        scored_positions: the last token of each of the r responses, example after example, the
+            best response first.
+        example_indices: row in the data set of each example.
+        num_tokens: tokens of the examples, counting a prompt once for each response.
+        num_padding: tokens added at the end, in a segment of their own, so that t is divisible.
+        num_truncated: examples that tokens were cut from.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    segment_ids: Tensor
+    example_ids: Tensor
+    segments: tuple[Segment, ...]
+    ranges: tuple[tuple[int, int], ...]
+    scored_positions: tuple[int, ...]
+    example_indices: tuple[int, ...]
+    num_tokens: int
+    num_padding: int
+    num_truncated: int
+
+    @property
+    def num_examples(self) -> int:
+        """What the loss divides by."""
+        return len(self.example_indices)
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Tokens that the model computes, a shared prompt once; the padding is not counted."""
+        return self.segments[-1].end - self.num_padding
+
+    def part(self, *, rank: int, size: int) -> "Batch":
+        """What a context-parallel rank holds of a whole batch."""
+        if size == 1:
+            return self
+        ranges = chunks_of(self.segments[-1].end, rank=rank, size=size)
+        held: dict[str, Any] = {
+            name: torch.cat([value[start:end] for start, end in ranges])
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **held, ranges=ranges)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+def pack_examples(
+    examples: Sequence[Example], *, divisible_by: int = 1, share_prefixes: bool = True
+) -> Batch:
+    """One flat batch of the examples.
+
+    Args:
+        examples: none for a micro-batch that only keeps others company, a few tokens of padding.
+        divisible_by: t is made a multiple of this by padding at the end, as sequence and context
+            parallelism need it, which divide tokens over processes.
+        share_prefixes: lay a prompt that all responses of an example have out once.
+    """
+    layout = _Layout()
+    for number, example in enumerate(examples):
+        if share_prefixes and has_one_prompt(example):
+            layout.add_shared(number, example)
+        else:
+            layout.add_apart(number, example)
+    num_padding = -layout.end % divisible_by if examples else divisible_by
+    if num_padding:
+        layout.add_segment(np.zeros(num_padding, dtype=np.int32), owner=len(examples), first_position=0)
+    lengths = [segment.end - segment.start for segment in layout.segments]
+    return Batch(
+        input_ids=_concatenated(layout.input_ids),
+        position_ids=_concatenated(layout.position_ids),
+        segment_ids=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+        example_ids=torch.from_numpy(np.repeat(np.asarray(layout.owners), lengths)),
+        segments=tuple(layout.segments),
+        ranges=((0, layout.end),),
+        scored_positions=tuple(layout.scored_positions),
+        example_indices=tuple(example.index for example in examples),
+        num_tokens=sum(len(response.input_ids) for example in examples for response in example.responses),
+        num_padding=num_padding,
+        num_truncated=sum(example.is_truncated for example in examples),
+    )
+
+
+def has_one_prompt(example: Example) -> bool:
+    """Whether all responses have the same prompt, of at least one token.
+
+    Data written by other tools may have two prompts in a pair.
+    """
+    first, *others = (prompt_ids(response) for response in example.responses)
+    return len(first) > 0 and all(np.array_equal(first, other) for other in others)
+
+
+def prompt_ids(response: Response) -> np.ndarray:
+    """Ids of the response's prompt, int32."""
+    return response.input_ids[: response.num_prompt_tokens]
+
+
+def chunks_of(num_tokens: int, *, rank: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Ranges of the sequence that a context-parallel rank holds.
+
+    Chunks `rank` and 2 * size - 1 - rank of 2 * size equal ones, so that causal attention costs
+    each rank about the same (Megatron-LM's and ring attention's zigzag division).
+
+    Args:
+        num_tokens: divisible by 2 * size .
+    """
+    length, rest = divmod(num_tokens, 2 * size)
+    assert rest == 0, f"{num_tokens} tokens cannot be divided into {2 * size} chunks"
+    return tuple((chunk * length, (chunk + 1) * length) for chunk in (rank, 2 * size - 1 - rank))
+
+
+class _Layout:
+    """The parts of a batch while examples are added to it."""
+
+    def __init__(self) -> None:
+        self.input_ids: list[np.ndarray] = []
+        self.position_ids: list[np.ndarray] = []
+        self.segments: list[Segment] = []
+        self.owners: list[int] = []
+        self.scored_positions: list[int] = []
+        self.end = 0
+
+    def add_segment(
+        self, ids: np.ndarray, *, owner: int, first_position: int, prefix: tuple[int, int] | None = None
+    ) -> None:
+        """Lay out one segment of at least one token."""
+        self.input_ids.append(ids)
+        self.position_ids.append(np.arange(first_position, first_position + len(ids)))
+        self.segments.append(Segment(self.end, self.end + len(ids), prefix))
+        self.owners.append(owner)
+        self.end += len(ids)
+
+    def add_apart(self, owner: int, example: Example) -> None:
+        """Each response with a prompt of its own."""
+        positions: dict[bytes, int] = {}
+        for response in example.responses:
+            key = response.input_ids.tobytes()
+            if key not in positions:
+                self.add_segment(response.input_ids, owner=owner, first_position=0)
+                positions[key] = self.end - 1
+            self.scored_positions.append(positions[key])
+
+    def add_shared(self, owner: int, example: Example) -> None:
+        """The prompt once, then the responses."""
+        prompt = prompt_ids(example.responses[0])
+        prefix = (self.end, self.end + len(prompt))
+        self.add_segment(prompt, owner=owner, first_position=0)
+        positions = {b"": prefix[1] - 1}  # a response without a token is scored at the end of its prompt
+        for response in example.responses:
+            answer = response.input_ids[len(prompt) :]
+            key = answer.tobytes()
+            if key not in positions:
+                self.add_segment(answer, owner=owner, first_position=len(prompt), prefix=prefix)
+                positions[key] = self.end - 1
+            self.scored_positions.append(positions[key])
+
+
+def _concatenated(parts: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))

@@ -1,0 +1,85 @@
+"""Global batches made ahead of the steps that take them."""
+
+import dataclasses
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from modellink_rm.base.platform import Platform
+from modellink_rm.batching.batch import Batch
+from modellink_rm.batching.micro_batches import BatchLayout, micro_batches_of
+from modellink_rm.dataset.pair_dataset import PairDataset, SampleOrder
+from modellink_rm.parallel.groups import Ranks
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalBatches:
+    """What the steps of a run take, by the samples before them; nothing else is remembered.
+
+    Attributes:
+        batch_size: pairs of one step over all replicas.
+    """
+
+    dataset: PairDataset
+    order: SampleOrder
+    batch_size: int
+    layout: BatchLayout
+    ranks: Ranks
+    platform: Platform
+
+    def after(self, consumed_samples: int) -> list[Batch]:
+        """This replica's micro-batches of the next global batch, in (pinned) host memory.
+
+        Raises:
+            UserError: a row is damaged.
+        """
+        rows = self.order.samples(consumed_samples, consumed_samples + self.batch_size)
+        on_host = dataclasses.replace(self.layout, device=torch.device("cpu"))
+        batches = micro_batches_of([self.dataset[row] for row in rows], on_host, self.ranks)[1]
+        return [self._pinned(batch) for batch in batches]
+
+    def _pinned(self, batch: Batch) -> Batch:
+        tensors = {
+            name: self.platform.pinned(value)
+            for name, value in vars(batch).items()
+            if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(batch, **tensors)  # type: ignore[arg-type]
+
+
+@contextmanager
+def prefetch(
+    make: Callable[[int], Item], numbers: Iterable[int], num_workers: int
+) -> Iterator[Iterator[Item]]:
+    """`make` of each number, in order, `num_workers` of them made in as many threads meanwhile.
+
+    What `make` raises is raised where its item would have been taken. With no worker each item is
+    made when it is taken. Threads, not processes: an item takes milliseconds to make.
+    """
+    if num_workers == 0:
+        yield map(make, numbers)
+        return
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="global-batches")
+    try:
+        yield _in_order(pool, make, iter(numbers), num_workers)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, make: Callable[[int], Item], numbers: Iterator[int], num_ahead: int
+) -> Iterator[Item]:
+    waiting = deque(pool.submit(make, number) for number in itertools.islice(numbers, num_ahead))
+    while waiting:
+        item = waiting.popleft().result()
+        waiting.extend(pool.submit(make, number) for number in itertools.islice(numbers, 1))
+        yield item

@@ -1,0 +1,304 @@
+"""Reading a Hugging Face directory: config.json, safetensors and a reward head beside them.
+
+Every rank reads only its own slices. Pickled weights are never opened.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
+from modellink_rm.model.families import TensorNames, family_of, shape_from_config
+from modellink_rm.model.shape import ModelShape
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# transformers' *ForSequenceClassification keeps the head among the weights, LLaMA-Factory beside them.
+SCORE_NAME = "score.weight"
+VALUE_HEAD_FILE = "value_head.safetensors"
+VALUE_HEAD_WEIGHT = "v_head.summary.weight"
+VALUE_HEAD_BIAS = "v_head.summary.bias"
+# What a report calls the reward head, wherever it was looked for.
+HEAD_NAME = "rm_head.weight"
+_NUMBER_TYPES = ("F64", "F32", "F16", "BF16")
+_NAMES_IN_A_MESSAGE = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """How the names of a directory meet those of the reward model.
+
+    Attributes:
+        missing: tensors that the reward model takes and the directory does not have.
+        unexpected: tensors that the reward model has no place for.
+        forgiven: those of either kind that --load-checkpoint-loosely lets pass.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    forgiven: tuple[str, ...]
+
+
+class HuggingFaceWeights:
+    """The weights of a Hugging Face directory, opened but not read.
+
+    Attributes:
+        shape: what config.json says of the model.
+        tensor_names: names of the family's tensors as this directory writes them, with or without
+            the prefix of the body.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    shape: ModelShape
+    tensor_names: TensorNames
+
+    def __init__(self, directory: str | Path) -> None:
+        """Read config.json and the headers of the safetensors.
+
+        Raises:
+            UserError: a file is missing or damaged, the weights are pickled, or the model is not
+                supported.
+        """
+        self.directory = Path(directory)
+        config_file = self.directory / "config.json"
+        self.config = _read_json(config_file)
+        try:
+            self.shape = shape_from_config(self.config)
+        except UserError as error:
+            raise UserError(f"{config_file}: {error}") from None
+        self._files = _open_weights(self.directory)
+        names = family_of(self.config).names
+        if names.name(names.embedding) not in self._files:
+            bare = dataclasses.replace(names, prefix="")
+            names = bare if bare.name(bare.embedding) in self._files else names
+        self.tensor_names = names
+        self._value_head = _open_value_head(self.directory)
+        self._expected = expected_shapes(self.shape, names)
+
+    @property
+    def source(self) -> str:
+        """What an error calls the origin of the shape."""
+        return f"{self.directory / 'config.json'}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor in the safetensors of the model, sorted."""
+        return tuple(sorted(self._files))
+
+    def expected_names(self) -> tuple[str, ...]:
+        """Every tensor of the weights that the reward model takes, the head apart, sorted."""
+        return tuple(sorted(self._expected))
+
+    def check_shapes(self) -> None:
+        """Compare the headers of all expected tensors with config.json, reading no weights.
+
+        Raises:
+            UserError: a tensor of another shape, or of a type that holds no plain numbers.
+        """
+        for name in self.expected_names():
+            if name in self._files:
+                self._slice(name)
+
+    def read(self, plan: TensorPlan, dtype: torch.dtype) -> torch.Tensor:
+        """The tensor that `plan` describes, [rows, ...] of `dtype`, reading only its slices.
+
+        Raises:
+            UserError: a tensor is missing, or does not have the shape that config.json gives it.
+        """
+        tensor = torch.zeros(plan.shape, dtype=dtype)
+        row = 0
+        for piece in plan.pieces:
+            stored = self._slice(piece.name)
+            rows = slice(piece.start, piece.stop)
+            values = stored[rows] if plan.columns is None else stored[rows, slice(*plan.columns)]
+            tensor[row : row + len(values)].copy_(values)
+            row += len(values)
+        return tensor
+
+    def head(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """The reward head, (weight [1, h], bias [1] or None) in float32, or None if there is none.
+
+        Raises:
+            UserError: two heads, a head for several labels, or one of another size.
+        """
+        if SCORE_NAME in self._files and self._value_head is not None:
+            raise UserError(
+                f"{self.directory} has two reward heads, {SCORE_NAME} and {VALUE_HEAD_FILE}; "
+                "take one of them away"
+            )
+        if SCORE_NAME in self._files:
+            return self._head_tensor(self._files[SCORE_NAME], SCORE_NAME), None
+        if self._value_head is None:
+            return None
+        has_bias = VALUE_HEAD_BIAS in self._value_head.keys()  # noqa: SIM118 -- no mapping
+        return (
+            self._head_tensor(self._value_head, VALUE_HEAD_WEIGHT),
+            self._head_tensor(self._value_head, VALUE_HEAD_BIAS) if has_bias else None,
+        )
+
+    def _head_tensor(self, file: Any, name: str) -> torch.Tensor:
+        expected = (1,) if name == VALUE_HEAD_BIAS else (1, self.shape.hidden_size)
+        stored = file.get_slice(name)
+        _check_type(self.directory, name, stored)
+        shape = tuple(stored.get_shape())
+        if shape != expected:
+            hint = "; a reward head has num_labels 1" if shape[1:] == expected[1:] else ""
+            raise UserError(f"{self.directory}: {name} has shape {shape}, expected {expected}{hint}")
+        tensor: torch.Tensor = file.get_tensor(name)
+        return tensor.float()
+
+    def _slice(self, name: str) -> Any:
+        """A view of a stored tensor whose shape and type have been checked."""
+        if name not in self._files:
+            raise UserError(f"{self.directory} has no tensor {name}, which config.json asks for")
+        stored = self._files[name].get_slice(name)
+        _check_type(self.directory, name, stored)
+        shape = tuple(stored.get_shape())
+        if shape != self._expected[name]:
+            raise UserError(
+                f"{self.directory}: {name} has shape {shape}, but config.json makes it "
+                f"{self._expected[name]}; config and weights are of different models"
+            )
+        return stored
+
+
+def check_names(weights: HuggingFaceWeights, *, loosely: bool) -> LoadReport:
+    """What was forgiven, once the names of the directory are those of the reward model.
+
+    The missing head and the unexpected language-model head are forgiven with `loosely` alone;
+    buffers that are computed are passed over. Shapes are checked as well.
+
+    Raises:
+        UserError: listing every missing and unexpected name that is not forgiven.
+    """
+    present, expected = set(weights.names), set(weights.expected_names())
+    missing = sorted(expected - present)
+    if weights.head() is None:
+        missing.append(HEAD_NAME)
+    unexpected = sorted(
+        name for name in present - expected - {SCORE_NAME} if not name.endswith(weights.tensor_names.buffers)
+    )
+    lm_head = weights.tensor_names.name(weights.tensor_names.lm_head)
+    forgivable = [name for name in (*missing, *unexpected) if name in (HEAD_NAME, lm_head)]
+    if len(forgivable) < len(missing) + len(unexpected) or (forgivable and not loosely):
+        raise UserError(_names_message(weights.directory, missing, unexpected, forgivable))
+    weights.check_shapes()
+    return LoadReport(missing=tuple(missing), unexpected=tuple(unexpected), forgiven=tuple(forgivable))
+
+
+def _names_message(directory: Path, missing: list[str], unexpected: list[str], forgivable: list[str]) -> str:
+    parts = []
+    if missing:
+        parts.append(f"missing {_listed(missing)}")
+    if unexpected:
+        parts.append(f"unexpected {_listed(unexpected)}")
+    if HEAD_NAME in forgivable:
+        parts.append(f"the head is looked for as {SCORE_NAME} and in {VALUE_HEAD_FILE}")
+    if forgivable:
+        parts.append(f"--load-checkpoint-loosely forgives only {_listed(forgivable)}")
+    return f"{directory} does not hold a reward model of its config.json: {'; '.join(parts)}"
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_IN_A_MESSAGE])
+    more = len(names) - _NAMES_IN_A_MESSAGE
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _check_type(directory: Path, name: str, stored: Any) -> None:
+    if stored.get_dtype() not in _NUMBER_TYPES:
+        raise UserError(
+            f"{directory}: {name} is stored as {stored.get_dtype()}; quantised weights are not supported, "
+            "only F32, F16 and BF16"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of the directory.
+
+    Raises:
+        UserError: the file is missing, or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; a Hugging Face directory with safetensors is needed") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); download it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _open_weights(directory: Path) -> dict[str, Any]:
+    """The open safetensors file of each tensor, by the tensor's name; a single file goes first."""
+    if (directory / SINGLE_FILE).exists():
+        file = _open_safetensors(directory / SINGLE_FILE)
+        return dict.fromkeys(file.keys(), file)
+    if not (directory / INDEX_FILE).exists():
+        raise UserError(_no_weights_message(directory))
+    weight_map = _read_json(directory / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise UserError(f"{directory / INDEX_FILE} has no weight_map of tensors to files; download it again")
+    shards = sorted(set(weight_map.values()))
+    absent = [shard for shard in shards if not (directory / shard).exists()]
+    if absent:
+        raise UserError(
+            f"{directory} lacks {_listed(absent)}, listed in {INDEX_FILE}; download what is missing"
+        )
+    files = {shard: _open_safetensors(directory / shard) for shard in shards}
+    held = {shard: set(file.keys()) for shard, file in files.items()}
+    for name, shard in weight_map.items():
+        if name not in held[shard]:
+            raise UserError(
+                f"{directory / shard} lacks {name}, which {INDEX_FILE} puts there; download both again"
+            )
+    return {name: files[shard] for name, shard in weight_map.items()}
+
+
+def _no_weights_message(directory: Path) -> str:
+    pickled = sorted(path.name for path in directory.glob("pytorch_model*.bin*"))
+    if not pickled:
+        return f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}"
+    return (
+        f"{directory} has pickled weights only ({pickled[0]}), which can run code and are not read; load "
+        "them with transformers in a place you trust and save them again, as safetensors"
+    )
+
+
+def _open_value_head(directory: Path) -> Any | None:
+    """LLaMA-Factory's head beside the weights, or None.
+
+    Raises:
+        UserError: the file is damaged, pickled, or holds something else.
+    """
+    path = directory / VALUE_HEAD_FILE
+    if not path.exists():
+        if (directory / "value_head.bin").exists():
+            raise UserError(
+                f"{directory} has a pickled value_head.bin, which is not read; save it as {VALUE_HEAD_FILE}, "
+                f"with {VALUE_HEAD_WEIGHT} and {VALUE_HEAD_BIAS}"
+            )
+        return None
+    file = _open_safetensors(path)
+    names: Iterable[str] = file.keys()
+    if VALUE_HEAD_WEIGHT not in names or set(names) - {VALUE_HEAD_WEIGHT, VALUE_HEAD_BIAS}:
+        raise UserError(
+            f"{path} holds {_listed(sorted(names))}; a head is {VALUE_HEAD_WEIGHT} and {VALUE_HEAD_BIAS}"
+        )
+    return file
+
+
+def _open_safetensors(path: Path) -> Any:
+    """The file with its header read; its length is checked against the header by the library."""
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or cut short ({error}); download it again") from None

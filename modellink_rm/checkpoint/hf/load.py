@@ -1,0 +1,36 @@
+"""Put the weights of a Hugging Face directory into this process's part of the model."""
+
+from collections.abc import Sequence
+
+import torch
+
+from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights
+from modellink_rm.checkpoint.hf.mappings import tensor_plan
+from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.parallel.groups import Ranks
+
+
+@torch.no_grad()
+def load_hugging_face_weights(
+    chunks: Sequence[RewardModel], weights: HuggingFaceWeights, *, padded_vocab_size: int, ranks: Ranks
+) -> None:
+    """Fill the model, reading only this process's slices; a head that is not there stays as drawn."""
+    for name, parameter in (pair for chunk in chunks for pair in chunk.global_parameters()):
+        if name.startswith("rm_head."):
+            continue
+        plan = tensor_plan(
+            name,
+            weights.shape,
+            weights.tensor_names,
+            padded_vocab_size=padded_vocab_size,
+            tp_rank=ranks.tp_rank,
+            tp_size=ranks.tp_size,
+        )
+        parameter.copy_(weights.read(plan, parameter.dtype))
+    head = weights.head()
+    if chunks[-1].post_process and head is not None:
+        weight, bias = head
+        model_head = chunks[-1].rm_head
+        model_head.weight.copy_(weight)
+        if model_head.bias is not None and bias is not None:
+            model_head.bias.copy_(bias)

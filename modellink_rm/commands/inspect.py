@@ -1,0 +1,54 @@
+"""python -m modellink_rm inspect: what a data set holds."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from modellink_rm.base.flags import parse_flags
+from modellink_rm.base.log import set_up_logging
+from modellink_rm.config.inspect import InspectConfig
+from modellink_rm.config.tokenizer import TokenizerConfig
+
+_DESCRIPTION = (
+    "Show the report of a data set, and rows of it decoded: inspect PREFIX [--rows N]. A control token is "
+    "written as [</s> 2], the token where the score is read >>so<<."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code of inspect with these words after its name.
+
+    Raises:
+        UserError: a mistake of the user's, to be printed without a traceback.
+    """
+    set_up_logging()
+    words = ["--data-path", *argv] if argv and not argv[0].startswith(("-", "@")) else list(argv)
+    groups = parse_flags(
+        words, [InspectConfig, TokenizerConfig], prog="modellink_rm inspect", description=_DESCRIPTION
+    )
+    from modellink_rm.dataset.indexed import IndexedReader
+    from modellink_rm.dataset.inspect import COLOURED, PLAIN, decoded_rows, report
+    from modellink_rm.dataset.manifest import PAIR_ARRAYS, array_prefix, check_dataset
+    from modellink_rm.tokenizers.load import load_tokenizer
+
+    config: InspectConfig = groups[InspectConfig]
+    tokenizer_config: TokenizerConfig = groups[TokenizerConfig]
+    prefix = Path(config.data_path)
+    is_given = (tokenizer_config.tokenizer_name_or_path or tokenizer_config.tokenizer_model) is not None
+    if config.load is not None and not is_given:
+        tokenizer_config = TokenizerConfig(
+            tokenizer_name_or_path=config.load,
+            tokenizer_not_use_fast=tokenizer_config.tokenizer_not_use_fast,
+            trust_remote_code=tokenizer_config.trust_remote_code,
+        )
+        is_given = True
+    tokenizer = load_tokenizer(tokenizer_config) if is_given else None
+    manifest = check_dataset(prefix, tokenizer.fingerprint if tokenizer else None)
+    if manifest is not None:
+        print(*report(manifest), sep="\n")
+    num_rows = len(IndexedReader(array_prefix(prefix, PAIR_ARRAYS[0])))
+    rows = range(num_rows)[config.first_row : config.first_row + config.rows]
+    marks = COLOURED if sys.stdout.isatty() else PLAIN
+    for line in decoded_rows(prefix, rows, tokenizer, marks):
+        print(line)
+    return 0

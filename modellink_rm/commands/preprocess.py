@@ -1,0 +1,91 @@
+"""preprocess_data.py: the flags in, the files and a summary out."""
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import parse_flags
+from modellink_rm.base.log import set_up_logging
+from modellink_rm.config.merge import MergeConfig
+from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
+from modellink_rm.config.tokenizer import TokenizerConfig
+
+_DESCRIPTION = (
+    "Turn preference pairs into the token files that pretrain_rm.py reads. "
+    "@FILE on the command line stands for the words of FILE."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code of preprocess_data.py with these words after its name.
+
+    Raises:
+        UserError: a mistake of the user's, to be printed without a traceback.
+    """
+    set_up_logging()
+    if any(word.split("=")[0] in ("--merge-shards", "--merge-group-keys") for word in argv):
+        return _merge(argv)
+    groups = parse_flags(
+        argv,
+        [PreprocessConfig, TokenizerConfig],
+        prog="preprocess_data.py",
+        description=f"{_DESCRIPTION} Files are merged with --merge-shards or --merge-group-keys, which have "
+        "flags of their own (--merge-shards --help).",
+        ignored=IGNORED_FLAGS,
+    )
+    # Imported late, so that --help answers at once.
+    from modellink_rm.preprocess.dataset_info import with_dataset_info
+    from modellink_rm.preprocess.pipeline import Shard, preprocess
+    from modellink_rm.preprocess.report import summary
+
+    config: PreprocessConfig = with_dataset_info(groups[PreprocessConfig])
+    started = time.monotonic()
+    # What ends the process must first let the temporary files be removed.
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        manifest = preprocess(config, groups[TokenizerConfig])
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written; --resume continues from what was done", file=sys.stderr)
+        return 130
+    except OSError as error:
+        raise UserError(f"{error.filename or config.output_prefix}: {error.strerror or error}") from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if isinstance(manifest, Shard):
+        print(
+            f"shard {config.shard_index} of {config.num_shards}: {manifest.num_records:,} records in "
+            f"{manifest.path}; when all are there: --merge-shards"
+        )
+        return 0
+    print(summary(manifest, Path(config.output_prefix), seconds=time.monotonic() - started))
+    return 0
+
+
+def _merge(argv: Sequence[str]) -> int:
+    """Exit code of preprocess_data.py --merge-shards or --merge-group-keys."""
+    groups = parse_flags(argv, [MergeConfig], prog="preprocess_data.py", description="Merge indexed files.")
+    from modellink_rm.preprocess.merge import merge_groups, merge_shards
+    from modellink_rm.preprocess.report import summary
+
+    config: MergeConfig = groups[MergeConfig]
+    prefix = Path(config.output_prefix)
+    started = time.monotonic()
+    try:
+        if config.merge_shards:
+            manifest = merge_shards(prefix, rejects=config.rejects)
+            print(summary(manifest, prefix, seconds=time.monotonic() - started))
+            return 0
+        counts = merge_groups(Path(config.input or ""), config.merge_group_keys, prefix)
+    except OSError as error:
+        raise UserError(f"{error.filename or prefix}: {error.strerror or error}") from None
+    for key, count in counts.items():
+        print(f"{prefix}_{key}.bin and .idx: {count:,} rows")
+    return 0
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt

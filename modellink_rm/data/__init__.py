@@ -1,1 +1,0 @@
-"""From records to packed batches: handlers, templates, tokenizers, files, data sets."""

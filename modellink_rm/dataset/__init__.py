@@ -1,0 +1,1 @@
+"""Data sets: the indexed files, their manifest, and rows read as examples."""

@@ -1,0 +1,38 @@
+"""A row of a data set as the model reads it: a prompt with its responses, in token ids."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORED_LABEL = -100  # a label that no loss counts: every token of the prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response with the prompt before it, as the model reads them.
+
+    Attributes:
+        input_ids: int32 [num_tokens], prompt tokens then response tokens.
+        num_prompt_tokens: how many of them are the prompt.
+    """
+
+    input_ids: NDArray[np.int32]
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What the global batch counts and the loss weighs as one: a prompt with its responses.
+
+    Attributes:
+        index: row in the data set, to name it in messages.
+        responses: best first; a pair has (chosen, rejected).
+        is_truncated: whether tokens were cut from it.
+        ranks: of the responses, from 1 for the best, equal for a tie; empty where none is preferred.
+    """
+
+    index: int
+    responses: tuple[Response, ...]
+    is_truncated: bool = False
+    ranks: tuple[int, ...] = ()

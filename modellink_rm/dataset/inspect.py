@@ -1,0 +1,116 @@
+"""What a data set holds, as text: its report, and rows decoded with their control tokens marked."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modellink_rm.dataset.manifest import Manifest
+from modellink_rm.dataset.pair_dataset import RowFiles
+from modellink_rm.tokenizers.tokenizer import Tokenizer
+
+_BAR = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """What stands around control tokens and around the scored token."""
+
+    control: tuple[str, str]
+    scored: tuple[str, str]
+
+
+PLAIN = Marks(control=("[", "]"), scored=(">>", "<<"))
+COLOURED = Marks(control=("\x1b[36m[", "]\x1b[0m"), scored=("\x1b[1;30;43m>>", "<<\x1b[0m"))
+
+
+def report(manifest: Manifest) -> Iterator[str]:
+    """Lines on how a data set was made, what was dropped and found, and its lengths."""
+    yield f"made by        modellink_rm {manifest.package_version}"
+    yield f"handler        {manifest.handler}"
+    yield f"template       {manifest.template}, fingerprint {manifest.template_fingerprint[:12]}"
+    yield f"tokenizer      {manifest.tokenizer}, fingerprint {manifest.tokenizer_fingerprint[:12]}"
+    yield f"records read   {manifest.num_read:,}"
+    yield f"pairs kept     {manifest.num_kept:,}"
+    if manifest.num_responses and list(manifest.num_responses) != ["2"]:
+        numbers = (f"{number} each to {count:,} prompts" for number, count in manifest.num_responses.items())
+        yield f"responses      {', '.join(numbers)}; {manifest.num_ties:,} prompts with a tie"
+    yield f"tokens         {manifest.num_tokens:,}, longest row {manifest.longest:,}"
+    for title, counts in (("dropped", manifest.dropped), ("kept, though", manifest.notes)):
+        for what, count in counts.items():
+            yield f"{title:15s}{count:,} {what}"
+    if manifest.checks:
+        found = ", ".join(f"{name} {count:,}" for name, count in manifest.checks.items())
+        yield f"checks found   {found}"
+        yield f"checks drop    {', '.join(manifest.drop) or 'nothing'}"
+    if manifest.lengths:
+        yield "tokens of         mean   shortest   median      p95      p99   longest"
+    for name, of in manifest.lengths.items():
+        quantiles = f"{of.shortest:11,}{of.median:9,}{of.p95:9,}{of.p99:9,}{of.longest:10,}"
+        yield f"  {name:9s}{of.mean:11,.1f}{quantiles}"
+    if "row" in manifest.lengths:
+        yield "rows by tokens"
+        bins = manifest.lengths["row"].histogram
+        most = max(bins.values(), default=1)
+        for label, count in bins.items():
+            yield f"  {label:>13s} {count:12,} {'#' * round(_BAR * count / most)}".rstrip()
+    for name, entry in manifest.files.items():
+        yield f"sha256 {entry.sha256[:16]} {entry.size:15,} bytes  *{name}"
+
+
+def decoded_rows(
+    prefix: Path, rows: Sequence[int], tokenizer: Tokenizer | None, marks: Marks
+) -> Iterator[str]:
+    """Lines of rows: the prompt once, then each answer, in text or, without a tokenizer, in ids.
+
+    A control token is written as [</s> 2]; the last token of an answer, where the score is read, is
+    written >>so<<. What the data says beside (rank, margin, source) stands in the headings.
+    """
+    data = RowFiles.open(prefix)
+    for row in rows:
+        source = data.source(row)
+        ranks = data.ranks_of(row)
+        margins = data.margins(row)
+        for number, response in enumerate(data.responses(row)):
+            ids, num_prompt = response.input_ids.tolist(), response.num_prompt_tokens
+            if number == 0:
+                yield f"--- row {row}: prompt, {num_prompt} tokens{f', source {source}' if source else ''}"
+                yield marked_text(ids[:num_prompt], tokenizer, marks, is_scored=False)
+            heading = f"--- row {row}: {'rejected' if number else 'chosen'}, {len(ids) - num_prompt} tokens"
+            if len(ranks) > 2:
+                heading += f", rank {ranks[number]} of {ranks[-1]}"
+            if number and margins is not None:
+                heading += f", margin {margins[number - 1]:g}"
+            yield heading
+            yield marked_text(ids[num_prompt:], tokenizer, marks, is_scored=True)
+
+
+def marked_text(ids: list[int], tokenizer: Tokenizer | None, marks: Marks, *, is_scored: bool) -> str:
+    """Ids as text, control tokens marked, the last token marked as the one that is scored."""
+    body, last = (ids[:-1], ids[-1:]) if is_scored else (ids, [])
+    text = _text(body, tokenizer, marks)
+    if last:
+        before, after = marks.scored
+        scored = _text(last, tokenizer, marks)
+        separator = " " if tokenizer is None and body else ""
+        text += f"{separator}{before}{scored}{after}"
+    return text
+
+
+def _text(ids: list[int], tokenizer: Tokenizer | None, marks: Marks) -> str:
+    if tokenizer is None:
+        return " ".join(map(str, ids))
+    names = {index: token for token, index in tokenizer.special_tokens.items()}
+    parts: list[str] = []
+    stretch: list[int] = []
+    for index in ids:
+        if index in names:
+            parts += [tokenizer.decode(stretch) if stretch else "", *_control(names[index], index, marks)]
+            stretch = []
+        else:
+            stretch.append(index)
+    return "".join([*parts, tokenizer.decode(stretch) if stretch else ""])
+
+
+def _control(name: str, index: int, marks: Marks) -> list[str]:
+    before, after = marks.control
+    return [before, f"{name} {index}", after]

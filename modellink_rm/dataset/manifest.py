@@ -1,0 +1,242 @@
+"""The manifest beside the files of a data set, and the checks before a data set is used."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import warn_once
+from modellink_rm.dataset.indexed import FileEntry, IndexedReader, bin_path, idx_path
+from modellink_rm.dataset.lengths import LengthStatistics
+
+FORMAT_VERSION = 1
+PAIR_ARRAYS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
+# What is beside them where the records say more than a pair; of which dtype.
+COLUMNS = {"ranks": "int32", "margin": "float32", "source": "uint8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """How a data set was made and what it holds.
+
+    Attributes:
+        format_version: of the manifest itself.
+        package_version: of the package that wrote it.
+        num_read: records read.
+        num_kept: pairs, or prompts with their responses, in the files, one row each.
+        dropped: reason -> number of records.
+        notes: what is odd but kept -> number of pairs.
+        num_tokens: of both sides of every pair, the prompt counted with each.
+        longest: tokens of the longest row.
+        handler: name given as --handler-name.
+        map_keys: as given, or None.
+        seq_length: as given, or None.
+        template: name given as --prompt-type.
+        template_fingerprint: of the template's content.
+        template_definition: the template itself, as in a file of --prompt-type-path.
+        tokenizer: name of the directory or file.
+        tokenizer_fingerprint: of what determines the ids.
+        checks: what was looked for -> number of pairs with it, dropped ones included.
+        drop: names given as --drop.
+        num_responses: number of responses to a prompt -> how many prompts; {"2": num_kept} for pairs.
+        num_ties: prompts two of whose responses have one rank.
+        lengths: "prompt", "chosen", "rejected" (answers) and "row" (prompt and an answer) -> statistics
+            of their tokens; empty in data of earlier versions.
+        files: file name without the prefix's (so that a data set can be renamed) -> size, checksum.
+    """
+
+    format_version: int = FORMAT_VERSION
+    package_version: str
+    num_read: int
+    num_kept: int
+    dropped: dict[str, int]
+    notes: dict[str, int]
+    num_tokens: int
+    longest: int
+    handler: str
+    map_keys: str | None
+    seq_length: int | None
+    template: str
+    template_fingerprint: str
+    template_definition: dict[str, Any] | None = None
+    tokenizer: str
+    tokenizer_fingerprint: str
+    checks: dict[str, int] = field(default_factory=dict)
+    drop: list[str] = field(default_factory=list)
+    num_responses: dict[str, int] = field(default_factory=dict)
+    num_ties: int = 0
+    lengths: dict[str, LengthStatistics] = field(default_factory=dict)
+    files: dict[str, FileEntry]
+
+
+def array_prefix(prefix: Path, array: str) -> Path:
+    """Path of one array's files without .bin or .idx: data/x -> data/x_packed_chosen_labels_document."""
+    return prefix.with_name(f"{prefix.name}_packed_{array}_document")
+
+
+def data_files(prefix: Path) -> list[Path]:
+    """The 8 files of a data set of pairs: a .bin and a .idx for each array."""
+    prefixes = [array_prefix(prefix, array) for array in PAIR_ARRAYS]
+    return [path(array) for array in prefixes for path in (bin_path, idx_path)]
+
+
+def column_files(prefix: Path, column: str) -> list[Path]:
+    """The .bin and the .idx of one of COLUMNS."""
+    return [path(array_prefix(prefix, column)) for path in (bin_path, idx_path)]
+
+
+def columns_of(prefix: Path) -> list[str]:
+    """Which of COLUMNS a data set has: what its manifest lists, or what there is without one.
+
+    Raises:
+        UserError: the manifest is none.
+    """
+    manifest = read_manifest(prefix)
+    if manifest is None:
+        return [column for column in COLUMNS if column_files(prefix, column)[1].exists()]
+    return [column for column in COLUMNS if key_of(column_files(prefix, column)[1], prefix) in manifest.files]
+
+
+def key_of(path: Path, prefix: Path) -> str:
+    """How the manifest of `prefix` calls one of its files."""
+    return path.name.removeprefix(prefix.name)
+
+
+def manifest_path(prefix: Path) -> Path:
+    """{prefix}_manifest.json."""
+    return prefix.with_name(f"{prefix.name}_manifest.json")
+
+
+def serialized(manifest: Manifest) -> bytes:
+    """The content of {prefix}_manifest.json."""
+    return (json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_manifest(prefix: Path) -> Manifest | None:
+    """The manifest of a data set, or None where there is none.
+
+    Raises:
+        UserError: the file is no manifest, or one of a later format.
+    """
+    path = manifest_path(prefix)
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        if content["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format version {content['format_version']}, this package reads {FORMAT_VERSION}"
+            )
+        content["files"] = {name: FileEntry(**entry) for name, entry in content["files"].items()}
+        lengths = content.get("lengths", {})
+        content["lengths"] = {name: LengthStatistics(**entry) for name, entry in lengths.items()}
+        return Manifest(**content)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): preprocess the data again") from None
+
+
+def check_dataset(
+    prefix: Path, tokenizer_fingerprint: str | None = None, template_fingerprint: str | None = None
+) -> Manifest | None:
+    """The manifest of a data set that is whole and fits, or None where another tool wrote it.
+
+    Args:
+        prefix: what preprocess_data.py was given as --output-prefix.
+        tokenizer_fingerprint: of the tokenizer to be used with the data, if known.
+        template_fingerprint: of the template to be used with the data, if known.
+
+    Raises:
+        UserError: names the file that is missing, cut off or of another length, or the tokenizer or
+            template that differs.
+    """
+    manifest = read_manifest(prefix)
+    for path in _all_files(prefix):
+        if not path.is_file():
+            raise UserError(f"{path} is missing: --data-path {prefix} stands for 8 files and a manifest")
+    if manifest is None:
+        warn_once(f"{prefix} has no manifest: written by another tool, its tokenizer cannot be checked")
+    else:
+        _check_sizes(prefix, manifest)
+    _check_rows(prefix, manifest)
+    if manifest is not None:
+        check_fingerprints(prefix, manifest, tokenizer_fingerprint, template_fingerprint)
+    return manifest
+
+
+def verify_checksums(prefix: Path, manifest: Manifest) -> None:
+    """Read every file of the data set and compare its sha256 with the manifest's.
+
+    Raises:
+        UserError: names the file whose content changed.
+    """
+    for path in _all_files(prefix):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != manifest.files[key_of(path, prefix)].sha256:
+            raise UserError(f"{path} has changed since it was written: preprocess the data again")
+
+
+def _all_files(prefix: Path) -> list[Path]:
+    columns = [path for column in columns_of(prefix) for path in column_files(prefix, column)]
+    return [*data_files(prefix), *columns]
+
+
+def _check_sizes(prefix: Path, manifest: Manifest) -> None:
+    for path in _all_files(prefix):
+        entry = manifest.files.get(key_of(path, prefix))
+        if entry is None:
+            raise UserError(f"{manifest_path(prefix)} does not list {path.name}")
+        size = path.stat().st_size
+        if size != entry.size:
+            raise UserError(
+                f"{path} has {size} bytes, its manifest says {entry.size}: preprocess the data again"
+            )
+
+
+def _check_rows(prefix: Path, manifest: Manifest | None) -> None:
+    readers = {array: IndexedReader(array_prefix(prefix, array)) for array in PAIR_ARRAYS}
+    columns = columns_of(prefix)
+    readers |= {name: IndexedReader(array_prefix(prefix, name), COLUMNS[name]) for name in columns}
+    num_rows = len(readers[PAIR_ARRAYS[0]]) if manifest is None else manifest.num_kept
+    num_responses = readers["ranks"].lengths if "ranks" in columns else np.full(num_rows, 2)
+    for array, reader in readers.items():
+        expected = int((num_responses - 1).sum()) if array.startswith("rejected") else num_rows
+        if len(reader) != expected:
+            path = idx_path(array_prefix(prefix, array))
+            raise UserError(f"{path} has {len(reader)} rows instead of {expected}")
+    for side in ("chosen", "rejected"):
+        labels = readers[f"{side}_labels"].lengths
+        if not np.array_equal(readers[f"{side}_input_ids"].lengths, labels):
+            path = idx_path(array_prefix(prefix, f"{side}_labels"))
+            raise UserError(f"{path} has rows of other lengths than those of {side}_input_ids")
+    if np.any(num_responses < 2):
+        raise UserError(f"{idx_path(array_prefix(prefix, 'ranks'))} has rows of fewer than two responses")
+    if "margin" in columns and not np.array_equal(readers["margin"].lengths, num_responses - 1):
+        raise UserError(f"{idx_path(array_prefix(prefix, 'margin'))} has rows of other lengths than ranks")
+
+
+def check_fingerprints(
+    prefix: Path, manifest: Manifest, tokenizer_fingerprint: str | None, template_fingerprint: str | None
+) -> None:
+    """Compare what the data was made with to what it is to be used with, where that is known.
+
+    Raises:
+        UserError: the tokenizer or the template differs.
+    """
+    path = manifest_path(prefix)
+    if tokenizer_fingerprint not in (None, manifest.tokenizer_fingerprint):
+        raise UserError(
+            f"{path}: the data was made with another tokenizer ({manifest.tokenizer}, fingerprint "
+            f"{manifest.tokenizer_fingerprint[:12]}, not {tokenizer_fingerprint[:12]}): give that one or "
+            "preprocess again"
+        )
+    if template_fingerprint not in (None, manifest.template_fingerprint):
+        raise UserError(
+            f"{path}: the data was made with --prompt-type {manifest.template}, another template than the "
+            "one given now: give that one or preprocess again"
+        )

@@ -1,0 +1,89 @@
+"""Cutting a prompt and its responses to the sequence length at train time, and counting it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modellink_rm.dataset.example import Response
+
+MODES = ("right", "keep-ends")
+
+
+@dataclass(frozen=True, slots=True)
+class TruncationCount:
+    """What one example lost.
+
+    Attributes:
+        num_prompts_cut: 1 if its prompt was cut, else 0.
+        num_responses_cut: how many of its responses were cut.
+    """
+
+    num_prompts_cut: int = 0
+    num_responses_cut: int = 0
+
+    @property
+    def is_truncated(self) -> bool:
+        """True if anything was cut."""
+        return self.num_prompts_cut + self.num_responses_cut > 0
+
+
+def lengths_to_keep(num_prompt: int, num_response: int, cutoff: int) -> tuple[int, int]:
+    """(prompt tokens, response tokens) to keep of a prompt and its longest response.
+
+    LLaMA-Factory 0.9's `infer_seqlen` (src/llamafactory/data/processor/processor_utils.py), in its
+    order of floating-point operations: (2070, 1530, 3000) hangs on it.
+    """
+    if num_response * 2 < cutoff:
+        most = cutoff
+    elif num_prompt * 2 < cutoff:
+        most = cutoff - num_prompt
+    else:
+        most = int(cutoff * (num_response / (num_prompt + num_response)))
+    kept_response = min(most, num_response)
+    return min(max(cutoff - kept_response, 0), num_prompt), kept_response
+
+
+def truncate(
+    responses: tuple[Response, ...], seq_length: int, mode: str, num_closing_tokens: int
+) -> tuple[tuple[Response, ...], TruncationCount]:
+    """The responses of one example, none longer than `seq_length` tokens with its prompt.
+
+    The lengths to keep follow from the longest prompt and the longest response, so that what the
+    responses share stays shared.
+
+    Args:
+        responses: of one prompt.
+        seq_length: most tokens of a prompt and a response together.
+        mode: "right" cuts both at the right; "keep-ends" takes a prompt's middle and what stands
+            before a response's closing tokens.
+        num_closing_tokens: tokens that the template adds after a response's text.
+    """
+    assert mode in MODES, mode
+    if all(len(response.input_ids) <= seq_length for response in responses):
+        return responses, TruncationCount()
+    num_prompt, num_response = lengths_to_keep(
+        max(response.num_prompt_tokens for response in responses),
+        max(len(response.input_ids) - response.num_prompt_tokens for response in responses),
+        seq_length,
+    )
+    kept, prompts_cut, responses_cut = [], 0, 0
+    for response in responses:
+        prompt = response.input_ids[: response.num_prompt_tokens]
+        answer = response.input_ids[response.num_prompt_tokens :]
+        prompts_cut += len(prompt) > num_prompt
+        responses_cut += len(answer) > num_response
+        if mode == "right":
+            prompt, answer = prompt[:num_prompt], answer[:num_response]
+        else:
+            prompt = _without_middle(prompt, num_prompt, num_prompt - num_prompt // 2)
+            answer = _without_middle(answer, num_response, min(num_closing_tokens, num_response))
+        kept.append(Response(input_ids=np.concatenate([prompt, answer]), num_prompt_tokens=len(prompt)))
+    return tuple(kept), TruncationCount(min(prompts_cut, 1), responses_cut)
+
+
+def _without_middle(ids: NDArray[np.int32], num_kept: int, num_last: int) -> NDArray[np.int32]:
+    """`num_kept` of the ids: the last `num_last`, and the first ones for the rest."""
+    if len(ids) <= num_kept:
+        return ids
+    return np.concatenate([ids[: num_kept - num_last], ids[len(ids) - num_last :]])

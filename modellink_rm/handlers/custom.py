@@ -1,0 +1,101 @@
+"""A user's own handler: a class in a Python file, or an entry point of an installed package."""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.conversation import Pair, Ranking
+from modellink_rm.handlers.fields import Handler
+
+ENTRY_POINTS = "modellink_rm.handlers"
+
+
+def is_file_and_class(name: str) -> bool:
+    """Whether --handler-name is path/to/file.py:ClassName."""
+    return ".py:" in name
+
+
+def class_in_file(name: str) -> type[Any]:
+    """The class that path/to/file.py:ClassName names; the file is run.
+
+    Raises:
+        UserError: no such file, or no such class in it.
+    """
+    file, _, class_name = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"--handler-name {name}: {file} does not exist")
+    spec = importlib.util.spec_from_file_location(f"modellink_rm_handler_{path.stem}", path)
+    assert spec is not None, "a .py file has a loader"
+    assert spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    found = getattr(module, class_name, None)
+    if not inspect.isclass(found):
+        raise UserError(f"--handler-name {name}: {file} has no class {class_name}")
+    return found
+
+
+def entry_point_names() -> list[str]:
+    """Names of the handlers that installed packages offer."""
+    return sorted(point.name for point in entry_points(group=ENTRY_POINTS))
+
+
+def class_of_entry_point(name: str) -> type[Any] | None:
+    """The class that an installed package offers under that name, None where none does.
+
+    Raises:
+        UserError: it offers something else.
+    """
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        found = point.load()
+        if not inspect.isclass(found):
+            raise UserError(f"--handler-name {name}: the entry point {point.value} is not a class")
+        return found
+    return None
+
+
+class CheckedHandler:
+    """A user's handler, held to return pairs or rankings."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def __call__(self, record: Mapping[str, Any]) -> Pair | Ranking:
+        """The pair or the ranking of a record.
+
+        Raises:
+            RecordError: the handler says that the record cannot be used.
+            UserError: it returned something else, or a ranking that contradicts itself.
+        """
+        made = self._handler(record)
+        name = type(self._handler).__name__
+        if not isinstance(made, Pair | Ranking):
+            raise UserError(
+                f"{name} returned {type(made).__name__} instead of a Pair or a Ranking; a record that cannot "
+                "be used raises RecordError"
+            )
+        if isinstance(made, Ranking):
+            _check_ranking(made, name)
+        return made
+
+
+def _check_ranking(made: Ranking, name: str) -> None:
+    ranks = list(made.ranks)
+    is_dense = ranks[:1] == [1] and all(after - before in (0, 1) for before, after in pairwise(ranks))
+    if len(made.responses) < 2 or len(ranks) != len(made.responses) or not is_dense or ranks[-1] == 1:
+        raise UserError(
+            f"{name} returned a Ranking of {len(made.responses)} responses with the ranks {ranks}: they go "
+            "from 1, best first, without gaps, to more than 1"
+        )
+    if made.margins is not None and len(made.margins) != len(ranks) - 1:
+        raise UserError(
+            f"{name} returned a Ranking with {len(made.margins)} margins: each response but the first has one"
+        )

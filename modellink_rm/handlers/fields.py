@@ -1,0 +1,180 @@
+"""What handlers share: the protocol, and fields of records read with the errors they can have."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from modellink_rm.conversation import Pair, Ranking
+from modellink_rm.records import RecordError
+
+
+class Handler(Protocol):
+    """What makes a pair, or a prompt with its responses, of a record."""
+
+    def __call__(self, record: Mapping[str, Any], /) -> Pair | Ranking:
+        """The pair or the ranking of a record.
+
+        Raises:
+            RecordError: the record cannot be used.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponsesHandler:
+    """A handler whose attributes are the keys of --map-keys, their values names of fields, "" for none.
+
+    Attributes:
+        source: where the record comes from; a text.
+    """
+
+    source: str = ""
+
+    required: ClassVar[tuple[str, ...]] = ()  # keys that cannot be switched off
+
+    def __call__(self, record: Mapping[str, Any]) -> Pair | Ranking:
+        """The pair or the ranking of a record.
+
+        Raises:
+            RecordError: the record cannot be used.
+        """
+        raise NotImplementedError
+
+    def source_of(self, record: Mapping[str, Any]) -> str | None:
+        """The text in the field `source`."""
+        return optional_text(record, self.source) or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairwiseHandler(ResponsesHandler):
+    """A handler of pairs.
+
+    Attributes:
+        margin: by how much chosen is preferred; a number, not below 0.
+    """
+
+    margin: str = ""
+
+    def __call__(self, record: Mapping[str, Any]) -> Pair:
+        """The pair of a record.
+
+        Raises:
+            RecordError: the record cannot be used.
+        """
+        raise NotImplementedError
+
+    def margin_of(self, record: Mapping[str, Any]) -> float | None:
+        """The number in the field `margin`.
+
+        Raises:
+            RecordError: it is no number, or below 0.
+        """
+        margin = optional_number(record, self.margin)
+        if margin is not None and margin < 0:
+            reason = f"field {self.margin!r} is below 0"
+            raise RecordError(reason, f"{reason}: a margin says by how much chosen is preferred")
+        return margin
+
+
+def optional_text(record: Mapping[str, Any], name: str) -> str:
+    """The text of a field; "" where it is missing, null or switched off."""
+    value = record.get(name) if name else None
+    if value is not None and not isinstance(value, str):
+        raise wrong_type(name, "a text")
+    return value or ""
+
+
+def optional_number(record: Mapping[str, Any], name: str) -> float | None:
+    """The number of a field, which may be written as a text; None where missing, null or switched off."""
+    value = record.get(name) if name else None
+    return None if value is None else _number(value, name)
+
+
+def required_number(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> float:
+    """The number of a field, which may be written as a text."""
+    return _number(required(handler, record, name), name)
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise wrong_type(name, "a number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise wrong_type(name, "a number")
+    return float(value)
+
+
+def tools_text(record: Mapping[str, Any], name: str) -> str:
+    """The description of tools as text; a JSON value is written out."""
+    tools = record.get(name) if name else None
+    if tools in (None, "", "[]", "{}", [], {}):
+        return ""
+    if not isinstance(tools, str | list | dict):
+        raise wrong_type(name, "a text or a list of tools")
+    return tools if isinstance(tools, str) else json_text(tools, f"field {name!r}")
+
+
+def json_text(value: Any, where: str) -> str:
+    """A JSON value written out.
+
+    Raises:
+        RecordError: it is nested too deeply for Python's own writer.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise RecordError("nested too deeply", f"{where} is nested too deeply") from None
+
+
+def required(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> Any:
+    """The value of a field that must be there and not null."""
+    value = record.get(name)
+    if value is None:
+        raise RecordError(f"field {name!r} is null") if name in record else missing(handler, name)
+    return value
+
+
+def required_text(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> str:
+    """The text of a field that must be there; a list of one text is that text."""
+    value = only_item(required(handler, record, name))
+    if not isinstance(value, str):
+        raise wrong_type(name, "a text")
+    return value
+
+
+def question_text(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> str:
+    """The text of a field that must be there and not empty: what is to be answered."""
+    text = required_text(handler, record, name)
+    if not text:
+        raise empty_prompt(name)
+    return text
+
+
+def only_item(value: Any) -> Any:
+    """The item of a list of one; anything else as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def missing(handler: ResponsesHandler, name: str) -> RecordError:
+    """The error of a field that is not there."""
+    needs = ", ".join(getattr(handler, key) for key in handler.required)
+    reason = f"field {name!r} is missing"
+    return RecordError(reason, f"{reason}; {type(handler).__name__} needs {needs}")
+
+
+def wrong_type(name: str, expected: str) -> RecordError:
+    """The error of a field with a value of another kind."""
+    return RecordError(f"field {name!r} must be {expected}")
+
+
+def empty_prompt(name: str) -> RecordError:
+    """The error of a record without a question."""
+    return RecordError("empty prompt", f"field {name!r} is empty: there is nothing to answer")
+
+
+def tie(message: str) -> RecordError:
+    """The error of a record that prefers neither response."""
+    return RecordError("neither response is preferred", f"neither response is preferred: {message}")

@@ -1,0 +1,201 @@
+"""OpenAiMessagesPairwiseHandler: role and content messages, as TRL, XTuner and NeMo take them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from modellink_rm.conversation import Message, Pair, Role
+from modellink_rm.handlers.fields import (
+    PairwiseHandler,
+    empty_prompt,
+    json_text,
+    optional_text,
+    required,
+    tools_text,
+    wrong_type,
+)
+from modellink_rm.records import RecordError
+
+_ROLES: dict[str, Role] = {
+    "user": "user",
+    "tool": "observation",
+    "function": "observation",
+    "assistant": "assistant",
+}
+_SYSTEM_ROLES = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages read: the system text of the first, and the turns after it."""
+
+    system: str
+    turns: tuple[Message, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAiMessagesPairwiseHandler(PairwiseHandler):
+    """chosen and rejected as lists of messages or texts, after a prompt that is a list, a text, or implicit.
+
+    An implicit prompt is what both lists begin with. With an explicit one the lists hold the answer alone, or
+    begin with the prompt.
+    """
+
+    prompt: str = "prompt"
+    system: str = ""
+    tools: str = "tools"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+    required: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+
+    def __call__(self, record: Mapping[str, Any]) -> Pair:
+        """The pair of a record.
+
+        Raises:
+            RecordError: a field is missing, of another type, or the turns do not alternate.
+        """
+        chosen = self._messages(record, self.chosen, text_is="assistant")
+        rejected = self._messages(record, self.rejected, text_is="assistant")
+        if self.prompt and record.get(self.prompt) is not None:
+            prompt = self._messages(record, self.prompt, text_is="user")
+        else:
+            prompt = _common_beginning(chosen, rejected)
+        return Pair(
+            system=prompt.system or optional_text(record, self.system) or None,
+            tools=tools_text(record, self.tools),
+            prompt=alternating(prompt.turns, self.prompt or self.chosen),
+            chosen=_answer(chosen, prompt, self.chosen),
+            rejected=_answer(rejected, prompt, self.rejected),
+            margin=self.margin_of(record),
+            source=self.source_of(record),
+        )
+
+    def _messages(self, record: Mapping[str, Any], name: str, *, text_is: Role) -> Conversation:
+        return read_messages(required(self, record, name), name, text_is=text_is)
+
+
+def read_messages(value: Any, name: str, *, text_is: Role) -> Conversation:
+    """The messages of a field: a list, one message, or a text by `text_is`.
+
+    Raises:
+        RecordError: they are no messages of role and content.
+    """
+    if isinstance(value, str):
+        return Conversation("", (Message(text_is, value),))
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise wrong_type(name, "a text or a list of messages")
+    system = ""
+    turns = []
+    for index, item in enumerate(value):
+        where = f"message {index + 1} of field {name!r}"
+        role = _role(item, where)
+        if role not in _SYSTEM_ROLES:
+            turns.append(_turn(item, role, where))
+        elif index == 0:
+            system = _content(item, where)
+        else:
+            reason = "a system message that is not the first"
+            raise RecordError(reason, f"{where} is {reason}")
+    return Conversation(system, tuple(turns))
+
+
+def alternating(turns: Sequence[Message], name: str) -> tuple[Message, ...]:
+    """The turns of a prompt, which one who asks begins and ends.
+
+    Raises:
+        RecordError: there are none, or two who ask or two who answer follow each other.
+    """
+    if not turns:
+        raise empty_prompt(name)
+    for index, turn in enumerate(turns):
+        expected = ("assistant", "function_call") if index % 2 else ("user", "observation")
+        if turn.role not in expected:
+            reason = "turns do not alternate"
+            raise RecordError(
+                reason, f"{reason}: turn {index + 1} is by {turn.role!r}, expected {' or '.join(expected)}"
+            )
+    if len(turns) % 2 == 0:
+        reason = "the conversation does not end with a turn to answer"
+        raise RecordError(reason, f"{reason}: it has {len(turns)} turns, an even number")
+    return tuple(turns)
+
+
+def _common_beginning(chosen: Conversation, rejected: Conversation) -> Conversation:
+    """What both say before their last messages."""
+    if chosen.system != rejected.system:
+        reason = "chosen and rejected have different system messages"
+        raise RecordError(reason)
+    count = 0
+    for one, other in zip(chosen.turns[:-1], rejected.turns[:-1], strict=False):
+        if one != other:
+            break
+        count += 1
+    return Conversation(chosen.system, chosen.turns[:count])
+
+
+def _answer(conversation: Conversation, prompt: Conversation, name: str) -> Message:
+    turns = conversation.turns
+    if len(turns) > 1 and turns[: len(prompt.turns)] == prompt.turns:
+        turns = turns[len(prompt.turns) :]
+    if len(turns) != 1:
+        reason = f"field {name!r} must be one answer after the prompt"
+        raise RecordError(reason, f"{reason}, it has {len(turns)} messages there")
+    if turns[0].role not in ("assistant", "function_call"):
+        reason = f"field {name!r} is no answer"
+        raise RecordError(reason, f"{reason}: it is by {turns[0].role!r}")
+    return turns[0]
+
+
+def _role(item: Any, where: str) -> str:
+    if not isinstance(item, dict):
+        raise RecordError("not a message", f"{where} must be an object with 'role' and 'content'")
+    role = item.get("role")
+    if not isinstance(role, str) or (role not in _ROLES and role not in _SYSTEM_ROLES):
+        known = ", ".join([*_SYSTEM_ROLES, *_ROLES])
+        raise RecordError("a message of no known role", f"{where} has no role among {known}")
+    return role
+
+
+def _turn(item: Mapping[str, Any], role: str, where: str) -> Message:
+    calls = item.get("tool_calls")
+    if role != "assistant" or not calls:
+        return Message(_ROLES[role], _content(item, where))
+    text = _content(item, where) if item.get("content") is not None else ""
+    written = _calls_text(calls, where)
+    return Message("function_call", f"{text}\n{written}" if text else written)
+
+
+def _calls_text(calls: Any, where: str) -> str:
+    """Calls as JSON of name and arguments: an object for one, a list for several."""
+    written = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RecordError("a tool call without a name", f"{where} has a tool call without a name")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except (ValueError, RecursionError):
+                reason = "arguments of a tool call are no JSON"
+                raise RecordError(reason, f"{where}: {reason}") from None
+        written.append({"name": function["name"], "arguments": {} if arguments is None else arguments})
+    return json_text(written[0] if len(written) == 1 else written, where)
+
+
+def _content(item: Mapping[str, Any], where: str) -> str:
+    """A text, or the texts of a list of parts, one after the other."""
+    content = item.get("content")
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    ):
+        return "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        what = "is not a text" if "content" in item else "is missing"
+        raise RecordError(f"'content' of a message {what}", f"'content' of {where} {what}")
+    return content

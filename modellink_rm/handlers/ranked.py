@@ -1,0 +1,108 @@
+"""RankedResponsesHandler: K responses to one prompt with their ranks or ratings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from modellink_rm.conversation import Message, Ranking
+from modellink_rm.handlers.fields import (
+    ResponsesHandler,
+    optional_text,
+    required,
+    required_number,
+    required_text,
+    tie,
+    wrong_type,
+)
+from modellink_rm.handlers.messages import alternating, read_messages
+from modellink_rm.records import RecordError
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A number for each response, and whether the lower ones are the better."""
+
+    is_rank: bool
+    numbers: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedResponsesHandler(ResponsesHandler):
+    """prompt, responses, and which of them are better, as InstructGPT's labellers say it (arXiv 2203.02155).
+
+    A list beside the responses says it, ranks (the lowest number is the best) or ratings (the highest is), or
+    a field of each response, rank or rating; of several that are there, the first of these four counts.
+    Equal numbers are a tie. Of ratings, the differences to the best one are the margins.
+    The prompt is a text or a list of messages; a response is a text, a message, or an object whose field
+    `response` is its text.
+    """
+
+    prompt: str = "prompt"
+    system: str = ""
+    responses: str = "responses"
+    ranks: str = "ranks"
+    ratings: str = "ratings"
+    response: str = "response"
+    rank: str = "rank"
+    rating: str = "rating"
+
+    required: ClassVar[tuple[str, ...]] = ("prompt", "responses")
+
+    def __call__(self, record: Mapping[str, Any]) -> Ranking:
+        """The ranking of a record; responses of equal rank stay in the record's order.
+
+        Raises:
+            RecordError: a field is missing or of another type, or no response is better than another.
+        """
+        prompt = read_messages(required(self, record, self.prompt), self.prompt, text_is="user")
+        items = required(self, record, self.responses)
+        if not isinstance(items, list):
+            raise wrong_type(self.responses, "a list of responses")
+        if len(items) < 2:
+            raise RecordError("fewer than two responses")
+        answers = [self._answer(item, f"response {number + 1}") for number, item in enumerate(items)]
+        order = self._order(record, items)
+        best_first = sorted(
+            range(len(items)), key=lambda i: order.numbers[i] if order.is_rank else -order.numbers[i]
+        )
+        numbers = [order.numbers[i] for i in best_first]
+        if numbers[0] == numbers[-1]:
+            raise tie(f"every response has the {'rank' if order.is_rank else 'rating'} {numbers[0]:g}")
+        places = {number: place for place, number in enumerate(dict.fromkeys(numbers), start=1)}
+        return Ranking(
+            system=prompt.system or optional_text(record, self.system) or None,
+            tools="",
+            prompt=alternating(prompt.turns, self.prompt),
+            responses=tuple(answers[i] for i in best_first),
+            ranks=tuple(places[number] for number in numbers),
+            margins=None if order.is_rank else tuple(numbers[0] - number for number in numbers[1:]),
+            source=self.source_of(record),
+        )
+
+    def _order(self, record: Mapping[str, Any], items: list[Any]) -> _Order:
+        for name, is_rank in ((self.ranks, True), (self.ratings, False)):
+            values = record.get(name) if name else None
+            if values is None:
+                continue
+            if not isinstance(values, list):
+                raise wrong_type(name, "a list of numbers")
+            if len(values) != len(items):
+                reason = f"field {name!r} has not one number for each response"
+                raise RecordError(reason, f"{reason}: {len(values)} for {len(items)}")
+            return _Order(is_rank, [required_number(self, {name: value}, name) for value in values])
+        for name, is_rank in ((self.rank, True), (self.rating, False)):
+            if name and all(isinstance(item, dict) and item.get(name) is not None for item in items):
+                return _Order(is_rank, [required_number(self, item, name) for item in items])
+        reason = "neither ranks nor ratings of the responses"
+        names = [name for name in (self.ranks, self.ratings, self.rank, self.rating) if name]
+        raise RecordError(reason, f"{reason}: {', '.join(names)}")
+
+    def _answer(self, item: Any, where: str) -> Message:
+        if isinstance(item, str):
+            return Message("assistant", item)
+        if isinstance(item, dict) and "role" not in item:
+            return Message("assistant", required_text(self, item, self.response))
+        found = read_messages(item, where, text_is="assistant")
+        if found.system or len(found.turns) != 1 or found.turns[0].role not in ("assistant", "function_call"):
+            raise RecordError("a response that is no answer", f"{where} must be one message of the assistant")
+        return found.turns[0]

@@ -1,0 +1,1 @@
+"""Scores of conversations by a trained model."""

@@ -1,0 +1,179 @@
+"""Attention over a packed sequence: a segment sees itself, causally, and its prefix."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker
+from torch import Tensor
+
+from modellink_rm.base.platform import tensor_on
+from modellink_rm.batching.batch import Batch
+from modellink_rm.model.attention.kernels import ATTENTION_KERNELS, AttentionKernel
+from modellink_rm.model.attention.pieces import held_scores, pieces_of, scored_pieces
+from modellink_rm.model.config import RewardModelConfig
+from modellink_rm.model.layers.elementwise import compiled, rotate, rotate_interleaved
+from modellink_rm.model.layers.rotary import RotaryAngles
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What attention needs to know of n queries.
+
+    Attributes:
+        kernel: of the pieces that they are.
+        cos: [n, 1, w], of their rotary angles.
+        sin: [n, 1, w].
+    """
+
+    kernel: AttentionKernel
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """The tokens of this process whose hidden states become scores (see `HeldScores`).
+
+    Attributes:
+        rows: int64 [n], index among this process's tokens.
+        queries: of these rows.
+        slots: int64 [r], which of the rows each response is scored at.
+        is_held: bool [r], whether this process holds the response's position.
+    """
+
+    rows: Tensor
+    queries: Queries
+    slots: Tensor
+    is_held: Tensor
+
+
+@dataclass
+class PackedLayout(PackedSeqParams):
+    """Who sees whom in a packed sequence, made once for all layers.
+
+    It travels through megatron-core's layers in `packed_seq_params`, by closure through activation
+    recompute; `qkv_format` stays None, so that no `thd` path of the engine is taken.
+
+    Attributes:
+        tokens: of this process.
+        scored: on the stage that scores.
+    """
+
+    tokens: Queries | None = None
+    scored: ScoredRows | None = None
+
+
+def layout_of(
+    batch: Batch, rotary: RotaryAngles, config: RewardModelConfig, *, with_scores: bool
+) -> PackedLayout:
+    """The layout of a batch.
+
+    Args:
+        with_scores: whether this is the stage that scores.
+    """
+    device, dtype = batch.input_ids.device, config.params_dtype
+    make_kernel = ATTENTION_KERNELS[config.kernels.attention]
+    cos, sin = (part.to(dtype) for part in rotary(batch.position_ids))
+    tokens = Queries(make_kernel(pieces_of(batch.segments, batch.ranges), device, dtype), cos, sin)
+    if not with_scores:
+        return PackedLayout(tokens=tokens)
+    held = held_scores(batch.scored_positions, batch.ranges)
+    rows = tensor_on(device, np.array(held.rows))
+    scored = ScoredRows(
+        rows=rows,
+        queries=Queries(
+            make_kernel(scored_pieces(batch.segments, held.positions), device, dtype), cos[rows], sin[rows]
+        ),
+        slots=tensor_on(device, np.array(held.slots, dtype=np.int64)),
+        is_held=tensor_on(device, np.array(held.is_held, dtype=bool)),
+    )
+    return PackedLayout(tokens=tokens, scored=scored)
+
+
+class PackedAttention(torch.nn.Module):
+    """Rotates queries and keys, and lets each query see its segment so far and its prefix.
+
+    Rotation stands here, rather than before it in the engine's layer, so that cosine and sine are
+    taken once for all layers. Under context parallelism the keys and values of all ranks are
+    gathered, and their gradients are summed back. The constructor's arguments are those that
+    megatron-core gives to a core attention.
+    """
+
+    def __init__(
+        self,
+        config: RewardModelConfig,
+        layer_number: int,
+        attn_mask_type: Any,
+        attention_type: str,
+        cp_comm_type: str | None = None,
+        softmax_scale: float | None = None,
+        *,
+        pg_collection: ProcessGroupCollection,
+    ) -> None:
+        super().__init__()
+        self.dropout = config.attention_dropout
+        self.softmax_scale = softmax_scale
+        self.sequence_parallel = config.sequence_parallel
+        self.cp_group = pg_collection.cp
+        rotation = rotate_interleaved if config.rotary_interleaved else rotate
+        self.rotate = compiled(rotation) if config.kernels.compiles_elementwise else rotation
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        packed_seq_params: PackedLayout,
+        attn_mask_type: Any = None,
+        attention_bias: Tensor | None = None,
+    ) -> Tensor:
+        """Attention output [t, 1, heads * head_dim] of this process's t tokens.
+
+        Args:
+            query: [t, 1, heads, head_dim], the heads of this tensor-parallel rank.
+            key: [t, 1, groups, head_dim].
+            value: [t, 1, groups, head_dim].
+            attention_mask: None; the layout says what is seen.
+            packed_seq_params: the layout.
+        """
+        assert packed_seq_params.tokens is not None
+        return self.attend(query, key, value, packed_seq_params.tokens, keys=packed_seq_params.tokens)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, queries: Queries, *, keys: Queries) -> Tensor:
+        """Attention output [n, 1, heads * head_dim] of n queries.
+
+        Args:
+            query: [n, 1, heads, head_dim].
+            key: [t, 1, groups, head_dim].
+            value: [t, 1, groups, head_dim].
+            queries: what is known of the n queries.
+            keys: of the t tokens; their angles are used.
+        """
+        query = self.rotate(query[:, 0], queries.cos, queries.sin)
+        key, value = self._gathered(self.rotate(key[:, 0], keys.cos, keys.sin), value[:, 0])
+        dropout = self.dropout if self.training else 0.0
+        # Heads draw apart over tensor parallelism; under sequence parallelism the engine's block sees to it.
+        draws = get_cuda_rng_tracker().fork() if dropout and not self.sequence_parallel else nullcontext()
+        with draws:
+            output = queries.kernel(
+                query, key, value, scale=self.softmax_scale or query.shape[-1] ** -0.5, dropout=dropout
+            )
+        return output.flatten(1)[:, None]
+
+    def _gathered(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all context-parallel ranks, in the order of the sequence."""
+        size = self.cp_group.size()
+        if size == 1:
+            return key, value
+        both = gather_from_sequence_parallel_region(torch.cat((key, value), dim=-1), group=self.cp_group)
+        # Each rank holds two chunks: see `chunks_of`.
+        chunks = both.view(size, 2, -1, *both.shape[1:])
+        ordered = torch.cat((chunks[:, 0], chunks[:, 1].flip(0))).flatten(0, 1)
+        return ordered[..., : key.shape[-1]], ordered[..., key.shape[-1] :]

@@ -1,0 +1,134 @@
+"""Which keys each query of a packed sequence sees: pieces of one shape that every kernel takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modellink_rm.batching.batch import Segment
+
+Ranges = tuple[tuple[int, int], ...]  # of tokens, (start, end) each
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Queries one after the other, and the keys that the last of them sees; each earlier one sees one less.
+
+    That is causal attention aligned at the lower right corner: query i of n sees the first
+    num_keys - (n - 1 - i) keys.
+
+    Attributes:
+        queries: (start, end) among this process's queries.
+        keys: (start, end) ranges of the whole sequence, in order.
+    """
+
+    queries: tuple[int, int]
+    keys: Ranges
+
+    @property
+    def num_queries(self) -> int:
+        """At least one."""
+        return self.queries[1] - self.queries[0]
+
+    @property
+    def num_keys(self) -> int:
+        """At least the number of queries."""
+        return sum(end - start for start, end in self.keys)
+
+
+def ranges_before_last(ranges: Ranges, count: int) -> tuple[Ranges, Ranges]:
+    """(the ranges without their last `count` tokens, these tokens), for a last range that holds these."""
+    *before, (start, end) = ranges
+    assert end - start >= count
+    rest = ((start, end - count),) if end - start > count else ()
+    return (*before, *rest), ((end - count, end),)
+
+
+def pieces_of(segments: Sequence[Segment], ranges: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
+    """Pieces of the tokens in `ranges`, which a process holds one after the other.
+
+    Args:
+        segments: of the whole sequence, in order.
+        ranges: (start, end) of the whole sequence; ((0, t),) without context parallelism.
+    """
+    pieces: list[Piece] = []
+    offset = 0
+    for start, end in ranges:
+        for segment in segments:
+            first, last = max(start, segment.start), min(end, segment.end)
+            if first < last:
+                queries = (offset + first - start, offset + last - start)
+                _append(pieces, Piece(queries, _seen_from(segment, last)))
+        offset += end - start
+    return tuple(pieces)
+
+
+def scored_pieces(segments: Sequence[Segment], positions: Sequence[int]) -> tuple[Piece, ...]:
+    """One piece per position: a query of its own, query i at positions[i] of the whole sequence."""
+    pieces = []
+    for number, position in enumerate(positions):
+        segment = next(segment for segment in segments if segment.start <= position < segment.end)
+        pieces.append(Piece((number, number + 1), _seen_from(segment, position + 1)))
+    return tuple(pieces)
+
+
+def _seen_from(segment: Segment, end: int) -> Ranges:
+    """Ranges that the token before `end` of a segment sees; ranges that touch are one."""
+    if segment.prefix is None:
+        return ((segment.start, end),)
+    if segment.prefix[1] == segment.start:
+        return ((segment.prefix[0], end),)
+    return (segment.prefix, (segment.start, end))
+
+
+def _append(pieces: list[Piece], piece: Piece) -> None:
+    """Add a piece, as one with the last where it goes on from it.
+
+    A prompt and the response laid out right after it are so one causal piece, without a mask.
+    """
+    if pieces:
+        last = pieces[-1]
+        goes_on = (
+            len(last.keys) == len(piece.keys) == 1
+            and last.queries[1] == piece.queries[0]
+            and last.keys[0][0] == piece.keys[0][0]
+            and last.keys[0][1] == piece.keys[0][1] - piece.num_queries
+        )
+        if goes_on:
+            pieces[-1] = Piece((last.queries[0], piece.queries[1]), piece.keys)
+            return
+    pieces.append(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldScores:
+    """The scored positions that one process holds, each once: equal responses must tie to the last bit.
+
+    Attributes:
+        positions: in the whole sequence, at least one: a process without any takes its first token,
+            so that every process takes part in the same exchanges.
+        rows: of the same, among this process's tokens.
+        slots: for each response of the batch, which of the rows it is scored at; 0 where not held.
+        is_held: for each response, whether this process holds its position.
+    """
+
+    positions: tuple[int, ...]
+    rows: tuple[int, ...]
+    slots: tuple[int, ...]
+    is_held: tuple[bool, ...]
+
+
+def held_scores(scored_positions: Sequence[int], ranges: Sequence[tuple[int, int]]) -> HeldScores:
+    """The scored positions in the ranges that a process holds one after the other."""
+    rows: dict[int, int] = {}
+    for position in scored_positions:
+        offset = 0
+        for start, end in ranges:
+            if start <= position < end:
+                rows[position] = offset + position - start
+            offset += end - start
+    place = {position: number for number, position in enumerate(rows)}
+    return HeldScores(
+        positions=tuple(rows) or (ranges[0][0],),
+        rows=tuple(rows.values()) or (0,),
+        slots=tuple(place.get(position, 0) for position in scored_positions),
+        is_held=tuple(position in rows for position in scored_positions),
+    )

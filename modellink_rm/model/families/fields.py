@@ -1,0 +1,144 @@
+"""Fields of a config.json, read with the errors they can have."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.model.families.family import Config
+from modellink_rm.model.shape import ModelShape
+
+_TRANSFORMERS_FIELDS = {
+    "num_hidden_layers": int,
+    "hidden_size": int,
+    "intermediate_size": int,
+    "num_attention_heads": int,
+    "vocab_size": int,
+    "max_position_embeddings": int,
+    "rms_norm_eps": float,
+}
+# transformers' default of rope_theta, for files older than the field; Llama 2's has none.
+_ROPE_THETA = 10000.0
+_ROPE_FIELDS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+
+
+def check_values(config: Config, supported: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse the first field whose value is given and not among the supported ones."""
+    for name, values in supported.items():
+        if name in config and config[name] not in values:
+            choices = " or ".join(repr(value) for value in values)
+            raise UserError(
+                f"{name} {config[name]!r} changes the model's numbers and is not supported; only {choices} is"
+            )
+
+
+def numbers_of(config: Config, names: Mapping[str, type]) -> dict[str, Any]:
+    """The values of required fields, each an int or a float as `names` says.
+
+    Raises:
+        UserError: naming all missing fields, or one of a wrong type.
+    """
+    missing = [name for name in names if config.get(name) is None]
+    if missing:
+        raise UserError(f"model_type {config['model_type']!r} needs {', '.join(missing)}")
+    for name, kind in names.items():
+        value = config[name]
+        accepted = (int, float) if kind is float else (int,)
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            raise UserError(
+                f"field '{name}' must be {'a number' if kind is float else 'whole'}, got {value!r}"
+            )
+    return {name: kind(config[name]) for name, kind in names.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Rotary settings.
+
+    Attributes:
+        theta: base of the angles.
+        partial_factor: the part of each head that is rotated.
+    """
+
+    theta: float
+    partial_factor: float
+
+
+def rope_of(config: Config, *, partial_factor: float = 1.0) -> Rope:
+    """The rotary settings: `rope_parameters` of transformers 5, or rope_theta and rope_scaling before.
+
+    Args:
+        partial_factor: the part of a head that is rotated where the config does not say.
+    Raises:
+        UserError: a scaling, or rotary settings by layer.
+    """
+    settings = dict(config)
+    for field in ("rope_scaling", "rope_parameters"):
+        parameters = config.get(field) or {}
+        if not isinstance(parameters, Mapping):
+            raise UserError(f"{field} must be an object, got {parameters!r}")
+        kind = parameters.get("rope_type", parameters.get("type", "default"))
+        unknown = {name for name, value in parameters.items() if value is not None} - _ROPE_FIELDS
+        if kind != "default" or unknown:
+            raise UserError(
+                f"{field} {parameters!r} changes the model's numbers and is not supported; only rope_type "
+                "'default' with rope_theta is"
+            )
+        settings.update(parameters)
+    numbers = {"rope_theta": _ROPE_THETA, "partial_rotary_factor": partial_factor}
+    numbers |= {name: settings[name] for name in numbers if settings.get(name) is not None}
+    numbers = numbers_of({**config, **numbers}, dict.fromkeys(numbers, float))
+    return Rope(theta=numbers["rope_theta"], partial_factor=numbers["partial_rotary_factor"])
+
+
+def transformers_shape(
+    config: Config,
+    *,
+    rope: Rope,
+    num_query_groups: int,
+    add_qkv_bias: bool,
+    rotary_interleaved: bool = False,
+) -> ModelShape:
+    """The shape by the fields that transformers' families of this kind share.
+
+    Raises:
+        UserError: a field is missing, or has a value that is not supported.
+    """
+    check_values(config, {"hidden_act": ("silu", "swish"), "mlp_bias": (None, False)})
+    numbers = numbers_of(config, _TRANSFORMERS_FIELDS)
+    heads, hidden_size = numbers["num_attention_heads"], numbers["hidden_size"]
+    if config.get("head_dim") is not None:
+        kv_channels = numbers_of(config, {"head_dim": int})["head_dim"]
+    elif heads < 1 or hidden_size % heads:
+        raise UserError(f"num_attention_heads {heads} does not divide hidden_size {hidden_size}")
+    else:
+        kv_channels = hidden_size // heads
+    return ModelShape(
+        family=config["model_type"],
+        num_layers=numbers["num_hidden_layers"],
+        hidden_size=hidden_size,
+        ffn_hidden_size=numbers["intermediate_size"],
+        num_attention_heads=heads,
+        num_query_groups=num_query_groups,
+        kv_channels=kv_channels,
+        vocab_size=numbers["vocab_size"],
+        max_position_embeddings=numbers["max_position_embeddings"],
+        norm_epsilon=numbers["rms_norm_eps"],
+        rotary_base=rope.theta,
+        rotary_percent=rope.partial_factor,
+        rotary_interleaved=rotary_interleaved,
+        add_qkv_bias=add_qkv_bias,
+    )
+
+
+def whole_rope(config: Config) -> Rope:
+    """The rotary settings of a family that rotates whole heads."""
+    rope = rope_of(config)
+    check_values({"partial_rotary_factor": rope.partial_factor}, {"partial_rotary_factor": (1.0,)})
+    return rope
+
+
+def key_value_heads(config: Config) -> int:
+    """num_key_value_heads, which must be given."""
+    # Required: what transformers assumes for a missing one differs between these families.
+    return int(numbers_of(config, {"num_key_value_heads": int})["num_key_value_heads"])

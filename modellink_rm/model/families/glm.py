@@ -1,0 +1,29 @@
+"""GLM-4 in transformers' form (transformers 5, models/glm)."""
+
+import dataclasses
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.model.families.family import Config, Family
+from modellink_rm.model.families.fields import check_values, key_value_heads, rope_of, transformers_shape
+from modellink_rm.model.families.llama import LAYER, LLAMA_NAMES
+from modellink_rm.model.shape import ModelShape
+
+_GLM_NAMES = dataclasses.replace(LLAMA_NAMES, gate_up=(LAYER + "mlp.gate_up_proj",))
+
+
+def _glm_shape(config: Config) -> ModelShape:
+    # Required, for the same reason as the key/value heads: versions of transformers disagree.
+    missing = [name for name in ("attention_bias", "head_dim") if config.get(name) is None]
+    if missing:
+        raise UserError(f"model_type 'glm' needs {', '.join(missing)}")
+    check_values(config, {"attention_bias": (True, False)})
+    return transformers_shape(
+        config,
+        rope=rope_of(config, partial_factor=0.5),
+        num_query_groups=key_value_heads(config),
+        add_qkv_bias=config["attention_bias"],
+        rotary_interleaved=True,
+    )
+
+
+GLM = Family(name="glm", read_shape=_glm_shape, names=_GLM_NAMES)

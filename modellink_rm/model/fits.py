@@ -1,0 +1,66 @@
+"""Whether a model of some shape can be divided and fed as the flags ask."""
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.config.data import DataConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.model.shape import ModelShape
+
+
+def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> None:
+    """The layers and matrices can be divided as asked.
+
+    Raises:
+        UserError: a size does not divide.
+    """
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    if shape.num_layers % pp:
+        raise UserError(
+            f"--pipeline-model-parallel-size {pp} does not divide --num-layers {shape.num_layers}"
+        )
+    virtual = parallel.num_layers_per_virtual_pipeline_stage
+    if virtual is not None and shape.num_layers // pp % virtual:
+        raise UserError(
+            f"--num-layers-per-virtual-pipeline-stage {virtual} does not divide the "
+            f"{shape.num_layers // pp} layers of a stage"
+        )
+    for flag, size in (
+        ("--num-attention-heads", shape.num_attention_heads),
+        ("--ffn-hidden-size", shape.ffn_hidden_size),
+    ):
+        if size % tp:
+            raise UserError(f"--tensor-model-parallel-size {tp} does not divide {flag} {size}")
+    groups = shape.num_query_groups
+    if groups % tp and tp % groups:
+        raise UserError(
+            f"--tensor-model-parallel-size {tp} and --num-query-groups {groups}: one must divide the other"
+        )
+
+
+def check_recompute_fits_shape(
+    precision: PrecisionConfig, parallel: ParallelConfig, shape: ModelShape
+) -> None:
+    """The layers of a stage can be recomputed in groups as asked.
+
+    Raises:
+        UserError: --recompute-num-layers does not divide them, or is above their number.
+    """
+    num_stages = parallel.pipeline_model_parallel_size * parallel.num_virtual_stages(shape.num_layers)
+    num_layers, group = shape.num_layers // num_stages, precision.recompute_num_layers
+    if precision.recompute_granularity != "full":
+        return
+    if group > num_layers or (precision.recompute_method == "uniform" and num_layers % group):
+        raise UserError(f"--recompute-num-layers {group} does not divide the {num_layers} layers of a stage")
+
+
+def check_data_fits_shape(data: DataConfig, shape: ModelShape) -> None:
+    """Sequences are no longer than the model's positions.
+
+    Raises:
+        UserError: --seq-length is above the maximum.
+    """
+    if data.seq_length > shape.max_position_embeddings:
+        raise UserError(
+            f"--seq-length {data.seq_length} is above the model's --max-position-embeddings "
+            f"{shape.max_position_embeddings}; lower it, or give the flag if the model can read further"
+        )

@@ -1,0 +1,145 @@
+"""The model's last layer, computed for scored tokens only.
+
+A reward is read at the last token of each response, and nothing comes after the last layer: of the
+other tokens it needs keys and values, but no query, attention output or MLP.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel import get_cuda_rng_tracker, reduce_from_tensor_model_parallel_region
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.tensor_parallel.random import get_data_parallel_rng_tracker_name
+from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.transformer_layer import TransformerLayer
+from torch import Tensor
+
+from modellink_rm.model.attention.packed import PackedLayout
+
+
+class ScoredRowsLayer(TransformerLayer):
+    """[n, 1, h] of the layout's n scored rows, from the hidden states of all tokens.
+
+    Under sequence parallelism the rows are gathered to every tensor-parallel rank: what follows is
+    computed as without it, so neither its linears nor its norm may be treated as divided.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.pre_mlp_layernorm.weight.sequence_parallel = False
+        for linear in (self.self_attention.linear_proj, self.mlp.linear_fc1, self.mlp.linear_fc2):
+            linear.sequence_parallel = False
+        self.mlp.linear_fc1.allreduce_dgrad = self.tp_group.size() > 1
+
+    def forward(
+        self, hidden_states: Tensor, *, packed_seq_params: PackedLayout, **unused: Any
+    ) -> tuple[Tensor, None]:
+        """(hidden states [n, 1, h], equal on every tensor-parallel rank; None, the engine's `context`).
+
+        Args:
+            hidden_states: [t, 1, h], or [t/tp, 1, h] under sequence parallelism.
+            packed_seq_params: the layout, with its scored rows.
+        """
+        assert packed_seq_params.scored is not None
+        normed = self.input_layernorm(hidden_states)
+        both = self._rows(torch.cat((hidden_states, normed), dim=-1), packed_seq_params.scored.rows)
+        rows, normed_rows = both.chunk(2, dim=-1)
+        output = self.self_attention(normed, normed_rows, packed_seq_params)
+        with self._equal_draws():
+            rows = self.self_attn_bda(self.training, self.config.bias_dropout_fusion)(
+                output, rows, self.hidden_dropout
+            )
+            return self._forward_mlp(rows), None
+
+    def _rows(self, states: Tensor, rows: Tensor) -> Tensor:
+        """The states at the rows, [n, 1, ...], whole on every tensor-parallel rank."""
+        if not self.config.sequence_parallel:
+            return states[rows]
+        # Each rank holds a part of the tokens: it gives the rows it has and zeros for the others, and
+        # the sum over ranks is exchanged. The sum's backward is the identity, so each rank's own
+        # rows get the whole gradient, once.
+        num_local = states.shape[0]
+        local = rows - self.tp_group.rank() * num_local
+        is_here = (local >= 0) & (local < num_local)
+        found = states[local.clamp(0, num_local - 1)].masked_fill(~is_here[:, None, None], 0.0)
+        whole: Tensor = reduce_from_tensor_model_parallel_region(found, group=self.tp_group)
+        return whole
+
+    def _equal_draws(self) -> AbstractContextManager[None]:
+        """Dropout that draws alike on every tensor-parallel rank, as the rows are copies."""
+        if not (self.training and self.hidden_dropout):
+            return nullcontext()
+        fork: AbstractContextManager[None] = get_cuda_rng_tracker().fork(get_data_parallel_rng_tracker_name())
+        return fork
+
+
+class ScoredRowsAttention(SelfAttention):
+    """Self attention whose keys and values are all tokens', and whose queries the scored rows'."""
+
+    def forward(
+        self, hidden_states: Tensor, rows: Tensor, packed_seq_params: PackedLayout
+    ) -> tuple[Tensor, Tensor | None]:
+        """(output [n, 1, h], no bias).
+
+        Args:
+            hidden_states: of all tokens, after the norm, [t, 1, h] or [t/tp, 1, h].
+            rows: of the scored rows, after the norm, [n, 1, h].
+            packed_seq_params: the layout.
+        """
+        tokens, scored = packed_seq_params.tokens, packed_seq_params.scored
+        assert tokens is not None
+        assert scored is not None
+        if self.config.num_query_groups < self.world_size:
+            # Several ranks share a key/value head, and no rank's rows of the weight are keys and
+            # values alone: the queries of all tokens are computed.
+            query, key, value = self.get_query_key_value_tensors(hidden_states)
+            query = query[scored.rows]
+        else:
+            query, key, value = self.linear_qkv(hidden_states, rows)
+        output = self.core_attention.attend(query, key, value, scored.queries, keys=tokens)
+        result: tuple[Tensor, Tensor | None] = self.linear_proj(output)
+        return result
+
+
+class RowQueriesLinear(ColumnParallelLinear):
+    """The projection to queries, keys and values, where queries may be asked for some rows only."""
+
+    def forward(self, hidden_states: Tensor, rows: Tensor | None = None) -> Any:
+        """(query [n, 1, heads, d], key [t, 1, groups, d], value [t, 1, groups, d]) of this rank's heads.
+
+        Without `rows` the engine's own forward.
+
+        Args:
+            hidden_states: [t, 1, h] or [t/tp, 1, h].
+            rows: [n, 1, h], whole on every tensor-parallel rank.
+        """
+        if rows is None:
+            return super().forward(hidden_states)
+        config = self.config
+        queries_per_group = config.num_attention_heads // config.num_query_groups
+        # The weight's rows: for each group its query heads, its key head, its value head.
+        by_head = (-1, queries_per_group + 2, config.kv_channels)
+        weight = self.weight.view(*by_head, self.input_size)
+        bias = None if self.bias is None else self.bias.view(by_head)
+
+        def project(states: Tensor, heads: slice, *, sequence_parallel: bool) -> Tensor:
+            output: Tensor = self._forward_impl(
+                input=states,
+                weight=weight[:, heads].flatten(0, 2),
+                bias=None if bias is None else bias[:, heads].flatten(),
+                gradient_accumulation_fusion=False,  # the weight is a part, not the parameter
+                allreduce_dgrad=self.tp_group.size() > 1 and not sequence_parallel,
+                sequence_parallel=sequence_parallel,
+                grad_output_buffer=None,
+                wgrad_deferral_limit=None,
+                tp_group=self.tp_group,
+            )
+            return output
+
+        query = project(rows, slice(0, queries_per_group), sequence_parallel=False)
+        both = project(
+            hidden_states, slice(queries_per_group, None), sequence_parallel=self.sequence_parallel
+        )
+        both = both.view(*both.shape[:2], -1, 2, config.kv_channels)
+        return query.view(*query.shape[:2], -1, config.kv_channels), both[..., 0, :], both[..., 1, :]

@@ -1,0 +1,121 @@
+"""The shape to build: what the weights say, met by the flags."""
+
+import dataclasses
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import flag_name
+from modellink_rm.base.log import warn_once
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.model.shape import ModelShape
+
+# Flags that must equal what the weights say, by field; the others of the shape only change numbers.
+_SHAPE_FIELDS = (
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "kv_channels",
+    "rotary_percent",
+)
+_NUMBER_FIELDS = ("max_position_embeddings", "norm_epsilon", "rotary_base")
+# What a model without weights cannot do without; its vocabulary is the padded one.
+_REQUIRED_FIELDS = (
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "padded_vocab_size",
+)
+
+
+def resolve_shape(
+    config: ModelConfig, from_weights: ModelShape | None, *, source: str = "the weights"
+) -> ModelShape:
+    """The shape to build: the weights' where there are any, else the flags'.
+
+    Flags that only change numbers (norm epsilon, rotary base, maximum positions) win, with a warning.
+
+    Args:
+        source: where `from_weights` was read, as an error calls it ("config.json in DIR").
+
+    Raises:
+        UserError: a flag contradicts the weights, or without weights a flag is missing.
+    """
+    if from_weights is None:
+        return _shape_from_flags(config)
+    for name in _SHAPE_FIELDS:
+        _check_agrees(name, getattr(config, name), getattr(from_weights, name), source)
+    for name in ("add_qkv_bias", "use_glm_rope"):
+        weights_name = "rotary_interleaved" if name == "use_glm_rope" else name
+        if getattr(config, name) and not getattr(from_weights, weights_name):
+            raise UserError(
+                f"{flag_name(name)} contradicts {source}: a model of family {from_weights.family} with "
+                f"{weights_name} false; leave the flag out or load other weights"
+            )
+    given = {name: getattr(config, name) for name in _NUMBER_FIELDS if getattr(config, name) is not None}
+    for name, value in given.items():
+        if value != getattr(from_weights, name):
+            warn_once(f"{flag_name(name)} {value} wins over {getattr(from_weights, name)} of {source}")
+    return dataclasses.replace(from_weights, **given)
+
+
+def _check_agrees(name: str, given: float | None, expected: float, source: str) -> None:
+    if given is not None and given != expected:
+        raise UserError(
+            f"{flag_name(name)} {given} contradicts {name} {expected} of {source}; "
+            "leave the flag out or load other weights"
+        )
+
+
+def _shape_from_flags(config: ModelConfig) -> ModelShape:
+    values = {name: getattr(config, name) for name in _REQUIRED_FIELDS}
+    missing = [flag_name(name) for name, value in values.items() if value is None]
+    if missing:
+        raise UserError(f"a model without weights needs {' '.join(missing)}; give them, or --load weights")
+    heads, hidden_size = values["num_attention_heads"], values["hidden_size"]
+    if config.kv_channels is None and hidden_size % heads:
+        raise UserError(
+            f"--num-attention-heads {heads} does not divide --hidden-size {hidden_size}; give --kv-channels"
+        )
+    # Megatron's default for --group-query-attention alone is one group.
+    num_query_groups = (config.num_query_groups or 1) if config.group_query_attention else heads
+    return ModelShape(
+        family="chatglm" if config.use_glm_rope else "llama",
+        num_layers=values["num_layers"],
+        hidden_size=hidden_size,
+        ffn_hidden_size=values["ffn_hidden_size"],
+        num_attention_heads=heads,
+        num_query_groups=num_query_groups,
+        kv_channels=config.kv_channels or hidden_size // heads,
+        vocab_size=values["padded_vocab_size"],
+        max_position_embeddings=values["max_position_embeddings"],
+        norm_epsilon=config.norm_epsilon or 1e-5,
+        rotary_base=config.rotary_base or 10000.0,
+        rotary_percent=config.rotary_percent or (0.5 if config.use_glm_rope else 1.0),
+        rotary_interleaved=config.use_glm_rope,
+        add_qkv_bias=config.add_qkv_bias,
+    )
+
+
+def padded_vocab_size(config: ModelConfig, shape: ModelShape, tensor_parallel_size: int) -> int:
+    """Rows of the embedding over all tensor-parallel ranks.
+
+    Raises:
+        UserError: --padded-vocab-size is below the weights' rows or cannot be split evenly.
+    """
+    if config.padded_vocab_size is None:
+        multiple = config.make_vocab_size_divisible_by * tensor_parallel_size
+        return -(-shape.vocab_size // multiple) * multiple
+    if config.padded_vocab_size < shape.vocab_size:
+        raise UserError(
+            f"--padded-vocab-size {config.padded_vocab_size} is below the {shape.vocab_size} embedding rows "
+            "of the weights; leave the flag out or raise it"
+        )
+    if config.padded_vocab_size % tensor_parallel_size:
+        raise UserError(
+            f"--tensor-model-parallel-size {tensor_parallel_size} does not divide --padded-vocab-size "
+            f"{config.padded_vocab_size}"
+        )
+    return config.padded_vocab_size

@@ -1,0 +1,79 @@
+"""What the weights fix about a reward model."""
+
+import dataclasses
+
+from modellink_rm.base.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The shape of a decoder with RMSNorm, SwiGLU and rotary positions, and no bias but qkv's.
+
+    Attributes:
+        family: a name of `modellink_rm.model.families.FAMILIES` (config.json's model_type).
+        ffn_hidden_size: rows of the gate, and of the up projection.
+        num_query_groups: key/value heads; equal to `num_attention_heads` without grouped queries.
+        kv_channels: size of one head.
+        vocab_size: rows of the embedding in the weights, before any padding.
+        rotary_percent: the part of each head that is rotated.
+        rotary_interleaved: pairs are (0, 1), (2, 3), ... as in GLM, not (0, d/2), (1, d/2 + 1), ...
+    """
+
+    family: str
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    kv_channels: int
+    vocab_size: int
+    max_position_embeddings: int
+    norm_epsilon: float
+    rotary_base: float
+    rotary_percent: float
+    rotary_interleaved: bool
+    add_qkv_bias: bool
+
+    def __post_init__(self) -> None:
+        """Check what no engine can build.
+
+        Raises:
+            UserError: a size below one, query groups that do not divide the heads, or an odd
+                number of rotated channels.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and value < 1:
+                raise UserError(f"{field.name} of a model must be at least 1, got {value}")
+        if self.num_attention_heads % self.num_query_groups:
+            raise UserError(
+                f"num_query_groups {self.num_query_groups} does not divide "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        if not 0 <= self.norm_epsilon < float("inf"):
+            raise UserError(f"the norm epsilon of a model must be a number from 0, got {self.norm_epsilon}")
+        if not 0 < self.rotary_base < float("inf"):
+            raise UserError(f"the rotary base of a model must be above 0, got {self.rotary_base}")
+        if not 0 < self.rotary_percent <= 1:
+            raise UserError(f"rotary_percent of a model must lie in (0, 1], got {self.rotary_percent}")
+        if self.rotary_channels < 2 or self.rotary_channels % 2:
+            raise UserError(
+                f"the rotated part of a head must be an even number of channels, got "
+                f"{self.rotary_channels} = int(kv_channels {self.kv_channels} * rotary_percent "
+                f"{self.rotary_percent})"
+            )
+
+    @property
+    def rotary_channels(self) -> int:
+        """Channels of each head that are rotated."""
+        return int(self.kv_channels * self.rotary_percent)
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.num_attention_heads // self.num_query_groups
+
+    @property
+    def qkv_size(self) -> int:
+        """Rows of the fused qkv projection: all query heads, keys and values."""
+        return (self.num_attention_heads + 2 * self.num_query_groups) * self.kv_channels

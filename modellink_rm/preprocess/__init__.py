@@ -1,0 +1,1 @@
+"""Preprocessing: records to the files of a data set."""

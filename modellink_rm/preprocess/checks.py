@@ -1,0 +1,104 @@
+"""What is looked for in every pair: counted always, and dropped where --drop says so."""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from modellink_rm.config.preprocess import CHECKS
+from modellink_rm.conversation import Pair, Ranking
+from modellink_rm.templates.encode import TokenizedResponses
+from modellink_rm.tokenizers.tokenizer import Tokenizer, is_bracketed
+
+NAMES = tuple(CHECKS)
+DUPLICATE = 1 << NAMES.index("duplicate")
+_EQUAL, _EMPTY, _LONG_PROMPT, _LONG_ANSWER, _SPECIAL = (1 << i for i in range(5))
+
+
+def names_in(flags: int) -> list[str]:
+    """The names of the checks whose bits are set."""
+    return [name for i, name in enumerate(NAMES) if flags >> i & 1]
+
+
+def mask_of(names: Collection[str]) -> int:
+    """The bits of the checks of these names."""
+    return sum(1 << NAMES.index(name) for name in set(names))
+
+
+@dataclass(frozen=True, slots=True)
+class PairChecks:
+    """The checks that see one pair, or one prompt with its responses, alone.
+
+    Attributes:
+        max_prompt_length: tokens, None for no limit.
+        max_answer_length: tokens, what the template adds included; None for no limit.
+        special: finds the tokenizer's control tokens in a text, None where it has none.
+    """
+
+    max_prompt_length: int | None
+    max_answer_length: int | None
+    special: "re.Pattern[str] | None"
+
+    def __call__(self, example: Pair | Ranking, tokens: TokenizedResponses) -> int:
+        """Bits of what is found."""
+        flags = 0
+        answers = [response.content for response in example.responses]
+        if len(set(answers)) < len(answers) and len(set(example.responses)) < len(answers):
+            flags |= _EQUAL
+        if not all(answers) or any(map(str.isspace, answers)):
+            flags |= _EMPTY
+        if self.max_prompt_length is not None and len(tokens.prompt_ids) > self.max_prompt_length:
+            flags |= _LONG_PROMPT
+        if self.max_answer_length is not None:
+            longest = max(map(len, tokens.response_ids))
+            flags |= _LONG_ANSWER if longest > self.max_answer_length else 0
+        if self.special is not None:
+            texts = [turn.content for turn in example.prompt]
+            found = self.special.search("\n".join([example.system or "", example.tools, *texts, *answers]))
+            flags |= _SPECIAL if found else 0
+        return flags
+
+
+def special_token_pattern(tokenizer: Tokenizer) -> "re.Pattern[str] | None":
+    """What finds the tokens in brackets that a template may spell; words such as `sop` are left out."""
+    tokens = sorted(filter(is_bracketed, tokenizer.special_tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, tokens))) if tokens else None
+
+
+class DigestSet:
+    """Digests of 64 bits seen so far, in a table of 8 bytes a slot.
+
+    Among a hundred million different pairs, the chance that any two are taken for equal is 0.03%.
+
+    Args:
+        num_slots: at the start, a power of two. Memory is touched as digests come; the table doubles
+            when it is two thirds full.
+    """
+
+    def __init__(self, num_slots: int = 1 << 22) -> None:
+        # zeros come untouched from the system; a memoryview gives Python's ints, and fast
+        self._slots = memoryview(np.zeros(num_slots, np.uint64).data)
+        self._mask = num_slots - 1
+        self._count = 0
+
+    def add(self, digest: int) -> bool:
+        """True where `digest` was there already."""
+        digest = digest or 1  # 0 is an empty slot
+        index = digest & self._mask
+        while self._slots[index]:
+            if self._slots[index] == digest:
+                return True
+            index = (index + 1) & self._mask
+        self._slots[index] = digest
+        self._count += 1
+        if self._count * 3 > self._mask * 2:
+            self._grow()
+        return False
+
+    def _grow(self) -> None:
+        larger = DigestSet(2 * len(self._slots))
+        for digest in self._slots:
+            if digest:
+                larger.add(digest)
+        self._slots, self._mask = larger._slots, larger._mask

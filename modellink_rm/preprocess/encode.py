@@ -1,0 +1,148 @@
+"""Records to rows of token ids: what every worker does with a chunk of records."""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modellink_rm.config.preprocess import CHECKS, PreprocessConfig
+from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.conversation import Pair, Ranking
+from modellink_rm.handlers import make_handler
+from modellink_rm.preprocess import checks
+from modellink_rm.preprocess.rows import Refused, Rows, to_bytes
+from modellink_rm.records import BadRecord, RawRecord, RecordError, parse_record
+from modellink_rm.templates.choice import find_template
+from modellink_rm.templates.encode import TokenizedResponses, num_closing_tokens, tokenize_responses
+from modellink_rm.tokenizers.load import load_tokenizer
+from modellink_rm.tokenizers.word_cache import with_word_cache
+
+_LARGEST_MARGIN = float(np.finfo(np.float32).max)
+
+
+class PairTokenizer:
+    """A handler, a template, a tokenizer and the checks, at hand for one chunk after the other."""
+
+    def __init__(self, config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> None:
+        self._handler = make_handler(config.handler_name, config.map_keys)
+        self.tokenizer = with_word_cache(load_tokenizer(tokenizer_config))
+        self.template = find_template(
+            config.prompt_type,
+            self.tokenizer,
+            path=config.prompt_type_path,
+            enable_thinking=config.enable_thinking,
+        )
+        self._seq_length = config.seq_length
+        # Prepares the template, so that a token which the tokenizer lacks is known before any input.
+        num_closing_tokens(self.template, self.tokenizer)
+        self._checks = checks.PairChecks(
+            max_prompt_length=config.max_prompt_length,
+            max_answer_length=config.max_answer_length,
+            special=checks.special_token_pattern(self.tokenizer),
+        )
+        self._dropped_flags = checks.mask_of(config.drop)
+        self._keeps_refused_text = config.rejects is not None
+        self._keeps_all_texts = self._keeps_refused_text and "duplicate" in config.drop
+
+    def __call__(self, chunk: Sequence[RawRecord]) -> bytes:
+        """The rows of a chunk's records and what was refused of it, as `to_bytes` writes them."""
+        refused: list[Refused] = []
+        rows: list[_Row] = []
+        kept: list[RawRecord] = []
+        for raw in chunk:
+            row = self._row(raw, len(rows))
+            if isinstance(row, Refused):
+                refused.append(row)
+                continue
+            rows.append(row)
+            kept.append(raw)
+        parts = [ids for row in rows for ids in (row.tokens.prompt_ids, *row.tokens.response_ids)]
+        lengths = np.array([len(ids) for ids in parts], np.int32)
+        ids = np.frombuffer(b"".join(parts), np.int32)
+        num_responses = np.array([len(row.tokens.response_ids) for row in rows], np.int32)
+        has_sources = any(row.source for row in rows)
+        return to_bytes(
+            Rows(
+                num_bytes=sum(len(raw.text) for raw in chunk),
+                num_records=len(chunk),
+                refused=refused,
+                num_responses=num_responses,
+                lengths=lengths,
+                digests=_digests(ids, lengths, num_responses),
+                flags=np.array([row.flags for row in rows], np.uint8),
+                ranks=np.array([rank for row in rows for rank in row.ranks], np.int32),
+                margins=np.array([margin for row in rows for margin in row.margins], np.float32),
+                ids=ids,
+                sources=[row.source for row in rows] if has_sources else [],
+                places=[raw.place for raw in kept] if self._keeps_all_texts else [],
+                texts=[raw.text.decode("latin-1") for raw in kept] if self._keeps_all_texts else [],
+            )
+        )
+
+    def _row(self, raw: RawRecord, index: int) -> "_Row | Refused":
+        """Token ids of a record with the flags of its checks, or why there are none."""
+        text = raw.text.decode("latin-1") if self._keeps_refused_text else None
+        record = parse_record(raw)
+        if isinstance(record, BadRecord):
+            return Refused(raw.place, record.reason, record.message, index=index, text=text)
+        try:
+            example = self._handler(record.fields)
+            margins = _margins(example)
+            tokens = tokenize_responses(example, self.template, self.tokenizer)
+            longest = len(tokens.prompt_ids) + max(map(len, tokens.response_ids))
+            if len(tokens.prompt_ids) + min(map(len, tokens.response_ids)) == 0:
+                raise RecordError("no tokens", "prompt and answer have no tokens at all")
+        except RecordError as error:
+            return Refused(raw.place, error.reason, str(error), index=index, text=text)
+        flags = self._checks(example, tokens)
+        if self._seq_length is not None and longest >= self._seq_length:
+            reason = f"not shorter than --seq-length {self._seq_length}"
+            return Refused(raw.place, reason, f"{longest} tokens, {reason}", False, flags, index, text)
+        dropped = checks.names_in(flags & self._dropped_flags)
+        if dropped:
+            reason = CHECKS[dropped[0]]
+            message = "; ".join(CHECKS[name] for name in dropped)
+            return Refused(raw.place, reason, message, False, flags, index, text)
+        source = (example.source or "").encode(errors="backslashreplace").decode()
+        return _Row(tokens, flags, example.ranks, margins, source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    tokens: TokenizedResponses
+    flags: int
+    ranks: tuple[int, ...]
+    margins: tuple[float, ...]
+    source: str
+
+
+def _margins(example: Pair | Ranking) -> tuple[float, ...]:
+    """The margins, NaN for each where the record has none.
+
+    Raises:
+        RecordError: one is no number that float32 can hold.
+    """
+    if example.margins is None:
+        return (math.nan,) * (len(example.responses) - 1)
+    if not all(abs(margin) <= _LARGEST_MARGIN for margin in example.margins):
+        raise RecordError("a margin that float32 cannot hold")
+    return example.margins
+
+
+def _digests(ids: np.ndarray, lengths: np.ndarray, num_responses: np.ndarray) -> np.ndarray:
+    """Of every row, uint64: 8 bytes of a hash over its ids and where its parts end."""
+    data = ids.view(np.uint8).data
+    part_ends = np.cumsum(lengths, dtype=np.int64) * ids.itemsize
+    last_parts = np.cumsum(num_responses + 1)
+    heads = lengths.tobytes()
+    width = lengths.itemsize
+    starts = zip([0, *last_parts.tolist()], [0, *part_ends[last_parts - 1].tolist()], strict=True)
+    found = []
+    for (part, start), (last, end) in itertools.pairwise(starts):
+        digest = hashlib.blake2b(data[start:end], digest_size=8)
+        digest.update(heads[part * width : last * width])
+        found.append(digest.digest())
+    return np.frombuffer(b"".join(found), "<u8")

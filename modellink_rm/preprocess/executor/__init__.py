@@ -1,0 +1,1 @@
+"""How chunks of records are shared by processes."""

@@ -1,0 +1,186 @@
+"""The finished parts of a run, in one file: what --resume continues from and shards are merged from."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.preprocess.rows import Rows, from_bytes
+
+_MAGIC = b"MLRMPART2"
+_END = b"MLRMDONE"
+# A killed run's workers need a moment to see that it is gone.
+_SECONDS_FOR_A_DYING_RUN = 2.0
+
+
+def parts_path(prefix: Path, shard_index: int = 0, num_shards: int = 1) -> Path:
+    """The file of a run's parts: hidden for a whole run, {prefix}_shard_2_of_8.parts for a shard."""
+    if num_shards == 1:
+        return prefix.with_name(f".{prefix.name}.parts")
+    return prefix.with_name(f"{prefix.name}_shard_{shard_index}_of_{num_shards}.parts")
+
+
+class Parts:
+    """A file of parts that is open and locked, so that no second run uses its name."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self._file = file
+
+    def start(self, identity: dict[str, Any]) -> None:
+        """Begin anew."""
+        self._file.truncate(0)
+        self._file.seek(0)
+        self._file.write(_MAGIC)
+        self.append(_with_checksum(json.dumps(identity, sort_keys=True).encode()))
+
+    def holds_parts(self) -> bool:
+        """True where an earlier run left something."""
+        return os.fstat(self._file.fileno()).st_size > len(_MAGIC)
+
+    def append(self, part: bytes) -> None:
+        """Add the bytes of one part."""
+        # In one call: a killed process leaves at most this part torn.
+        data = len(part).to_bytes(8, "little") + part
+        if self._file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def end(self) -> None:
+        """Say that nothing is missing."""
+        self.append(_END)
+
+    def check(self, identity: dict[str, Any]) -> None:
+        """Make sure that what an earlier run left can be continued.
+
+        Raises:
+            UserError: it is of a run with other flags, or of another input.
+        """
+        self._file.seek(0)
+        found = _read_identity(self._file)
+        difference = first_difference(found, identity) if found else None
+        if difference:
+            raise UserError(
+                f"--resume: {self.path} is of a run with another {difference}; "
+                "run with the same flags, or without --resume to begin anew"
+            )
+
+    def whole_parts(self, identity: dict[str, Any]) -> Iterator[Rows]:
+        """The parts that an earlier run finished; then the file is ready for those that follow."""
+        self._file.seek(0)
+        if _read_identity(self._file) is None:
+            self.start(identity)
+            return
+        end = self._file.tell()
+        for part in _frames(self._file):
+            rows = from_bytes(part)
+            if rows is None:
+                break
+            yield rows
+            end = self._file.tell()
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked_parts(path: Path, *, flag: str) -> Iterator[Parts]:
+    """The parts file of that name, this process's alone until the block ends; an empty one is removed.
+
+    Raises:
+        UserError: another process, still alive, has it.
+    """
+    with _locked(path, flag) as file:
+        parts = Parts(path, file)
+        try:
+            yield parts
+        finally:
+            if not parts.holds_parts():
+                parts.remove()
+
+
+def _locked(path: Path, flag: str) -> BinaryIO:
+    deadline = time.monotonic() + _SECONDS_FOR_A_DYING_RUN
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{flag}: another run is writing it ({path} is locked); "
+                    "wait for its end, or give another prefix"
+                ) from None
+            time.sleep(0.05)
+            continue
+        # The run before this one may have removed the name between the two calls.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
+def read_shard(path: Path) -> tuple[dict[str, Any], Iterator[Rows]]:
+    """Which run a shard is of, and its parts, which fail if the shard is not complete.
+
+    Raises:
+        UserError: the file is missing or no parts.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    identity = _read_identity(file)
+    if identity is None:
+        raise UserError(f"{path} holds no parts of a run: run that shard again")
+    return identity, _rows_of_shard(path, file)
+
+
+def _rows_of_shard(path: Path, file: BinaryIO) -> Iterator[Rows]:
+    with file:
+        for part in _frames(file):
+            if part == _END:
+                return
+            rows = from_bytes(part)
+            if rows is None:
+                break
+            yield rows
+    raise UserError(f"{path} is not complete: run that shard again, with --resume to continue it")
+
+
+def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """The first name under which two identities differ."""
+    return next((key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)), None)
+
+
+def _with_checksum(data: bytes) -> bytes:
+    return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+def _read_identity(file: BinaryIO) -> dict[str, Any] | None:
+    if file.read(len(_MAGIC)) != _MAGIC:
+        return None
+    data = next(_frames(file), b"")
+    if len(data) < 4 or _with_checksum(data[:-4]) != data:
+        return None
+    identity: dict[str, Any] = json.loads(data[:-4])
+    return identity
+
+
+def _frames(file: BinaryIO) -> Iterator[bytes]:
+    """The parts' bytes, up to one that is torn."""
+    while len(size := file.read(8)) == 8:
+        data = file.read(int.from_bytes(size, "little"))
+        if len(data) < int.from_bytes(size, "little"):
+            return
+        yield data

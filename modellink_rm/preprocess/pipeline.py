@@ -1,0 +1,272 @@
+"""Preference records to indexed files: the flow of preprocess_data.py."""
+
+import dataclasses
+import glob
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import modellink_rm
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import whole_files
+from modellink_rm.base.log import info, warn_once
+from modellink_rm.config.preprocess import PreprocessConfig
+from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.dataset.indexed import bin_path, idx_path
+from modellink_rm.dataset.manifest import (
+    COLUMNS,
+    Manifest,
+    array_prefix,
+    column_files,
+    data_files,
+    key_of,
+    manifest_path,
+    serialized,
+)
+from modellink_rm.handlers import missing_fields
+from modellink_rm.preprocess.encode import PairTokenizer
+from modellink_rm.preprocess.executor.local import WorkerDiedError, ordered_map
+from modellink_rm.preprocess.parts import Parts, locked_parts, parts_path
+from modellink_rm.preprocess.report import Progress
+from modellink_rm.preprocess.rows import Rows, from_bytes
+from modellink_rm.preprocess.tokenizer_comparison import warn_if_files_differ
+from modellink_rm.preprocess.writer import PairWriter
+from modellink_rm.records import (
+    Chunk,
+    RawRecord,
+    Record,
+    input_files,
+    parse_record,
+    read_raw_records,
+)
+from modellink_rm.templates.files import definition_of
+
+# Records that a worker takes at a time; also bounded in bytes, for very long ones.
+_CHUNK_RECORDS = 64
+_CHUNK_BYTES = 1 << 20
+
+# What may differ between a run and the one that continues it, or between the shards of one.
+_NOT_OF_THE_ROWS = ("output_prefix", "workers", "log_interval", "strict", "resume", "rejects", "shard_index")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What one process of a job array wrote.
+
+    Attributes:
+        path: of its parts.
+        num_records: read for this shard.
+    """
+
+    path: Path
+    num_records: int
+
+
+def preprocess(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> Manifest | Shard:
+    """Write the 8 files of a data set and its manifest, which appear together when all is done.
+
+    With --num-shards: write one shard's parts, which `merge_shards` makes the data set of.
+
+    Raises:
+        UserError: the flags or the input cannot work, another run writes the same files, nothing was
+            kept, or there is a bad record and --strict was given.
+        OSError: a file cannot be read or written.
+    """
+    work = PairTokenizer(config, tokenizer_config)
+    warn_if_files_differ(work.tokenizer, tokenizer_config, read_raw_records(config.input))
+    return preprocess_with(work, config)
+
+
+def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest | Shard:
+    """As `preprocess`, with a tokenizer that is loaded already."""
+    identity = _identity(config, work)
+    prefix = Path(config.output_prefix)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    path = parts_path(prefix, config.shard_index, config.num_shards)
+    with locked_parts(path, flag=f"--output-prefix {prefix}") as parts:
+        if config.resume:
+            parts.check(identity)
+        try:
+            chunks = _all_rows(config, work, parts, identity)
+            if config.num_shards > 1:
+                num_records = sum(rows.num_records for rows in chunks)
+                parts.end()
+                return Shard(path=path, num_records=num_records)
+            manifest = write_dataset(chunks, prefix, identity, rejects=config.rejects)
+        except WorkerDiedError:
+            raise  # what is done is good: --resume continues from it
+        except UserError:
+            parts.remove()
+            raise
+        parts.remove()
+    return manifest
+
+
+def write_dataset(
+    chunks: Iterable[Rows], prefix: Path, identity: dict[str, Any], *, rejects: str | None
+) -> Manifest:
+    """Write rows as a data set, in their order.
+
+    Args:
+        chunks: the rows.
+        prefix: of the files.
+        identity: of the run or the shards that made the rows.
+        rejects: path for the refused records, or None.
+
+    Raises:
+        UserError: nothing was kept.
+    """
+    columns = [path for column in COLUMNS for path in column_files(prefix, column)]
+    data_paths = [*data_files(prefix), *columns]
+    paths = [*data_paths, manifest_path(prefix), *([Path(rejects)] if rejects else [])]
+    _remove_remains(paths)
+    with whole_files(paths, optional=columns) as files:
+        data, (manifest_file, *rest) = files[: len(data_paths)], files[len(data_paths) :]
+        writer = PairWriter(data, drop=identity["drop"], rejects=rest[0] if rest else None)
+        for rows in chunks:
+            writer.add(rows)
+        if writer.num_kept == 0:
+            raise UserError(_nothing_kept_message(writer, identity))
+        manifest = _manifest(writer, prefix, identity)
+        manifest_file.write(serialized(manifest))
+    return manifest
+
+
+def _all_rows(
+    config: PreprocessConfig, work: PairTokenizer, parts: Parts, identity: dict[str, Any]
+) -> Iterator[Rows]:
+    """The rows of every chunk in order: first those that an earlier run finished, then new ones."""
+    num_bytes = sum(path.stat().st_size for path in input_files(config.input))
+    records = _checked_against_map_keys(read_raw_records(config.input), config.map_keys)
+    chunks = itertools.islice(_chunks(records), config.shard_index, None, config.num_shards)
+    with Progress(num_bytes // config.num_shards, log_interval=config.log_interval) as progress:
+        finished: Iterator[Rows] = iter(())
+        if config.resume:
+            finished = parts.whole_parts(identity)
+        else:
+            if parts.holds_parts():
+                info(f"{parts.path}, left by a run that did not end, is replaced; --resume would continue it")
+            parts.start(identity)
+        num_finished = 0
+        for rows in finished:
+            num_finished += 1
+            progress.add(num_records=rows.num_records, num_bytes=rows.num_bytes, bad=[])
+            yield rows
+        if config.resume:
+            info(f"--resume: {num_finished:,} parts were there already")
+        for part in ordered_map(work, itertools.islice(chunks, num_finished, None), workers=config.workers):
+            new = from_bytes(part)
+            assert new is not None
+            bad = [refused for refused in new.refused if refused.is_bad]
+            if config.strict and bad:
+                raise UserError(f"{bad[0].place}: {bad[0].message}")
+            parts.append(part)
+            progress.add(num_records=new.num_records, num_bytes=new.num_bytes, bad=bad)
+            yield new
+
+
+def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
+    """Everything that determines the rows, as JSON gives it back."""
+    flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_OF_THE_ROWS}
+    identity = {
+        **flags,
+        "package_version": modellink_rm.__version__,
+        "keeps_rejects": config.rejects is not None,
+        "input_files": [_file_identity(path) for path in input_files(config.input)],
+        # Of what --enable-thinking made of it: a name by which training finds it again.
+        "prompt_type": work.template.name,
+        "template_fingerprint": work.template.fingerprint,
+        "template_definition": definition_of(work.template),
+        # The name alone: the path means nothing on another machine.
+        "tokenizer": Path(work.tokenizer.name).resolve().name,
+        "tokenizer_fingerprint": work.tokenizer.fingerprint,
+    }
+    same: dict[str, Any] = json.loads(json.dumps(identity, sort_keys=True))
+    return same
+
+
+def _file_identity(path: Path) -> list[object]:
+    """Name, size, and a hash of the first and the last 64 KiB of a file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(1 << 16))
+        file.seek(max(0, size - (1 << 16)))
+        digest.update(file.read())
+    return [path.name, size, digest.hexdigest()]
+
+
+def _remove_remains(paths: Sequence[Path]) -> None:
+    """Delete the temporary files of a run into these files that was killed; its lock is ours now."""
+    for path in paths:
+        for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            remains.unlink(missing_ok=True)
+
+
+def _manifest(writer: PairWriter, prefix: Path, identity: dict[str, Any]) -> Manifest:
+    entries = {
+        key_of(path(array_prefix(prefix, name)), prefix): entry
+        for name, pair in writer.finish().items()
+        for path, entry in zip((bin_path, idx_path), pair, strict=True)
+    }
+    lengths = {name: counts.statistics() for name, counts in writer.lengths.items()}
+    return Manifest(
+        package_version=identity["package_version"],
+        num_read=writer.num_read,
+        num_kept=writer.num_kept,
+        dropped=dict(writer.dropped),
+        notes=writer.notes(),
+        num_tokens=lengths["row"].total,
+        longest=lengths["row"].longest,
+        handler=identity["handler_name"],
+        map_keys=identity["map_keys"],
+        seq_length=identity["seq_length"],
+        template=identity["prompt_type"],
+        template_fingerprint=identity["template_fingerprint"],
+        template_definition=identity["template_definition"],
+        tokenizer=identity["tokenizer"],
+        tokenizer_fingerprint=identity["tokenizer_fingerprint"],
+        checks=writer.found(),
+        drop=identity["drop"],
+        num_responses={str(number): writer.num_responses[number] for number in sorted(writer.num_responses)},
+        num_ties=writer.num_ties,
+        lengths=lengths,
+        files=entries,
+    )
+
+
+def _nothing_kept_message(writer: PairWriter, identity: dict[str, Any]) -> str:
+    if writer.num_read == 0:
+        return f"--input {' '.join(identity['input'])} holds no records; nothing was written"
+    reasons = ", ".join(f"{count:,} x {reason}" for reason, count in writer.dropped.most_common())
+    return f"none of the {writer.num_read:,} records was kept ({reasons}); nothing was written"
+
+
+def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None) -> Iterator[RawRecord]:
+    """The records; if the first lacks a field that --map-keys names, a warning comes with it.
+
+    An optional field that is in no record would otherwise be a typo that nobody sees.
+    """
+    for index, raw in enumerate(records):
+        record = parse_record(raw) if index == 0 else None
+        if isinstance(record, Record):
+            for name in missing_fields(map_keys, record.fields):
+                warn_once(f"--map-keys names a field {name!r}, which {record.place} does not have")
+        yield raw
+
+
+def _chunks(records: Iterable[RawRecord]) -> Iterator[Chunk]:
+    """The records in chunks of bounded length, whatever the number of workers."""
+    chunk: list[RawRecord] = []
+    num_bytes = 0
+    for record in records:
+        chunk.append(record)
+        num_bytes += len(record.text)
+        if len(chunk) == _CHUNK_RECORDS or num_bytes >= _CHUNK_BYTES:
+            yield Chunk(chunk)
+            chunk, num_bytes = [], 0
+    if chunk:
+        yield Chunk(chunk)

@@ -1,0 +1,116 @@
+"""What preprocess_data.py tells while it runs and at its end."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from modellink_rm.base.log import info
+from modellink_rm.dataset.manifest import Manifest
+from modellink_rm.preprocess.rows import Refused
+
+_BAD_RECORDS_SHOWN = 10
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """A bar on a terminal, a line now and then elsewhere, and the first bad records.
+
+    Args:
+        num_bytes: of the whole input.
+        log_interval: records between two updates.
+    """
+
+    def __init__(self, num_bytes: int, *, log_interval: int) -> None:
+        self._num_bytes = num_bytes
+        self._log_interval = log_interval
+        self._num_records = 0
+        self._num_records_shown = 0
+        self._num_bad = 0
+        self._started = self._line_time = time.monotonic()
+        self._bytes_done = 0
+        # Its monitor is a thread, and a process that forks should have none; mininterval=0 needs none.
+        tqdm.monitor_interval = 0
+        # None: tqdm looks by itself whether stderr is a terminal.
+        self._bar = tqdm(
+            total=num_bytes,
+            unit="B",
+            unit_scale=True,
+            file=sys.stderr,
+            disable=None,
+            leave=False,
+            mininterval=0,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        hidden = self._num_bad - _BAD_RECORDS_SHOWN
+        if hidden > 0:
+            info(f"... and {hidden:,} more bad records, counted below")
+
+    def add(self, *, num_records: int, num_bytes: int, bad: Sequence[Refused]) -> None:
+        """Count records that are done, and report the bad ones among them."""
+        shown = bad[: max(0, _BAD_RECORDS_SHOWN - self._num_bad)]
+        self._num_bad += len(bad)
+        if shown:
+            with tqdm.external_write_mode(file=sys.stderr):
+                for record in shown:
+                    info(f"{record.place}: {record.message}")
+        self._num_records += num_records
+        self._bytes_done += num_bytes
+        if self._num_records - self._num_records_shown >= self._log_interval:
+            self._num_records_shown = self._num_records
+            self._update()
+
+    def _update(self) -> None:
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"{self._num_records:,} records", refresh=False)
+            self._bar.update(self._bytes_done - self._bar.n)
+            return
+        now = time.monotonic()
+        if now - self._line_time >= _SECONDS_BETWEEN_LINES:
+            self._line_time = now
+            rate = self._num_records / (now - self._started)
+            share = self._bytes_done / self._num_bytes if self._num_bytes else 1.0
+            info(f"{self._num_records:,} records, {share:.0%} of the input, {rate:,.0f} records/s")
+
+
+def summary(manifest: Manifest, prefix: Path, *, seconds: float) -> str:
+    """The closing lines: kept, dropped by reason, tokens, longest, and where the files are."""
+    lines = [
+        f"records read  {manifest.num_read:>15,}  in {seconds:.1f} s",
+        f"pairs kept    {manifest.num_kept:>15,}",
+        f"dropped       {sum(manifest.dropped.values()):>15,}",
+        *_counts(manifest.dropped),
+        f"tokens        {manifest.num_tokens:>15,}  chosen and rejected, the prompt counted with each",
+        *_ranking_line(manifest),
+        f"longest       {manifest.longest:>15,}  tokens",
+    ]
+    if manifest.notes:
+        lines += ["kept, though", *_counts(manifest.notes)]
+    num_files = len(manifest.files)
+    lines.append(
+        f"written: {prefix}_packed_*_document.bin and .idx ({num_files} files), {prefix}_manifest.json"
+    )
+    return "\n".join(lines)
+
+
+def _ranking_line(manifest: Manifest) -> list[str]:
+    """Of prompts with more than two responses."""
+    if set(manifest.num_responses) <= {"2"}:
+        return []
+    total = sum(int(number) * count for number, count in manifest.num_responses.items())
+    return [f"responses     {total:>15,}  {manifest.num_ties:,} of the prompts with a tie"]
+
+
+def _counts(counts: dict[str, int]) -> list[str]:
+    ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return [f"              {count:>15,}  {what}" for what, count in ordered]

@@ -1,0 +1,120 @@
+"""Files opened for reading, gzip and zstd taken off on the way."""
+
+import gzip
+import io
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from modellink_rm.base.errors import UserError
+
+_GZIP = (".gz", ".gzip")
+_ZSTD = (".zst", ".zstd")
+_CHUNK_BYTES = 1 << 14  # of zstd at a time: what comes out may be many times as long
+
+
+def format_suffix(path: Path) -> str:
+    """The end of a name that tells its format: ".json" of x.json and of x.JSON.gz."""
+    if is_compressed(path):
+        path = path.with_suffix("")
+    return path.suffix.lower()
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file is to be read through gzip or zstd, by its name."""
+    return path.suffix.lower() in _GZIP + _ZSTD
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The content of a file as a stream from its start, without what compresses it.
+
+    Raises:
+        UserError: what is compressed ends early or is damaged, or zstd is not there to read it.
+    """
+    suffix = path.suffix.lower()
+    with path.open("rb") as file:
+        if suffix not in _GZIP + _ZSTD:
+            yield file
+            return
+        stream = gzip.GzipFile(fileobj=file) if suffix in _GZIP else _zstd_stream(file, path)
+        try:
+            yield io.BufferedReader(stream, 1 << 20)
+        except (EOFError, zlib.error, gzip.BadGzipFile, _DamagedError) as error:
+            raise UserError(f"{path} is cut off or damaged: {error}") from None
+
+
+@contextmanager
+def opened_for_seeking(path: Path) -> Iterator[IO[bytes]]:
+    """The same as a file that can be read at any place: one on disk where `path` is compressed.
+
+    Raises:
+        UserError: as of `opened`.
+    """
+    if not is_compressed(path):
+        with path.open("rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as whole:
+        with opened(path) as stream:
+            shutil.copyfileobj(stream, whole, 1 << 20)
+        whole.seek(0)
+        yield whole
+
+
+class _DamagedError(Exception):
+    pass
+
+
+def _zstd_stream(file: IO[bytes], path: Path) -> io.RawIOBase:
+    try:
+        import zstandard
+    except ImportError:
+        raise UserError(f"{path} is compressed by zstd: pip install 'modellink-rm[zstd]'") from None
+    return _ZstdStream(file, zstandard)
+
+
+class _ZstdStream(io.RawIOBase):
+    """All frames of a zstd file; zstandard's own reader takes a cut-off file for a whole one."""
+
+    def __init__(self, file: IO[bytes], zstandard: Any) -> None:
+        self._file = file
+        self._zstandard = zstandard
+        self._frame: Any = None  # None between two frames
+        self._compressed = b""
+        self._content = memoryview(b"")
+
+    def readable(self) -> bool:
+        """True: a stream to read from."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Number of bytes written to `buffer`; 0 at the end."""
+        while not self._content:
+            chunk = self._compressed or self._file.read(_CHUNK_BYTES)
+            if not chunk:
+                if self._frame is not None:
+                    raise EOFError("it ends inside a frame")
+                return 0
+            self._content = memoryview(self._decompressed(chunk))
+        count = min(len(buffer), len(self._content))
+        buffer[:count] = self._content[:count]
+        self._content = self._content[count:]
+        return count
+
+    def _decompressed(self, chunk: bytes) -> bytes:
+        if self._frame is None:
+            self._frame = self._zstandard.ZstdDecompressor().decompressobj()
+        try:
+            content: bytes = self._frame.decompress(chunk)
+        except self._zstandard.ZstdError as error:
+            raise _DamagedError(error) from None
+        self._compressed = b""
+        if self._frame.eof:
+            self._compressed = self._frame.unused_data
+            self._frame = None
+        return content

@@ -1,0 +1,38 @@
+"""Records of a data set of the Hugging Face hub, through the datasets library."""
+
+import re
+from collections.abc import Iterator
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.records.record import RawRecord, record_of_row
+
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def is_hub_name(given: str) -> bool:
+    """Whether it could name a data set of the hub: owner/name."""
+    return _NAME.fullmatch(given) is not None
+
+
+def read_hub(name: str) -> Iterator[RawRecord]:
+    """The rows of the train split, streamed; nothing is kept on disk.
+
+    Raises:
+        UserError: the datasets library is not installed, or the hub does not give that data set.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            f"--input {name} does not exist; if it is a data set of the Hugging Face hub: "
+            "pip install 'modellink-rm[datasets]'"
+        ) from None
+    try:
+        rows = iter(datasets.load_dataset(name, split="train", streaming=True))
+        for index, row in enumerate(rows):
+            yield record_of_row(f"{name}[{index}]", row)
+    except (OSError, ValueError, RuntimeError) as error:  # datasets, its hub client and httpx differ
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--input {name} does not exist here, and the Hugging Face hub did not give it: {reason}"
+        ) from None

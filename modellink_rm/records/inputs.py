@@ -1,0 +1,112 @@
+"""What --input stands for: files, directories, globs and names of the hub."""
+
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.records.compressed import format_suffix
+from modellink_rm.records.hub import is_hub_name, read_hub
+from modellink_rm.records.record import BadRecord, RawRecord, Record, parse_record
+from modellink_rm.records.tables import read_arrow, read_parquet
+from modellink_rm.records.text_formats import read_csv, read_json, read_lines
+
+# How to read a file, by the end of its name.
+READERS: dict[str, Callable[[Path], Iterator[RawRecord]]] = {
+    ".arrow": read_arrow,
+    ".csv": read_csv,
+    ".json": read_json,
+    ".jsonl": read_lines,
+    ".parquet": read_parquet,
+    ".txt": read_lines,
+}
+_KINDS = ", ".join(sorted(READERS)) + ", or one of them with .gz or .zst"
+# Beside the data in a directory of the datasets library, or of LLaMA-Factory.
+_ABOUT_THE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+
+
+def read_records(inputs: str | Sequence[str]) -> Iterator[Record | BadRecord]:
+    """The records of one --input or several, one at a time.
+
+    Raises:
+        UserError: no such path, nothing to read in it, or a file that is cut off or damaged.
+    """
+    return map(parse_record, read_raw_records(inputs))
+
+
+def read_raw_records(inputs: str | Sequence[str]) -> Iterator[RawRecord]:
+    """The texts of the records of one --input or several, in order.
+
+    Raises:
+        UserError: no such path, nothing to read in it, or a file that is cut off or damaged.
+    """
+    for given in _each(inputs):
+        if _is_of_hub(given):
+            yield from read_hub(given)
+            continue
+        for file in _files_of(given):
+            yield from READERS[format_suffix(file)](file)
+
+
+def input_files(inputs: str | Sequence[str]) -> list[Path]:
+    """The files that one --input or several stand for, in order; names of the hub have none.
+
+    Raises:
+        UserError: no such path, no file of a known kind, or the same file twice.
+    """
+    files = [file for given in _each(inputs) if not _is_of_hub(given) for file in _files_of(given)]
+    seen: set[Path] = set()
+    for file in files:
+        if file.resolve() in seen:
+            raise UserError(f"--input names {file} twice")
+        seen.add(file.resolve())
+    return files
+
+
+def _each(inputs: str | Sequence[str]) -> Sequence[str]:
+    return (inputs,) if isinstance(inputs, str) else inputs
+
+
+def _is_of_hub(given: str) -> bool:
+    """False for what is in a directory that is here: a mistake in a path must not go to the hub."""
+    path = Path(given)
+    return is_hub_name(given) and not path.parent.exists() and format_suffix(path) not in READERS
+
+
+def _files_of(given: str) -> list[Path]:
+    path = Path(given)
+    if path.is_dir():
+        return _files_in(path)
+    if path.exists():
+        return [_of_known_kind(path)]
+    if not glob.has_magic(given):
+        raise UserError(f"--input {given} does not exist")
+    found = [Path(name) for name in sorted(glob.glob(given, recursive=True)) if not _is_beside_the_data(name)]
+    if not found:
+        raise UserError(f"--input {given} matches no file")
+    return [file for name in found for file in (_files_in(name) if name.is_dir() else [_of_known_kind(name)])]
+
+
+def _of_known_kind(file: Path) -> Path:
+    if format_suffix(file) not in READERS:
+        raise UserError(f"--input {file}: cannot tell its format; a file must end in one of {_KINDS}")
+    return file
+
+
+def _files_in(directory: Path) -> list[Path]:
+    """The files of a directory by name; a .txt, which often explains the others, only where it is alone."""
+    files = sorted(file for file in directory.iterdir() if file.is_file() and _is_input(file))
+    files = [file for file in files if format_suffix(file) != ".txt"] or files
+    if not files:
+        raise UserError(f"--input {directory} holds no file of a known kind ({_KINDS})")
+    return files
+
+
+def _is_input(file: Path) -> bool:
+    return not _is_beside_the_data(file.name) and format_suffix(file) in READERS
+
+
+def _is_beside_the_data(path: str) -> bool:
+    """True for hidden files, what describes the data, and the manifest of an earlier run."""
+    name = Path(path).name
+    return name.startswith(".") or name.endswith("_manifest.json") or name in _ABOUT_THE_DATA

@@ -1,0 +1,92 @@
+"""Records of parquet and arrow files, read batch by batch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.records.compressed import opened_for_seeking
+from modellink_rm.records.record import RawRecord, record_of_row
+
+_ROWS_AT_A_TIME = 256
+_ARROW_FILE_MAGIC = b"ARROW1"
+
+
+def read_parquet(path: Path) -> Iterator[RawRecord]:
+    """The rows of a parquet file.
+
+    Raises:
+        UserError: pyarrow is not there to read it, or it is damaged.
+    """
+    pyarrow = _pyarrow(path)
+    from pyarrow import parquet
+
+    with opened_for_seeking(path) as file:
+        try:
+            table = parquet.ParquetFile(file, pre_buffer=False)
+            batches = table.iter_batches(batch_size=_ROWS_AT_A_TIME, use_threads=False)
+            yield from _rows(path, batches)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _damaged(path, error) from None
+
+
+def read_arrow(path: Path) -> Iterator[RawRecord]:
+    """The rows of an arrow file, or of an arrow stream as the datasets library stores them.
+
+    Raises:
+        UserError: pyarrow is not there to read it, or it is damaged.
+    """
+    pyarrow = _pyarrow(path)
+    with opened_for_seeking(path) as file:
+        try:
+            yield from _rows(path, _arrow_batches(pyarrow, file))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _damaged(path, error) from None
+
+
+def _arrow_batches(pyarrow: Any, file: IO[bytes]) -> Iterator[Any]:
+    is_file = file.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
+    file.seek(0)
+    if not is_file:
+        yield from pyarrow.ipc.open_stream(file)
+        return
+    reader = pyarrow.ipc.open_file(file)
+    for index in range(reader.num_record_batches):
+        yield reader.get_batch(index)
+
+
+def _rows(path: Path, batches: Iterator[Any]) -> Iterator[RawRecord]:
+    index = 0
+    for batch in batches:
+        for offset in range(0, batch.num_rows, _ROWS_AT_A_TIME):
+            for row in _row_values(batch.slice(offset, _ROWS_AT_A_TIME)):
+                place = f"{path}[{index}]"
+                yield (
+                    RawRecord(place, b"", problem="invalid UTF-8")
+                    if row is None
+                    else record_of_row(place, row)
+                )
+                index += 1
+
+
+def _row_values(batch: Any) -> list[dict[str, Any] | None]:
+    """The fields of each row, None where they are not UTF-8."""
+    try:
+        rows: list[dict[str, Any] | None] = batch.to_pylist()
+        return rows
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            return [None]
+        return [row for index in range(batch.num_rows) for row in _row_values(batch.slice(index, 1))]
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise UserError(f"{path} needs pyarrow to be read: pip install 'modellink-rm[arrow]'") from None
+    return pyarrow
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is cut off or damaged: {str(error).splitlines()[0]}")

@@ -1,0 +1,126 @@
+"""Records of text: JSON arrays, a JSON object a line, CSV."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.records.compressed import opened
+from modellink_rm.records.record import RawRecord, record_of_row
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CHUNK_BYTES = 1 << 20
+_LONGEST_CELL = 1 << 28  # characters; a quote that is never closed must not take in the whole file
+
+
+def read_lines(path: Path) -> Iterator[RawRecord]:
+    """One record a line; blank lines are none."""
+    with opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+            if text.strip():
+                yield RawRecord(f"{path}:{number}", text)
+
+
+def read_json(path: Path) -> Iterator[RawRecord]:
+    """The elements of an array where the file holds one, else one record a line."""
+    with opened(path) as file:
+        start = file.read(1 << 16).removeprefix(_BYTE_ORDER_MARK).lstrip()
+    return _read_array(path) if start.startswith(b"[") else read_lines(path)
+
+
+# Strings, brackets and commas of a JSON text; a quote on its own opens a string that does not end.
+_MARKS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
+
+
+def _read_array(path: Path) -> Iterator[RawRecord]:
+    """The elements of one array, cut out of the stream without parsing them.
+
+    A bad element is thus one bad record, and memory grows with the longest element, not the file.
+
+    Raises:
+        UserError: the array does not end, or something follows it.
+    """
+    with opened(path) as file:
+        buffer, line = b"", 1  # what is not used yet, and the line it starts in
+        start, position = 0, 0  # in the buffer: of the element, and of the next mark
+        depth, index = 0, 0
+        # As much again as there is: a long element is not scanned over and over.
+        while chunk := file.read(max(_CHUNK_BYTES, len(buffer))):
+            buffer += chunk
+            for mark in _MARKS.finditer(buffer, position):
+                kind = buffer[mark.start()]
+                position = mark.end()
+                if kind in b"[{":
+                    depth += 1
+                    if depth == 1:
+                        start = mark.end()
+                elif kind in b"]}":
+                    depth -= 1
+                elif kind == b'"'[0] and mark.end() == mark.start() + 1:
+                    position = mark.start()  # its end is still to be read
+                    break
+                is_end = depth == 0 and kind in b"]}"
+                if is_end or (depth == 1 and kind == b","[0]):
+                    text = buffer[start : mark.start()]
+                    start = mark.end()
+                    if text.strip() or not (is_end and index == 0):
+                        yield RawRecord(f"{path}[{index}]", text)
+                    index += 1
+                if is_end:
+                    line += buffer.count(b"\n", 0, start)
+                    _check_nothing_follows(path, buffer[start:], file, line)
+                    return
+            else:
+                position = len(buffer)
+            line += buffer.count(b"\n", 0, start)
+            buffer, position, start = buffer[start:], position - start, 0
+    raise UserError(
+        f"{path} is cut off or damaged: element {index} of its array, from line {line} on, does not end"
+    )
+
+
+def _check_nothing_follows(path: Path, rest: bytes, file: IO[bytes], line: int) -> None:
+    while rest:
+        found = rest.lstrip()
+        line += rest.count(b"\n", 0, len(rest) - len(found))
+        if found:
+            raise UserError(f"{path}:{line}: something follows the end of the array")
+        rest = file.read(_CHUNK_BYTES)
+
+
+def read_csv(path: Path) -> Iterator[RawRecord]:
+    """The rows under a header of field names; every field is a text.
+
+    Raises:
+        UserError: there is no header, it names a field twice, or a quote is never closed.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    with opened(path) as file:
+        # What is not UTF-8 becomes lone surrogates, which no record can hold: one bad record.
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        rows = csv.reader(text)
+        try:
+            header = next(rows, [])
+            if not header:
+                return
+            if len(set(header)) < len(header):
+                raise UserError(f"{path}:1: the header names a field twice: {', '.join(header)}")
+            line = rows.line_num + 1
+            for row in rows:
+                if row:
+                    yield _csv_record(f"{path}:{line}", header, row)
+                line = rows.line_num + 1
+        except csv.Error as error:
+            raise UserError(f"{path}:{rows.line_num + 1}: invalid CSV: {error}") from None
+        finally:
+            text.detach()
+
+
+def _csv_record(place: str, header: list[str], row: list[str]) -> RawRecord:
+    if len(row) != len(header):
+        return RawRecord(place, b"", problem="more or fewer fields than the header")
+    return record_of_row(place, dict(zip(header, row, strict=True)))

@@ -1,1 +1,0 @@
-"""Scores of responses by a trained model; imports nothing from `train`."""

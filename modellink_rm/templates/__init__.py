@@ -1,0 +1,1 @@
+"""Templates: conversations to token ids."""

@@ -1,0 +1,215 @@
+"""--prompt-type hf: the chat template that comes with a tokenizer, rendered by transformers."""
+
+import functools
+import json
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.conversation import Message
+from modellink_rm.records import RecordError
+from modellink_rm.templates.table import Template
+from modellink_rm.tokenizers.tokenizer import Tokenizer
+
+NAME = "hf"
+_ROLES = {"user": "user", "observation": "tool", "assistant": "assistant", "function_call": "assistant"}
+# What Jinja texts raise on records that they were not written for, beside Jinja's own errors.
+_RENDERING_ERRORS = (TypeError, ValueError, KeyError, IndexError, AttributeError)
+# Private characters, one of which marks a control token that a message spells.
+_MARKS = [chr(code) for code in range(0xE000, 0xE010)]
+
+
+def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None) -> Template:
+    """The template whose slots are the tokenizer's own chat template.
+
+    Args:
+        tokenizer: read from a directory that transformers can read too.
+        thinking: the `enable_thinking` that the chat template is given; None for its default.
+
+    Raises:
+        UserError: transformers cannot read the tokenizer, or there is no chat template with it.
+    """
+    try:
+        text = _transformers_tokenizer(tokenizer).get_chat_template()
+    except ValueError:
+        raise UserError(
+            f"--prompt-type {NAME}: the tokenizer {tokenizer.name} comes without a chat template"
+        ) from None
+    return Template(name=NAME, user=(), chat_template=text, thinking=thinking)
+
+
+class ChatRenderer:
+    """A chat template with the tokenizer it belongs to."""
+
+    def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
+        from jinja2.exceptions import TemplateError
+
+        self._errors = (TemplateError, *_RENDERING_ERRORS)
+        self._own = _transformers_tokenizer(tokenizer)
+        self._chat_template = template.chat_template
+        self._has_tools = re.search(r"\btools\b", template.chat_template) is not None
+        self._variables = {} if template.thinking is None else {"enable_thinking": template.thinking}
+        special = {token.content for token in self._own.added_tokens_decoder.values() if token.special}
+        self._special = sorted(special.union(self._own.all_special_tokens), key=len, reverse=True)
+        self._special_pattern = re.compile("|".join(map(re.escape, self._special)) or "(?!)")
+        added = {token.content: token for token in self._own.added_tokens_decoder.values()}
+        self._added_pattern = re.compile(
+            "|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)"
+        )
+        # Where the text may be cut in two: nothing before such a token has a part in what follows it.
+        self._cuts = {
+            text
+            for text, token in added.items()
+            if self._own.is_fast and not (token.lstrip or token.normalized or token.single_word)
+        }
+        self._plain = tokenizer.with_control_tokens(
+            [token for token in self._special if tokenizer.token_to_id(token) is not None]
+        )
+
+    def prompt_ids(self, system: str | None, tools: str, turns: Sequence[Message]) -> "array[int]":
+        """Ids, int32 ("i"), of everything before an answer, its opener included.
+
+        Raises:
+            RecordError: the chat template refuses the record, or has no place for its tools.
+        """
+        return next(self._ids(system, tools, turns, ()))
+
+    def response_ids(
+        self, system: str | None, tools: str, turns: Sequence[Message], answers: Sequence[Message]
+    ) -> "Iterator[array[int]]":
+        """Ids, int32 ("i"), of the prompt, then for each answer ids of what follows the prompt.
+
+        Raises:
+            RecordError: as of `prompt_ids`, or the ids of a prompt do not begin those with its answer.
+        """
+        ids = self._ids(system, tools, turns, answers)
+        prompt = next(ids)
+        yield prompt
+        for whole in ids:
+            if whole[: len(prompt)] != prompt:
+                reason = "the chat template does not begin prompt and answer with the prompt"
+                raise RecordError(reason)
+            yield whole[len(prompt) :]
+
+    @functools.cached_property
+    def num_closing_tokens(self) -> int:
+        """How many tokens the chat template adds after the text of an answer."""
+        end = "\N{BLACK SQUARE}"
+        text = self._text([*_messages(None, [Message("user", "q")]), *_messages(None, [_answer(end)])], None)
+        return len(self._encoded(text.rpartition(end)[2], mark=""))
+
+    def _ids(
+        self, system: str | None, tools: str, turns: Sequence[Message], answers: Sequence[Message]
+    ) -> "Iterator[array[int]]":
+        mark, marked = self._with_marks([system or "", tools, *(m.content for m in (*turns, *answers))])
+        system, tools = marked[0], marked[1]
+        texts = iter(marked[2:])
+        turns = [Message(turn.role, next(texts)) for turn in turns]
+        functions = self._tools(tools)
+        before = _messages(system, turns)
+        prompt = self._text(before, functions, opens_answer=True)
+        shared = prompt[: self._last_cut(prompt)]
+        shared_ids = self._encoded(shared, mark)
+        yield shared_ids + self._encoded(prompt[len(shared) :], mark)
+        for answer in answers:
+            messages = [*before, *_messages(None, [Message(answer.role, next(texts))])]
+            whole = self._text(messages, functions)
+            yield (
+                shared_ids + self._encoded(whole[len(shared) :], mark)
+                if whole.startswith(shared)
+                else self._encoded(whole, mark)
+            )
+
+    def _last_cut(self, text: str) -> int:
+        """Where the last token stands before which the text may be cut; 0 where there is none."""
+        found = [match.start() for match in self._added_pattern.finditer(text) if match[0] in self._cuts]
+        return found[-1] if found else 0
+
+    def _with_marks(self, texts: list[str]) -> tuple[str, list[str]]:
+        """A character that is in none of the texts, and the texts with it inside each control token."""
+        if not any(self._special_pattern.search(text) for text in texts):
+            return "", texts
+        mark = next(mark for mark in _MARKS if not any(mark in text for text in texts))
+        return mark, [
+            self._special_pattern.sub(lambda found: found[0][:1] + mark + found[0][1:], text)
+            for text in texts
+        ]
+
+    def _tools(self, tools: str) -> list[Any] | None:
+        if not tools:
+            return None
+        if not self._has_tools:
+            raise RecordError(f"--prompt-type {NAME}: the chat template has no form for tools")
+        reason = "tools are not a JSON list of functions"
+        try:
+            value = json.loads(tools)
+        except (ValueError, RecursionError):
+            raise RecordError(reason) from None
+        value = value if isinstance(value, list) else [value]
+        if not all(isinstance(tool, dict) for tool in value):
+            raise RecordError(reason)
+        return value
+
+    def _text(
+        self, messages: list[dict[str, str]], tools: list[Any] | None, *, opens_answer: bool = False
+    ) -> str:
+        try:
+            text: str = self._own.apply_chat_template(
+                messages,
+                tools=tools,
+                chat_template=self._chat_template,
+                add_generation_prompt=opens_answer,
+                tokenize=False,
+                **self._variables,
+            )
+        except self._errors as error:
+            raise RecordError("the chat template refuses the record", f"the chat template: {error}") from None
+        return text
+
+    def _encoded(self, text: str, mark: str) -> "array[int]":
+        if not text:
+            return array("i")
+        if not mark:
+            # As apply_chat_template tokenises what it rendered.
+            return array("i", self._own(text, add_special_tokens=False)["input_ids"])
+        ids = array("i")
+        start = 0
+        for found in self._special_pattern.finditer(text):
+            ids += self._plain.encode_array(text[start : found.start()].replace(mark, ""))
+            ids.append(self._own.convert_tokens_to_ids(found[0]))
+            start = found.end()
+        return ids + self._plain.encode_array(text[start:].replace(mark, ""))
+
+
+@functools.lru_cache(maxsize=8)
+def chat_renderer_of(template: Template, tokenizer: Tokenizer) -> ChatRenderer:
+    """What renders a template that is a chat template."""
+    return ChatRenderer(template, tokenizer)
+
+
+def _messages(system: str | None, turns: Sequence[Message]) -> list[dict[str, str]]:
+    messages = [{"role": "system", "content": system}] if system else []
+    return messages + [{"role": _ROLES[turn.role], "content": turn.content} for turn in turns]
+
+
+def _answer(text: str) -> Message:
+    return Message("assistant", text)
+
+
+@functools.lru_cache(maxsize=8)
+def _transformers_tokenizer(tokenizer: Tokenizer) -> Any:
+    directory = Path(tokenizer.name)
+    if not directory.is_dir():
+        raise UserError(f"--prompt-type {NAME} needs --tokenizer-name-or-path DIR, a directory")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except Exception as error:  # transformers raises whatever the tokenizer's own code raises
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"--prompt-type {NAME}: transformers cannot read the tokenizer {directory}: {lines[0]}"
+        ) from None

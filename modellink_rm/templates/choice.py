@@ -1,0 +1,54 @@
+"""Which template --prompt-type, --prompt-type-path and --enable-thinking mean."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.registry import unknown_name_message
+from modellink_rm.templates.chat_template import NAME as CHAT_TEMPLATE
+from modellink_rm.templates.chat_template import chat_template_of
+from modellink_rm.templates.files import template_in_file, template_of_definition
+from modellink_rm.templates.table import TEMPLATES, Template
+from modellink_rm.tokenizers.tokenizer import Tokenizer
+
+_THINKING = {"true": True, "false": False, "none": None}
+
+
+def kept_template(name: str, definition: Mapping[str, Any] | None, *, where: str) -> Template:
+    """The template that a manifest or a contract names, by its own definition where it holds one.
+
+    Raises:
+        UserError: the name is unknown and nothing defines it.
+    """
+    return TEMPLATES[name] if definition is None else template_of_definition(definition, where=where)
+
+
+def find_template(
+    name: str, tokenizer: Tokenizer, *, path: str | None = None, enable_thinking: str = "none"
+) -> Template:
+    """The template of that name.
+
+    Args:
+        name: of the file `path` where that is given; else "hf", or a name of the table.
+        tokenizer: whose chat template "hf" is.
+        path: a JSON or YAML file of templates.
+        enable_thinking: "true", "false" or "none".
+
+    Raises:
+        UserError: there is no such template, or it knows no thoughts to enable.
+    """
+    thinking = _THINKING[enable_thinking]
+    if path is None and name == CHAT_TEMPLATE:
+        return chat_template_of(tokenizer, thinking=thinking)
+    if path is None and name not in list(TEMPLATES):
+        raise UserError(unknown_name_message(TEMPLATES.kind, name, [*TEMPLATES, CHAT_TEMPLATE]))
+    template = TEMPLATES[name] if path is None else template_in_file(path, name)
+    if thinking is None:
+        return template
+    if not template.strip_thoughts:
+        raise UserError(f"--enable-thinking {enable_thinking}: --prompt-type {name} knows no thoughts")
+    variant = f"{name}_thinking" if thinking else f"{name}_no_thinking"
+    if path is None and variant in list(TEMPLATES):
+        return TEMPLATES[variant]
+    return dataclasses.replace(template, thinking=thinking)

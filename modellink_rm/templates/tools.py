@@ -1,0 +1,127 @@
+"""Descriptions of tools as the models' own publications write them.
+
+A record's tools are a JSON list of functions (name, description, parameters), each bare or wrapped as
+{"type": "function", "function": {...}}. Every format writes them the way its models were trained on.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+from modellink_rm.records import RecordError
+
+Function = dict[str, Any]
+
+
+def functions_of(tools: str) -> list[Function]:
+    """The functions that a record's description of tools lists, unwrapped.
+
+    Raises:
+        RecordError: it is no JSON list of functions with names.
+    """
+    reason = "tools are not a JSON list of functions"
+    try:
+        value = json.loads(tools)
+    except (ValueError, RecursionError):
+        raise RecordError(reason) from None
+    functions = []
+    for tool in value if isinstance(value, list) else [value]:
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RecordError(reason, f"{reason}: each needs a name")
+        functions.append(function)
+    return functions
+
+
+@functools.lru_cache(maxsize=256)  # the tools of a data set are few, its records many
+def system_texts(tool_format: str, tools: str, system: str) -> tuple[str, ...]:
+    """Texts of the system messages that describe `tools` beside `system`, which may be empty.
+
+    Raises:
+        RecordError: the tools are no JSON list of functions.
+    """
+    try:
+        return SYSTEM_FORMATS[tool_format](functions_of(tools), system)
+    except RecursionError:
+        raise RecordError("tools are nested too deeply") from None
+
+
+@functools.lru_cache(maxsize=256)
+def wrapped_json(tools: str) -> str:
+    """The tools as one JSON list of wrapped functions, as mistral-common writes AVAILABLE_TOOLS.
+
+    Raises:
+        RecordError: the tools are no JSON list of functions.
+    """
+    try:
+        return _json([_wrapped(function) for function in functions_of(tools)])
+    except RecursionError:
+        raise RecordError("tools are nested too deeply") from None
+
+
+def _chatglm3(functions: list[Function], system: str) -> tuple[str, ...]:
+    """THUDM/chatglm3-6b, tokenization_chatglm.py, and the system message of its tools_using_demo."""
+    system = (
+        system or "Answer the following questions as best as you can. You have access to the following tools:"
+    )
+    return (f"{system}\n{_json(functions, indent=4)}",)
+
+
+def _glm4(functions: list[Function], system: str) -> tuple[str, ...]:
+    """THUDM/glm-4-9b-chat, chat_template: a message of the tools' own, before the record's."""
+    parts = [
+        "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
+        "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具"
+    ]
+    parts += [
+        f"\n\n## {function['name']}\n\n{_json(function, indent=4)}"
+        "\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
+        for function in functions
+    ]
+    return ("".join(parts), system) if system else ("".join(parts),)
+
+
+def _qwen(functions: list[Function], system: str) -> tuple[str, ...]:
+    """Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen3-8B, chat_template."""
+    before = f"{system}\n\n" if system else ""
+    lines = "".join(f"\n{_json(_wrapped(function))}" for function in functions)
+    return (
+        f"{before}# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+        "You are provided with function signatures within <tools></tools> XML tags:\n"
+        f"<tools>{lines}\n</tools>\n\n"
+        "For each function call, return a json object with function name and arguments within "
+        "<tool_call></tool_call> XML tags:\n<tool_call>\n"
+        '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>',
+    )
+
+
+def _llama3(functions: list[Function], system: str) -> tuple[str, ...]:
+    """meta-llama/Llama-3.1-8B-Instruct, chat_template with the tools in the system message.
+
+    Without its two lines of dates: which day it is is not in a record.
+    """
+    described = "".join(f"{_json(_wrapped(function), indent=4)}\n\n" for function in functions)
+    return (
+        "Environment: ipython\nYou have access to the following functions. "
+        "To call a function, please respond with JSON for a function call."
+        'Respond in the format {"name": function name, "parameters": '
+        "dictionary of argument name and its value}."
+        f"Do not use variables.\n\n{described}{system}",
+    )
+
+
+SYSTEM_FORMATS: dict[str, Callable[[list[Function], str], tuple[str, ...]]] = {
+    "chatglm3": _chatglm3,
+    "glm4": _glm4,
+    "qwen": _qwen,
+    "llama3": _llama3,
+}
+
+
+def _wrapped(function: Function) -> dict[str, Any]:
+    return {"type": "function", "function": function}
+
+
+def _json(value: Any, *, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -1,0 +1,1 @@
+"""Tokenizers: one interface, a file per kind of vocabulary."""

@@ -1,0 +1,78 @@
+"""What the small json files beside a vocabulary say of its special tokens."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modellink_rm.base.errors import UserError
+
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+_LISTS_OF_TOKENS = ("additional_special_tokens", "extra_special_tokens")
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Special tokens as a Hugging Face directory declares them.
+
+    Attributes:
+        named: name among NAMED_TOKENS -> token; absent where none is declared.
+        added: token -> id, from added_tokens_decoder and added_tokens.json.
+        special: tokens that are flagged special or named as such.
+        files: the files that were read.
+    """
+
+    named: dict[str, str]
+    added: dict[str, int]
+    special: frozenset[str]
+    files: tuple[Path, ...]
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a json file.
+
+    Raises:
+        UserError: the file is not one JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object")
+    return value
+
+
+def read_tokenizer_settings(directory: Path) -> TokenizerSettings:
+    """What tokenizer_config.json, special_tokens_map.json and added_tokens.json declare, if there."""
+    files = tuple(directory / name for name in SETTINGS_FILES if (directory / name).is_file())
+    content = {path.name: read_json_object(path) for path in files}
+    config = content.get("tokenizer_config.json", {})
+    # A null in tokenizer_config.json leaves the word to the older file, as in transformers.
+    declared = content.get("special_tokens_map.json", {}) | {k: v for k, v in config.items() if v is not None}
+    named = {}
+    for key in NAMED_TOKENS:
+        token = _token_text(declared.get(key))
+        if token is not None:
+            named[key] = token
+    added = {str(token): int(index) for token, index in content.get("added_tokens.json", {}).items()}
+    special = set(named.values())
+    for index, entry in config.get("added_tokens_decoder", {}).items():
+        token = _token_text(entry)
+        if token is not None:
+            added[token] = int(index)
+            if isinstance(entry, dict) and entry.get("special"):
+                special.add(token)
+    for key in _LISTS_OF_TOKENS:
+        entries = declared.get(key) or []
+        entries = entries.values() if isinstance(entries, dict) else entries
+        special.update(token for token in map(_token_text, entries) if token is not None)
+    return TokenizerSettings(named=named, added=added, special=frozenset(special), files=files)
+
+
+def _token_text(entry: object) -> str | None:
+    """The token of an entry, which is the token itself or an object that holds it."""
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) and entry else None

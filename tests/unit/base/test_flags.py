@@ -1,0 +1,121 @@
+from dataclasses import dataclass
+
+import pytest
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import IgnoredFlag, flag, parse_flags
+from modellink_rm.base.log import warn_once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Shape of a thing."""
+
+    num_sides: int = flag(help="how many")
+    scale: float | None = flag(None, help="100% is 1.0")
+    is_closed: bool = flag(True, help="leave it open")
+    is_filled: bool = flag(False, help="fill it")
+    color: str = flag("red", choices=("red", "blue"), help="its color", aliases=("--colour",))
+    names: tuple[str, ...] = flag((), help="what it is called")
+
+    def __post_init__(self):
+        if self.num_sides < 3:
+            raise UserError(f"--num-sides must be at least 3, got {self.num_sides}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """Paper."""
+
+    width: int = flag(10, help="in cm")
+
+
+def parse(*words, ignored=None):
+    groups = parse_flags(words, [Shape, Paper], prog="draw", description="", ignored=ignored)
+    return groups[Shape], groups[Paper]
+
+
+def test_fields_are_flags_with_their_defaults():
+    shape, paper = parse("--num-sides", "4")
+    assert shape == Shape(num_sides=4)
+    assert paper == Paper(width=10)
+
+
+def test_values_are_of_the_fields_types():
+    words = [
+        "--num-sides=4",
+        "--scale",
+        "2",
+        "--is-filled",
+        "--no-is-closed",
+        "--names",
+        "a",
+        "b",
+        "--width",
+        "7",
+    ]
+    shape, paper = parse(*words, "--colour", "blue")
+    assert shape == Shape(
+        num_sides=4, scale=2.0, is_filled=True, is_closed=False, names=("a", "b"), color="blue"
+    )
+    assert paper.width == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num-sides", "2"], "--num-sides must be at least 3, got 2"),
+        (["--num-sides", "x"], "argument --num-sides: invalid int value: 'x'"),
+        ([], "required: --num-sides"),
+        (["--num-sides", "4", "--colr", "red"], r"unknown flag --colr; did you mean --col"),
+        (["--num-sides", "4", "--num", "3"], r"unknown flag --num"),
+        (["--num-sides", "4", "--color", "rde"], r"unknown --color 'rde'; did you mean red\?"),
+        (["--num-sides", "4", "stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_a_mistake_is_a_user_error(words, message):
+    with pytest.raises(UserError, match=message):
+        parse(*words)
+
+
+def test_a_file_of_words_may_hold_comments(tmp_path):
+    path = tmp_path / "shape.args"
+    path.write_text("# the shape\n--num-sides 5  # a pentagon\n--is-filled\n\n")
+    shape, _ = parse(f"@{path}", "--color", "blue")
+    assert shape == Shape(num_sides=5, is_filled=True, color="blue")
+
+
+def test_a_file_of_words_that_does_not_exist_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        parse(f"@{tmp_path / 'nowhere'}")
+
+
+def test_flags_of_other_tools_are_accepted_with_one_warning(caplog):
+    warn_once.cache_clear()
+    ignored = {
+        "--use-ink": IgnoredFlag(False, "nothing is printed"),
+        "--ink-color": IgnoredFlag(True, "nothing is printed"),
+    }
+    for _ in range(2):
+        shape, _ = parse("--num-sides", "4", "--use-ink", "--ink-color", "green", ignored=ignored)
+    assert shape == Shape(num_sides=4)
+    assert [record.getMessage() for record in caplog.records] == [
+        "warning: --use-ink is ignored: nothing is printed",
+        "warning: --ink-color is ignored: nothing is printed",
+    ]
+
+
+def test_ignored_flags_that_are_not_given_are_not_warned_of(caplog):
+    warn_once.cache_clear()
+    ignored = {"--use-ink": IgnoredFlag(False, "x"), "--ink-color": IgnoredFlag(True, "x")}
+    parse("--num-sides", "4", ignored=ignored)
+    assert caplog.records == []
+
+
+def test_help_shows_groups_defaults_and_per_cent_signs(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse("--help")
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    for part in ("Shape of a thing:", "--no-is-closed", "100% is 1.0", "(default: red)", "--width WIDTH"):
+        assert part in text

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modellink_rm.dataset.example import Response
+from modellink_rm.dataset.truncation import TruncationCount, lengths_to_keep, truncate
+
+
+@pytest.mark.parametrize(
+    ("num_prompt", "num_response", "cutoff", "expected"),
+    [
+        # Recorded from LLaMA-Factory's infer_seqlen.
+        (3000, 100, 1024, (924, 100)),
+        (100, 3000, 1024, (100, 924)),
+        (800, 800, 1024, (512, 512)),
+        (2000, 512, 1024, (816, 208)),
+        # 3000 * 2070 / (1530 + 2070) is 1725; in its order of operations it is just below.
+        (1530, 2070, 3000, (1276, 1724)),
+        (10, 20, 1024, (10, 20)),
+        (0, 0, 8, (0, 0)),
+        (0, 20, 8, (0, 8)),
+        (20, 0, 8, (8, 0)),
+    ],
+)
+def test_lengths_are_those_of_llama_factory(num_prompt, num_response, cutoff, expected):
+    assert lengths_to_keep(num_prompt, num_response, cutoff) == expected
+
+
+def response(prompt, answer):
+    ids = np.array([*prompt, *answer], np.int32)
+    return Response(input_ids=ids, num_prompt_tokens=len(prompt))
+
+
+def parts(kept):
+    return [
+        (r.input_ids[: r.num_prompt_tokens].tolist(), r.input_ids[r.num_prompt_tokens :].tolist())
+        for r in kept
+    ]
+
+
+def test_what_fits_is_left_as_it_is():
+    responses = (response(range(4), range(10, 14)), response(range(4), range(20, 22)))
+    for mode in ("right", "keep-ends"):
+        for seq_length in (8, 9, 100):
+            kept, count = truncate(responses, seq_length, mode, num_closing_tokens=1)
+            assert kept is responses
+            assert count == TruncationCount()
+            assert not count.is_truncated
+
+
+def test_right_cuts_prompt_and_longer_answer_at_their_right():
+    responses = (response(range(8), range(10, 18)), response(range(8), range(20, 23)))
+    kept, count = truncate(responses, 8, "right", num_closing_tokens=1)
+    assert parts(kept) == [([0, 1, 2, 3], [10, 11, 12, 13]), ([0, 1, 2, 3], [20, 21, 22])]
+    assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=1)
+
+
+def test_keep_ends_takes_the_middle_of_a_prompt_and_spares_closing_tokens():
+    responses = (response(range(9), range(10, 19)), response(range(9), range(20, 23)))
+    kept, count = truncate(responses, 10, "keep-ends", num_closing_tokens=2)
+    assert parts(kept) == [
+        ([0, 1, 6, 7, 8], [10, 11, 12, 17, 18]),
+        ([0, 1, 6, 7, 8], [20, 21, 22]),
+    ]
+    assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=1)
+
+
+def test_keep_ends_without_closing_tokens_cuts_an_answer_at_its_right():
+    kept, _ = truncate((response([0], range(10, 30)),), 5, "keep-ends", num_closing_tokens=0)
+    assert parts(kept) == [([0], [10, 11, 12, 13])]
+
+
+def test_only_the_prompt_is_cut_where_answers_are_short():
+    kept, count = truncate((response(range(20), [90, 91]),), 10, "right", num_closing_tokens=1)
+    assert parts(kept) == [(list(range(8)), [90, 91])]
+    assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=0)
+
+
+def test_prompts_that_differ_are_cut_by_the_lengths_of_the_longest():
+    responses = (response(range(30), [90, 91]), response(range(5), [80]))
+    kept, count = truncate(responses, 10, "right", num_closing_tokens=1)
+    assert parts(kept) == [(list(range(8)), [90, 91]), (list(range(5)), [80])]
+    assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=0)
+
+
+@given(
+    prompt=st.integers(1, 60),
+    answers=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    cutoff=st.integers(2, 64),
+    closing=st.integers(0, 3),
+    mode=st.sampled_from(["right", "keep-ends"]),
+)
+def test_nothing_is_longer_than_the_cutoff_and_prompts_stay_shared(prompt, answers, cutoff, closing, mode):
+    responses = tuple(response(range(prompt), range(100, 100 + length)) for length in answers)
+    kept, count = truncate(responses, cutoff, mode, num_closing_tokens=closing)
+    assert all(len(r.input_ids) <= cutoff for r in kept)
+    assert len({tuple(ids) for ids, _ in parts(kept)}) == 1
+    changed = [
+        old.input_ids.tolist() != new.input_ids.tolist() for old, new in zip(responses, kept, strict=True)
+    ]
+    assert count.is_truncated == any(changed)
+    for length, (_, answer) in zip(answers, parts(kept), strict=True):
+        if mode == "keep-ends" and 0 < closing <= len(answer):
+            assert answer[-closing:] == list(range(100, 100 + length))[-closing:]

@@ -1,0 +1,367 @@
+"""Records as other tools and published data sets hold them, and the pairs they mean, written by hand."""
+
+import json
+from importlib.metadata import EntryPoint
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.conversation import Message, Pair
+from modellink_rm.handlers import HANDLERS, custom, make_handler
+from modellink_rm.records import RecordError
+
+MESSAGES = "OpenAiMessagesPairwiseHandler"
+HH = "HhRlhfPairwiseHandler"
+SAFE = "SafeRlhfPairwiseHandler"
+ULTRA = "UltraFeedbackPairwiseHandler"
+HELPSTEER = "HelpSteerPairwiseHandler"
+
+
+def made(handler, record, **map_keys):
+    return make_handler(handler, json.dumps(map_keys))(record)
+
+
+def message(role, content):
+    return {"role": role, "content": content}
+
+
+def user(text):
+    return Message("user", text)
+
+
+def assistant(text):
+    return Message("assistant", text)
+
+
+Q, A, B = message("user", "q"), message("assistant", "a"), message("assistant", "b")
+ONE_TURN = Pair(None, "", (user("q"),), assistant("a"), assistant("b"))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": [Q], "chosen": [A], "rejected": [B]},  # TRL, conversational, explicit prompt
+        {"chosen": [Q, A], "rejected": [Q, B]},  # TRL, conversational, implicit prompt
+        {"prompt": None, "chosen": [Q, A], "rejected": [Q, B]},
+        {"prompt": "q", "chosen": "a", "rejected": "b"},  # TRL, standard
+        {"prompt": [Q], "chosen": A, "rejected": B},  # XTuner
+        {"prompt": "q", "chosen": [Q, A], "rejected": [Q, B]},
+        {"prompt": [Q], "chosen": [Q, A], "rejected": "b"},
+        {"prompt": [message("user", [{"type": "text", "text": "q"}])], "chosen": [A], "rejected": [B]},
+    ],
+)
+def test_messages_in_every_arrangement_are_the_same_pair(record):
+    assert made(MESSAGES, record) == ONE_TURN
+
+
+def test_messages_with_system_turns_tools_and_calls():
+    call = {"function": {"name": "f", "arguments": '{"x": 1}'}, "type": "function", "id": "1"}
+    history = [
+        message("developer", "s"),
+        Q,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        message("tool", "2"),
+    ]
+    record = {"tools": [{"name": "f"}], "chosen": [*history, A], "rejected": [*history, B]}
+    turns = (
+        user("q"),
+        Message("function_call", '{"name": "f", "arguments": {"x": 1}}'),
+        Message("observation", "2"),
+    )
+    assert made(MESSAGES, record) == Pair("s", '[{"name": "f"}]', turns, assistant("a"), assistant("b"))
+
+
+def test_equal_answers_leave_the_prompt_before_them():
+    assert made(MESSAGES, {"chosen": [Q, A], "rejected": [Q, A]}).prompt == (user("q"),)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"chosen": [A]}, "field 'rejected' is missing"),
+        ({"chosen": [A], "rejected": [B]}, "empty prompt"),
+        ({"chosen": [], "rejected": []}, "empty prompt"),
+        ({"prompt": [], "chosen": "a", "rejected": "b"}, "empty prompt"),
+        ({"prompt": [Q, A], "chosen": [A], "rejected": [B]}, "the conversation does not end with a turn"),
+        ({"prompt": [Q, Q, Q], "chosen": [A], "rejected": [B]}, "turns do not alternate"),
+        (
+            {"chosen": [Q, A, Q, A], "rejected": [message("user", "other"), B]},
+            "empty prompt",
+        ),
+        ({"chosen": [Q, A, Q, A], "rejected": [Q, B]}, "field 'chosen' must be one answer after the prompt"),
+        ({"prompt": [Q], "chosen": [Q], "rejected": [B]}, "field 'chosen' is no answer"),
+        (
+            {"prompt": "q", "chosen": 3, "rejected": "b"},
+            "field 'chosen' must be a text or a list of messages",
+        ),
+        ({"prompt": [message("bot", "q")], "chosen": "a", "rejected": "b"}, "a message of no known role"),
+        ({"prompt": ["q"], "chosen": "a", "rejected": "b"}, "not a message"),
+        (
+            {"prompt": [message("user", None)], "chosen": "a", "rejected": "b"},
+            "'content' of a message is not",
+        ),
+        ({"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}, "'content' of a message is missing"),
+        (
+            {"prompt": [Q, message("system", "s")], "chosen": "a", "rejected": "b"},
+            "a system message that is not the first",
+        ),
+        (
+            {"prompt": "q", "chosen": {"role": "assistant", "tool_calls": [{}]}, "rejected": "b"},
+            "a tool call without a name",
+        ),
+    ],
+)
+def test_messages_say_what_is_wrong(record, reason):
+    with pytest.raises(RecordError) as error:
+        made(MESSAGES, record)
+    assert error.value.reason.startswith(reason)
+
+
+def test_hh_rlhf_dialogues():
+    start = "\n\nHuman: q1\n\nAssistant: a1 \n\nHuman: q2\nand more"
+    record = {"chosen": start + "\n\nAssistant: good", "rejected": start + "\n\nAssistant:"}
+    turns = (user("q1"), assistant("a1"), user("q2\nand more"))
+    assert made(HH, record) == Pair(None, "", turns, assistant("good"), assistant(""))
+    stripped = {key: text.lstrip() for key, text in record.items()}
+    assert made(HH, stripped) == made(HH, record)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "reason"),
+    [
+        ("\n\nHuman: q", "\n\nHuman: q\n\nAssistant: b", "field 'chosen' is no dialogue"),
+        ("q", "\n\nHuman: q\n\nAssistant: b", "field 'chosen' is no dialogue"),
+        ("x\n\nHuman: q\n\nAssistant: b", "", "field 'chosen' is no dialogue"),
+        (
+            "\n\nHuman: q\n\nAssistant: a",
+            "\n\nHuman: p\n\nAssistant: b",
+            "chosen and rejected have different prompts",
+        ),
+        ("\n\nAssistant: a", "\n\nAssistant: b", "empty prompt"),
+        (
+            "\n\nHuman: q\n\nHuman: q\n\nAssistant: a",
+            "\n\nHuman: q\n\nHuman: q\n\nAssistant: b",
+            "turns do not alternate",
+        ),
+    ],
+)
+def test_hh_rlhf_says_what_is_wrong(chosen, rejected, reason):
+    with pytest.raises(RecordError) as error:
+        made(HH, {"chosen": chosen, "rejected": rejected})
+    assert error.value.reason.startswith(reason)
+
+
+def test_safe_rlhf_by_the_better_or_the_safer_response():
+    record = {
+        "prompt": "q",
+        "response_0": "zero",
+        "response_1": "one",
+        "better_response_id": 1,
+        "safer_response_id": "0",
+        "prompt_source": "x",
+    }
+    better = made(SAFE, record, source="prompt_source")
+    assert better == Pair(
+        None, "", (user("q"),), assistant("one"), assistant("zero"), margin=None, source="x"
+    )
+    safer = made(SAFE, record, preferred="safer_response_id")
+    assert (safer.chosen, safer.rejected) == (assistant("zero"), assistant("one"))
+
+
+@pytest.mark.parametrize(
+    ("preferred", "reason"),
+    [
+        (-1, "neither response is preferred"),
+        (2, "field 'better_response_id' must be 0 or 1"),
+        (True, "field 'better_response_id' must be a number"),
+        ("x", "field 'better_response_id' must be a number"),
+        (None, "field 'better_response_id' is null"),
+    ],
+)
+def test_safe_rlhf_says_what_is_wrong(preferred, reason):
+    with pytest.raises(RecordError) as error:
+        made(SAFE, {"prompt": "q", "response_0": "", "response_1": "", "better_response_id": preferred})
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("strength", "chosen", "margin"), [(-3, "one", 3), (-1, "one", 1), (2, "two", 2), ("1", "two", 1)]
+)
+def test_helpsteer_by_the_sign_of_the_strength(strength, chosen, margin):
+    record = {"prompt": "q", "response1": "one", "response2": "two", "preference_strength": strength}
+    pair = made(HELPSTEER, record)
+    assert (pair.chosen.content, pair.margin, pair.prompt) == (chosen, margin, (user("q"),))
+
+
+def test_helpsteer_ties_are_refused():
+    record = {"prompt": "q", "response1": "one", "response2": "two", "preference_strength": 0}
+    with pytest.raises(RecordError) as error:
+        made(HELPSTEER, record)
+    assert error.value.reason == "neither response is preferred"
+
+
+def test_helpsteer3_with_its_own_names():
+    keys = {"prompt": "context", "strength": "overall_preference", "source": "domain"}
+    record = {
+        "context": [Q, A, message("user", "q2")],
+        "response1": "one",
+        "response2": "two",
+        "overall_preference": -2,
+        "domain": "code",
+    }
+    turns = (user("q"), assistant("a"), user("q2"))
+    expected = Pair(None, "", turns, assistant("one"), assistant("two"), margin=2.0, source="code")
+    assert made(HELPSTEER, record, **keys) == expected
+
+
+def test_ultrafeedback_binarized():
+    record = {"prompt": "q", "chosen": [Q, A], "rejected": [Q, B], "score_chosen": 8.5, "score_rejected": 6}
+    pair = made(ULTRA, {**record, "source": "flan"}, source="source")
+    assert pair == Pair(None, "", (user("q"),), assistant("a"), assistant("b"), margin=2.5, source="flan")
+    with pytest.raises(RecordError, match=r"chosen has the lower score: 8\.5, rejected has 9"):
+        made(ULTRA, {**record, "score_rejected": 9})
+
+
+def completion(text, score):
+    return {"response": text, "fine-grained_score": score, "overall_score": 10 - score}
+
+
+def test_ultrafeedback_raw_is_the_best_against_the_worst():
+    rated = [completion("b", 3), completion("a", 4.5), completion("c", 1), completion("d", 4.5)]
+    pair = made(ULTRA, {"instruction": "q", "completions": rated})
+    assert pair == Pair(None, "", (user("q"),), assistant("a"), assistant("c"), margin=3.5)
+    by_other = made(ULTRA, {"instruction": "q", "completions": rated}, score="overall_score")
+    assert by_other.chosen == assistant("c")
+
+
+@pytest.mark.parametrize(
+    ("completions", "reason"),
+    [
+        ([completion("a", 2), completion("b", 2)], "neither response is preferred"),
+        ([completion("a", 2)], "fewer than two completions"),
+        ([completion("a", 2), {"response": "b"}], "field 'fine-grained_score' is missing"),
+        ([completion("a", 2), completion(None, 1)], "field 'response' is null"),
+        ("x", "field 'completions' must be a list of completions"),
+    ],
+)
+def test_ultrafeedback_says_what_is_wrong(completions, reason):
+    with pytest.raises(RecordError) as error:
+        made(ULTRA, {"instruction": "q", "completions": completions})
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("name", ["AlpacaStylePairwiseHandler", MESSAGES, HH])
+def test_every_handler_reads_margin_and_source(name):
+    record = {
+        **{"instruction": "q", "chosen": "\n\nHuman: q\n\nAssistant: a", "score": "1.5", "from": "x"},
+        **{"prompt": "q", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+    }
+    pair = made(name, record, margin="score", source="from")
+    assert (pair.margin, pair.source) == (1.5, "x")
+
+
+CUSTOM = "examples/custom_handler.py:StarsHandler"
+
+
+def test_a_handler_in_a_file():
+    answers = [{"text": "a", "stars": 2}, {"text": "b", "stars": 5}, {"text": "c", "stars": 1}]
+    pair = made(CUSTOM, {"q": "why", "answers": answers}, question="q")
+    assert pair == Pair(None, "", (user("why"),), assistant("b"), assistant("c"), margin=4)
+    with pytest.raises(RecordError, match="question must be a text"):
+        made(CUSTOM, {})
+
+
+def test_a_handler_of_an_entry_point(monkeypatch):
+    point = EntryPoint("Mine", "modellink_rm.handlers.hh_rlhf:HhRlhfPairwiseHandler", custom.ENTRY_POINTS)
+
+    def points(group, name=None):
+        assert group == "modellink_rm.handlers"
+        return [point] if name in (None, "Mine") else []
+
+    monkeypatch.setattr(custom, "entry_points", points)
+    pair = made(
+        "Mine", {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}
+    )
+    assert pair == ONE_TURN
+    with pytest.raises(UserError, match=r"unknown --handler-name 'Min'; did you mean Mine\? .*FILE.py:CLASS"):
+        make_handler("Min", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "map_keys", "message"),
+    [
+        ("nowhere.py:X", None, "nowhere.py does not exist"),
+        ("examples/custom_handler.py:X", None, "has no class X"),
+        (CUSTOM, '{"quest": "q"}', "unknown key of --map-keys 'quest'; did you mean question"),
+    ],
+)
+def test_a_wrong_name_of_an_own_handler_is_an_error(name, map_keys, message):
+    with pytest.raises(UserError, match=message):
+        make_handler(name, map_keys)
+
+
+def test_an_own_handler_that_returns_no_pair_is_an_error(tmp_path):
+    (tmp_path / "own.py").write_text("class Own:\n    def __call__(self, record):\n        return None\n")
+    with pytest.raises(UserError, match="Own returned NoneType instead of a Pair"):
+        make_handler(f"{tmp_path}/own.py:Own", None)({})
+
+
+FIELDS = [
+    "prompt",
+    "chosen",
+    "rejected",
+    "instruction",
+    "input",
+    "output",
+    "conversations",
+    "tools",
+    "system",
+]
+FIELDS += ["response_0", "response_1", "better_response_id", "response1", "response2", "preference_strength"]
+FIELDS += ["completions", "score_chosen", "score_rejected", "history", "messages"]
+KEYS = ["role", "content", "from", "value", "tool_calls", "type", "text", "response", "fine-grained_score"]
+WORDS = [
+    "",
+    "q",
+    "user",
+    "assistant",
+    "system",
+    "human",
+    "gpt",
+    "\n\nHuman: q\n\nAssistant: a",
+    "tool",
+    "text",
+]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("name", sorted(HANDLERS))
+@given(record=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=12))
+def test_any_record_is_a_pair_or_a_record_error(name, record):
+    try:
+        pair = make_handler(name, None)(record)
+    except RecordError:
+        return
+    assert isinstance(pair, Pair)
+    assert len(pair.prompt) % 2 == 1
+    texts = [turn.content for turn in (*pair.prompt, pair.chosen, pair.rejected)]
+    assert all(isinstance(text, str) for text in texts)
+
+
+@pytest.mark.parametrize("name", sorted(HANDLERS))
+def test_deep_nesting_is_a_record_error(name):
+    deep = []
+    for _ in range(1000):
+        deep = [deep]
+    for field in FIELDS:
+        record = dict.fromkeys(FIELDS, "\n\nHuman: q\n\nAssistant: a") | {field: deep}
+        try:
+            make_handler(name, '{"tools": "tools"}' if name.startswith(("Share", "Open")) else None)(record)
+        except RecordError:
+            continue

@@ -1,0 +1,100 @@
+"""RankedResponsesHandler: records to rankings, and the records that it refuses."""
+
+import json
+
+import pytest
+
+from modellink_rm.conversation import Message, Ranking
+from modellink_rm.handlers import make_handler
+from modellink_rm.inference.inputs import score_input
+from modellink_rm.records import RecordError
+
+NAME = "RankedResponsesHandler"
+
+
+def made(record, **map_keys):
+    return make_handler(NAME, json.dumps(map_keys))(record)
+
+
+def answers(*texts):
+    return tuple(Message("assistant", text) for text in texts)
+
+
+def ranking(texts, ranks, margins=None, **fields):
+    return Ranking(None, "", (Message("user", "q"),), answers(*texts), ranks, margins, **fields)
+
+
+BEST_B = ranking("bac", (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"responses": ["a", "b", "c"], "ranks": [2, 1, 3]}, BEST_B),
+        ({"responses": ["a", "b", "c"], "ranks": ["2", 0.5, 9]}, BEST_B),
+        ({"responses": ["a", "b", "c"], "ranks": [2, 1, 2]}, ranking("bac", (1, 2, 2))),
+        ({"responses": ["a", "b", "c", "d"], "ranks": [3, 1, 1, 7]}, ranking("bcad", (1, 1, 2, 3))),
+        ({"responses": ["a", "b", "c"], "ratings": [3, 5, 1.5]}, ranking("bac", (1, 2, 3), (2.0, 3.5))),
+        ({"responses": ["a", "b", "c"], "ratings": [3, 5, 5]}, ranking("bca", (1, 1, 2), (0.0, 2.0))),
+        ({"responses": ["a", "b"], "ratings": [-1, 0]}, ranking("ba", (1, 2), (1.0,))),
+        ({"responses": ["a", "b", "c"], "ranks": [2, 1, 3], "ratings": [1, 1, 1]}, BEST_B),
+        ({"responses": ["a", "b"], "ranks": None, "ratings": [0, 1]}, ranking("ba", (1, 2), (1.0,))),
+        ({"responses": [{"response": "a", "rank": 2}, {"response": "b", "rank": 1}]}, ranking("ba", (1, 2))),
+        (
+            {"responses": [{"response": "a", "rating": 2}, {"response": "b", "rating": 4}]},
+            ranking("ba", (1, 2), (2.0,)),
+        ),
+        (
+            {"responses": [{"role": "assistant", "content": "a"}, "b", "c"], "ranks": [2, 1, 3]},
+            BEST_B,
+        ),
+    ],
+)
+def test_responses_are_best_first_with_their_ranks(record, expected):
+    assert made({"prompt": "q", **record}) == expected
+
+
+def test_fields_have_other_names_and_prompts_may_be_messages():
+    prompt = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    record = {"instruction": prompt, "completions": [{"text": "a", "score": 1}, {"text": "b", "score": 2}]}
+    names = {"prompt": "instruction", "responses": "completions", "response": "text", "rating": "score"}
+    found = made({**record, "from": "here"}, **names, source="from")
+    assert found == Ranking(
+        "s", "", (Message("user", "q"),), answers("b", "a"), (1, 2), (1.0,), source="here"
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"responses": ["a", "b"], "ranks": [1, 2], "prompt": None}, "field 'prompt' is null"),
+        ({"ranks": [1, 2]}, "field 'responses' is missing"),
+        ({"responses": "a", "ranks": [1, 2]}, "field 'responses' must be a list of responses"),
+        ({"responses": ["a"], "ranks": [1]}, "fewer than two responses"),
+        ({"responses": ["a", "b"]}, "neither ranks nor ratings of the responses"),
+        ({"responses": ["a", {"response": "b", "rank": 1}]}, "neither ranks nor ratings of the responses"),
+        ({"responses": ["a", "b"], "ranks": [1]}, "field 'ranks' has not one number for each response"),
+        ({"responses": ["a", "b"], "ranks": 1}, "field 'ranks' must be a list of numbers"),
+        ({"responses": ["a", "b"], "ranks": [1, True]}, "field 'ranks' must be a number"),
+        ({"responses": ["a", "b"], "ranks": [1, None]}, "field 'ranks' is null"),
+        ({"responses": ["a", "b"], "ranks": [1, 1]}, "neither response is preferred"),
+        ({"responses": ["a", 3], "ranks": [1, 2]}, "field 'response 2' must be a text or a list of messages"),
+        (
+            {"responses": ["a", {"role": "user", "content": "b"}], "ranks": [1, 2]},
+            "a response that is no answer",
+        ),
+    ],
+)
+def test_records_say_what_is_wrong(record, reason):
+    with pytest.raises(RecordError) as error:
+        made({"prompt": "q", **record})
+    assert error.value.reason == reason
+
+
+def test_scoring_takes_two_responses_at_most():
+    handler = make_handler(NAME, None)
+    record = {"prompt": "q", "responses": ["a", "b", "c"], "ranks": [3, 1, 2]}
+    with pytest.raises(RecordError, match="more than two responses: give each with its prompt"):
+        score_input(record, handler)
+    pair = {"prompt": "q", "responses": ["a", "b"], "ranks": [2, 1]}
+    assert score_input(pair, handler).responses == answers("b", "a")

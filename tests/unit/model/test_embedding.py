@@ -1,0 +1,39 @@
+"""The embedding's gradient in the engine's buffer against torch's own, made dense."""
+
+import pytest
+import torch
+
+from modellink_rm.model.layers.embedding import _RowsOf
+
+IDS = torch.tensor([[3], [0], [3], [7], [3]])
+
+
+def weight_and_gradient() -> tuple[torch.nn.Parameter, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.nn.Parameter(torch.randn(9, 4, generator=generator))
+    return weight, torch.randn(5, 1, 4, generator=generator)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_added_to_the_buffer_and_no_gradient_is_made(dtype: torch.dtype) -> None:
+    weight, gradient = weight_and_gradient()
+    weight, gradient = torch.nn.Parameter(weight.detach().to(dtype)), gradient.to(dtype)
+    dense = weight.detach().float().requires_grad_()
+    torch.nn.functional.embedding(IDS, dense).backward(gradient.float())
+    before = torch.randn(9, 4, generator=torch.Generator().manual_seed(6))
+    weight.main_grad, weight.grad_added_to_main_grad = before.clone(), False
+    output = _RowsOf.apply(weight, IDS)
+    assert torch.equal(output, torch.nn.functional.embedding(IDS, weight))
+    for _ in range(2):  # as two micro-batches do
+        output.backward(gradient, retain_graph=True)
+    torch.testing.assert_close(weight.main_grad, before + 2 * dense.grad)
+    assert weight.grad_added_to_main_grad
+    assert weight.grad.untyped_storage().nbytes() <= 4  # what the engine's hook takes away
+
+
+def test_without_a_buffer_the_gradient_is_torchs() -> None:
+    weight, gradient = weight_and_gradient()
+    dense = weight.detach().clone().requires_grad_()
+    torch.nn.functional.embedding(IDS, dense).backward(gradient)
+    _RowsOf.apply(weight, IDS).backward(gradient)
+    torch.testing.assert_close(weight.grad, dense.grad)

@@ -1,0 +1,271 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import GlmConfig, LlamaConfig, MistralConfig, Qwen2Config
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.model.families import FAMILIES, shape_from_config
+from modellink_rm.model.shape import ModelShape
+
+# Fields as published: meta-llama/Llama-2-7b-hf, mistralai/Mistral-7B-v0.3, Qwen/Qwen2-7B,
+# THUDM/chatglm3-6b, THUDM/glm-4-9b-chat-hf.
+LLAMA2 = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "pretraining_tp": 2,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "tie_word_embeddings": True,
+    "vocab_size": 32000,
+}
+MISTRAL = {
+    **LLAMA2,
+    "model_type": "mistral",
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 8,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "vocab_size": 32768,
+}
+QWEN2 = {
+    **LLAMA2,
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "max_window_layers": 28,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000,
+    "sliding_window": 131072,
+    "use_sliding_window": False,
+    "vocab_size": 152064,
+}
+GLM = {
+    **LLAMA2,
+    "model_type": "glm",
+    "attention_bias": True,
+    "head_dim": 128,
+    "intermediate_size": 13696,
+    "max_position_embeddings": 131072,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1.5625e-07,
+    "vocab_size": 151552,
+}
+CHATGLM = {
+    "_name_or_path": "THUDM/chatglm3-6b",
+    "model_type": "chatglm",
+    "add_bias_linear": False,
+    "add_qkv_bias": True,
+    "apply_query_key_layer_scaling": True,
+    "apply_residual_connection_post_layernorm": False,
+    "ffn_hidden_size": 13696,
+    "hidden_size": 4096,
+    "kv_channels": 128,
+    "layernorm_epsilon": 1e-05,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "num_attention_heads": 32,
+    "num_layers": 28,
+    "original_rope": True,
+    "padded_vocab_size": 65024,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+    "seq_length": 8192,
+}
+CONFIGS = {"llama": LLAMA2, "mistral": MISTRAL, "qwen2": QWEN2, "glm": GLM, "chatglm": CHATGLM}
+
+
+def test_every_family_has_a_published_config_here() -> None:
+    assert set(FAMILIES) == set(CONFIGS)
+
+
+def test_llama2_config_without_rope_theta_gives_its_shape() -> None:
+    assert shape_from_config(LLAMA2) == ModelShape(
+        family="llama",
+        num_layers=32,
+        hidden_size=4096,
+        ffn_hidden_size=11008,
+        num_attention_heads=32,
+        num_query_groups=32,
+        kv_channels=128,
+        vocab_size=32000,
+        max_position_embeddings=4096,
+        norm_epsilon=1e-5,
+        rotary_base=10000.0,
+        rotary_percent=1.0,
+        rotary_interleaved=False,
+        add_qkv_bias=False,
+    )
+
+
+def test_chatglm3_config_gives_its_shape() -> None:
+    assert shape_from_config(CHATGLM) == ModelShape(
+        family="chatglm",
+        num_layers=28,
+        hidden_size=4096,
+        ffn_hidden_size=13696,
+        num_attention_heads=32,
+        num_query_groups=2,
+        kv_channels=128,
+        vocab_size=65024,
+        max_position_embeddings=8192,
+        norm_epsilon=1e-5,
+        rotary_base=10000.0,
+        rotary_percent=0.5,
+        rotary_interleaved=True,
+        add_qkv_bias=True,
+    )
+
+
+def test_qkv_bias_query_groups_and_rotary_base_are_read_by_family() -> None:
+    mistral, qwen2, glm = (shape_from_config(config) for config in (MISTRAL, QWEN2, GLM))
+    assert (mistral.num_query_groups, mistral.add_qkv_bias, mistral.rotary_base) == (8, False, 1e6)
+    assert (qwen2.num_query_groups, qwen2.add_qkv_bias, qwen2.rotary_base) == (4, True, 1e6)
+    assert (glm.num_query_groups, glm.add_qkv_bias, glm.rotary_percent) == (2, True, 0.5)
+    assert glm.rotary_interleaved
+    assert not shape_from_config({**GLM, "attention_bias": False}).add_qkv_bias
+
+
+def test_glm4_remote_code_config_multiplies_the_rotary_base_by_its_ratio() -> None:
+    glm4 = {**CHATGLM, "_name_or_path": "THUDM/glm-4-9b-chat", "rope_ratio": 500}
+    assert shape_from_config(glm4).rotary_base == 5e6
+
+
+def test_head_dim_and_missing_key_value_heads_of_llama_are_read_as_transformers_reads_them() -> None:
+    config = {name: value for name, value in LLAMA2.items() if name != "num_key_value_heads"}
+    shape = shape_from_config({**config, "head_dim": 64})
+    assert (shape.kv_channels, shape.num_query_groups) == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "fields"),
+    [
+        (LlamaConfig, {"rope_theta": 500000.0, "num_key_value_heads": 8}),
+        (MistralConfig, {"sliding_window": None, "head_dim": 64}),
+        (Qwen2Config, {"rope_theta": 1000000.0}),
+        (GlmConfig, {"rope_parameters": {"rope_theta": 2e4, "partial_rotary_factor": 0.25}}),
+    ],
+)
+def test_config_saved_by_transformers_reads_as_its_attributes_say(
+    tmp_path: Path, config_class: Any, fields: dict[str, Any]
+) -> None:
+    config = config_class(**fields)
+    config.save_pretrained(tmp_path)
+    shape = shape_from_config(json.loads((tmp_path / "config.json").read_text()))
+    assert shape.num_layers == config.num_hidden_layers
+    assert shape.ffn_hidden_size == config.intermediate_size
+    assert shape.num_query_groups == config.num_key_value_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    assert shape.kv_channels == head_dim
+    assert shape.rotary_base == config.rope_parameters["rope_theta"]
+    assert shape.rotary_percent == config.rope_parameters.get("partial_rotary_factor", 1.0)
+    assert shape.norm_epsilon == config.rms_norm_eps
+    assert shape.vocab_size == config.vocab_size
+    assert shape.max_position_embeddings == config.max_position_embeddings
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+def test_default_rope_is_accepted_under_its_old_and_new_name(name: str) -> None:
+    rope = {"rope_type": "default", "rope_theta": 5e5}
+    assert shape_from_config({**LLAMA2, name: rope}).rotary_base == 5e5
+
+
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+REFUSED = [
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ("llama", {"rope_scaling": LLAMA3_ROPE}),
+    ("llama", {"rope_parameters": {**LLAMA3_ROPE, "rope_theta": 5e5}}),
+    ("llama", {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 2]}}),
+    ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
+    ("llama", {"rope_scaling": "dynamic"}),
+    ("llama", {"attention_bias": True}),
+    ("llama", {"mlp_bias": True}),
+    ("llama", {"hidden_act": "gelu"}),
+    ("llama", {"partial_rotary_factor": 0.5}),
+    ("llama", {"quantization_config": {"bits": 4, "quant_method": "gptq"}}),
+    ("llama", {"hidden_size": "4096"}),
+    ("llama", {"num_hidden_layers": True}),
+    ("llama", {"num_attention_heads": 24}),
+    ("mistral", {"sliding_window": 4096}),
+    ("qwen2", {"use_sliding_window": True}),
+    ("qwen2", {"use_mrope": True}),
+    ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}),
+    ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0}}),
+    ("glm", {"rope_scaling": {"type": "dynamic", "factor": 4.0}}),
+    ("glm", {"hidden_act": "gelu"}),
+    ("chatglm", {"rmsnorm": False}),
+    ("chatglm", {"post_layer_norm": False}),
+    ("chatglm", {"add_bias_linear": True}),
+    ("chatglm", {"apply_residual_connection_post_layernorm": True}),
+    ("chatglm", {"multi_query_attention": False}),
+    ("chatglm", {"interleaved_qkv": True}),
+    ("chatglm", {"quantization_bit": 4}),
+    ("chatglm", {"pre_seq_len": 128}),
+    ("chatglm", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ("chatglm", {"rope_ratio": "2"}),
+    ("chatglm", {"quantization_config": {"bits": 4}}),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "change"), REFUSED, ids=[f"{family}-{next(iter(change))}" for family, change in REFUSED]
+)
+def test_field_that_changes_numbers_and_is_not_supported_is_refused_by_name(
+    family: str, change: dict[str, Any]
+) -> None:
+    (name,) = change
+    with pytest.raises(UserError) as error:
+        shape_from_config({**CONFIGS[family], **change})
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("llama", "rms_norm_eps"),
+        ("mistral", "sliding_window"),  # transformers takes a missing one for 4096
+        ("qwen2", "num_key_value_heads"),
+        ("glm", "attention_bias"),
+        ("glm", "head_dim"),
+        ("chatglm", "multi_query_group_num"),
+        ("chatglm", "multi_query_attention"),
+        ("chatglm", "seq_length"),
+    ],
+)
+def test_missing_field_is_refused_by_name(family: str, name: str) -> None:
+    with pytest.raises(UserError, match=name):
+        shape_from_config({key: value for key, value in CONFIGS[family].items() if key != name})
+
+
+def test_chatglm2_32k_which_scales_positions_is_refused() -> None:
+    config = {**CHATGLM, "_name_or_path": "THUDM/chatglm2-6b-32k", "rope_ratio": 4}
+    with pytest.raises(UserError, match="rope_ratio 4"):
+        shape_from_config(config)
+
+
+def test_unknown_model_type_lists_the_families() -> None:
+    with pytest.raises(UserError, match=r"unknown model_type 'gpt2' \(choices: chatglm, glm, llama"):
+        shape_from_config({"model_type": "gpt2"})
+    with pytest.raises(UserError, match=r"model_type is missing \(choices: chatglm"):
+        shape_from_config({})
+
+
+def test_dropout_of_a_config_is_ignored_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: list[str] = []
+    monkeypatch.setattr("modellink_rm.model.families.warn_once", messages.append)
+    shape_from_config({**LLAMA2, "attention_dropout": 0.1})
+    assert messages == ["attention_dropout 0.1 of config.json is ignored: --attention-dropout sets it"]

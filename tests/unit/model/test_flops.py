@@ -1,0 +1,71 @@
+"""FLOPs against a count by hand, and against those that torch counts of the products it runs."""
+
+import numpy as np
+
+from modellink_rm.batching.batch import pack_examples
+from modellink_rm.dataset.example import Example, Response
+from modellink_rm.model.flops import forward_flops, num_seen, num_seen_by_scored, training_flops
+from modellink_rm.model.shape import ModelShape
+
+SHAPE = ModelShape(
+    family="llama",
+    num_layers=3,
+    hidden_size=4,
+    ffn_hidden_size=5,
+    num_attention_heads=2,
+    num_query_groups=1,
+    kv_channels=3,
+    vocab_size=10,
+    max_position_embeddings=8,
+    norm_epsilon=1e-5,
+    rotary_base=1e4,
+    rotary_percent=0.7,
+    rotary_interleaved=False,
+    add_qkv_bias=False,
+)
+
+
+def example(num_prompt_tokens: int, *lengths: int) -> Example:
+    prompt = np.arange(num_prompt_tokens, dtype=np.int32)
+    return Example(
+        0,
+        tuple(
+            Response(np.concatenate([prompt, np.full(length, number + 5, np.int32)]), num_prompt_tokens)
+            for number, length in enumerate(lengths)
+        ),
+    )
+
+
+def test_flops_are_those_counted_by_hand() -> None:
+    batch = pack_examples([example(2, 1, 3)])
+    # Prompt tokens see 1 and 2; the first answer's token sees the prompt and itself, the second
+    # answer's three see 3, 4 and 5.
+    assert num_seen(batch) == 1 + 2 + 3 + 3 + 4 + 5
+    assert num_seen_by_scored(batch) == 3 + 5
+    # Of one token: q 2*4*6, k and v 2*4*6, output 2*6*4, gate, up and down 3 * 2*4*5; a seen token
+    # takes 2*6 for its score and 2*6 for its value.
+    whole_layer = 6 * (48 + 48 + 48 + 120) + 18 * 24
+    last_layer = 6 * 48 + 2 * (48 + 48 + 120) + 8 * 24
+    head = 2 * 2 * 4
+    assert forward_flops(SHAPE, batch) == 2 * whole_layer + last_layer + head
+    assert training_flops(SHAPE, batch) == 3 * forward_flops(SHAPE, batch)
+
+
+def test_prompts_laid_out_apart_take_more() -> None:
+    batch = pack_examples([example(2, 1, 3)], share_prefixes=False)
+    assert num_seen(batch) == (1 + 2 + 3) + (1 + 2 + 3 + 4 + 5)
+    assert num_seen_by_scored(batch) == 3 + 5
+
+
+def test_padding_takes_none() -> None:
+    examples = [example(2, 1, 3), example(1, 1, 2)]
+    padded = pack_examples(examples, divisible_by=16)
+    assert padded.num_padding > 0
+    assert training_flops(SHAPE, padded) == training_flops(SHAPE, pack_examples(examples))
+
+
+def test_scored_positions_count_once_wherever_they_are() -> None:
+    empty, equal = example(2, 0, 3), example(1, 2)  # one scored at the end of its prompt
+    twice = Example(1, (equal.responses[0], equal.responses[0]))
+    batch = pack_examples([empty, twice], divisible_by=16)
+    assert num_seen_by_scored(batch) == 2 + 5 + 3

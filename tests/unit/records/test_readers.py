@@ -1,0 +1,240 @@
+"""Every format of --input against what its own library wrote."""
+
+import builtins
+import csv
+import gzip
+import json
+import os
+import tracemalloc
+
+import pyarrow
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.records import BadRecord, Record, input_files, read_records
+
+ROWS = [
+    {"prompt": "你好\n", "n": 1, "chosen": [{"role": "assistant", "content": "a"}]},
+    {"prompt": "", "n": None, "chosen": []},
+    {"prompt": '"quoted", {}', "n": -3, "chosen": [{"role": "assistant", "content": "b"}]},
+]
+JSON_LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def compressed(suffix, content):
+    if suffix == ".gz":
+        return gzip.compress(content)
+    return zstandard.ZstdCompressor().compress(content) if suffix == ".zst" else content
+
+
+def arrow_file(path, table):
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+def arrow_stream(path, table):
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.json", json.dumps(ROWS, indent=1).encode()),
+        ("x.json", JSON_LINES),
+        ("x.jsonl", JSON_LINES),
+        ("x.txt", JSON_LINES),
+        ("X.JSONL", JSON_LINES),
+    ],
+)
+def test_json_is_read_through_compression(tmp_path, name, content, suffix):
+    path = tmp_path / (name + suffix)
+    path.write_bytes(compressed(suffix, content))
+    assert [record.fields for record in read_records(str(path))] == ROWS
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("write", [parquet.write_table, arrow_file, arrow_stream])
+def test_tables_are_read_row_by_row(tmp_path, write, suffix):
+    path = tmp_path / ("x.parquet" if write is parquet.write_table else "x.arrow")
+    table = pyarrow.Table.from_pylist(ROWS)
+    if write is parquet.write_table:
+        write(table, path)
+    else:
+        write(path, table)
+    given = path.with_name(path.name + suffix)
+    given.write_bytes(compressed(suffix, path.read_bytes()))
+    assert list(read_records(str(given))) == [
+        Record(f"{given}[{index}]", row) for index, row in enumerate(ROWS)
+    ]
+
+
+def test_a_table_of_many_batches_keeps_its_order(tmp_path):
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.table({"n": list(range(1000))}), path, row_group_size=300)
+    assert [record.fields["n"] for record in read_records(str(path))] == list(range(1000))
+
+
+def test_text_of_a_table_that_is_not_utf8_is_one_bad_record(tmp_path):
+    path = tmp_path / "x.arrow"
+    column = pyarrow.array([b"a", b"\xff", b"c"]).view(pyarrow.string())
+    arrow_stream(path, pyarrow.table({"text": column}))
+    first, bad, last = read_records(str(path))
+    assert (first.fields, last.fields) == ({"text": "a"}, {"text": "c"})
+    assert bad == BadRecord(f"{path}[1]", "invalid UTF-8", "invalid UTF-8")
+
+
+def test_bytes_and_times_of_a_table_are_text(tmp_path):
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.table({"b": ["é".encode(), b"\xff"], "d": [1.5, float("nan")]}), path)
+    assert [record.fields for record in read_records(str(path))] == [
+        {"b": "é", "d": 1.5},
+        {"b": "\\xff", "d": None},
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_csv_as_the_csv_module_writes_it(tmp_path, suffix):
+    rows = [{"prompt": 'a "b",\nc', "chosen": "你"}, {"prompt": "", "chosen": "x\r\ny"}]
+    plain = tmp_path / "plain"
+    with plain.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, ["prompt", "chosen"])
+        writer.writeheader()
+        writer.writerows(rows)
+    path = tmp_path / f"x.csv{suffix}"
+    path.write_bytes(compressed(suffix, plain.read_bytes()))
+    assert list(read_records(str(path))) == [Record(f"{path}:2", rows[0]), Record(f"{path}:4", rows[1])]
+
+
+def test_bad_rows_of_a_csv_leave_the_others(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"a,b\n1,2\n\n1\n1,2,3\n\xff,2\n3,4\n")
+    records = list(read_records(str(path)))
+    assert [record.fields for record in records if isinstance(record, Record)] == [
+        {"a": "1", "b": "2"},
+        {"a": "3", "b": "4"},
+    ]
+    bad = [(record.place, record.reason) for record in records if isinstance(record, BadRecord)]
+    assert [place for place, _ in bad] == [f"{path}:{line}" for line in (4, 5, 6)]
+    assert bad[0][1] == "more or fewer fields than the header"
+
+
+def test_a_csv_with_two_fields_of_one_name_is_an_error(tmp_path):
+    (tmp_path / "x.csv").write_text("a,a\n1,2\n")
+    with pytest.raises(UserError, match=r"x.csv:1: the header names a field twice"):
+        list(read_records(str(tmp_path / "x.csv")))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.jsonl.zst", "x.json.zst", "x.csv.gz", "x.parquet"])
+@pytest.mark.parametrize("damage", ["cut", "garbled"])
+def test_a_damaged_file_is_named(tmp_path, name, damage):
+    rows = [{"a": f"{index * 7919 % 10007}"} for index in range(20_000)]
+    path = tmp_path / name
+    if name == "x.parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        content = path.read_bytes()
+    else:
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        content = compressed(path.suffix, content)
+    half = len(content) // 2
+    path.write_bytes(content[:half] if damage == "cut" else content[:half] + b"\0" * (len(content) - half))
+    with pytest.raises(UserError, match=r"is cut off or damaged"):
+        list(read_records(str(path)))
+
+
+def test_zstd_of_several_frames_is_read_whole(tmp_path):
+    path = tmp_path / "x.jsonl.zst"
+    path.write_bytes(compressed(".zst", JSON_LINES) + compressed(".zst", JSON_LINES))
+    assert [record.fields for record in read_records(str(path))] == ROWS * 2
+
+
+def test_a_directory_a_glob_and_several_inputs(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name, number in (("a/2.jsonl.gz", 2), ("a/1.json", 1), ("b.jsonl", 3)):
+        path = tmp_path / name
+        path.write_bytes(compressed(path.suffix, json.dumps({"n": number}).encode()))
+    (tmp_path / "a" / "dataset_info.json").write_text("{}")
+    (tmp_path / "a" / "readme.txt").write_text("about")
+
+    def numbers(*inputs):
+        return [record.fields["n"] for record in read_records(inputs)]
+
+    assert numbers(str(tmp_path / "a")) == [1, 2]
+    assert numbers(str(tmp_path / "b.jsonl"), str(tmp_path / "a")) == [3, 1, 2]
+    assert numbers(str(tmp_path / "**" / "*.json*")) != []
+    assert numbers(str(tmp_path / "a" / "[12].json*")) == [1, 2]
+    assert numbers(str(tmp_path / "*")) == [1, 2, 3]
+
+
+def test_a_directory_of_txt_files_is_read(tmp_path):
+    (tmp_path / "x.txt").write_text('{"n": 1}\n')
+    assert [record.fields for record in read_records(str(tmp_path))] == [{"n": 1}]
+
+
+def test_an_input_given_twice_is_an_error(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"n": 1}\n')
+    with pytest.raises(UserError, match=r"--input names .*x.jsonl twice"):
+        input_files([str(path), str(tmp_path)])
+
+
+def test_a_mistake_in_a_path_is_not_taken_for_a_name_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--input data/pairs does not exist"):
+        list(read_records("data/pairs"))
+
+
+def test_a_glob_that_matches_nothing_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="matches no file"):
+        input_files(str(tmp_path / "*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [("x.parquet", "pyarrow", "arrow"), ("x.jsonl.zst", "zstandard", "zstd"), (None, "datasets", "datasets")],
+)
+def test_a_library_that_is_not_installed_is_named(tmp_path, monkeypatch, name, module, extra):
+    given = "owner/name"
+    if name:
+        given = str(tmp_path / name)
+        (tmp_path / name).write_bytes(b"x")
+    imported = builtins.__import__
+
+    def without(wanted, *args, **kwargs):
+        if wanted.split(".")[0] == module:
+            raise ImportError(wanted)
+        return imported(wanted, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=rf"pip install 'modellink-rm\[{extra}\]'"):
+        list(read_records(given))
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.json.zst"])
+def test_memory_does_not_grow_with_an_array(tmp_path, name):
+    def peak(count):
+        path = tmp_path / name
+        array = (
+            "[" + ",".join(json.dumps({"a": os.urandom(250).hex()}) for _ in range(count)) + "]"
+        ).encode()
+        path.write_bytes(compressed(path.suffix, array))
+        del array
+        tracemalloc.start()
+        assert sum(1 for _ in read_records(str(path))) == count
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    # The buffer holds one chunk of 1 MiB and what is left of the one before.
+    assert peak(20_000) < 1.1 * peak(8_000)
+
+
+def test_an_element_longer_than_a_chunk_is_read_whole(tmp_path):
+    rows = [{"a": '\\"[,' * 700_000}, {"a": 1}, {"a": ["]"] * 500_000}]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(rows))
+    assert [record.fields for record in read_records(str(path))] == rows

@@ -1,0 +1,175 @@
+"""--prompt-type hf gives the ids of transformers' own apply_chat_template."""
+
+import json
+from array import array
+
+import pytest
+import tokenizers
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.conversation import Message, Pair
+from modellink_rm.records import RecordError
+from modellink_rm.templates.choice import find_template
+from modellink_rm.templates.encode import (
+    encode_prompt,
+    encode_response,
+    num_closing_tokens,
+    tokenize_responses,
+)
+from tests.unit.conftest import SENTENCES, load_directory, train_tokenizer_json
+
+CHATML = """{%- if tools %}<|im_start|>system
+# Tools{% for tool in tools %}
+{{ tool | tojson }}{% endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}
+{%- endif %}"""
+LLAMA2 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}"
+    "{% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'].strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+TURNS = (
+    Message("user", "What is the capital?"),
+    Message("assistant", "Paris."),
+    Message("user", "And\n\nnow?"),
+)
+PAIR = Pair(None, "", TURNS, Message("assistant", "a large city"), Message("assistant", "你好 fox"))
+
+
+def directory_with(tmp_path_factory, chat_template):
+    directory = tmp_path_factory.mktemp("chat")
+    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    backend = train_tokenizer_json(special=special, not_special=["<think>", "</think>"])
+    backend.save(str(directory / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    if chat_template:
+        config["chat_template"] = chat_template
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def chatml(tmp_path_factory):
+    return directory_with(tmp_path_factory, CHATML)
+
+
+@pytest.fixture(scope="module")
+def llama2(tmp_path_factory):
+    return directory_with(tmp_path_factory, LLAMA2)
+
+
+def expected_ids(directory, turns, *, opens, **options):
+    from transformers import AutoTokenizer
+
+    roles = {"user": "user", "assistant": "assistant", "observation": "tool", "function_call": "assistant"}
+    messages = [{"role": roles[turn.role], "content": turn.content} for turn in turns]
+    if "system" in options:
+        messages.insert(0, {"role": "system", "content": options.pop("system")})
+    tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    text = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=opens, tokenize=True, return_dict=True, **options
+    )
+    return array("i", text["input_ids"])
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama2"])
+def test_ids_are_those_of_transformers(name, request):
+    directory = request.getfixturevalue(name)
+    tokenizer = load_directory(directory)
+    template = find_template("hf", tokenizer)
+    tokens = tokenize_responses(PAIR, template, tokenizer)
+    assert tokens.prompt_ids == expected_ids(directory, TURNS, opens=True)
+    chosen = expected_ids(directory, (*TURNS, PAIR.chosen), opens=False)
+    rejected = expected_ids(directory, (*TURNS, PAIR.rejected), opens=False)
+    assert (tokens.prompt_ids + tokens.response_ids[0], tokens.prompt_ids + tokens.response_ids[1]) == (
+        chosen,
+        rejected,
+    )
+    # The same in two calls, as scoring makes them.
+    assert encode_prompt(None, "", TURNS, template, tokenizer) == tokens.prompt_ids
+    assert encode_response(PAIR.chosen, template, tokenizer) == tokens.response_ids[0]
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+@pytest.mark.parametrize("strips", [{}, {"lstrip": True}, {"rstrip": True}, {"normalized": True}])
+def test_ids_are_those_of_transformers_where_spaces_begin_words(tmp_path, scheme, strips):
+    """The prompt is tokenised once, up to a token that nothing before it has a part in."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.normalizer = tokenizers.normalizers.Lowercase()
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, show_progress=False)
+    backend.train_from_iterator(SENTENCES, trainer)
+    backend.add_special_tokens(["<s>", "</s>", tokenizers.AddedToken("<|im_start|>", special=True, **strips)])
+    backend.add_special_tokens([tokenizers.AddedToken("<|im_end|>", special=True)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    for chat_template in (CHATML, LLAMA2):
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+        config["chat_template"] = chat_template
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        tokenizer = load_directory(tmp_path)
+        tokens = tokenize_responses(PAIR, find_template("hf", tokenizer), tokenizer)
+        assert tokens.prompt_ids == expected_ids(tmp_path, TURNS, opens=True)
+        chosen = expected_ids(tmp_path, (*TURNS, PAIR.chosen), opens=False)
+        assert tokens.prompt_ids + tokens.response_ids[0] == chosen
+
+
+def test_system_tools_observations_and_thinking_reach_the_chat_template(chatml):
+    tokenizer = load_directory(chatml)
+    turns = (Message("user", "q"), Message("function_call", "f(1)"), Message("observation", "2"))
+    tools = '[{"type": "function", "function": {"name": "查"}}]'
+    template = find_template("hf", tokenizer, enable_thinking="false")
+    got = encode_prompt("s", tools, turns, template, tokenizer)
+    options = {"system": "s", "tools": json.loads(tools), "enable_thinking": False}
+    assert got == expected_ids(chatml, turns, opens=True, **options)
+    assert got.count(tokenizer.token_to_id("<think>")) == 1
+    other = find_template("hf", tokenizer)
+    assert template.fingerprint != other.fingerprint
+    assert tokenizer.token_to_id("<think>") not in encode_prompt("s", tools, turns, other, tokenizer)
+
+
+def test_control_tokens_in_messages_are_text(chatml):
+    tokenizer = load_directory(chatml)
+    template = find_template("hf", tokenizer)
+    spelled = "x<|im_end|>\n<|im_start|>y </s> \ue000"
+    question, answer = Message("user", spelled), Message("assistant", spelled)
+    tokens = tokenize_responses(Pair(None, "", (question,), answer, answer), template, tokenizer)
+    end, start = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|im_start|>")
+    assert (tokens.prompt_ids.count(start), tokens.prompt_ids.count(end)) == (2, 1)
+    assert (tokens.response_ids[0].count(end), tokens.response_ids[0].count(tokenizer.eos_id)) == (1, 0)
+    assert tokenizer.decode(tokens.response_ids[0].tolist()) == f"{spelled}<|im_end|>\n"
+
+
+def test_closing_tokens_and_rule(chatml, llama2):
+    for directory, count in ((chatml, 2), (llama2, 1)):
+        tokenizer = load_directory(directory)
+        template = find_template("hf", tokenizer)
+        assert num_closing_tokens(template, tokenizer) == count
+        assert template.eos_rule == "the chat template ends every answer"
+
+
+def test_what_the_chat_template_refuses_is_one_bad_record(llama2):
+    tokenizer = load_directory(llama2)
+    template = find_template("hf", tokenizer)
+    with pytest.raises(RecordError, match="must alternate"):
+        encode_prompt("a system message", "", TURNS, template, tokenizer)
+    with pytest.raises(RecordError, match="has no form for tools"):
+        encode_prompt(None, '[{"name": "f"}]', TURNS, template, tokenizer)
+
+
+def test_a_prompt_that_does_not_begin_the_whole_is_refused(tmp_path_factory):
+    tokenizer = load_directory(directory_with(tmp_path_factory, CHATML.replace("assistant\n'", "bot\n'")))
+    with pytest.raises(RecordError, match="does not begin prompt and answer with the prompt"):
+        tokenize_responses(PAIR, find_template("hf", tokenizer), tokenizer)
+
+
+def test_a_tokenizer_without_a_chat_template_is_named(tmp_path_factory, sentencepiece_path):
+    directory = directory_with(tmp_path_factory, None)
+    with pytest.raises(UserError, match="comes without a chat template"):
+        find_template("hf", load_directory(directory))
