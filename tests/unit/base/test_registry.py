@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from modellink_rm.base.errors import UserError
@@ -32,3 +34,50 @@ def test_a_name_like_no_other_has_no_nearest():
 def test_a_name_cannot_be_given_twice(registry):
     with pytest.raises(AssertionError, match="red is registered twice"):
         registry.add(3, "red")
+
+
+def test_a_registry_of_files_the_user_did_not_type_suggests_nothing():
+    families = Registry("model_type", suggests=False)
+    families.add(1, "qwen2")
+    with pytest.raises(UserError, match=r"^unknown model_type 'qwen3' \(choices: qwen2\)$"):
+        families["qwen3"]
+
+
+@pytest.fixture
+def plug_ins(tmp_path, monkeypatch):
+    """A package with a registry and one entry a file, and an installed one that offers another entry."""
+    package = tmp_path / "paints"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "registry.py").write_text(
+        "from modellink_rm.base.registry import Registry\n"
+        "PAINTS = Registry('--paint', package='paints', entry_points='paints.more')\n"
+    )
+    (package / "green.py").write_text("from paints.registry import PAINTS\nPAINTS.add(3, 'green')\n")
+    (tmp_path / "other.py").write_text("OCHRE = 4\n")
+    metadata = tmp_path / "other-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[paints.more]\nochre = other:OCHRE\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] in ("paints", "other")]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("plug_ins")
+def test_a_file_of_the_package_adds_itself_at_the_first_look():
+    from paints.registry import PAINTS
+
+    assert "paints.green" not in sys.modules
+    assert "green" in PAINTS
+    assert PAINTS["green"] == 3
+
+
+@pytest.mark.usefixtures("plug_ins")
+def test_an_installed_package_offers_an_entry_that_is_imported_when_used():
+    from paints.registry import PAINTS
+
+    assert sorted(PAINTS) == ["green", "ochre"]
+    assert "other" not in sys.modules
+    assert PAINTS["ochre"] == 4
