@@ -51,7 +51,6 @@ def load_chatglm_tokenizer(directory: Path) -> SentencePieceTokenizer:
         flagged=frozenset(SPECIAL_TOKENS),
         bos_id=processor.bos_id(),
         eos_id=processor.eos_id(),
-        pad_id=processor.unk_id(),
         name=str(directory),
         files=(path, *read_tokenizer_settings(directory).files),
     )

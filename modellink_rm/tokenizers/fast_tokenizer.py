@@ -60,8 +60,6 @@ class FastTokenizer(Tokenizer):
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.bos_id = self._named_id("bos_token")
         self.eos_id = self._named_id("eos_token")
-        pad_id = self._named_id("pad_token")
-        self.pad_id = self.eos_id if pad_id is None else pad_id
         self.fingerprint = fingerprint_of(
             "tokenizers", serialized, {"special": sorted(flagged), "bos": self.bos_id, "eos": self.eos_id}
         )

@@ -25,7 +25,6 @@ class SentencePieceTokenizer(Tokenizer):
             them stay text in `encode`.
         bos_id: None for none.
         eos_id: None for none.
-        pad_id: None for none.
         name: what messages call it.
         files: what to copy beside a checkpoint.
     """
@@ -38,7 +37,6 @@ class SentencePieceTokenizer(Tokenizer):
         flagged: frozenset[str],
         bos_id: int | None,
         eos_id: int | None,
-        pad_id: int | None,
         name: str,
         files: tuple[Path, ...],
     ) -> None:
@@ -55,7 +53,6 @@ class SentencePieceTokenizer(Tokenizer):
         self.vocab_size = max([self._processor.get_piece_size() - 1, *self._added_tokens.values()]) + 1
         self.bos_id = bos_id
         self.eos_id = eos_id
-        self.pad_id = eos_id if pad_id is None else pad_id
         settings = {
             "special": self.special_tokens,
             "flagged": sorted(flagged & self._user_defined),
@@ -92,7 +89,6 @@ class SentencePieceTokenizer(Tokenizer):
             flagged=self._flagged.union(tokens),
             bos_id=self.bos_id,
             eos_id=self.eos_id,
-            pad_id=self.pad_id,
             name=self.name,
             files=self.files,
         )
@@ -131,7 +127,6 @@ def load_sentencepiece_tokenizer(path: Path) -> SentencePieceTokenizer:
         flagged=settings.special,
         bos_id=named_id("bos_token", processor.bos_id()),
         eos_id=named_id("eos_token", processor.eos_id()),
-        pad_id=named_id("pad_token", processor.pad_id()),
         name=str(path),
         files=(path, *settings.files),
     )

@@ -26,7 +26,6 @@ class Tokenizer(ABC):
         vocab_size: one more than the largest id.
         bos_id: None where the tokenizer has none.
         eos_id: None where the tokenizer has none.
-        pad_id: the EOS where the tokenizer has no pad token.
         fingerprint: sha256 over what determines the ids; the same wherever the files lie.
         files: what to copy beside a checkpoint to get the same tokenizer again.
     """
@@ -36,7 +35,6 @@ class Tokenizer(ABC):
     vocab_size: int
     bos_id: int | None
     eos_id: int | None
-    pad_id: int | None
     fingerprint: str
     files: tuple[Path, ...]
 

@@ -28,7 +28,6 @@ class TransformersTokenizer(Tokenizer):
         self.vocab_size = len(tokenizer)
         self.bos_id = tokenizer.bos_token_id
         self.eos_id = tokenizer.eos_token_id
-        self.pad_id = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         content = hashlib.sha256()
         for file in files:
             content.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())

@@ -67,7 +67,6 @@ class WordCachingTokenizer(Tokenizer):
         self.vocab_size = inner.vocab_size
         self.bos_id = inner.bos_id
         self.eos_id = inner.eos_id
-        self.pad_id = inner.pad_id
         self.fingerprint = inner.fingerprint
         self.files = inner.files
 

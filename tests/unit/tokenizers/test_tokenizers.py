@@ -38,7 +38,7 @@ def test_chatglm_special_tokens_follow_the_vocabulary(chatglm_directory, sentenc
     names += ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
     assert [tokenizer.token_to_id(name) for name in names] == [size + i for i in range(9)]
     assert tokenizer.vocab_size == size + 9
-    assert (tokenizer.eos_id, tokenizer.pad_id) == (2, 0)
+    assert tokenizer.eos_id == 2
     assert tokenizer.decode([size + 6, *tokenizer.encode("hello")]) == "<|user|>hello"
 
 
@@ -113,14 +113,8 @@ def test_named_tokens_come_from_the_files_beside_the_vocabulary(fast_directory):
     backend = tokenizers.Tokenizer.from_file(str(fast_directory / "tokenizer.json"))
     assert tokenizer.bos_id is None
     assert tokenizer.eos_id == backend.token_to_id("<|im_end|>")
-    assert tokenizer.pad_id == backend.token_to_id("<|endoftext|>")
     assert tokenizer.vocab_size == backend.get_vocab_size(with_added_tokens=True)
     assert {file.name for file in tokenizer.files} == {"tokenizer.json", "tokenizer_config.json"}
-
-
-def test_pad_is_eos_where_there_is_none(control_directory):
-    tokenizer = load_directory(control_directory)
-    assert tokenizer.pad_id == tokenizer.eos_id == 2
 
 
 def test_tokens_declared_only_in_the_config_are_added_at_their_ids(fast_directory, tmp_path):
