@@ -34,7 +34,8 @@ from random_model import write_random_model
 from trainers import SEQ_LENGTH, Run, Setting, measure_peak, run_ours, run_runner
 
 from modellink_rm.base.errors import UserError, run_command
-from modellink_rm.dataset.pair_dataset import PairDataset
+from modellink_rm.dataset.dataset import open_dataset
+from modellink_rm.dataset.reader import ExampleReader
 
 OURS = {"packed": "ours, packed", "shared": "ours, prompts shared"}
 LABELS = {
@@ -171,17 +172,14 @@ def prepare(arguments: argparse.Namespace, work: Path) -> Setting:
             *("--tokenizer-name-or-path", str(model)),
         ]
     )
-    dataset = PairDataset(
-        [work / "pairs"],
-        seq_length=SEQ_LENGTH,
-        truncation="right",
-        num_closing_tokens=0,
-        num_ids=VOCAB_SIZE,
+    dataset = open_dataset(work / "pairs")
+    reader = ExampleReader(
+        seq_length=SEQ_LENGTH, truncation="right", num_closing_tokens=0, num_ids=VOCAB_SIZE
     )
     number = arguments.steps * arguments.batch_size
     if number > len(dataset):
         raise UserError(f"--steps {arguments.steps} need {number} pairs, the data have {len(dataset)}")
-    setting = Setting(arguments, work, model, [dataset[index] for index in range(number)])
+    setting = Setting(arguments, work, model, [reader.read(dataset, row) for row in range(number)])
     pairs = []
     for example in setting.examples:
         chosen, rejected = (response.input_ids.tolist() for response in example.responses)

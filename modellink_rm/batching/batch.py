@@ -1,15 +1,15 @@
 """A micro-batch: one flat packed sequence, without padding between its segments."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modellink_rm.dataset.example import Example, Response
+from modellink_rm.batching.targets import Targets, targets_of
+from modellink_rm.dataset.example import Example, Response, RowName
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,17 @@ class Batch:
     response ...]. Equal responses of an example are laid out once, so that they tie exactly.
 
     Under context parallelism a process holds some ranges of the sequence: its tensors have t/cp
-    elements; segments and scored positions are always those of the whole sequence.
+    elements; segments, scored positions and targets are always those of the whole sequence.
 
     Attributes:
         input_ids: int64 [t].
         position_ids: int64 [t], of each token in its own prompt + response.
-        segment_ids: int64 [t], which segment a token belongs to.
-        example_ids: int64 [t], which of the micro-batch's examples a token belongs to.
         segments: in order, covering all t tokens.
         ranges: (start, end) of the tokens that the tensors hold, one after the other.
         scored_positions: the last token of each of the r responses, example after example, the
             best response first.
-        example_indices: row in the data set of each example.
+        targets: what the objective compares the scores with, in their order.
+        names: of each example, for messages.
         num_tokens: tokens of the examples, counting a prompt once for each response.
         num_padding: tokens added at the end, in a segment of their own, so that t is divisible.
         num_truncated: examples that tokens were cut from.
@@ -60,12 +59,11 @@ class Batch:
 
     input_ids: Tensor
     position_ids: Tensor
-    segment_ids: Tensor
-    example_ids: Tensor
     segments: tuple[Segment, ...]
     ranges: tuple[tuple[int, int], ...]
     scored_positions: tuple[int, ...]
-    example_indices: tuple[int, ...]
+    targets: Targets
+    names: tuple[RowName, ...]
     num_tokens: int
     num_padding: int
     num_truncated: int
@@ -73,7 +71,7 @@ class Batch:
     @property
     def num_examples(self) -> int:
         """What the loss divides by."""
-        return len(self.example_indices)
+        return len(self.names)
 
     @property
     def num_computed_tokens(self) -> int:
@@ -85,21 +83,26 @@ class Batch:
         if size == 1:
             return self
         ranges = chunks_of(self.segments[-1].end, rank=rank, size=size)
-        held: dict[str, Any] = {
-            name: torch.cat([value[start:end] for start, end in ranges])
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return dataclasses.replace(self, **held, ranges=ranges)
+
+        def held(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor[start:end] for start, end in ranges])
+
+        return dataclasses.replace(
+            self, input_ids=held(self.input_ids), position_ids=held(self.position_ids), ranges=ranges
+        )
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on `device`."""
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return dataclasses.replace(self, **moved)
+        return self.with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with every tensor changed, those of its targets too."""
+        return dataclasses.replace(
+            self,
+            input_ids=change(self.input_ids),
+            position_ids=change(self.position_ids),
+            targets=self.targets.with_tensors(change),
+        )
 
 
 def pack_examples(
@@ -108,30 +111,28 @@ def pack_examples(
     """One flat batch of the examples.
 
     Args:
-        examples: none for a micro-batch that only keeps others company, a few tokens of padding.
+        examples: none for a padding-only micro-batch, of a few tokens.
         divisible_by: t is made a multiple of this by padding at the end, as sequence and context
             parallelism need it, which divide tokens over processes.
         share_prefixes: lay a prompt that all responses of an example have out once.
     """
     layout = _Layout()
-    for number, example in enumerate(examples):
+    for example in examples:
         if share_prefixes and has_one_prompt(example):
-            layout.add_shared(number, example)
+            layout.add_shared(example)
         else:
-            layout.add_apart(number, example)
+            layout.add_apart(example)
     num_padding = -layout.end % divisible_by if examples else divisible_by
     if num_padding:
-        layout.add_segment(np.zeros(num_padding, dtype=np.int32), owner=len(examples), first_position=0)
-    lengths = [segment.end - segment.start for segment in layout.segments]
+        layout.add_segment(np.zeros(num_padding, dtype=np.int32), first_position=0)
     return Batch(
         input_ids=_concatenated(layout.input_ids),
         position_ids=_concatenated(layout.position_ids),
-        segment_ids=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
-        example_ids=torch.from_numpy(np.repeat(np.asarray(layout.owners), lengths)),
         segments=tuple(layout.segments),
         ranges=((0, layout.end),),
         scored_positions=tuple(layout.scored_positions),
-        example_indices=tuple(example.index for example in examples),
+        targets=targets_of(examples),
+        names=tuple(example.name for example in examples),
         num_tokens=sum(len(response.input_ids) for example in examples for response in example.responses),
         num_padding=num_padding,
         num_truncated=sum(example.is_truncated for example in examples),
@@ -173,41 +174,39 @@ class _Layout:
         self.input_ids: list[np.ndarray] = []
         self.position_ids: list[np.ndarray] = []
         self.segments: list[Segment] = []
-        self.owners: list[int] = []
         self.scored_positions: list[int] = []
         self.end = 0
 
     def add_segment(
-        self, ids: np.ndarray, *, owner: int, first_position: int, prefix: tuple[int, int] | None = None
+        self, ids: np.ndarray, *, first_position: int, prefix: tuple[int, int] | None = None
     ) -> None:
         """Lay out one segment of at least one token."""
         self.input_ids.append(ids)
         self.position_ids.append(np.arange(first_position, first_position + len(ids)))
         self.segments.append(Segment(self.end, self.end + len(ids), prefix))
-        self.owners.append(owner)
         self.end += len(ids)
 
-    def add_apart(self, owner: int, example: Example) -> None:
+    def add_apart(self, example: Example) -> None:
         """Each response with a prompt of its own."""
         positions: dict[bytes, int] = {}
         for response in example.responses:
             key = response.input_ids.tobytes()
             if key not in positions:
-                self.add_segment(response.input_ids, owner=owner, first_position=0)
+                self.add_segment(response.input_ids, first_position=0)
                 positions[key] = self.end - 1
             self.scored_positions.append(positions[key])
 
-    def add_shared(self, owner: int, example: Example) -> None:
+    def add_shared(self, example: Example) -> None:
         """The prompt once, then the responses."""
         prompt = prompt_ids(example.responses[0])
         prefix = (self.end, self.end + len(prompt))
-        self.add_segment(prompt, owner=owner, first_position=0)
+        self.add_segment(prompt, first_position=0)
         positions = {b"": prefix[1] - 1}  # a response without a token is scored at the end of its prompt
         for response in example.responses:
             answer = response.input_ids[len(prompt) :]
             key = answer.tobytes()
             if key not in positions:
-                self.add_segment(answer, owner=owner, first_position=len(prompt), prefix=prefix)
+                self.add_segment(answer, first_position=len(prompt), prefix=prefix)
                 positions[key] = self.end - 1
             self.scored_positions.append(positions[key])
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from modellink_rm.base.platform import Platform
 from modellink_rm.batching.batch import Batch
 from modellink_rm.batching.micro_batches import BatchLayout, micro_batches_of
-from modellink_rm.dataset.pair_dataset import PairDataset, SampleOrder
+from modellink_rm.dataset.blend import Part
+from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.parallel.groups import Ranks
 
 Item = TypeVar("Item")
@@ -26,10 +26,11 @@ class GlobalBatches:
     """What the steps of a run take, by the samples before them; nothing else is remembered.
 
     Attributes:
-        batch_size: pairs of one step over all replicas.
+        part: the examples that are trained on.
+        batch_size: examples of one step over all replicas.
     """
 
-    dataset: PairDataset
+    part: Part
     order: SampleOrder
     batch_size: int
     layout: BatchLayout
@@ -42,18 +43,10 @@ class GlobalBatches:
         Raises:
             UserError: a row is damaged.
         """
-        rows = self.order.samples(consumed_samples, consumed_samples + self.batch_size)
+        places = self.order.samples(consumed_samples, consumed_samples + self.batch_size)
         on_host = dataclasses.replace(self.layout, device=torch.device("cpu"))
-        batches = micro_batches_of([self.dataset[row] for row in rows], on_host, self.ranks)[1]
-        return [self._pinned(batch) for batch in batches]
-
-    def _pinned(self, batch: Batch) -> Batch:
-        tensors = {
-            name: self.platform.pinned(value)
-            for name, value in vars(batch).items()
-            if isinstance(value, Tensor)
-        }
-        return dataclasses.replace(batch, **tensors)  # type: ignore[arg-type]
+        batches = micro_batches_of([self.part[place] for place in places], on_host, self.ranks)[1]
+        return [batch.with_tensors(self.platform.pinned) for batch in batches]
 
 
 @contextmanager

@@ -26,14 +26,12 @@ def main(argv: Sequence[str]) -> int:
     groups = parse_flags(
         words, [InspectConfig, TokenizerConfig], prog="modellink_rm inspect", description=_DESCRIPTION
     )
-    from modellink_rm.dataset.indexed import IndexedReader
+    from modellink_rm.dataset.dataset import open_dataset
     from modellink_rm.dataset.inspect import COLOURED, PLAIN, decoded_rows, report
-    from modellink_rm.dataset.manifest import PAIR_ARRAYS, array_prefix, check_dataset
     from modellink_rm.tokenizers.load import load_tokenizer
 
     config: InspectConfig = groups[InspectConfig]
     tokenizer_config: TokenizerConfig = groups[TokenizerConfig]
-    prefix = Path(config.data_path)
     is_given = (tokenizer_config.tokenizer_name_or_path or tokenizer_config.tokenizer_model) is not None
     if config.load is not None and not is_given:
         tokenizer_config = TokenizerConfig(
@@ -43,12 +41,13 @@ def main(argv: Sequence[str]) -> int:
         )
         is_given = True
     tokenizer = load_tokenizer(tokenizer_config) if is_given else None
-    manifest = check_dataset(prefix, tokenizer.fingerprint if tokenizer else None)
-    if manifest is not None:
-        print(*report(manifest), sep="\n")
-    num_rows = len(IndexedReader(array_prefix(prefix, PAIR_ARRAYS[0])))
-    rows = range(num_rows)[config.first_row : config.first_row + config.rows]
+    dataset = open_dataset(Path(config.data_path))
+    if tokenizer is not None:
+        dataset.check_tokenizer(tokenizer.fingerprint)
+    if dataset.manifest is not None:
+        print(*report(dataset.manifest), sep="\n")
+    rows = range(len(dataset))[config.first_row : config.first_row + config.rows]
     marks = COLOURED if sys.stdout.isatty() else PLAIN
-    for line in decoded_rows(prefix, rows, tokenizer, marks):
+    for line in decoded_rows(dataset.rows, rows, tokenizer, marks):
         print(line)
     return 0

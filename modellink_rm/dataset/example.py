@@ -1,11 +1,24 @@
 """A row of a data set as the model reads it: a prompt with its responses, in token ids."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 IGNORED_LABEL = -100  # a label that no loss counts: every token of the prompt
+
+
+class RowName(NamedTuple):
+    """What messages call an example; names are ordered by data set, then by row.
+
+    Attributes:
+        dataset: prefix of the data set's files, "" for an example that is of none.
+        row: row in the data set.
+    """
+
+    dataset: str
+    row: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +43,21 @@ class Example:
         responses: best first; a pair has (chosen, rejected).
         is_truncated: whether tokens were cut from it.
         ranks: of the responses, from 1 for the best, equal for a tie; empty where none is preferred.
+        margins: by how much the best response is preferred to each other one, on the data's own scale; None
+            where the data does not say.
+        source: where the record comes from; "" where the data does not say.
+        dataset: prefix of the data set's files, "" for an example that is of none.
     """
 
     index: int
     responses: tuple[Response, ...]
     is_truncated: bool = False
     ranks: tuple[int, ...] = ()
+    margins: tuple[float, ...] | None = None
+    source: str = ""
+    dataset: str = ""
+
+    @property
+    def name(self) -> RowName:
+        """What messages call it."""
+        return RowName(self.dataset, self.index)

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from modellink_rm.dataset.manifest import Manifest
-from modellink_rm.dataset.pair_dataset import RowFiles
+from modellink_rm.dataset.row_files import RowFiles
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 _BAR = 40
@@ -58,14 +57,13 @@ def report(manifest: Manifest) -> Iterator[str]:
 
 
 def decoded_rows(
-    prefix: Path, rows: Sequence[int], tokenizer: Tokenizer | None, marks: Marks
+    data: RowFiles, rows: Sequence[int], tokenizer: Tokenizer | None, marks: Marks
 ) -> Iterator[str]:
     """Lines of rows: the prompt once, then each answer, in text or, without a tokenizer, in ids.
 
     A control token is written as [</s> 2]; the last token of an answer, where the score is read, is
     written >>so<<. What the data says beside (rank, margin, source) stands in the headings.
     """
-    data = RowFiles.open(prefix)
     for row in rows:
         source = data.source(row)
         ranks = data.ranks_of(row)

@@ -1,17 +1,13 @@
-"""The manifest beside the files of a data set, and the checks before a data set is used."""
+"""The manifest beside the files of a data set, and the names of those files."""
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.log import warn_once
-from modellink_rm.dataset.indexed import FileEntry, IndexedReader, bin_path, idx_path
+from modellink_rm.dataset.indexed import FileEntry, bin_path, idx_path
 from modellink_rm.dataset.lengths import LengthStatistics
 
 FORMAT_VERSION = 1
@@ -90,13 +86,8 @@ def column_files(prefix: Path, column: str) -> list[Path]:
     return [path(array_prefix(prefix, column)) for path in (bin_path, idx_path)]
 
 
-def columns_of(prefix: Path) -> list[str]:
-    """Which of COLUMNS a data set has: what its manifest lists, or what there is without one.
-
-    Raises:
-        UserError: the manifest is none.
-    """
-    manifest = read_manifest(prefix)
+def columns_of(prefix: Path, manifest: Manifest | None) -> list[str]:
+    """Which of COLUMNS a data set has: what its manifest lists, or what there is without one."""
     if manifest is None:
         return [column for column in COLUMNS if column_files(prefix, column)[1].exists()]
     return [column for column in COLUMNS if key_of(column_files(prefix, column)[1], prefix) in manifest.files]
@@ -138,105 +129,3 @@ def read_manifest(prefix: Path) -> Manifest | None:
         return Manifest(**content)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}): preprocess the data again") from None
-
-
-def check_dataset(
-    prefix: Path, tokenizer_fingerprint: str | None = None, template_fingerprint: str | None = None
-) -> Manifest | None:
-    """The manifest of a data set that is whole and fits, or None where another tool wrote it.
-
-    Args:
-        prefix: what preprocess_data.py was given as --output-prefix.
-        tokenizer_fingerprint: of the tokenizer to be used with the data, if known.
-        template_fingerprint: of the template to be used with the data, if known.
-
-    Raises:
-        UserError: names the file that is missing, cut off or of another length, or the tokenizer or
-            template that differs.
-    """
-    manifest = read_manifest(prefix)
-    for path in _all_files(prefix):
-        if not path.is_file():
-            raise UserError(f"{path} is missing: --data-path {prefix} stands for 8 files and a manifest")
-    if manifest is None:
-        warn_once(f"{prefix} has no manifest: written by another tool, its tokenizer cannot be checked")
-    else:
-        _check_sizes(prefix, manifest)
-    _check_rows(prefix, manifest)
-    if manifest is not None:
-        check_fingerprints(prefix, manifest, tokenizer_fingerprint, template_fingerprint)
-    return manifest
-
-
-def verify_checksums(prefix: Path, manifest: Manifest) -> None:
-    """Read every file of the data set and compare its sha256 with the manifest's.
-
-    Raises:
-        UserError: names the file whose content changed.
-    """
-    for path in _all_files(prefix):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != manifest.files[key_of(path, prefix)].sha256:
-            raise UserError(f"{path} has changed since it was written: preprocess the data again")
-
-
-def _all_files(prefix: Path) -> list[Path]:
-    columns = [path for column in columns_of(prefix) for path in column_files(prefix, column)]
-    return [*data_files(prefix), *columns]
-
-
-def _check_sizes(prefix: Path, manifest: Manifest) -> None:
-    for path in _all_files(prefix):
-        entry = manifest.files.get(key_of(path, prefix))
-        if entry is None:
-            raise UserError(f"{manifest_path(prefix)} does not list {path.name}")
-        size = path.stat().st_size
-        if size != entry.size:
-            raise UserError(
-                f"{path} has {size} bytes, its manifest says {entry.size}: preprocess the data again"
-            )
-
-
-def _check_rows(prefix: Path, manifest: Manifest | None) -> None:
-    readers = {array: IndexedReader(array_prefix(prefix, array)) for array in PAIR_ARRAYS}
-    columns = columns_of(prefix)
-    readers |= {name: IndexedReader(array_prefix(prefix, name), COLUMNS[name]) for name in columns}
-    num_rows = len(readers[PAIR_ARRAYS[0]]) if manifest is None else manifest.num_kept
-    num_responses = readers["ranks"].lengths if "ranks" in columns else np.full(num_rows, 2)
-    for array, reader in readers.items():
-        expected = int((num_responses - 1).sum()) if array.startswith("rejected") else num_rows
-        if len(reader) != expected:
-            path = idx_path(array_prefix(prefix, array))
-            raise UserError(f"{path} has {len(reader)} rows instead of {expected}")
-    for side in ("chosen", "rejected"):
-        labels = readers[f"{side}_labels"].lengths
-        if not np.array_equal(readers[f"{side}_input_ids"].lengths, labels):
-            path = idx_path(array_prefix(prefix, f"{side}_labels"))
-            raise UserError(f"{path} has rows of other lengths than those of {side}_input_ids")
-    if np.any(num_responses < 2):
-        raise UserError(f"{idx_path(array_prefix(prefix, 'ranks'))} has rows of fewer than two responses")
-    if "margin" in columns and not np.array_equal(readers["margin"].lengths, num_responses - 1):
-        raise UserError(f"{idx_path(array_prefix(prefix, 'margin'))} has rows of other lengths than ranks")
-
-
-def check_fingerprints(
-    prefix: Path, manifest: Manifest, tokenizer_fingerprint: str | None, template_fingerprint: str | None
-) -> None:
-    """Compare what the data was made with to what it is to be used with, where that is known.
-
-    Raises:
-        UserError: the tokenizer or the template differs.
-    """
-    path = manifest_path(prefix)
-    if tokenizer_fingerprint not in (None, manifest.tokenizer_fingerprint):
-        raise UserError(
-            f"{path}: the data was made with another tokenizer ({manifest.tokenizer}, fingerprint "
-            f"{manifest.tokenizer_fingerprint[:12]}, not {tokenizer_fingerprint[:12]}): give that one or "
-            "preprocess again"
-        )
-    if template_fingerprint not in (None, manifest.template_fingerprint):
-        raise UserError(
-            f"{path}: the data was made with --prompt-type {manifest.template}, another template than the "
-            "one given now: give that one or preprocess again"
-        )

@@ -1,9 +1,7 @@
-"""Rows of the preprocessed files as examples, truncated as asked, in the order of a run."""
+"""The arrays and columns of one data set, and its rows: responses, ranks, margins, source."""
 
-import functools
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,98 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.config.data import split_fractions
 from modellink_rm.conversation import PAIR_RANKS
-from modellink_rm.dataset.example import IGNORED_LABEL, Example, Response
-from modellink_rm.dataset.indexed import IndexedReader
-from modellink_rm.dataset.manifest import COLUMNS, array_prefix, columns_of
-from modellink_rm.dataset.truncation import truncate
+from modellink_rm.dataset.example import IGNORED_LABEL, Response
+from modellink_rm.dataset.indexed import IndexedReader, idx_path
+from modellink_rm.dataset.manifest import COLUMNS, PAIR_ARRAYS, Manifest, array_prefix, columns_of
 
 
-class PairDataset(Sequence[Example]):
-    """The rows of one or more prefixes, one after the other.
-
-    Args:
-        prefixes: what preprocess_data.py was given as --output-prefix.
-        seq_length: longest prompt + response, in tokens.
-        truncation: "right" or "keep-ends".
-        num_closing_tokens: tokens that the template adds after a response's text, for keep-ends.
-        num_ids: rows of the model's embedding; no id may reach it.
-    """
-
-    def __init__(
-        self,
-        prefixes: Sequence[Path],
-        *,
-        seq_length: int,
-        truncation: str,
-        num_closing_tokens: int,
-        num_ids: int,
-    ) -> None:
-        self._prefixes = prefixes
-        self._num_ids = num_ids
-        self._files = [RowFiles.open(prefix) for prefix in prefixes]
-        self._starts = np.cumsum([0] + [len(files.chosen_ids) for files in self._files])
-        self._seq_length = seq_length
-        self._truncation = truncation
-        self._num_closing_tokens = num_closing_tokens
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
-        """The example of a row, its responses best first: chosen, then rejected.
-
-        Raises:
-            UserError: a side has no token, or an id that the model has no row for.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        files = self._files[number]
-        row = index - int(self._starts[number])
-        responses = files.responses(row)
-        for response in responses:
-            ids = response.input_ids
-            if not len(ids) or ids.min() < 0 or ids.max() >= self._num_ids:
-                raise _bad_row(self._prefixes[number], row, self._num_ids)
-        kept, cut = truncate(
-            responses, self._seq_length, self._truncation, num_closing_tokens=self._num_closing_tokens
-        )
-        return Example(index=index, responses=kept, is_truncated=cut.is_truncated, ranks=files.ranks_of(row))
-
-    def check_rows(self, prefix: Path) -> None:
-        """Look at every id of one prefix: for files that no manifest vouches for.
-
-        Raises:
-            UserError: names the first row with no token, or with an id that the model has no row for.
-        """
-        files = self._files[list(self._prefixes).index(prefix)]
-        for reader in (files.chosen_ids, files.rejected_ids):
-            row = reader.first_row_outside(self._num_ids)
-            if row is not None:
-                raise _bad_row(prefix, row, self._num_ids)
-
-    def num_too_long(self) -> int:
-        """Rows with a side above the sequence length, known from the index alone."""
-        return sum(int((files.longest_sides() > self._seq_length).sum()) for files in self._files)
-
-    def first_ranking(self) -> Path | None:
-        """The first prefix with prompts that have more than two responses."""
-        found = zip(self._prefixes, self._files, strict=True)
-        return next((prefix for prefix, files in found if files.ranks is not None), None)
-
-
-def _bad_row(prefix: Path, row: int, num_ids: int) -> UserError:
-    return UserError(
-        f"{prefix}: row {row} has no token, or an id that is not one of the model's {num_ids}; the data is "
-        "damaged or was made for another model: preprocess it again"
-    )
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RowFiles:
-    """The arrays and columns of one prefix.
+    """The arrays and columns of one data set.
 
     Attributes:
         first_rejected: the row of rejected_ids where the rejected responses of each prompt begin; None in a
@@ -119,27 +34,46 @@ class RowFiles:
     source_names: IndexedReader | None
 
     @classmethod
-    def open(cls, prefix: Path) -> "RowFiles":
-        """The files of a prefix, mapped into memory."""
-        arrays = {
-            f"{side}_{kind}": IndexedReader(
-                array_prefix(prefix, f"{side}_{'input_ids' if kind == 'ids' else 'labels'}")
-            )
-            for side in ("chosen", "rejected")
-            for kind in ("ids", "labels")
+    def open(cls, prefix: Path, manifest: Manifest | None) -> "RowFiles":
+        """The files of a prefix, mapped into memory, whose rows belong together.
+
+        Raises:
+            UserError: names the file that is damaged, or whose rows are not those of the others.
+        """
+        names = [*PAIR_ARRAYS, *columns_of(prefix, manifest)]
+        readers = {
+            name: IndexedReader(array_prefix(prefix, name), COLUMNS.get(name, "int32")) for name in names
         }
-        columns = {
-            name: IndexedReader(array_prefix(prefix, name), COLUMNS[name]) for name in columns_of(prefix)
-        }
-        ranks = columns.get("ranks")
+        num_rows = len(readers[PAIR_ARRAYS[0]]) if manifest is None else manifest.num_kept
+        _check_rows(prefix, readers, num_rows)
+        ranks = readers.get("ranks")
         first = None if ranks is None else np.cumsum(ranks.lengths - 1) - (ranks.lengths - 1)
         return cls(
-            **arrays,
+            chosen_ids=readers["chosen_input_ids"],
+            chosen_labels=readers["chosen_labels"],
+            rejected_ids=readers["rejected_input_ids"],
+            rejected_labels=readers["rejected_labels"],
             ranks=ranks,
             first_rejected=first,
-            margin=columns.get("margin"),
-            source_names=columns.get("source"),
+            margin=readers.get("margin"),
+            source_names=readers.get("source"),
         )
+
+    def __len__(self) -> int:
+        return len(self.chosen_ids)
+
+    def first_bad_row(self, num_ids: int) -> int | None:
+        """The first row with a side of no token, or with an id outside of [0, num_ids); reads every id.
+
+        Responses that are not the best ones of their prompts are looked at after those that are.
+        """
+        row = self.chosen_ids.first_row_outside(num_ids)
+        if row is not None:
+            return row
+        rejected = self.rejected_ids.first_row_outside(num_ids)
+        if rejected is None or self.first_rejected is None:
+            return rejected
+        return int(np.searchsorted(self.first_rejected, rejected, side="right")) - 1
 
     def responses(self, row: int) -> tuple[Response, ...]:
         """The responses of a row with its prompt, best first."""
@@ -182,59 +116,20 @@ def _response(input_ids: np.ndarray, labels: np.ndarray) -> Response:
     return Response(input_ids=input_ids, num_prompt_tokens=num_prompt_tokens)
 
 
-@dataclass(frozen=True)
-class Split:
-    """The rows of each part, in file order."""
-
-    train: range
-    valid: range
-    test: range
-
-
-def split_rows(num_rows: int, split: str) -> Split:
-    """Divide the rows in file order by weights such as "969,30,1", as Megatron-LM does.
-
-    Raises:
-        UserError: no row is left to train on.
-    """
-    train, valid, test = split_fractions(split)
-    first = round(train * num_rows)
-    second = min(num_rows, first + round(valid * num_rows))
-    if first == 0:
-        raise UserError(f"--split {split} leaves none of the {num_rows} rows to train on")
-    end = num_rows if test > 0 else second
-    return Split(train=range(first), valid=range(first, second), test=range(second, end))
-
-
-@dataclass(frozen=True)
-class SampleOrder:
-    """The order in which a run reads its rows, endless; sample i depends on nothing but these.
-
-    Attributes:
-        rows: the training part.
-        shuffle: a permutation per epoch; otherwise file order.
-    """
-
-    rows: range
-    shuffle: bool
-    seed: int
-
-    def samples(self, start: int, stop: int) -> Iterator[int]:
-        """Rows of samples `start` to `stop` of the run."""
-        for sample in range(start, stop):
-            epoch, place = divmod(sample, len(self.rows))
-            if self.shuffle:
-                place = int(_shuffled(len(self.rows), self.seed, epoch)[place])
-            yield self.rows[place]
-
-
-@functools.lru_cache(maxsize=2)  # a global batch lies in one epoch or in two
-def _shuffled(num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(num_rows)
-
-
-def divide(items: Sequence[int], parts: int) -> list[Sequence[int]]:
-    """Contiguous parts as equal in number as can be, the longer ones first."""
-    size, rest = divmod(len(items), parts)
-    starts = [number * size + min(number, rest) for number in range(parts + 1)]
-    return [items[start:end] for start, end in itertools.pairwise(starts)]
+def _check_rows(prefix: Path, readers: Mapping[str, IndexedReader], num_rows: int) -> None:
+    """Every file has the rows that the others and the manifest ask for."""
+    num_responses = readers["ranks"].lengths if "ranks" in readers else np.full(num_rows, 2)
+    for name, reader in readers.items():
+        expected = int((num_responses - 1).sum()) if name.startswith("rejected") else num_rows
+        if len(reader) != expected:
+            path = idx_path(array_prefix(prefix, name))
+            raise UserError(f"{path} has {len(reader)} rows instead of {expected}")
+    for side in ("chosen", "rejected"):
+        labels = readers[f"{side}_labels"].lengths
+        if not np.array_equal(readers[f"{side}_input_ids"].lengths, labels):
+            path = idx_path(array_prefix(prefix, f"{side}_labels"))
+            raise UserError(f"{path} has rows of other lengths than those of {side}_input_ids")
+    if np.any(num_responses < 2):
+        raise UserError(f"{idx_path(array_prefix(prefix, 'ranks'))} has rows of fewer than two responses")
+    if "margin" in readers and not np.array_equal(readers["margin"].lengths, num_responses - 1):
+        raise UserError(f"{idx_path(array_prefix(prefix, 'margin'))} has rows of other lengths than ranks")

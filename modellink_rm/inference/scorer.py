@@ -9,7 +9,7 @@ import torch
 
 from modellink_rm.batching.batch import pack_examples
 from modellink_rm.dataset.example import Example, Response
-from modellink_rm.dataset.pair_dataset import divide
+from modellink_rm.dataset.split import divide
 from modellink_rm.dataset.truncation import truncate
 from modellink_rm.inference.inputs import ScoreInput
 from modellink_rm.parallel.groups import Ranks

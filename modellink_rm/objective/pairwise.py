@@ -1,51 +1,74 @@
-"""The objective of reward modelling: scores of a batch of pairs -> loss and metrics."""
+"""The objective of reward models on preference pairs."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from modellink_rm.batching.batch import Batch
-from modellink_rm.model.flops import training_flops
-from modellink_rm.model.shape import ModelShape
-from modellink_rm.objective.losses import PairLoss, split_pairs
-from modellink_rm.objective.metrics import pair_sums
+from modellink_rm.base.errors import UserError
+from modellink_rm.batching.targets import Targets
+from modellink_rm.dataset.dataset import Dataset
+from modellink_rm.objective.losses.registry import PairLoss, ScoredPairs
+from modellink_rm.objective.objective import ObjectiveResult
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairwiseObjective:
-    """A loss over pairs, called as the pipeline's loss function.
+    """A loss of pairs.
 
-    Attributes:
-        shape: of the model, where its FLOPs are counted.
-        counts_pairs: False on all context-parallel ranks but the first: each holds all scores, and
-            the gradient of those at its own tokens, but a pair is one.
+    Its metrics are the accuracy (the part of the pairs whose chosen score is above the rejected one; a tie
+    counts half), means of the scores and of chosen minus rejected, standard deviations of the scores (of the
+    population), and the number of pairs with two equal scores.
     """
 
-    pair_loss: PairLoss
-    shape: ModelShape | None = None
-    counts_pairs: bool = True
+    loss: PairLoss
 
-    def __call__(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """(loss summed over pairs, number of pairs, what is kept), for scores [2n] of n pairs.
+    sum_names = ("correct", "ties", "chosen", "chosen_squared", "rejected", "rejected_squared")
+    details = ("chosen_std", "rejected_std", "ties")
 
-        What is kept: `sums` [NUM_SUMS] float64, and to name a sample whose loss is not finite,
-        `losses` [n] float32 and `indices`, the pairs' rows in the data set.
-        """
-        chosen, rejected = split_pairs(scores)
-        losses = self.pair_loss(chosen, rejected)
-        detached = losses.detach()
-        flops = training_flops(self.shape, batch) if self.shape is not None else 0
-        kept = {
-            "sums": pair_sums(detached, chosen.detach(), rejected.detach(), batch, flops=flops),
-            "losses": detached,
-            "indices": batch.example_indices,
+    def __call__(self, scores: Tensor, targets: Targets) -> ObjectiveResult:
+        """The loss of each of n pairs, for scores [2n]."""
+        assert all(number == 2 for number in targets.num_responses), "check_data lets only pairs pass"
+        by_pair = scores.view(-1, 2)
+        pairs = ScoredPairs(
+            chosen=by_pair[:, 0], rejected=by_pair[:, 1], margins=targets.margins.view(-1, 2)[:, 1]
+        )
+        chosen, rejected = pairs.chosen.detach().double(), pairs.rejected.detach().double()
+        ties = (chosen == rejected).double().sum()
+        sums = {
+            "correct": (chosen > rejected).double().sum() + 0.5 * ties,
+            "ties": ties,
+            "chosen": chosen.sum(),
+            "chosen_squared": chosen.square().sum(),
+            "rejected": rejected.sum(),
+            "rejected_squared": rejected.square().sum(),
         }
-        # A loss that is not finite makes the gradient NaN, so that one check of the gradient norm
-        # covers both without another exchange between processes.
-        poison = torch.where(torch.isfinite(detached), 1.0, torch.nan)
-        num_counted = batch.num_examples if self.counts_pairs else 0
-        # Filled on the device: torch.tensor would copy from the host and wait for it.
-        count = torch.full((), num_counted, dtype=torch.int, device=scores.device)
-        return (losses * poison).sum(), count, kept
+        return ObjectiveResult(losses=self.loss(pairs), sums=sums)
+
+    def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
+        """Means over the pairs; see the class."""
+        chosen, rejected = sums["chosen"] / num_examples, sums["rejected"] / num_examples
+        return {
+            "accuracy": sums["correct"] / num_examples,
+            "chosen_score": chosen,
+            "rejected_score": rejected,
+            "margin": chosen - rejected,
+            "chosen_std": math.sqrt(max(sums["chosen_squared"] / num_examples - chosen**2, 0.0)),
+            "rejected_std": math.sqrt(max(sums["rejected_squared"] / num_examples - rejected**2, 0.0)),
+            "ties": round(sums["ties"]),
+        }
+
+    def check_data(self, datasets: Sequence[Dataset]) -> None:
+        """Every prompt has two responses.
+
+        Raises:
+            UserError: names a data set where some have more.
+        """
+        for dataset in datasets:
+            if dataset.holds_rankings:
+                raise UserError(
+                    f"--data-path {dataset.prefix} holds prompts with more than two responses, and "
+                    "--is-pairwise-dataset trains on pairs: preprocess the records with a handler that makes "
+                    "pairs of them"
+                )

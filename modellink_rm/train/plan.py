@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,27 +19,26 @@ from modellink_rm.checkpoint.contract import (
 from modellink_rm.checkpoint.layout import CheckpointInfo, latest_checkpoint
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
 from modellink_rm.config.checkpoint import CheckpointConfig
-from modellink_rm.config.data import DataConfig
 from modellink_rm.config.run import RunConfig
-from modellink_rm.dataset.manifest import Manifest, check_dataset, check_fingerprints, manifest_path
-from modellink_rm.dataset.pair_dataset import PairDataset, Split, split_rows
+from modellink_rm.dataset.blend import Blend
 from modellink_rm.model.fits import check_data_fits_shape, check_recompute_fits_shape
-from modellink_rm.templates.choice import find_template, kept_template
-from modellink_rm.templates.encode import num_closing_tokens
-from modellink_rm.templates.table import Template
+from modellink_rm.objective.choice import choose_objective
+from modellink_rm.objective.objective import Objective
 from modellink_rm.tokenizers.load import load_tokenizer
-from modellink_rm.tokenizers.tokenizer import Tokenizer
 from modellink_rm.train.optimizer import divides_optimizer_state
+from modellink_rm.train.plan_data import open_datasets, plan_blend, template_of
 from modellink_rm.train.profiling import check_profile
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """A run that nothing known stands against.
+    """A validated run.
 
     Attributes:
         continues: go on with the run of the checkpoint that is loaded, not from its weights alone.
-        batch_size: pairs of one step over all replicas.
+        objective: what training and evaluation compute of scores.
+        blend: what is trained on and validated.
+        batch_size: examples of one step over all replicas.
         max_tokens: tokens of one forward pass.
         train_iters: steps of the whole run.
         info_files: small files that go with every checkpoint, by name.
@@ -49,8 +47,8 @@ class RunPlan:
     config: RunConfig
     model: ModelPlan
     continues: bool
-    dataset: PairDataset
-    split: Split
+    objective: Objective
+    blend: Blend
     batch_size: int
     max_tokens: int
     train_iters: int
@@ -65,6 +63,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     """
     batch_size = config.training.batch_size(config.parallel.data_parallel_size(world_size))
     train_iters = config.training.num_steps(batch_size)
+    objective = choose_objective(config.training.loss_type)
     config.optim.schedule(train_iters, batch_size)
     check_profile(config, train_iters=train_iters, world_size=world_size)
     directories = {
@@ -87,8 +86,10 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
             f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, above the model's "
             f"{model.shape.vocab_size} embedding rows; give the tokenizer that belongs to the weights"
         )
-    template = check_data(config.data, tokenizer)
-    dataset = _open_data(config.data, template, tokenizer, num_ids=model.shape.vocab_size)
+    datasets = open_datasets(config.data.data_path, tokenizer)
+    objective.check_data(datasets)
+    template = template_of(config.data.prompt_type, datasets, tokenizer)
+    blend = plan_blend(config.data, datasets, template, tokenizer, num_ids=model.shape.vocab_size)
     contract = make_contract(
         template,
         tokenizer,
@@ -108,8 +109,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         config=config,
         model=model,
         continues=continues,
-        dataset=dataset,
-        split=split_rows(len(dataset), config.data.split),
+        objective=objective,
+        blend=blend,
         batch_size=batch_size,
         max_tokens=config.training.max_tokens_per_micro_batch
         or 2 * config.training.micro_batch_size * config.data.seq_length,
@@ -156,64 +157,6 @@ def find_source(config: CheckpointConfig) -> tuple[ModelSource, bool]:
 
 def _is(source: ModelSource, checkpoint: Path) -> bool:
     return source.checkpoint is not None and source.checkpoint.path.resolve() == checkpoint.resolve()
-
-
-def check_data(config: DataConfig, tokenizer: Tokenizer) -> Template | None:
-    """The template of the data; None where neither the flags nor a manifest name it.
-
-    Raises:
-        UserError: files are missing or cut off, or were made with another tokenizer or template.
-    """
-    prefixes = [Path(prefix) for prefix in config.data_path]
-    manifests = [check_dataset(prefix, tokenizer.fingerprint) for prefix in prefixes]
-    template = _template_of(config.prompt_type, manifests, tokenizer)
-    if template is None:
-        warn_once("--prompt-type is not given and the data does not say: checkpoints cannot say it either")
-        return None
-    for prefix, manifest in zip(prefixes, manifests, strict=True):
-        if manifest is not None:
-            check_fingerprints(prefix, manifest, tokenizer.fingerprint, template.fingerprint)
-    return template
-
-
-def _template_of(
-    name: str | None, manifests: Sequence[Manifest | None], tokenizer: Tokenizer
-) -> Template | None:
-    """The template of that name, or of any where none is given, as the data keeps it if it does."""
-    for manifest in manifests:
-        if manifest is not None and name in (None, manifest.template):
-            return kept_template(manifest.template, manifest.template_definition, where="the data's manifest")
-    return find_template(name, tokenizer) if name is not None else None
-
-
-def _open_data(
-    config: DataConfig, template: Template | None, tokenizer: Tokenizer, *, num_ids: int
-) -> PairDataset:
-    if config.truncation == "keep-ends" and template is None:
-        raise UserError("--truncation keep-ends needs --prompt-type, to know a response's closing tokens")
-    dataset = PairDataset(
-        [Path(prefix) for prefix in config.data_path],
-        seq_length=config.seq_length,
-        truncation=config.truncation,
-        num_closing_tokens=num_closing_tokens(template, tokenizer) if template is not None else 0,
-        num_ids=num_ids,
-    )
-    ranking = dataset.first_ranking()
-    if ranking is not None:
-        raise UserError(
-            f"--data-path {ranking} holds prompts with more than two responses, and --is-pairwise-dataset "
-            "trains on pairs: preprocess the records with a handler that makes pairs of them"
-        )
-    for prefix in map(Path, config.data_path):
-        if not manifest_path(prefix).exists():
-            dataset.check_rows(prefix)
-    num_too_long = dataset.num_too_long()
-    if num_too_long:
-        warn_once(
-            f"{num_too_long} of {len(dataset)} pairs are longer than --seq-length {config.seq_length} and "
-            f"are truncated (--truncation {config.truncation})"
-        )
-    return dataset
 
 
 def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:

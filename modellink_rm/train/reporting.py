@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,19 @@ from typing import Any
 from tqdm import tqdm
 
 from modellink_rm.base.log import info
-from modellink_rm.objective.metrics import PairMetrics
+from modellink_rm.train.sums import Summary
 
 METRICS_NAME = "metrics.jsonl"
+
+# Cells of the line of an evaluation, for the metrics that this file knows; others follow by their names.
+_EVALUATION_CELLS = {
+    "accuracy": "acc: {accuracy:.4f}",
+    "ties": "ties: {ties}",
+    "chosen_score": "chosen score: {chosen_score:.4f} (std {chosen_std:.4f})",
+    "rejected_score": "rejected score: {rejected_score:.4f} (std {rejected_std:.4f})",
+    "margin": "margin: {margin:.4f}",
+}
+_TOLD_IN_OTHER_CELLS = ("loss", "chosen_std", "rejected_std")
 
 
 class Reporter:
@@ -21,6 +32,7 @@ class Reporter:
     Args:
         save: directory of metrics.jsonl, or None.
         resumed_iteration: rows after it, of a run that was killed, are taken away.
+        details: metrics that only evaluations report.
     """
 
     def __init__(
@@ -31,7 +43,9 @@ class Reporter:
         train_iters: int,
         batch_size: int,
         resumed_iteration: int,
+        details: Sequence[str],
     ) -> None:
+        self._details = details
         self._train_iters = train_iters
         self._batch_size = batch_size
         self._closing = ExitStack()
@@ -56,7 +70,7 @@ class Reporter:
 
     def log_steps(
         self,
-        metrics: PairMetrics,
+        summary: Summary,
         *,
         iteration: int,
         consumed_samples: int,
@@ -72,21 +86,22 @@ class Reporter:
             matmul_peak: FLOP/s that matrix products reach on all processes' devices together.
         """
         speed = {
-            "tokens_per_second": metrics.num_tokens / seconds,
-            "computed_tokens_per_second": metrics.num_computed_tokens / seconds,
-            "pairs_per_second": metrics.num_examples / seconds,
-            "model_flops_per_second": metrics.flops / seconds,
-            "matmul_share": metrics.flops / seconds / matmul_peak,
+            "tokens_per_second": summary.num_tokens / seconds,
+            "computed_tokens_per_second": summary.num_computed_tokens / seconds,
+            "pairs_per_second": summary.num_examples / seconds,
+            "model_flops_per_second": summary.flops / seconds,
+            "matmul_share": summary.flops / seconds / matmul_peak,
         }
+        metrics = {name: value for name, value in summary.metrics.items() if name not in self._details}
         row = {
             "iteration": iteration,
             "consumed_samples": consumed_samples,
-            **_scores(metrics),
+            **metrics,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
             **speed,
-            "padding_tokens": metrics.num_padding,
-            "truncated": metrics.num_truncated,
+            "padding_tokens": summary.num_padding,
+            "truncated": summary.num_truncated,
         }
         self._write(row, iteration)
         cells = [
@@ -95,11 +110,7 @@ class Reporter:
             f"elapsed time per iteration (ms): {1000 * seconds / num_steps:.1f}",
             f"learning rate: {learning_rate:.6E}",
             f"global batch size: {self._batch_size:5d}",
-            f"lm loss: {metrics.loss:.6E}",
-            f"acc: {metrics.accuracy:.4f}",
-            f"chosen score: {metrics.chosen_score:.4f}",
-            f"rejected score: {metrics.rejected_score:.4f}",
-            f"margin: {metrics.margin:.4f}",
+            *_step_cells(metrics),
             f"grad norm: {grad_norm:.3f}",
             f"tokens/s: {speed['tokens_per_second']:.1f}",
             f"computed tokens/s: {speed['computed_tokens_per_second']:.1f}",
@@ -107,31 +118,24 @@ class Reporter:
             f"TFLOP/s: {speed['model_flops_per_second'] / 1e12:.3g}",
             f"of peak: {speed['matmul_share']:.1%}",
         ]
-        if metrics.num_padding:
-            cells.append(f"padding tokens: {metrics.num_padding}")
-        if metrics.num_truncated:
-            cells.append(f"truncated: {metrics.num_truncated}")
+        if summary.num_padding:
+            cells.append(f"padding tokens: {summary.num_padding}")
+        if summary.num_truncated:
+            cells.append(f"truncated: {summary.num_truncated}")
         self._line(" " + " | ".join(cells) + " |")
         self._bar.update(num_steps)
 
-    def log_evaluation(self, metrics: PairMetrics, *, iteration: int, consumed_samples: int) -> None:
+    def log_evaluation(self, summary: Summary, *, iteration: int, consumed_samples: int) -> None:
         """Report an evaluation after `iteration` steps."""
-        extra = {
-            "chosen_std": metrics.chosen_std,
-            "rejected_std": metrics.rejected_std,
-            "ties": metrics.ties,
-            "examples": metrics.num_examples,
-            "truncated": metrics.num_truncated,
-        }
-        values = {f"valid/{name}": value for name, value in {**_scores(metrics), **extra}.items()}
+        counts = {"examples": summary.num_examples, "truncated": summary.num_truncated}
+        values = {f"valid/{name}": value for name, value in {**summary.metrics, **counts}.items()}
         self._write({"iteration": iteration, "consumed_samples": consumed_samples, **values}, iteration)
-        self._line(
-            f" validation after iteration {iteration} | pairs: {metrics.num_examples} | "
-            f"loss: {metrics.loss:.6E} | acc: {metrics.accuracy:.4f} | ties: {metrics.ties} | "
-            f"chosen score: {metrics.chosen_score:.4f} (std {metrics.chosen_std:.4f}) | "
-            f"rejected score: {metrics.rejected_score:.4f} (std {metrics.rejected_std:.4f}) | "
-            f"margin: {metrics.margin:.4f} |"
-        )
+        cells = [
+            f"validation after iteration {iteration}",
+            f"pairs: {summary.num_examples}",
+            *_evaluation_cells(summary.metrics),
+        ]
+        self._line(" " + " | ".join(cells) + " |")
 
     def _write(self, row: dict[str, Any], iteration: int) -> None:
         if self._rows is not None:
@@ -148,14 +152,22 @@ class Reporter:
         sys.stdout.flush()
 
 
-def _scores(metrics: PairMetrics) -> dict[str, float]:
-    return {
-        "loss": metrics.loss,
-        "accuracy": metrics.accuracy,
-        "chosen_score": metrics.chosen_score,
-        "rejected_score": metrics.rejected_score,
-        "margin": metrics.margin,
-    }
+def _step_cells(metrics: Mapping[str, float]) -> list[str]:
+    names = {"loss": "lm loss", "accuracy": "acc"}
+    return [
+        f"{names.get(name, name.replace('_', ' '))}: {value:{'.6E' if name == 'loss' else '.4f'}}"
+        for name, value in metrics.items()
+    ]
+
+
+def _evaluation_cells(metrics: Mapping[str, float]) -> list[str]:
+    known = [cell.format(**metrics) for name, cell in _EVALUATION_CELLS.items() if name in metrics]
+    others = [
+        f"{name.replace('_', ' ')}: {value:.4f}"
+        for name, value in metrics.items()
+        if name not in (*_EVALUATION_CELLS, *_TOLD_IN_OTHER_CELLS)
+    ]
+    return [f"loss: {metrics['loss']:.6E}", *known, *others]
 
 
 def keep_rows(path: Path, *, last_iteration: int) -> None:

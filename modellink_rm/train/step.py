@@ -1,7 +1,8 @@
 """One optimizer step over a global batch."""
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,14 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from torch import Tensor
 
 from modellink_rm.batching.batch import Batch
-from modellink_rm.objective.metrics import NUM_SUMS
+from modellink_rm.dataset.example import RowName
+from modellink_rm.model.flops import training_flops
+from modellink_rm.model.shape import ModelShape
+from modellink_rm.objective.objective import Objective
 from modellink_rm.parallel.groups import Ranks
-from modellink_rm.parallel.pipeline import LossFunction, forward_backward
+from modellink_rm.parallel.pipeline import forward_backward
 from modellink_rm.train.optimizer import TrainState
+from modellink_rm.train.sums import Sums, no_sums, sums_of
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,48 @@ class StepResult:
     """What a step leaves for the log.
 
     Attributes:
-        sums: [NUM_SUMS] float64, of this process's micro-batches; zeros where it scores none.
+        sums: of this process's micro-batches; zeros where it scores none.
         grad_norm: of the whole gradient, before clipping.
     """
 
-    sums: Tensor
+    sums: Sums
     grad_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLoss:
+    """An objective as the loss function of the pipeline.
+
+    Attributes:
+        shape: of the model, to count its FLOPs.
+        counts_examples: False on all context-parallel ranks but the first: each holds all scores, and
+            the gradient of those at its own tokens, but an example is one.
+    """
+
+    objective: Objective
+    shape: ModelShape
+    counts_examples: bool = True
+
+    def __call__(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """(loss summed over examples, number of examples, what is kept), for scores [num_responses].
+
+        What is kept: `sums`, and to name an example whose loss is not finite, `losses` [n] float32 and
+        `names`.
+        """
+        result = self.objective(scores, batch.targets)
+        detached = result.losses.detach()
+        kept = {
+            "sums": sums_of(result, batch, flops=training_flops(self.shape, batch)),
+            "losses": detached,
+            "names": batch.names,
+        }
+        # A loss that is not finite makes the gradient NaN, so that one check of the gradient norm
+        # covers both without another exchange between processes.
+        poison = torch.where(torch.isfinite(detached), 1.0, torch.nan)
+        num_counted = batch.num_examples if self.counts_examples else 0
+        # Filled on the device: torch.tensor would copy from the host and wait for it.
+        count = torch.full((), num_counted, dtype=torch.int, device=scores.device)
+        return (result.losses * poison).sum(), count, kept
 
 
 class NonFiniteError(RuntimeError):
@@ -37,7 +78,7 @@ class NonFiniteError(RuntimeError):
 def train_step(
     state: TrainState,
     batches: Iterator[Batch],
-    objective: LossFunction,
+    loss: StepLoss,
     *,
     num_micro_batches: int,
     num_examples: int,
@@ -56,7 +97,7 @@ def train_step(
     for chunk in state.model:
         chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
-    kept = forward_backward(state.model, batches, objective, num_micro_batches=num_micro_batches)
+    kept = forward_backward(state.model, batches, loss, num_micro_batches=num_micro_batches)
     state.optimizer.prepare_grads()
     grad_norm = gradient_norm(state.optimizer)
     if not math.isfinite(grad_norm):
@@ -66,9 +107,7 @@ def train_step(
     state.scheduler.step(increment=num_examples)
     state.iteration += 1
     state.consumed_samples += num_examples
-    return StepResult(
-        sums=sum_metrics(kept, ranks, torch.device(torch.cuda.current_device())), grad_norm=float(grad_norm)
-    )
+    return StepResult(sums=_step_sums(kept, loss.objective, ranks), grad_norm=float(grad_norm))
 
 
 @torch.no_grad()
@@ -94,19 +133,20 @@ def clip_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
             clip_grad_by_total_norm_fp32(parameters, max_norm=part.config.clip_grad, total_norm=grad_norm)
 
 
-def sum_metrics(kept: Sequence[dict[str, Any]], ranks: Ranks, device: torch.device) -> Tensor:
-    """Sums [NUM_SUMS] over micro-batches; zeros on a process whose scores are not counted."""
+def _step_sums(kept: Sequence[dict[str, Any]], objective: Objective, ranks: Ranks) -> Sums:
+    """Sums over micro-batches; zeros on a process whose scores are not counted."""
     if not ranks.reports_scores or not kept:
-        return torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
-    return torch.stack([entry["sums"] for entry in kept]).sum(dim=0)
+        return no_sums(objective, torch.device(torch.cuda.current_device()))
+    parts: list[Sums] = [entry["sums"] for entry in kept]
+    return Sums(names=parts[0].names, values=torch.stack([part.values for part in parts]).sum(dim=0))
 
 
 def _describe_non_finite(state: TrainState, kept: Sequence[dict[str, Any]], ranks: Ranks) -> str:
     """One line that names the iteration, the ranks and the samples; a collective over all processes."""
-    samples = [
-        index
+    samples: list[RowName] = [
+        name
         for entry in kept
-        for index, loss in zip(entry["indices"], entry["losses"].tolist(), strict=True)
+        for name, loss in zip(entry["names"], entry["losses"].tolist(), strict=True)
         if not math.isfinite(loss)
     ]
     parameters = [
@@ -118,20 +158,28 @@ def _describe_non_finite(state: TrainState, kept: Sequence[dict[str, Any]], rank
     found: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(found, (samples, parameters[:1]))
     iteration = state.iteration + 1
-    bad_losses = sorted({index for indices, _ in found for index in indices})
+    bad_losses = {name for bad, _ in found for name in bad}
     if bad_losses:
-        where = [rank for rank, (indices, _) in enumerate(found) if indices]
+        where = [rank for rank, (bad, _) in enumerate(found) if bad]
         return (
-            f"iteration {iteration}: the loss of samples {_some(bad_losses)} is not finite "
+            f"iteration {iteration}: the loss of {_rows(bad_losses)} is not finite "
             f"(rank {_some(where)}); no weight was updated"
         )
     where = [rank for rank, (_, names) in enumerate(found) if names]
     names = sorted({name for _, names in found for name in names})
-    batch = sorted({index for entry in kept for index in entry["indices"]})
+    batch = {name for entry in kept for name in entry["names"]}
     return (
         f"iteration {iteration}: the gradient is not finite while every loss is "
-        f"(rank {_some(where)}; first parameter {_some(names)}; samples {_some(batch)}); "
+        f"(rank {_some(where)}; first parameter {_some(names)}; {_rows(batch)}); "
         "no weight was updated"
+    )
+
+
+def _rows(names: Iterable[RowName]) -> str:
+    """ "rows 3, 5 of data/a and rows 0 of data/b"."""
+    by_dataset = itertools.groupby(sorted(set(names)), key=lambda name: name.dataset)
+    return " and ".join(
+        f"rows {_some([name.row for name in group])} of {dataset}" for dataset, group in by_dataset
     )
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from modellink_rm.base.log import info, is_first_process
 from modellink_rm.base.platform import Platform
@@ -16,15 +15,12 @@ from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import Progress, load_train_state, save_checkpoint
 from modellink_rm.checkpoint.layout import RUN_NAME, CheckpointInfo
 from modellink_rm.checkpoint.source import build_planned_model
-from modellink_rm.dataset.pair_dataset import SampleOrder
+from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.kernel_choice import choose_kernels
-from modellink_rm.objective.losses import PAIR_LOSSES
-from modellink_rm.objective.metrics import NUM_SUMS, PairMetrics, metrics_from_sums
-from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import micro_batches_multiple_of
-from modellink_rm.train.evaluate import evaluate, sum_over_processes
+from modellink_rm.train.evaluate import evaluate
 from modellink_rm.train.optimizer import (
     TrainState,
     build_optimizer,
@@ -36,7 +32,8 @@ from modellink_rm.train.optimizer import (
 from modellink_rm.train.plan import RunPlan
 from modellink_rm.train.profiling import StepTrace, trace_directory
 from modellink_rm.train.reporting import Reporter
-from modellink_rm.train.step import train_step
+from modellink_rm.train.step import StepLoss, train_step
+from modellink_rm.train.sums import Summary, Sums, no_sums, sum_over_processes, summary_of
 
 
 def kernels_of(plan: RunPlan, platform: Platform) -> Kernels:
@@ -62,10 +59,7 @@ def train(plan: RunPlan, platform: Platform, kernels: Kernels, ranks: Ranks) -> 
     if state.iteration >= plan.train_iters:
         info(f"nothing is left to do: the run stands at iteration {state.iteration} of {plan.train_iters}")
         return state
-    order = SampleOrder(plan.split.train, config.data.shuffle, config.training.seed)
-    objective = PairwiseObjective(
-        PAIR_LOSSES[config.training.loss_type], plan.model.shape, counts_pairs=ranks.cp_rank == 0
-    )
+    loss = StepLoss(objective=plan.objective, shape=plan.model.shape, counts_examples=ranks.cp_rank == 0)
     layout = BatchLayout(
         max_tokens=plan.max_tokens,
         divisible_by=config.parallel.tokens_divisible_by(),
@@ -74,8 +68,10 @@ def train(plan: RunPlan, platform: Platform, kernels: Kernels, ranks: Ranks) -> 
         multiple_of=micro_batches_multiple_of(state.model),
     )
     data = GlobalBatches(
-        dataset=plan.dataset,
-        order=order,
+        part=plan.blend.train,
+        order=SampleOrder(
+            num_examples=len(plan.blend.train), shuffle=config.data.shuffle, seed=config.training.seed
+        ),
         batch_size=plan.batch_size,
         layout=layout,
         ranks=ranks,
@@ -94,7 +90,7 @@ def train(plan: RunPlan, platform: Platform, kernels: Kernels, ranks: Ranks) -> 
             result = train_step(
                 state,
                 (batch.to(platform.device) for batch in micro_batches),
-                objective,
+                loss,
                 num_micro_batches=len(micro_batches),
                 num_examples=plan.batch_size,
                 ranks=ranks,
@@ -188,21 +184,13 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     return path
 
 
-def _validate(plan: RunPlan, state: TrainState, layout: BatchLayout, ranks: Ranks) -> PairMetrics | None:
-    """Metrics over the first --eval-iters global batches of the validation part, or None without one."""
+def _validate(plan: RunPlan, state: TrainState, layout: BatchLayout, ranks: Ranks) -> Summary | None:
+    """What the validation part says in --eval-iters global batches; None without one."""
     training = plan.config.training
-    rows = plan.split.valid[: training.eval_iters * plan.batch_size]
-    if not rows:
+    part = plan.blend.valid.first(training.eval_iters * plan.batch_size)
+    if not len(part):
         return None
-    return evaluate(
-        state,
-        plan.dataset,
-        rows,
-        pair_loss=PAIR_LOSSES[training.loss_type],
-        batch_size=plan.batch_size,
-        layout=layout,
-        ranks=ranks,
-    )
+    return evaluate(state, part, plan.objective, batch_size=plan.batch_size, layout=layout, ranks=ranks)
 
 
 def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:
@@ -231,7 +219,8 @@ class _Log:
         self._platform = platform
         self._interval = plan.config.reporting.log_interval
         self._train_iters = plan.train_iters
-        self._sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=platform.device)
+        self._objective = plan.objective
+        self._sums = no_sums(plan.objective, platform.device)
         self._num_steps = 0
         self._reporter = None
         if is_first_process():
@@ -241,6 +230,7 @@ class _Log:
                 train_iters=plan.train_iters,
                 batch_size=plan.batch_size,
                 resumed_iteration=state.iteration,
+                details=plan.objective.details,
             )
         self._matmul_peak = _matmul_peak(platform, plan.config.precision.dtype)
         self._started = time.perf_counter()
@@ -259,19 +249,19 @@ class _Log:
         yield
         self._started += time.perf_counter() - started
 
-    def step(self, sums: Tensor, *, grad_norm: float, learning_rate: float) -> None:
+    def step(self, sums: Sums, *, grad_norm: float, learning_rate: float) -> None:
         """Take in one step; every process calls it, since log steps reduce the sums over all."""
         self._sums += sums
         self._num_steps += 1
         iteration = self._state.iteration
         if iteration % self._interval and iteration != self._train_iters:
             return
-        metrics = metrics_from_sums(sum_over_processes(self._sums))
+        summary = summary_of(self._sums.over_processes(), self._objective)
         self._platform.synchronize()
         seconds = time.perf_counter() - self._started
         if self._reporter is not None:
             self._reporter.log_steps(
-                metrics,
+                summary,
                 iteration=iteration,
                 consumed_samples=self._state.consumed_samples,
                 learning_rate=learning_rate,
@@ -280,13 +270,13 @@ class _Log:
                 num_steps=self._num_steps,
                 matmul_peak=self._matmul_peak,
             )
-        self._sums.zero_()
+        self._sums = no_sums(self._objective, self._platform.device)
         self._num_steps = 0
         self._started = time.perf_counter()
 
-    def evaluation(self, metrics: PairMetrics | None) -> None:
+    def evaluation(self, summary: Summary | None) -> None:
         """Report an evaluation, where there was one."""
-        if self._reporter is not None and metrics is not None:
+        if self._reporter is not None and summary is not None:
             self._reporter.log_evaluation(
-                metrics, iteration=self._state.iteration, consumed_samples=self._state.consumed_samples
+                summary, iteration=self._state.iteration, consumed_samples=self._state.consumed_samples
             )

@@ -1,14 +1,17 @@
 """Packed, apart or alone, divided or not: one step over any responses gives the same numbers."""
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from modellink_rm.batching.batch import Batch
+from modellink_rm.batching.targets import Targets
+from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.dataset.example import Example
+from modellink_rm.objective.objective import ObjectiveResult
 from tests.distributed import Workers
 from tests.tiny_data import random_example
 
@@ -35,22 +38,25 @@ def examples() -> list[Example]:
 
 
 class AnyNumberObjective:
-    """-log sigmoid of the first score minus the mean of the others, if any, summed over examples."""
+    """-log sigmoid of the first score minus the mean of the others, if any."""
 
-    def __init__(self, counts: bool) -> None:
-        self.counts = counts
+    sum_names = ("best",)
+    details = ()
 
-    def __call__(
-        self, scores: torch.Tensor, batch: Batch
-    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-        numbers = [len(LENGTHS[index][1]) for index in batch.example_indices]
-        losses = []
-        for part in scores.split(numbers) if numbers else ():
+    def __call__(self, scores: torch.Tensor, targets: Targets) -> ObjectiveResult:
+        losses = [scores[:0]]  # of a padding-only micro-batch
+        best = [scores[:0]]
+        for part in scores.split(targets.num_responses) if targets.num_responses else ():
             others = part[1:].mean() if len(part) > 1 else part.new_zeros(())
-            losses.append(-torch.nn.functional.logsigmoid(part[0] - others))
-        total = torch.stack(losses).sum() if losses else scores.sum()  # an empty micro-batch
-        count = torch.tensor(len(numbers) if self.counts else 0, dtype=torch.int)
-        return total, count, {"loss": total.detach(), "indices": batch.example_indices, "losses": total[None]}
+            losses.append(-torch.nn.functional.logsigmoid(part[:1] - others))
+            best.append(part[:1].detach())
+        return ObjectiveResult(losses=torch.cat(losses), sums={"best": torch.cat(best).double().sum()})
+
+    def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
+        return {"best": sums["best"] / num_examples}
+
+    def check_data(self, datasets: Sequence[Dataset]) -> None:
+        pass
 
 
 def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
@@ -62,6 +68,8 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
     from modellink_rm.parallel.groups import process_groups
     from modellink_rm.parallel.pipeline import forward_backward, micro_batches_multiple_of
     from modellink_rm.train.plan import plan_run
+    from modellink_rm.train.step import StepLoss
+    from modellink_rm.train.sums import no_sums, summary_of
     from modellink_rm.train.trainer import build_train_state, kernels_of
 
     set_up_logging()
@@ -78,14 +86,18 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
             multiple_of=micro_batches_multiple_of(state.model),
         )
         number, batches = micro_batches_of(examples(), layout, ranks)
-        kept = forward_backward(
-            state.model, batches, AnyNumberObjective(ranks.cp_rank == 0), num_micro_batches=number
+        loss = StepLoss(
+            objective=AnyNumberObjective(), shape=plan.model.shape, counts_examples=ranks.cp_rank == 0
         )
+        kept = forward_backward(state.model, batches, loss, num_micro_batches=number)
         state.optimizer.prepare_grads()
         grad_norm = float(state.optimizer.get_grad_norm())
         state.optimizer.step_with_ready_grads()
-        loss = sum(float(entry["loss"]) for entry in kept) if ranks.reports_scores else 0.0
-        found: dict[str, Any] = {"loss": loss, "grad_norm": grad_norm, "micro_batches": number}
+        sums = no_sums(loss.objective, platform.device)
+        for entry in kept if ranks.reports_scores else ():
+            sums += entry["sums"]
+        metrics = summary_of(sums.over_processes(), loss.objective).metrics
+        found: dict[str, Any] = {"metrics": metrics, "grad_norm": grad_norm, "micro_batches": number}
         if ranks.is_last_stage:
             found["head"] = state.model[-1].module.rm_head.weight.detach().numpy().copy()
         return found
@@ -112,8 +124,8 @@ def test_step_equals_one_example_at_a_time_with_prompts_apart(
         pytest.skip("four processes with the budget that divides the batch are enough")
     argv = [*arguments, *flags.split(), "--max-tokens-per-micro-batch", str(BUDGETS[budget])]
     results = workers.run(one_step, world_size, argv, share_prefixes)
-    assert sum(result["loss"] for result in results) == pytest.approx(reference["loss"], abs=1e-5)
     for result in results:
+        assert result["metrics"] == pytest.approx(reference["metrics"], abs=1e-5)
         assert result["grad_norm"] == pytest.approx(reference["grad_norm"], rel=1e-5)
         if "head" in result:
             # Adam's first step is the learning rate times the sign of the gradient: 1e-3 here.

@@ -10,7 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.dataset.pair_dataset import PairDataset
+from modellink_rm.dataset.dataset import Dataset
+from modellink_rm.dataset.reader import ExampleReader
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.train import step
 from tests.distributed import Workers
@@ -57,10 +58,10 @@ def reads_of_a_run(arguments: list[str], adds_one: bool) -> tuple[list[int], lis
         steps.append(reads.count)
         return result
 
-    def reading_loss(self: Any, scores: torch.Tensor, batch: Any) -> Any:
+    def reading_loss(self: Any, scores: torch.Tensor, targets: Any) -> Any:
         if adds_one:
             scores.sum().item()
-        return loss(self, scores, batch)
+        return loss(self, scores, targets)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "forward_backward", counted_passes)
@@ -108,15 +109,15 @@ def test_batches_made_ahead_change_no_number(
 
 def train_on_a_damaged_row(arguments: list[str], damaged: int) -> str:
     """What a run says that meets the row."""
-    read = PairDataset.__getitem__
+    read = ExampleReader.read
 
-    def damaged_read(self: PairDataset, index: int) -> Any:
-        if index == damaged:
-            raise UserError(f"row {index} has no token")
-        return read(self, index)
+    def damaged_read(self: ExampleReader, dataset: Dataset, row: int) -> Any:
+        if row == damaged:
+            raise UserError(f"row {row} has no token")
+        return read(self, dataset, row)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PairDataset, "__getitem__", damaged_read)
+        patch.setattr(ExampleReader, "read", damaged_read)
         try:
             train_part(arguments)
         except UserError as error:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modellink_rm.dataset.pair_dataset import PairDataset, SampleOrder
+from modellink_rm.dataset.dataset import Dataset, open_dataset
+from modellink_rm.dataset.order import SampleOrder
 from tests.distributed import Workers
 from tests.runs import run_training
 from tests.tiny_data import write_random_rows, write_tokenizer
@@ -32,7 +33,7 @@ BATCH_SIZE, NUM_STEPS, LEARNING_RATE, WEIGHT_DECAY, NUM_ROWS, SEED = 5, 12, 3e-4
 
 
 def plain_loop(
-    model: Any, head: dict[str, torch.Tensor], dataset: PairDataset, *, final_norm: bool
+    model: Any, head: dict[str, torch.Tensor], dataset: Dataset, *, final_norm: bool
 ) -> list[float]:
     """Losses of the steps."""
     weight = torch.nn.Parameter(head["v_head.summary.weight"].clone())
@@ -57,9 +58,11 @@ def plain_loop(
         return torch.nn.functional.linear(hidden.pop()[0, -1], weight, bias)[0]
 
     losses = []
-    order = SampleOrder(range(NUM_ROWS), shuffle=True, seed=SEED)
+    order = SampleOrder(num_examples=NUM_ROWS, shuffle=True, seed=SEED)
     for step in range(NUM_STEPS):
-        pairs = [dataset[row].responses for row in order.samples(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)]
+        pairs = [
+            dataset.rows.responses(row) for row in order.samples(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
+        ]
         margins = torch.stack([score(one.input_ids) - score(other.input_ids) for one, other in pairs])
         loss = -torch.nn.functional.logsigmoid(margins).mean()
         optimizer.zero_grad()
@@ -82,7 +85,7 @@ def test_losses_equal_a_plain_loop(
     reference = write(tmp_path / "model", value_head=True)
     write_tokenizer(tmp_path / "tokenizer")
     prefix = write_random_rows(tmp_path / "pairs", NUM_ROWS)
-    dataset = PairDataset([prefix], seq_length=40, truncation="right", num_closing_tokens=1, num_ids=320)
+    dataset = open_dataset(prefix)
     arguments = (
         f"--stage rm --is-pairwise-dataset --load {tmp_path}/model --load-checkpoint-loosely "
         f"--tokenizer-name-or-path {tmp_path}/tokenizer --data-path {prefix} --split 1,0,0 --seq-length 40 "

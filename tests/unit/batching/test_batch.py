@@ -21,8 +21,6 @@ def test_prompt_of_an_example_is_laid_out_once_before_its_responses() -> None:
     batch = pack_examples([example(0, 2, 3, 1), example(7, 1, 1, 2)])
     assert batch.input_ids.tolist() == [100, 101, 110, 111, 112, 120, 800, 810, 820, 821]
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 4, 2, 0, 1, 1, 2]
-    assert batch.segment_ids.tolist() == [0, 0, 1, 1, 1, 2, 3, 4, 5, 5]
-    assert batch.example_ids.tolist() == [0] * 6 + [1] * 4
     assert batch.segments == (
         Segment(0, 2),
         Segment(2, 5, (0, 2)),
@@ -32,7 +30,7 @@ def test_prompt_of_an_example_is_laid_out_once_before_its_responses() -> None:
         Segment(8, 10, (6, 7)),
     )
     assert batch.scored_positions == (4, 5, 7, 9)
-    assert batch.example_indices == (0, 7)
+    assert batch.names == (("", 0), ("", 7))
     assert (batch.num_examples, batch.num_tokens, batch.num_computed_tokens) == (2, 13, 10)
 
 

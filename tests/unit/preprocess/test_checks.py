@@ -5,9 +5,10 @@ import pytest
 
 from modellink_rm.base.errors import run_command
 from modellink_rm.commands.preprocess import main
+from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.indexed import IndexedReader
 from modellink_rm.dataset.lengths import LengthCounts
-from modellink_rm.dataset.manifest import array_prefix, check_dataset
+from modellink_rm.dataset.manifest import array_prefix
 from modellink_rm.preprocess.checks import DigestSet
 
 GOOD = {"instruction": "hello there", "chosen": "I am fine", "rejected": "no"}
@@ -53,7 +54,7 @@ def rejects():
 
 def test_checks_count_and_keep_by_default(run):
     assert run(RECORDS.values(), *LIMITS) == 0
-    manifest = check_dataset(Path("x"))
+    manifest = open_dataset(Path("x")).manifest
     assert manifest.checks == dict.fromkeys(CHECKS, 1)
     assert manifest.dropped == {}
     assert sum(manifest.notes.values()) == 6
@@ -63,7 +64,7 @@ def test_checks_count_and_keep_by_default(run):
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_check_drops_its_pair_alone_and_still_counts_it(run, check):
     assert run(RECORDS.values(), *LIMITS, "--drop", check, "--rejects", "rejects.jsonl") == 0
-    manifest = check_dataset(Path("x"))
+    manifest = open_dataset(Path("x")).manifest
     assert manifest.checks == dict.fromkeys(CHECKS, 1)
     assert list(manifest.dropped.values()) == [1]
     assert len(manifest.notes) == 5
@@ -117,12 +118,12 @@ def test_a_mistake_is_one_line(run, capsys, flags, message):
 
 def test_limits_are_the_last_lengths_that_pass(run):
     assert run([GOOD]) == 0
-    lengths = check_dataset(Path("x")).lengths
+    lengths = open_dataset(Path("x")).manifest.lengths
     prompt, answer = lengths["prompt"].longest, lengths["chosen"].longest
     assert run([GOOD], "--max-prompt-length", str(prompt), "--max-answer-length", str(answer)) == 0
-    assert check_dataset(Path("x")).notes == {}
+    assert open_dataset(Path("x")).manifest.notes == {}
     assert run([GOOD], "--max-prompt-length", str(prompt - 1), "--max-answer-length", str(answer - 1)) == 0
-    assert len(check_dataset(Path("x")).notes) == 2
+    assert len(open_dataset(Path("x")).manifest.notes) == 2
 
 
 def test_digests_are_found_again_while_the_table_grows():

@@ -12,8 +12,9 @@ import sentencepiece
 from modellink_rm.base.errors import UserError, run_command
 from modellink_rm.base.log import warn_once
 from modellink_rm.commands.preprocess import main
+from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.indexed import IndexedReader
-from modellink_rm.dataset.manifest import array_prefix, check_dataset, data_files, manifest_path
+from modellink_rm.dataset.manifest import array_prefix, data_files, manifest_path
 from modellink_rm.preprocess.executor.local import ordered_map
 
 SCRIPT = Path(__file__).parents[3] / "preprocess_data.py"
@@ -91,7 +92,7 @@ def test_bad_records_are_reported_with_place_and_reason_and_counted(run, capsys)
     )
     assert "in.jsonl:4: invalid JSON" in output.err
     assert "in.jsonl:6: a record must be a JSON object" in output.err
-    manifest = check_dataset(Path("x"))
+    manifest = open_dataset(Path("x")).manifest
     assert (manifest.num_read, manifest.num_kept) == (5, 2)
     assert manifest.dropped == {"field 'rejected' is missing": 1, "invalid JSON": 1, "not an object": 1}
     assert "1  field 'rejected' is missing" in output.out
@@ -130,7 +131,7 @@ def test_seq_length_drops_a_pair_at_that_length_and_keeps_one_below(run):
     short = {**GOOD, "chosen": "no"}
     assert run([GOOD, short], "--seq-length", str(longest), prefix="some") == 0
     assert len(rows_of("some", "chosen_input_ids")) == 1
-    assert check_dataset(Path("some")).dropped == {f"not shorter than --seq-length {longest}": 1}
+    assert open_dataset(Path("some")).manifest.dropped == {f"not shorter than --seq-length {longest}": 1}
     assert run([GOOD, short], "--seq-length", str(longest + 1), prefix="both") == 0
     assert len(rows_of("both", "chosen_input_ids")) == 2
 
@@ -148,7 +149,7 @@ def test_summary_counts_what_is_kept_dropped_and_odd(run, capsys):
         r"x_manifest.json",
     ):
         assert line in output
-    manifest = check_dataset(Path("x"))
+    manifest = open_dataset(Path("x")).manifest
     rows = rows_of("x", "chosen_input_ids") + rows_of("x", "rejected_input_ids")
     assert manifest.num_tokens == sum(map(len, rows))
     assert manifest.longest == max(map(len, rows))
@@ -225,7 +226,7 @@ def test_an_earlier_data_set_stays_until_the_new_one_is_whole(run):
     assert run(["{"]) == 2
     assert {name: Path(name).read_bytes() for name in files_in()} == before
     assert run([GOOD, GOOD]) == 0
-    assert check_dataset(Path("x")).num_kept == 2
+    assert open_dataset(Path("x")).manifest.num_kept == 2
 
 
 def test_help_answers_at_once_without_the_heavy_packages():

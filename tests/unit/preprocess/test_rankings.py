@@ -1,5 +1,7 @@
 """K responses to one prompt, margins and sources: from records through the files to examples."""
 
+import dataclasses
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -12,24 +14,26 @@ from modellink_rm.base.errors import UserError, run_command
 from modellink_rm.commands.inspect import main as inspect_main
 from modellink_rm.commands.preprocess import main
 from modellink_rm.conversation import PAIR_RANKS
-from modellink_rm.dataset.indexed import IndexedReader, idx_path
+from modellink_rm.dataset.dataset import open_dataset
+from modellink_rm.dataset.indexed import IndexedReader, bin_path, idx_path
 from modellink_rm.dataset.manifest import (
     COLUMNS,
     PAIR_ARRAYS,
     array_prefix,
-    check_dataset,
     column_files,
     columns_of,
     data_files,
+    key_of,
     manifest_path,
-    verify_checksums,
+    read_manifest,
 )
-from modellink_rm.dataset.pair_dataset import PairDataset
+from modellink_rm.dataset.reader import ExampleReader
 from modellink_rm.handlers import make_handler
 from modellink_rm.preprocess.parts import parts_path
 from modellink_rm.records import RecordError
 
 NAME = "RankedResponsesHandler"
+READER = ExampleReader(seq_length=512, truncation="right", num_closing_tokens=1, num_ids=1000)
 X = Path("x")
 TEXTS = ["the capital", "I am fine", "no", "hello there, how are you today?"]
 
@@ -106,12 +110,12 @@ def test_rows_are_the_responses_best_first(words, sentencepiece_path):
 
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
     tokenizer = load_sentencepiece_tokenizer(sentencepiece_path)
-    dataset = PairDataset([X], seq_length=512, truncation="right", num_closing_tokens=1, num_ids=1000)
-    assert dataset.first_ranking() == X
+    dataset = open_dataset(X)
+    assert dataset.holds_rankings
     assert len(dataset) == len(kept_rankings())
     for row, one in enumerate(kept_rankings()):
-        example = dataset[row]
-        assert example.ranks == one.ranks
+        example = READER.read(dataset, row)
+        assert (example.ranks, example.margins, example.source) == (one.ranks, one.margins, one.source or "")
         texts = [tokenizer.decode(r.input_ids[r.num_prompt_tokens :].tolist()) for r in example.responses]
         assert texts == [response.content for response in one.responses]
         prompts = {tuple(r.input_ids[: r.num_prompt_tokens]) for r in example.responses}
@@ -120,13 +124,25 @@ def test_rows_are_the_responses_best_first(words, sentencepiece_path):
 
 def test_long_rows_are_counted_by_their_longest_response(words):
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
-    options = {"truncation": "right", "num_closing_tokens": 1, "num_ids": 1000}
-    whole = PairDataset([X], seq_length=512, **options)
-    longest = [max(len(r.input_ids) for r in whole[row].responses) for row in range(len(whole))]
+    dataset = open_dataset(X)
+    rows = range(len(dataset))
+    longest = [max(len(r.input_ids) for r in READER.read(dataset, row).responses) for row in rows]
     limit = sorted(longest)[len(longest) // 2]
-    cut = PairDataset([X], seq_length=limit, **options)
-    assert cut.num_too_long() == sum(length > limit for length in longest) > 0
-    assert [cut[row].is_truncated for row in range(len(cut))] == [length > limit for length in longest]
+    cutting = dataclasses.replace(READER, seq_length=limit)
+    assert cutting.num_too_long(dataset) == sum(length > limit for length in longest) > 0
+    cut = [cutting.read(dataset, row).is_truncated for row in rows]
+    assert cut == [length > limit for length in longest]
+
+
+def test_bad_id_of_any_response_is_named_by_its_prompt(words):
+    assert run_command(main, [*words, "--output-prefix", "x"]) == 0
+    manifest_path(X).unlink()
+    path = bin_path(array_prefix(X, "rejected_input_ids"))
+    ids = np.fromfile(path, dtype="<i4")
+    ids[-1] = 1000  # of the last response of the last prompt
+    ids.tofile(path)
+    with pytest.raises(UserError, match=f"x: row {len(kept_rankings()) - 1} has no token, or an id"):
+        READER.check_rows(open_dataset(X))
 
 
 def test_bytes_do_not_depend_on_workers_shards_and_resuming(words):
@@ -155,8 +171,8 @@ def test_merge_group_keys_keeps_documents_and_dtypes(words):
         assert [row.tolist() for row in both] == 2 * [row.tolist() for row in one]
         ends = one.document_indices.tolist()
         assert both.document_indices.tolist() == ends + [ends[-1] + end for end in ends[1:]]
-    assert check_dataset(Path("both")) is None  # without a manifest: what is there is looked at
-    assert columns_of(Path("both")) == list(COLUMNS)
+    assert open_dataset(Path("both")).manifest is None  # without a manifest: what is there is looked at
+    assert columns_of(Path("both"), None) == list(COLUMNS)
 
 
 def test_merging_files_of_other_values_is_refused(words, capsys):
@@ -168,20 +184,16 @@ def test_merging_files_of_other_values_is_refused(words, capsys):
 
 def test_the_manifest_vouches_for_the_columns(words):
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
-    manifest = check_dataset(X)
+    manifest = open_dataset(X).manifest
     assert sum(manifest.num_responses.values()) == manifest.num_kept == len(kept_rankings())
     counts = [len(one.responses) for one in kept_rankings()]
     assert manifest.num_responses == {str(k): counts.count(k) for k in (2, 3, 4, 5)}
     assert manifest.num_ties == sum(len(set(one.ranks)) < len(one.ranks) for one in kept_rankings())
-    verify_checksums(X, manifest)
     path = column_files(X, "margin")[0]
-    content = path.read_bytes()
-    path.write_bytes(content[:-4] + b"\0\0\0\0")
-    with pytest.raises(UserError, match=r"margin_document\.bin has changed"):
-        verify_checksums(X, manifest)
+    assert manifest.files[key_of(path, X)].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     path.unlink()
     with pytest.raises(UserError, match=r"x_packed_margin_document\.bin is missing"):
-        check_dataset(X)
+        open_dataset(X)
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -193,7 +205,7 @@ def test_columns_of_another_dtype_are_refused(words, column):
     for mine, theirs in zip(column_files(X, column), column_files(X, other), strict=True):
         mine.write_bytes(theirs.read_bytes())
     with pytest.raises(UserError, match="dtype code"):
-        check_dataset(X)
+        open_dataset(X)
 
 
 def test_ranks_that_do_not_fit_the_rejected_responses_are_refused(words):
@@ -203,7 +215,7 @@ def test_ranks_that_do_not_fit_the_rejected_responses_are_refused(words):
         path.unlink()
     rejected = idx_path(array_prefix(X, "rejected_input_ids")).name
     with pytest.raises(UserError, match=f"{rejected} has {sum(map(k_of, kept_rankings()))} rows instead of"):
-        check_dataset(X)
+        open_dataset(X)
 
 
 def k_of(one):
@@ -218,8 +230,8 @@ def test_two_responses_each_without_ratings_are_a_plain_data_set_of_pairs(words,
     )
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
     assert sorted(contents("x")) == sorted(path.name for path in [*data_files(X), manifest_path(X)])
-    dataset = PairDataset([X], seq_length=512, truncation="right", num_closing_tokens=1, num_ids=1000)
-    assert (dataset.first_ranking(), dataset[0].ranks) == (None, PAIR_RANKS)
+    dataset = open_dataset(X)
+    assert (dataset.holds_rankings, dataset.rows.ranks_of(0)) == (False, PAIR_RANKS)
     assert "(8 files)" in capsys.readouterr().out
 
 
@@ -232,7 +244,7 @@ def test_margins_and_sources_of_pairs_are_written_where_there_are_any(words, cap
     words = [word if word != NAME else "AlpacaStylePairwiseHandler" for word in words]
     words[words.index("--map-keys") + 1] = '{"margin": "by", "source": "set"}'
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
-    assert columns_of(X) == ["margin", "source"]
+    assert columns_of(X, read_manifest(X)) == ["margin", "source"]
     margins = IndexedDataset(str(array_prefix(X, "margin")))
     assert np.isnan([row[0] for row in margins[:71]]).all()
     assert [row.tolist() for row in margins[71:]] == [[i / 8] for i in range(71, 100)]
@@ -259,7 +271,7 @@ def test_a_margin_that_cannot_be_is_counted(words, margin, reason):
     words = [word if word != NAME else "AlpacaStylePairwiseHandler" for word in words]
     words[words.index("--map-keys") + 1] = '{"margin": "by"}'
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
-    assert check_dataset(X).dropped == {reason: 1}
+    assert open_dataset(X).manifest.dropped == {reason: 1}
 
 
 def test_checks_look_at_every_response(words):
@@ -270,7 +282,7 @@ def test_checks_look_at_every_response(words):
     Path("in.jsonl").write_text("\n".join(map(json.dumps, [odd, empty, long, special, special])))
     words = [word for word in words if word not in ("--drop", "duplicate", "empty")]
     assert run_command(main, [*words, "--output-prefix", "x", "--max-answer-length", "30"]) == 0
-    assert check_dataset(X).checks == {
+    assert open_dataset(X).manifest.checks == {
         "equal": 1,
         "empty": 1,
         "long-prompt": 0,

@@ -12,7 +12,7 @@ from modellink_rm.commands.preprocess import main as preprocess_main
 from modellink_rm.commands.train import run_config
 from modellink_rm.dataset.indexed import IndexedWriter, bin_path, idx_path
 from modellink_rm.dataset.manifest import array_prefix
-from modellink_rm.train.plan import plan_run
+from modellink_rm.train.plan import RunPlan, plan_run
 from tests.tiny_data import write_random_rows, write_tokenizer
 from tests.tiny_models import write_tiny_llama
 
@@ -28,12 +28,12 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def plan(directory: Path, flags: str = "", *, world_size: int = 1) -> None:
+def plan(directory: Path, flags: str = "", *, world_size: int = 1) -> RunPlan:
     words = (
         f"--stage rm --is-pairwise-dataset --load {directory}/model --load-checkpoint-loosely "
         f"--data-path {directory}/pairs --seq-length 64 --train-iters 2"
     ).split()
-    plan_run(run_config([*words, *flags.split()]), world_size=world_size)
+    return plan_run(run_config([*words, *flags.split()]), world_size=world_size)
 
 
 def test_plan_of_a_good_run_is_made(directory: Path) -> None:
@@ -262,6 +262,33 @@ def test_row_without_a_token_is_refused(directory: Path, tmp_path: Path) -> None
                 writer.finish()
     with pytest.raises(UserError, match="row 1 has no token"):
         plan(directory, f"--data-path {tmp_path}/pairs")
+
+
+def test_two_data_sets_are_each_trained_on_and_validated(directory: Path) -> None:
+    write_random_rows(directory / "more", 10, seed=8)
+    blend = plan(directory, f"--data-path {directory}/pairs {directory}/more --split 80,20,0").blend
+    assert [source.rows for source in blend.train.sources] == [range(16), range(8)]
+    assert [source.rows for source in blend.valid.sources] == [range(16, 20), range(8, 10)]
+
+
+def test_data_set_given_twice_is_refused(directory: Path) -> None:
+    with pytest.raises(UserError, match="hold the same rows"):
+        plan(directory, f"--data-path {directory}/pairs {directory}/../{directory.name}/pairs")
+
+
+def test_manifest_is_read_once_for_a_plan(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"instruction": "q", "chosen": "a", "rejected": "b"}))
+    words = f"--input {tmp_path}/in.jsonl --handler-name AlpacaStylePairwiseHandler --prompt-type llama2"
+    words += f" --tokenizer-name-or-path {directory}/model --output-prefix {tmp_path}/x"
+    assert preprocess_main(words.split()) == 0
+    reads: list[Path] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read_bytes(path))[1])
+    plan(directory, f"--data-path {tmp_path}/x --split 1,0,0")
+    names = [path.name for path in reads if path.parent == tmp_path]
+    assert len(names) == len(set(names)) == 5  # and a .idx each
 
 
 def test_lost_tracker_does_not_hide_a_checkpoint(directory: Path, tmp_path: Path) -> None:

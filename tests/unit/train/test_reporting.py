@@ -1,13 +1,15 @@
 """What a log step writes, and metrics.jsonl over resumes."""
 
+import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from modellink_rm.objective.metrics import _FIELDS, metrics_from_sums
 from modellink_rm.train.reporting import Reporter, keep_rows
+from modellink_rm.train.sums import Summary
 
 
 def test_rows_after_the_resumed_iteration_and_a_cut_off_row_go(tmp_path: Path) -> None:
@@ -23,19 +25,44 @@ def test_no_file_is_no_error(tmp_path: Path) -> None:
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_log_line_and_row_tell_the_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sums = dict.fromkeys(_FIELDS, 0.0) | {
-        "examples": 8.0,
-        "loss": 4.0,
-        "tokens": 6000.0,
-        "computed": 4000.0,
-        "flops": 3e12,
-    }
+METRICS = {
+    "loss": 0.5,
+    "accuracy": 0.75,
+    "chosen_score": 1.5,
+    "rejected_score": 1.0,
+    "margin": 0.5,
+    "chosen_std": 0.25,
+    "rejected_std": 0.125,
+    "ties": 2,
+}
+SUMMARY = Summary(
+    metrics=METRICS,
+    num_examples=8,
+    num_tokens=6000,
+    num_computed_tokens=4000,
+    num_padding=0,
+    num_truncated=1,
+    flops=3e12,
+)
+
+
+@pytest.fixture
+def reporter(tmp_path: Path) -> Iterator[Reporter]:
     reporter = Reporter(
-        save=tmp_path, tensorboard_dir=None, train_iters=10, batch_size=4, resumed_iteration=0
+        save=tmp_path,
+        tensorboard_dir=None,
+        train_iters=10,
+        batch_size=4,
+        resumed_iteration=0,
+        details=("chosen_std", "rejected_std", "ties"),
     )
+    yield reporter
+    reporter.close()
+
+
+def log_steps(reporter: Reporter, summary: Summary) -> None:
     reporter.log_steps(
-        metrics_from_sums(torch.tensor([sums[name] for name in _FIELDS], dtype=torch.float64)),
+        summary,
         iteration=2,
         consumed_samples=8,
         learning_rate=1e-5,
@@ -44,14 +71,63 @@ def test_log_line_and_row_tell_the_speed(tmp_path: Path, capsys: pytest.CaptureF
         num_steps=2,
         matmul_peak=4e12,
     )
-    reporter.close()
-    row = json.loads((tmp_path / "metrics.jsonl").read_text())
-    assert row["loss"] == 0.5
-    assert row["tokens_per_second"] == 3000.0
-    assert row["computed_tokens_per_second"] == 2000.0
-    assert row["pairs_per_second"] == 4.0
-    assert row["model_flops_per_second"] == 1.5e12
-    assert row["matmul_share"] == 0.375
-    line = capsys.readouterr().out
-    speed = "tokens/s: 3000.0 | computed tokens/s: 2000.0 | pairs/s: 4.00 | TFLOP/s: 1.5 | of peak: 37.5% |"
-    assert speed in line
+
+
+def row_of(directory: Path) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads((directory / "metrics.jsonl").read_text())
+    return row
+
+
+def test_line_and_row_of_steps_have_metrics_and_speed(
+    reporter: Reporter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_steps(reporter, SUMMARY)
+    assert list(row_of(tmp_path).items()) == [
+        ("iteration", 2),
+        ("consumed_samples", 8),
+        ("loss", 0.5),
+        ("accuracy", 0.75),
+        ("chosen_score", 1.5),
+        ("rejected_score", 1.0),
+        ("margin", 0.5),
+        ("grad_norm", 2.0),
+        ("learning_rate", 1e-5),
+        ("tokens_per_second", 3000.0),
+        ("computed_tokens_per_second", 2000.0),
+        ("pairs_per_second", 4.0),
+        ("model_flops_per_second", 1.5e12),
+        ("matmul_share", 0.375),
+        ("padding_tokens", 0),
+        ("truncated", 1),
+    ]
+    assert capsys.readouterr().out == (
+        " iteration        2/      10 | consumed samples:            8 | "
+        "elapsed time per iteration (ms): 1000.0 | learning rate: 1.000000E-05 | global batch size:     4 | "
+        "lm loss: 5.000000E-01 | acc: 0.7500 | chosen score: 1.5000 | rejected score: 1.0000 | "
+        "margin: 0.5000 | grad norm: 2.000 | tokens/s: 3000.0 | computed tokens/s: 2000.0 | "
+        "pairs/s: 4.00 | TFLOP/s: 1.5 | of peak: 37.5% | truncated: 1 |\n"
+    )
+
+
+def test_line_and_row_of_an_evaluation_have_every_metric(
+    reporter: Reporter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter.log_evaluation(SUMMARY, iteration=2, consumed_samples=8)
+    valid = {f"valid/{name}": value for name, value in METRICS.items()}
+    expected = {"iteration": 2, "consumed_samples": 8, **valid, "valid/examples": 8, "valid/truncated": 1}
+    assert list(row_of(tmp_path).items()) == list(expected.items())
+    assert capsys.readouterr().out == (
+        " validation after iteration 2 | pairs: 8 | loss: 5.000000E-01 | acc: 0.7500 | ties: 2 | "
+        "chosen score: 1.5000 (std 0.2500) | rejected score: 1.0000 (std 0.1250) | margin: 0.5000 |\n"
+    )
+
+
+def test_metrics_of_another_objective_are_told_by_their_names(
+    reporter: Reporter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = dataclasses.replace(SUMMARY, metrics={"loss": 0.5, "rank_correlation": 0.125})
+    log_steps(reporter, summary)
+    reporter.log_evaluation(summary, iteration=2, consumed_samples=8)
+    steps, evaluation = capsys.readouterr().out.splitlines()
+    assert "lm loss: 5.000000E-01 | rank correlation: 0.1250 | grad norm" in steps
+    assert evaluation.endswith("| loss: 5.000000E-01 | rank correlation: 0.1250 |")

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 
@@ -7,13 +8,13 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import warn_once
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.manifest import (
     PAIR_ARRAYS,
     array_prefix,
-    check_dataset,
     data_files,
+    key_of,
     manifest_path,
-    verify_checksums,
 )
 from modellink_rm.preprocess.pipeline import preprocess
 
@@ -57,10 +58,18 @@ def swap(first, second):
 
 
 def test_a_whole_data_set_is_accepted_under_any_name(prefix):
-    manifest = check_dataset(prefix)
+    manifest = open_dataset(prefix).manifest
     assert (manifest.num_read, manifest.num_kept) == (5, 5)
-    assert check_dataset(prefix, manifest.tokenizer_fingerprint, manifest.template_fingerprint) == manifest
-    verify_checksums(prefix, manifest)
+    for path in data_files(prefix):
+        entry = manifest.files[key_of(path, prefix)]
+        assert entry.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_its_own_tokenizer_and_template_are_accepted(prefix):
+    dataset = open_dataset(prefix)
+    dataset.check_tokenizer(dataset.manifest.tokenizer_fingerprint)
+    dataset.check_template(dataset.manifest.template_fingerprint)
+    assert dataset.template().fingerprint == dataset.manifest.template_fingerprint
 
 
 @pytest.mark.parametrize("array", PAIR_ARRAYS)
@@ -68,7 +77,7 @@ def test_a_whole_data_set_is_accepted_under_any_name(prefix):
 def test_a_missing_file_is_named(prefix, array, suffix):
     file_of(prefix, array, suffix).unlink()
     with pytest.raises(UserError, match=f"copy_packed_{array}_document{suffix} is missing"):
-        check_dataset(prefix)
+        open_dataset(prefix)
 
 
 @pytest.mark.parametrize("with_manifest", [True, False])
@@ -79,25 +88,28 @@ def test_a_file_that_is_cut_off_is_named(prefix, array, suffix, with_manifest):
         manifest_path(prefix).unlink()
     cut(file_of(prefix, array, suffix))
     with pytest.raises(UserError, match=f"copy_packed_{array}_document{suffix}"):
-        check_dataset(prefix)
+        open_dataset(prefix)
 
 
 def test_another_tokenizer_is_refused(prefix):
     with pytest.raises(
         UserError, match=r"copy_manifest.json: .*another tokenizer \(tokenizer.model, fingerprint"
     ):
-        check_dataset(prefix, tokenizer_fingerprint="0" * 64)
+        open_dataset(prefix).check_tokenizer("0" * 64)
 
 
 def test_another_template_is_refused(prefix):
     with pytest.raises(UserError, match=r"copy_manifest.json: .*--prompt-type llama2"):
-        check_dataset(prefix, template_fingerprint="0" * 64)
+        open_dataset(prefix).check_template("0" * 64)
 
 
 def test_data_without_a_manifest_is_taken_with_a_warning(prefix, caplog):
     warn_once.cache_clear()
     manifest_path(prefix).unlink()
-    assert check_dataset(prefix, "0" * 64, "0" * 64) is None
+    dataset = open_dataset(prefix)
+    assert dataset.manifest is None
+    dataset.check_tokenizer("0" * 64)
+    dataset.check_template("0" * 64)
     assert "written by another tool" in caplog.text
 
 
@@ -116,7 +128,7 @@ def test_arrays_of_unequal_rows_are_refused_without_a_manifest(prefix, made, tmp
         file = file_of(tmp_path / "fewer", "rejected_labels", suffix)
         shutil.copy(file, file_of(prefix, "rejected_labels", suffix))
     with pytest.raises(UserError, match=r"rejected_labels_document.idx has 3 rows instead of 5"):
-        check_dataset(prefix)
+        open_dataset(prefix)
 
 
 def test_labels_of_other_lengths_than_their_ids_are_refused(prefix):
@@ -124,17 +136,7 @@ def test_labels_of_other_lengths_than_their_ids_are_refused(prefix):
     for suffix in (".bin", ".idx"):
         swap(file_of(prefix, "chosen_labels", suffix), file_of(prefix, "rejected_labels", suffix))
     with pytest.raises(UserError, match=r"chosen_labels_document.idx has rows of other lengths"):
-        check_dataset(prefix)
-
-
-def test_changed_content_of_the_same_size_is_found_by_its_checksum(prefix):
-    path = file_of(prefix, "chosen_input_ids", ".bin")
-    content = bytearray(path.read_bytes())
-    content[0] ^= 1
-    path.write_bytes(content)
-    manifest = check_dataset(prefix)
-    with pytest.raises(UserError, match=r"chosen_input_ids_document.bin has changed"):
-        verify_checksums(prefix, manifest)
+        open_dataset(prefix)
 
 
 @pytest.mark.parametrize(
@@ -143,11 +145,11 @@ def test_changed_content_of_the_same_size_is_found_by_its_checksum(prefix):
 def test_a_damaged_manifest_is_named(prefix, content):
     manifest_path(prefix).write_text(content)
     with pytest.raises(UserError, match=r"copy_manifest.json is damaged"):
-        check_dataset(prefix)
+        open_dataset(prefix)
 
 
 def test_a_manifest_of_a_later_format_is_refused(prefix):
     path = manifest_path(prefix)
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
     with pytest.raises(UserError, match="format version 2"):
-        check_dataset(prefix)
+        open_dataset(prefix)

@@ -1,0 +1,103 @@
+"""Data sets that a run reads together: each divided by itself, their parts read as one."""
+
+import functools
+import itertools
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.dataset.dataset import Dataset
+from modellink_rm.dataset.example import Example
+from modellink_rm.dataset.reader import ExampleReader
+from modellink_rm.dataset.split import split_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Rows of one data set."""
+
+    dataset: Dataset
+    rows: range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Rows of some data sets, the sources one after the other; a place counts over all of them."""
+
+    sources: tuple[Source, ...]
+    reader: ExampleReader
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, place: int) -> Example:
+        """The example at a place.
+
+        Raises:
+            UserError: the row has a side without a token, or an id that the model has no row for.
+        """
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        number = bisect_right(self._ends, place)
+        source = self.sources[number]
+        start = self._ends[number] - len(source.rows)
+        return self.reader.read(source.dataset, source.rows[place - start])
+
+    def first(self, num_examples: int) -> "Part":
+        """The first rows of every source, each in proportion to its rows, `num_examples` of them at most."""
+        total = len(self)
+        if num_examples >= total:
+            return self
+        kept_ends = [end * num_examples // total for end in self._ends]
+        numbers = [end - start for start, end in itertools.pairwise([0, *kept_ends])]
+        sources = tuple(
+            Source(dataset=source.dataset, rows=source.rows[:number])
+            for source, number in zip(self.sources, numbers, strict=True)
+        )
+        return Part(sources=sources, reader=self.reader)
+
+    @functools.cached_property
+    def _ends(self) -> list[int]:
+        """One past the last place of each source."""
+        return list(itertools.accumulate(len(source.rows) for source in self.sources))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """What a run reads.
+
+    Attributes:
+        train: what its steps take, in the order of a `SampleOrder`.
+        valid: what its evaluations take.
+        test: what it leaves alone.
+    """
+
+    train: Part
+    valid: Part
+    test: Part
+
+
+def blend_datasets(datasets: Sequence[Dataset], split: str, reader: ExampleReader) -> Blend:
+    """Every data set divided by itself, by weights such as "969,30,1"; each row of a part weighs the same.
+
+    Raises:
+        UserError: a data set has no row to train on, or two are the same.
+    """
+    for one, other in itertools.combinations(datasets, 2):
+        if one.has_rows_of(other):
+            raise UserError(
+                f"--data-path {one.prefix} and {other.prefix} hold the same rows, so that rows that are "
+                "trained on would be validated on: give each data set once"
+            )
+    splits = [split_rows(len(dataset), split, name=str(dataset.prefix)) for dataset in datasets]
+
+    def part(ranges: Sequence[range]) -> Part:
+        sources = (Source(dataset=dataset, rows=rows) for dataset, rows in zip(datasets, ranges, strict=True))
+        return Part(sources=tuple(sources), reader=reader)
+
+    return Blend(
+        train=part([one.train for one in splits]),
+        valid=part([one.valid for one in splits]),
+        test=part([one.test for one in splits]),
+    )

@@ -1,0 +1,132 @@
+"""A data set, opened once with all its checks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import warn_once
+from modellink_rm.dataset.indexed import bin_path
+from modellink_rm.dataset.manifest import (
+    Manifest,
+    array_prefix,
+    column_files,
+    columns_of,
+    data_files,
+    key_of,
+    manifest_path,
+    read_manifest,
+)
+from modellink_rm.dataset.row_files import RowFiles
+from modellink_rm.templates.choice import kept_template
+from modellink_rm.templates.table import Template
+
+_ID_ARRAYS = ("chosen_input_ids", "rejected_input_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The files that preprocess_data.py wrote under one --output-prefix, or another tool in its format.
+
+    Attributes:
+        prefix: path of the files without their endings; what messages call the data set.
+        manifest: how it was made; None where another tool wrote it.
+        rows: its arrays and columns.
+    """
+
+    prefix: Path
+    manifest: Manifest | None
+    rows: RowFiles
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def holds_rankings(self) -> bool:
+        """Whether some prompt has more than two responses."""
+        return self.rows.ranks is not None
+
+    def template(self) -> Template | None:
+        """The template that the data was made with, as its manifest keeps it; None where nothing says.
+
+        Raises:
+            UserError: the manifest names a template that nothing defines.
+        """
+        if self.manifest is None:
+            return None
+        return kept_template(
+            self.manifest.template, self.manifest.template_definition, where="the data's manifest"
+        )
+
+    def check_tokenizer(self, fingerprint: str) -> None:
+        """The data was made with that tokenizer, as far as its manifest says.
+
+        Raises:
+            UserError: it was made with another one.
+        """
+        if self.manifest is not None and fingerprint != self.manifest.tokenizer_fingerprint:
+            raise UserError(
+                f"{manifest_path(self.prefix)}: the data was made with another tokenizer "
+                f"({self.manifest.tokenizer}, fingerprint {self.manifest.tokenizer_fingerprint[:12]}, not "
+                f"{fingerprint[:12]}): give that one or preprocess again"
+            )
+
+    def check_template(self, fingerprint: str) -> None:
+        """The data was made with that template, as far as its manifest says.
+
+        Raises:
+            UserError: it was made with another one.
+        """
+        if self.manifest is not None and fingerprint != self.manifest.template_fingerprint:
+            raise UserError(
+                f"{manifest_path(self.prefix)}: the data was made with --prompt-type "
+                f"{self.manifest.template}, another template than the one given now: give that one or "
+                "preprocess again"
+            )
+
+    def has_rows_of(self, other: "Dataset") -> bool:
+        """Whether both are the same files, or files of the same token ids."""
+        if _ids_file(self.prefix) == _ids_file(other.prefix):
+            return True
+        if self.manifest is None or other.manifest is None:
+            return False
+        return _id_checksums(self.prefix, self.manifest) == _id_checksums(other.prefix, other.manifest)
+
+
+def open_dataset(prefix: Path) -> Dataset:
+    """The data set of a prefix, whole, its files mapped into memory.
+
+    Raises:
+        UserError: names the file that is missing, cut off, or whose rows are not those of the others.
+    """
+    manifest = read_manifest(prefix)
+    columns = [path for column in columns_of(prefix, manifest) for path in column_files(prefix, column)]
+    paths = [*data_files(prefix), *columns]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path} is missing: --data-path {prefix} stands for 8 files and a manifest")
+    if manifest is None:
+        warn_once(f"{prefix} has no manifest: written by another tool, its tokenizer cannot be checked")
+    else:
+        _check_sizes(prefix, manifest, paths)
+    return Dataset(prefix=prefix, manifest=manifest, rows=RowFiles.open(prefix, manifest))
+
+
+def _check_sizes(prefix: Path, manifest: Manifest, paths: list[Path]) -> None:
+    for path in paths:
+        entry = manifest.files.get(key_of(path, prefix))
+        if entry is None:
+            raise UserError(f"{manifest_path(prefix)} does not list {path.name}")
+        size = path.stat().st_size
+        if size != entry.size:
+            raise UserError(
+                f"{path} has {size} bytes, its manifest says {entry.size}: preprocess the data again"
+            )
+
+
+def _ids_file(prefix: Path) -> Path:
+    return bin_path(array_prefix(prefix, _ID_ARRAYS[0])).resolve()
+
+
+def _id_checksums(prefix: Path, manifest: Manifest) -> list[str]:
+    paths = [bin_path(array_prefix(prefix, array)) for array in _ID_ARRAYS]
+    return [manifest.files[key_of(path, prefix)].sha256 for path in paths]

@@ -1,0 +1,69 @@
+"""Rows of a data set as examples, truncated as a run asks."""
+
+from dataclasses import dataclass
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.dataset.dataset import Dataset
+from modellink_rm.dataset.example import Example
+from modellink_rm.dataset.truncation import truncate
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleReader:
+    """How a run reads rows.
+
+    Attributes:
+        seq_length: longest prompt + response, in tokens.
+        truncation: "right" or "keep-ends".
+        num_closing_tokens: tokens that the template adds after a response's text, for keep-ends.
+        num_ids: rows of the model's embedding; no id may reach it.
+    """
+
+    seq_length: int
+    truncation: str
+    num_closing_tokens: int
+    num_ids: int
+
+    def read(self, dataset: Dataset, row: int) -> Example:
+        """The example of a row, its responses best first: chosen, then rejected.
+
+        Raises:
+            UserError: a side has no token, or an id that the model has no row for.
+        """
+        responses = dataset.rows.responses(row)
+        for response in responses:
+            ids = response.input_ids
+            if not len(ids) or ids.min() < 0 or ids.max() >= self.num_ids:
+                raise self._bad_row(dataset, row)
+        kept, cut = truncate(
+            responses, self.seq_length, self.truncation, num_closing_tokens=self.num_closing_tokens
+        )
+        return Example(
+            index=row,
+            responses=kept,
+            is_truncated=cut.is_truncated,
+            ranks=dataset.rows.ranks_of(row),
+            margins=dataset.rows.margins(row),
+            source=dataset.rows.source(row),
+            dataset=str(dataset.prefix),
+        )
+
+    def check_rows(self, dataset: Dataset) -> None:
+        """Look at every id of a data set: for files that no manifest vouches for.
+
+        Raises:
+            UserError: names the first row with no token, or with an id that the model has no row for.
+        """
+        row = dataset.rows.first_bad_row(self.num_ids)
+        if row is not None:
+            raise self._bad_row(dataset, row)
+
+    def num_too_long(self, dataset: Dataset) -> int:
+        """Rows with a side above the sequence length, known from the index alone."""
+        return int((dataset.rows.longest_sides() > self.seq_length).sum())
+
+    def _bad_row(self, dataset: Dataset, row: int) -> UserError:
+        return UserError(
+            f"{dataset.prefix}: row {row} has no token, or an id that is not one of the model's "
+            f"{self.num_ids}; the data is damaged or was made for another model: preprocess it again"
+        )

@@ -1,0 +1,1 @@
+"""Losses of preference pairs, a file each: what --loss-type names."""

@@ -1,0 +1,94 @@
+"""The data of a run: data sets opened, their template found, and their rows divided."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info, warn_once
+from modellink_rm.config.data import DataConfig
+from modellink_rm.dataset.blend import Blend, blend_datasets
+from modellink_rm.dataset.dataset import Dataset, open_dataset
+from modellink_rm.dataset.reader import ExampleReader
+from modellink_rm.templates.choice import find_template
+from modellink_rm.templates.encode import num_closing_tokens
+from modellink_rm.templates.table import Template
+from modellink_rm.tokenizers.tokenizer import Tokenizer
+
+
+def open_datasets(paths: Sequence[str], tokenizer: Tokenizer) -> tuple[Dataset, ...]:
+    """The data sets of --data-path.
+
+    Raises:
+        UserError: files are missing or cut off, or were made with another tokenizer.
+    """
+    datasets = tuple(open_dataset(Path(path)) for path in paths)
+    for dataset in datasets:
+        dataset.check_tokenizer(tokenizer.fingerprint)
+    return datasets
+
+
+def template_of(name: str | None, datasets: Sequence[Dataset], tokenizer: Tokenizer) -> Template | None:
+    """The template of the data; None where neither --prompt-type nor a manifest names it.
+
+    Raises:
+        UserError: there is no such template, or a data set was made with another.
+    """
+    template = _kept_or_known_template(name, datasets, tokenizer)
+    if template is None:
+        warn_once("--prompt-type is not given and the data does not say: checkpoints cannot say it either")
+        return None
+    for dataset in datasets:
+        dataset.check_template(template.fingerprint)
+    return template
+
+
+def _kept_or_known_template(
+    name: str | None, datasets: Sequence[Dataset], tokenizer: Tokenizer
+) -> Template | None:
+    """The template of that name, or of any where none is given, as a data set keeps it if one does."""
+    for dataset in datasets:
+        if dataset.manifest is not None and name in (None, dataset.manifest.template):
+            return dataset.template()
+    return find_template(name, tokenizer) if name is not None else None
+
+
+def plan_blend(
+    config: DataConfig,
+    datasets: Sequence[Dataset],
+    template: Template | None,
+    tokenizer: Tokenizer,
+    *,
+    num_ids: int,
+) -> Blend:
+    """The data sets, each divided by --split, to be read as the flags ask.
+
+    Args:
+        num_ids: rows of the model's embedding.
+
+    Raises:
+        UserError: two data sets are the same, one leaves no row to train on, or a row cannot be read.
+    """
+    if config.truncation == "keep-ends" and template is None:
+        raise UserError("--truncation keep-ends needs --prompt-type, to know a response's closing tokens")
+    reader = ExampleReader(
+        seq_length=config.seq_length,
+        truncation=config.truncation,
+        num_closing_tokens=num_closing_tokens(template, tokenizer) if template is not None else 0,
+        num_ids=num_ids,
+    )
+    blend = blend_datasets(datasets, config.split, reader)
+    for dataset in datasets:
+        if dataset.manifest is None:
+            reader.check_rows(dataset)
+    num_too_long = sum(reader.num_too_long(dataset) for dataset in datasets)
+    if num_too_long:
+        warn_once(
+            f"{num_too_long} of {sum(map(len, datasets))} pairs are longer than --seq-length "
+            f"{config.seq_length} and are truncated (--truncation {config.truncation})"
+        )
+    for train, valid, test in zip(blend.train.sources, blend.valid.sources, blend.test.sources, strict=True):
+        info(
+            f"{train.dataset.prefix}: {len(train.rows)} rows for training, {len(valid.rows)} for validation, "
+            f"{len(test.rows)} left for tests"
+        )
+    return blend

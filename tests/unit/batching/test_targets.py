@@ -1,0 +1,48 @@
+"""What the data says of responses, beside their scores."""
+
+import math
+
+import torch
+
+from modellink_rm.batching.batch import pack_examples
+from modellink_rm.batching.targets import targets_of
+from modellink_rm.dataset.example import Example
+from tests.tiny_data import random_example
+
+
+def ranked(index: int, ranks: tuple[int, ...], margins: tuple[float, ...] | None) -> Example:
+    responses = random_example(index, 3, *[4] * len(ranks)).responses
+    return Example(index, responses, ranks=ranks, margins=margins)
+
+
+EXAMPLES = [ranked(0, (1, 2), (0.5,)), ranked(1, (1, 2, 2, 3), None), random_example(2, 3, 4)]
+
+
+def test_targets_are_in_the_order_of_the_scores() -> None:
+    targets = targets_of(EXAMPLES)
+    assert targets.num_responses == (2, 4, 1)
+    assert targets.ranks.tolist() == [1, 2, 1, 2, 2, 3, 0]
+    assert targets.ranks.dtype == torch.int64
+    assert targets.margins[:2].tolist() == [0.0, 0.5]
+    assert all(map(math.isnan, targets.margins[2:].tolist()))
+    assert targets.margins.dtype == torch.float32
+
+
+def test_no_example_has_no_target() -> None:
+    targets = targets_of([])
+    assert (targets.num_responses, len(targets.ranks), len(targets.margins)) == ((), 0, 0)
+
+
+def test_targets_stay_whole_on_every_context_parallel_rank() -> None:
+    batch = pack_examples(EXAMPLES, divisible_by=4)
+    for rank in (0, 1):
+        held = batch.part(rank=rank, size=2)
+        assert len(held.input_ids) == len(batch.input_ids) // 2
+        assert held.targets is batch.targets
+
+
+def test_targets_move_with_their_batch() -> None:
+    moved = pack_examples(EXAMPLES).to(torch.device("meta"))
+    assert {moved.input_ids.device.type, moved.targets.ranks.device.type} == {"meta"}
+    assert moved.targets.margins.device.type == "meta"
+    assert moved.targets.num_responses == (2, 4, 1)
