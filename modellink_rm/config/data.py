@@ -11,9 +11,11 @@ class DataConfig:
     """Data."""
 
     data_path: tuple[str, ...] = flag(
-        help="prefixes that preprocess_data.py wrote (its --output-prefix), read one after the other"
+        help="prefixes that preprocess_data.py wrote (its --output-prefix); several are read together"
     )
-    split: str = flag("969,30,1", help="parts of the rows, in file order, for training, validation and test")
+    split: str = flag(
+        "969,30,1", help="parts of each data set's rows, in file order, for training, validation and test"
+    )
     seq_length: int = flag(1024, help="longest prompt + response, in tokens; longer ones are truncated")
     truncation: str = flag(
         "right",
