@@ -1,0 +1,59 @@
+"""A run over two data sets reads the rows of both."""
+
+import collections
+from pathlib import Path
+
+import pytest
+
+from modellink_rm.dataset.dataset import Dataset
+from modellink_rm.dataset.example import Example, RowName
+from modellink_rm.dataset.reader import ExampleReader
+from tests.distributed import Workers
+from tests.runs import run_training, train_part
+from tests.tiny_data import write_random_rows
+
+# One epoch: 15 rows of the large data set and 5 of the small one.
+FLAGS = "--split 5,1,0 --global-batch-size 5 --train-iters 4 --num-workers 0"
+
+
+@pytest.fixture
+def two(arguments: list[str], tmp_path: Path) -> list[str]:
+    prefixes = [write_random_rows(tmp_path / name, rows) for name, rows in (("large", 18), ("small", 6))]
+    return [*arguments, "--data-path", *map(str, prefixes), *FLAGS.split()]
+
+
+def rows_read(arguments: list[str]) -> list[RowName]:
+    """What a run reads, in order."""
+    names: list[RowName] = []
+    read = ExampleReader.read
+
+    def noted(self: ExampleReader, dataset: Dataset, row: int) -> Example:
+        names.append(RowName(dataset.prefix.name, row))
+        return read(self, dataset, row)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExampleReader, "read", noted)
+        train_part(arguments)
+    return names
+
+
+def test_an_epoch_trains_on_each_row_once_and_validates_rows_of_both(
+    two: list[str], workers: Workers
+) -> None:
+    (names,) = workers.run(rows_read, 1, two)
+    trained = [("large", row) for row in range(15)] + [("small", row) for row in range(5)]
+    validated = [("large", 15), ("large", 16), ("large", 17), ("small", 5)]
+    # Evaluations after two and four steps.
+    assert collections.Counter(names) == collections.Counter([*trained, *validated, *validated])
+
+
+def test_two_replicas_equal_one_process(two: list[str], workers: Workers, tmp_path: Path) -> None:
+    one = run_training(workers, 1, two, tmp_path / "one")
+    both = run_training(workers, 2, two, tmp_path / "both")
+    # Sums in another order: float32 rounding. (Scores may drift together: no loss sees the head's bias.)
+    assert both.column("loss") == pytest.approx(one.column("loss"), abs=1e-5)
+    evaluations = [[row for row in run.rows if "valid/loss" in row] for run in (one, both)]
+    assert [row["valid/examples"] for row in evaluations[0]] == [4, 4]
+    for ours, theirs in zip(*evaluations, strict=True):
+        for name in ("valid/examples", "valid/accuracy", "valid/loss"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
