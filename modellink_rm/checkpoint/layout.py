@@ -1,8 +1,10 @@
 """Where the files of checkpoints lie, read without torch."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +107,19 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo:
     for name in (RUN_NAME, FILES_NAME):
         if not (directory / name).is_file():
             raise UserError(f"{directory} is not a checkpoint of this tool: it has no {name}")
-    try:
+    with _damage_named(directory):
         files: dict[str, tuple[int, str | None]] = json.loads((directory / FILES_NAME).read_bytes())
-        checkpoint = _read_run(directory, json.loads((directory / RUN_NAME).read_bytes()))
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{directory}: {RUN_NAME} or {FILES_NAME} is damaged ({error})") from error
+        values = json.loads((directory / RUN_NAME).read_bytes())
+        version = values.pop("format_version", 1)
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format_version {version!r}")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{directory} is of format version {version} and this package reads up to {FORMAT_VERSION}: a "
+            "newer modellink-rm wrote it; upgrade this one to read it"
+        )
+    with _damage_named(directory):
+        checkpoint = _read_run(directory, values, version)
     for name, (size, digest) in files.items():
         path = directory / name
         if not path.is_file():
@@ -121,14 +131,17 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo:
     return checkpoint
 
 
-def _read_run(directory: Path, values: dict[str, Any]) -> CheckpointInfo:
+@contextlib.contextmanager
+def _damage_named(directory: Path) -> Iterator[None]:
+    """Tell a user that what cannot be read within is damaged."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{directory}: {RUN_NAME} or {FILES_NAME} is damaged ({error})") from error
+
+
+def _read_run(directory: Path, values: dict[str, Any], version: int) -> CheckpointInfo:
     """What run.json says, of any version so far."""
-    version = values.pop("format_version", 1)
-    if version > FORMAT_VERSION:
-        raise UserError(
-            f"{directory} is of format version {version} and this package reads up to {FORMAT_VERSION}: a "
-            "newer modellink-rm wrote it; upgrade this one to read it"
-        )
     if version == 1:
         spec = {name: values.pop(name) for name in ("padded_vocab_size", "post_layer_norm", "head_bias")}
         values["spec"] = {"shape": values.pop("shape"), **spec}
