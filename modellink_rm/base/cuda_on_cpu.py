@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from modellink_rm.base.megatron_compat import replace_cuda_rng_state
+
 CPU = torch.device("cpu")
 
 
@@ -59,9 +61,7 @@ def redirect_cuda_to_cpu() -> None:
     cuda.manual_seed = torch.manual_seed
     cuda.get_rng_state = cpu_rng_state
     cuda.set_rng_state = set_cpu_rng_state
-    random: Any = engine_random
-    random._get_cuda_rng_state = cpu_rng_state
-    random._set_cuda_rng_state = set_cpu_rng_state
+    replace_cuda_rng_state(cpu_rng_state, set_cpu_rng_state)
     # The engine warns when the CPU's generator moved within the GPU's context: here they are one.
     logging.getLogger(engine_random.__name__).setLevel(logging.ERROR)
     _CudaDevicesAreTheCpu().__enter__()  # type: ignore[no-untyped-call]

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import queue
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +11,16 @@ from typing import Any
 import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
-from megatron.core.tensor_parallel.random import _get_all_rng_states, _set_all_rng_states
 
 from modellink_rm.base.log import info
+from modellink_rm.base.megatron_compat import (
+    all_rng_states,
+    allocate_optimizer_state,
+    keep_own_step,
+    set_all_rng_states,
+    write_results_in_this_process,
+)
 from modellink_rm.checkpoint.layout import (
     FILES_NAME,
     LATEST_NAME,
@@ -64,7 +68,7 @@ def save_checkpoint(
     state["scheduler"] = scheduler.state_dict()
     state["progress"] = dataclasses.asdict(progress)
     state["rng"] = _sharded_rng(ranks)
-    _write_results_in_this_process()
+    write_results_in_this_process()
     dist_checkpointing.save(state, str(unfinished))
     torch.distributed.barrier()
     if ranks.rank == 0:
@@ -77,16 +81,6 @@ def save_checkpoint(
         _write_latest(root, progress.iteration)
     torch.distributed.barrier()
     return final
-
-
-def _write_results_in_this_process() -> None:
-    """Let the engine's writers report through a queue of this process.
-
-    Its own is a server process, started by importing this program once more (seconds, hundreds of
-    megabytes, and left behind by a killed run); it serves saves in the background, which ours is not.
-    """
-    if filesystem_async._results_queue is None:
-        filesystem_async._results_queue = queue.Queue()
 
 
 def load_weights(chunks: Sequence[Any], checkpoint: CheckpointInfo) -> None:
@@ -153,7 +147,7 @@ def _sharded_state(chunks: Sequence[Any], optimizer: Any, *, is_loading: bool) -
     for part in _parts(optimizer):
         # The distributed optimizer cannot describe a state it has not allocated yet.
         if _is_distributed(part) and not part.is_stub_optimizer and not part.optimizer.state:
-            part._init_optimizer_states_with_dummy_values()
+            allocate_optimizer_state(part)
     weights = _sharded_weights(chunks, metadata)
     state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=metadata)
     return {**weights, "optimizer": state}
@@ -166,7 +160,7 @@ def _load_optimizer(optimizer: Any, state: Any) -> None:
     all parameters with one shared `step` tensor, which every parameter's update then increments.
     """
     for part in filter(_is_distributed, _parts(optimizer)):
-        part._set_main_param_and_optimizer_states = _with_own_step(part)
+        keep_own_step(part)
     optimizer.load_state_dict(state)
     for part in _parts(optimizer):
         if part.is_stub_optimizer:
@@ -174,18 +168,6 @@ def _load_optimizer(optimizer: Any, state: Any) -> None:
         for parameter_state in part.optimizer.state.values():
             if isinstance(parameter_state.get("step"), torch.Tensor):
                 parameter_state["step"] = parameter_state["step"].clone()
-
-
-def _with_own_step(part: Any) -> Any:
-    original = type(part)._set_main_param_and_optimizer_states
-
-    def set_states(model_param: Any, tensors: dict[str, Any]) -> None:
-        group, order = part.model_param_group_index_map[model_param]
-        main_param = part.optimizer.param_groups[group]["params"][order]
-        own_step = part.optimizer.state[main_param].get("step")
-        original(part, model_param, tensors if own_step is None else {"step": own_step, **tensors})
-
-    return set_states
 
 
 def _parts(optimizer: Any) -> list[Any]:
@@ -200,7 +182,7 @@ def _is_distributed(part: Any) -> bool:
 
 def _sharded_rng(ranks: Ranks) -> ShardedObject:
     """This process's generators' states, as one of (stages, tensor ranks, replicas, context ranks)."""
-    cpu, device, _ = _get_all_rng_states()
+    cpu, device, _ = all_rng_states()
     state = {"cpu": cpu, "device": device, "tracker": get_cuda_rng_tracker().get_states()}
     return ShardedObject(
         "rng",
@@ -212,7 +194,7 @@ def _sharded_rng(ranks: Ranks) -> ShardedObject:
 
 
 def _set_rng(state: dict[str, Any]) -> None:
-    _set_all_rng_states(state["cpu"], state["device"], state["tracker"])
+    set_all_rng_states(state["cpu"], state["device"], state["tracker"])
 
 
 def _replace_directory(source: Path, target: Path) -> None:

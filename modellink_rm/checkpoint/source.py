@@ -1,4 +1,4 @@
-"""What a model is built from: a Hugging Face directory, a checkpoint, or nothing but flags."""
+"""What a model starts from, opened and planned: a Hugging Face directory, a checkpoint, or flags alone."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,21 +7,15 @@ from pathlib import Path
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import info, warn_once
 from modellink_rm.checkpoint.contract import contract_tokenizer, read_contract
-from modellink_rm.checkpoint.distributed import load_weights
 from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights, check_names
-from modellink_rm.checkpoint.hf.load import load_hugging_face_weights
 from modellink_rm.checkpoint.layout import CheckpointInfo, find_checkpoint, read_checkpoint_info
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.model.build import build_reward_model, transformer_config
-from modellink_rm.model.config import Kernels
 from modellink_rm.model.fits import check_parallel_fits_shape
 from modellink_rm.model.resolve import padded_vocab_size, resolve_shape
-from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.model.shape import ModelShape
-from modellink_rm.parallel.groups import Ranks
+from modellink_rm.model.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +33,15 @@ class ModelSource:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPlan:
-    """A reward model that can be built.
-
-    Attributes:
-        padded_vocab_size: rows of the embedding over all tensor-parallel ranks.
-        post_layer_norm: whether the score is read after the final norm.
-    """
+    """A reward model that can be built, and where its weights come from."""
 
     source: ModelSource
-    shape: ModelShape
-    padded_vocab_size: int
-    post_layer_norm: bool
-    head_bias: bool
+    spec: ModelSpec
+
+    @property
+    def shape(self) -> ModelShape:
+        """The model's."""
+        return self.spec.shape
 
 
 def open_source(load: str | None) -> ModelSource:
@@ -97,39 +88,32 @@ def plan_model(
         UserError: they do not go together.
     """
     if source.checkpoint is not None:
-        plan = _plan_checkpoint(source, source.checkpoint, model, parallel)
+        spec = _spec_of_checkpoint(source.checkpoint, model, parallel)
     elif source.hugging_face is not None:
-        plan = _plan_hugging_face(source, source.hugging_face, model, parallel, loosely=loosely)
+        spec = _spec_of_hugging_face(source.hugging_face, model, parallel, loosely=loosely)
     else:
         warn_once("without --load the weights are random")
         shape = resolve_shape(model, None)
-        plan = ModelPlan(
-            source=source,
+        spec = ModelSpec(
             shape=shape,
             padded_vocab_size=padded_vocab_size(model, shape, parallel.tensor_model_parallel_size),
             post_layer_norm=model.post_layer_norm,
             head_bias=model.head_bias,
         )
-    check_parallel_fits_shape(parallel, plan.shape)
-    return plan
+    check_parallel_fits_shape(parallel, spec.shape)
+    return ModelPlan(source=source, spec=spec)
 
 
-def _plan_hugging_face(
-    source: ModelSource,
-    weights: HuggingFaceWeights,
-    model: ModelConfig,
-    parallel: ParallelConfig,
-    *,
-    loosely: bool,
-) -> ModelPlan:
+def _spec_of_hugging_face(
+    weights: HuggingFaceWeights, model: ModelConfig, parallel: ParallelConfig, *, loosely: bool
+) -> ModelSpec:
     shape = resolve_shape(model, weights.shape, source=weights.source)
     report = check_names(weights, loosely=loosely)
     for name in report.forgiven:
         kind = "missing" if name in report.missing else "unexpected"
         info(f"--load-checkpoint-loosely forgives {kind} {name}")
     head = weights.head()
-    return ModelPlan(
-        source=source,
+    return ModelSpec(
         shape=shape,
         padded_vocab_size=padded_vocab_size(model, shape, parallel.tensor_model_parallel_size),
         post_layer_norm=model.post_layer_norm,
@@ -137,62 +121,16 @@ def _plan_hugging_face(
     )
 
 
-def _plan_checkpoint(
-    source: ModelSource, checkpoint: CheckpointInfo, model: ModelConfig, parallel: ParallelConfig
-) -> ModelPlan:
-    shape = resolve_shape(model, checkpoint.shape, source=str(checkpoint.path))
-    if checkpoint.post_layer_norm and not model.post_layer_norm:
+def _spec_of_checkpoint(
+    checkpoint: CheckpointInfo, model: ModelConfig, parallel: ParallelConfig
+) -> ModelSpec:
+    spec = checkpoint.spec
+    shape = resolve_shape(model, spec.shape, source=str(checkpoint.path))
+    if spec.post_layer_norm and not model.post_layer_norm:
         raise UserError(f"--no-post-layer-norm contradicts {checkpoint.path}, which reads after the norm")
-    if model.head_bias and not checkpoint.head_bias:
+    if model.head_bias and not spec.head_bias:
         raise UserError(f"--head-bias contradicts {checkpoint.path}, whose head has no bias")
-    rows = checkpoint.padded_vocab_size
+    rows = spec.padded_vocab_size
     if model.padded_vocab_size is not None or rows % parallel.tensor_model_parallel_size:
         rows = padded_vocab_size(model, shape, parallel.tensor_model_parallel_size)
-    return ModelPlan(
-        source=source,
-        shape=shape,
-        padded_vocab_size=rows,
-        post_layer_norm=checkpoint.post_layer_norm,
-        head_bias=checkpoint.head_bias,
-    )
-
-
-def build_planned_model(
-    plan: ModelPlan,
-    *,
-    model: ModelConfig,
-    parallel: ParallelConfig,
-    precision: PrecisionConfig,
-    kernels: Kernels,
-    seed: int,
-    ranks: Ranks,
-    load_checkpoint: bool = True,
-) -> list[RewardModel]:
-    """This process's part with its weights, one stage or its virtual stages; a collective over all processes.
-
-    Args:
-        seed: of a head that is not loaded.
-        load_checkpoint: False where a checkpoint is read later, with the optimizer's state.
-    """
-    built = build_reward_model(
-        transformer_config(
-            plan.shape,
-            model=model,
-            parallel=parallel,
-            precision=precision,
-            kernels=kernels,
-            initialize=plan.source.is_random,
-        ),
-        plan.shape,
-        padded_vocab_size=plan.padded_vocab_size,
-        post_layer_norm=plan.post_layer_norm,
-        head_bias=plan.head_bias,
-        seed=seed,
-    )
-    if plan.source.hugging_face is not None:
-        load_hugging_face_weights(
-            built, plan.source.hugging_face, padded_vocab_size=plan.padded_vocab_size, ranks=ranks
-        )
-    if plan.source.checkpoint is not None and load_checkpoint:
-        load_weights(built, plan.source.checkpoint)
-    return built
+    return dataclasses.replace(spec, shape=shape, padded_vocab_size=rows)

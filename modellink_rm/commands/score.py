@@ -109,18 +109,20 @@ def main(argv: Sequence[str]) -> int:
     precision = PrecisionConfig(bf16=plan.bf16)
     kernels = choose_kernels(parsed[KernelConfig], platform, dtype=precision.dtype, dropout=0.0, num_steps=0)
     with process_groups(parallel, platform, seed=score.seed) as ranks, _output(score.output) as write:
-        from modellink_rm.checkpoint.source import build_planned_model
+        from modellink_rm.checkpoint.load import load_model_weights
         from modellink_rm.inference.scorer import Scorer
+        from modellink_rm.model.build import build_model
 
-        built = build_planned_model(
-            plan.model,
+        built = build_model(
+            plan.model.spec,
             model=model,
             parallel=parallel,
             precision=precision,
             kernels=kernels,
             seed=score.seed,
-            ranks=ranks,
+            initialize=plan.model.source.is_random,
         )
+        load_model_weights(built, plan.model.source, ranks)
         scorer = Scorer(
             model=[chunk.eval() for chunk in built],
             template=plan.template,

@@ -14,14 +14,15 @@ from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.model.config import Kernels, RewardModelConfig
+from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.layers.embedding import RowwiseEmbedding
 from modellink_rm.model.reward_model import RewardModel
-from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.spec import ModelSpec
 from modellink_rm.parallel.groups import current_ranks, engine_groups
 
 
 def transformer_config(
-    shape: ModelShape,
+    spec: ModelSpec,
     *,
     model: ModelConfig,
     parallel: ParallelConfig,
@@ -34,7 +35,7 @@ def transformer_config(
     Args:
         initialize: draw random weights; False where all of them are read from files.
     """
-    dtype = precision.dtype
+    shape, dtype = spec.shape, precision.dtype
     recompute: dict[str, str | int] = {}
     if precision.recompute_granularity is not None:
         recompute["recompute_granularity"] = precision.recompute_granularity
@@ -87,32 +88,37 @@ def transformer_config(
         bias_dropout_fusion=False,
         apply_rope_fusion=False,
         **recompute,
+        **FAMILIES[shape.family].engine_fields(shape),
     )
 
 
-def build_reward_model(
-    config: RewardModelConfig,
-    shape: ModelShape,
+def build_model(
+    spec: ModelSpec,
     *,
-    padded_vocab_size: int,
-    post_layer_norm: bool,
-    head_bias: bool,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    kernels: Kernels,
     seed: int,
+    initialize: bool,
 ) -> list[RewardModel]:
     """This process's part of the model, its head drawn from `seed` alike on every process.
+
+    Args:
+        initialize: draw the other weights too; False where all of them are read from files.
 
     Returns:
         Its stage; where stages are interleaved, its virtual stages in the order of their layers.
     """
+    config = transformer_config(
+        spec, model=model, parallel=parallel, precision=precision, kernels=kernels, initialize=initialize
+    )
     ranks = current_ranks()
     num_chunks = config.virtual_pipeline_model_parallel_size or 1
     chunks = [
         RewardModel(
             config,
-            shape,
-            padded_vocab_size=padded_vocab_size,
-            post_layer_norm=post_layer_norm,
-            head_bias=head_bias,
+            spec,
             pre_process=ranks.is_first_stage and number == 0,
             post_process=ranks.is_last_stage and number == num_chunks - 1,
             vp_stage=number if num_chunks > 1 else None,

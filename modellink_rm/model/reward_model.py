@@ -8,18 +8,20 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_region
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.transformer_block import TransformerBlock, get_num_layers_to_build
+from megatron.core.transformer.transformer_block import (
+    TransformerBlock,
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor, nn
 
 from modellink_rm.batching.batch import Batch
 from modellink_rm.model.attention.packed import ScoredRows, layout_of
 from modellink_rm.model.config import RewardModelConfig
-from modellink_rm.model.heads.reward import RewardHead
-from modellink_rm.model.layers.block import block_spec
-from modellink_rm.model.layers.embedding import TokenEmbedding
-from modellink_rm.model.layers.rotary import RotaryAngles
-from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.heads.choose import make_head
+from modellink_rm.model.spec import ModelSpec
 
 _LAYER_PREFIX = "decoder.layers."
 
@@ -31,6 +33,7 @@ class RewardModel(MegatronModule):
     which always makes a language-model head: no [vocabulary, hidden] output matrix exists here.
 
     Attributes:
+        spec: of the whole model.
         rm_head: hidden -> 1 in float32 whatever the layers' dtype, equal on every
             tensor-parallel rank, on the last stage only.
     """
@@ -38,17 +41,16 @@ class RewardModel(MegatronModule):
     def __init__(
         self,
         config: RewardModelConfig,
-        shape: ModelShape,
+        spec: ModelSpec,
         *,
-        padded_vocab_size: int,
-        post_layer_norm: bool,
-        head_bias: bool,
         pre_process: bool,
         post_process: bool,
         vp_stage: int | None,
         groups: ProcessGroupCollection,
     ) -> None:
         super().__init__(config=config)
+        family = FAMILIES[spec.shape.family]
+        self.spec = spec
         self.pre_process = pre_process
         self.post_process = post_process
         self.vp_stage = vp_stage  # read by the engine's schedules
@@ -57,14 +59,18 @@ class RewardModel(MegatronModule):
         self.cp_group = groups.cp
         device = torch.device(torch.cuda.current_device())
         if pre_process:
-            self.embedding = TokenEmbedding(config, vocab_size=padded_vocab_size, tp_group=groups.tp)
-        self.rotary = RotaryAngles(shape, device)
+            self.embedding = family.embedding(config, vocab_size=spec.padded_vocab_size, tp_group=groups.tp)
+        self.rotary = family.rotary(spec.shape, device)
+        first = get_transformer_layer_offset(config, vp_stage)
+        layers = range(first, first + get_num_layers_to_build(config, vp_stage))
         self.decoder = TransformerBlock(
             config,
-            spec=block_spec(
-                get_num_layers_to_build(config, vp_stage),
-                ends_model=post_process,
-                has_final_norm=post_layer_norm,
+            spec=TransformerBlockSubmodules(
+                layer_specs=[
+                    family.layer(spec, number, scores_rows=number == spec.shape.num_layers - 1)
+                    for number in layers
+                ],
+                layer_norm=family.final_norm if spec.post_layer_norm else None,
             ),
             pre_process=pre_process,
             post_process=post_process,
@@ -75,7 +81,7 @@ class RewardModel(MegatronModule):
             if self.decoder.final_layernorm is not None:
                 # Its rows are whole on every tensor-parallel rank (see ScoredRowsLayer).
                 self.decoder.final_layernorm.weight.sequence_parallel = False
-            self.rm_head = RewardHead(config.hidden_size, bias=head_bias, device=device)
+            self.rm_head = make_head(spec, device=device)
 
     def global_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of this stage, layers numbered over the whole model."""

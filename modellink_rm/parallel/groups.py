@@ -12,7 +12,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-from torch._C._distributed_c10d import FileStore
+from torch.distributed import FileStore  # type: ignore[attr-defined]  # public, but not typed so
 
 from modellink_rm.base.platform import Platform
 from modellink_rm.config.parallel import ParallelConfig

@@ -10,6 +10,7 @@ from typing import Any
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import flag_name
 from modellink_rm.base.log import warn_once
+from modellink_rm.checkpoint.base_model import base_model_files
 from modellink_rm.checkpoint.contract import (
     InferenceContract,
     contract_files,
@@ -115,7 +116,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         max_tokens=config.training.max_tokens_per_micro_batch
         or 2 * config.training.micro_batch_size * config.data.seq_length,
         train_iters=train_iters,
-        info_files=contract_files(contract, tokenizer),
+        info_files={**contract_files(contract, tokenizer), **base_model_files(source)},
     )
 
 

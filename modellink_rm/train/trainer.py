@@ -14,8 +14,9 @@ from modellink_rm.batching.micro_batches import BatchLayout
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import Progress, load_train_state, save_checkpoint
 from modellink_rm.checkpoint.layout import RUN_NAME, CheckpointInfo
-from modellink_rm.checkpoint.source import build_planned_model
+from modellink_rm.checkpoint.load import load_model_weights
 from modellink_rm.dataset.order import SampleOrder
+from modellink_rm.model.build import build_model
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.parallel.groups import Ranks
@@ -118,16 +119,17 @@ def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
 def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainState:
     """Model, optimizer and schedule, with what the run starts from or continues with loaded."""
     config, source = plan.config, plan.model.source
-    model = build_planned_model(
-        plan.model,
+    model = build_model(
+        plan.model.spec,
         model=config.model,
         parallel=config.parallel,
         precision=config.precision,
         kernels=kernels,
         seed=config.training.seed,
-        ranks=ranks,
-        load_checkpoint=not plan.continues,
+        initialize=source.is_random,
     )
+    if not plan.continues:
+        load_model_weights(model, source, ranks)
     wrapped = wrap_for_training(model, optim=config.optim, precision=config.precision)
     optimizer = build_optimizer(wrapped, optim=config.optim, precision=config.precision)
     scheduler = build_scheduler(
@@ -163,10 +165,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     description = CheckpointInfo(
         path=root,
         iteration=state.iteration,
-        shape=plan.model.shape,
-        padded_vocab_size=plan.model.padded_vocab_size,
-        post_layer_norm=plan.model.post_layer_norm,
-        head_bias=plan.model.head_bias,
+        spec=plan.model.spec,
         parallel_sizes=ranks.sizes,
         config=dataclasses.asdict(plan.config),
     )

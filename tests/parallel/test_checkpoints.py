@@ -160,6 +160,7 @@ def test_checkpoint_holds_contract_and_configuration(
     assert contract["prompt_type"] == "llama2"
     assert contract["scored_token"] == "last token of the rendered response"
     assert (checkpoint / "tokenizer" / "tokenizer.model").is_file()
+    assert json.loads((checkpoint / "base_model" / "config.json").read_text())["model_type"] == "llama"
     assert json.loads((checkpoint / "run.json").read_text())["config"]["optim"]["lr"] == 1e-3
     assert not list(tmp_path.glob("*.tmp"))
 

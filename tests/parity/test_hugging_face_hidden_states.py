@@ -50,10 +50,12 @@ def hidden_states_at_scored_tokens(directory: str, flags: list[str]) -> list[np.
     from modellink_rm.base.flags import parse_flags
     from modellink_rm.base.platform import detect_platform
     from modellink_rm.batching.batch import pack_examples
-    from modellink_rm.checkpoint.source import build_planned_model, open_source, plan_model
+    from modellink_rm.checkpoint.load import load_model_weights
+    from modellink_rm.checkpoint.source import open_source, plan_model
     from modellink_rm.config.model import ModelConfig
     from modellink_rm.config.parallel import ParallelConfig
     from modellink_rm.config.precision import PrecisionConfig
+    from modellink_rm.model.build import build_model
     from modellink_rm.model.config import Kernels
     from modellink_rm.parallel.groups import process_groups
 
@@ -64,15 +66,16 @@ def hidden_states_at_scored_tokens(directory: str, flags: list[str]) -> list[np.
         for post_layer_norm in (False, True):
             model = ModelConfig(post_layer_norm=post_layer_norm, make_vocab_size_divisible_by=1)
             plan = plan_model(open_source(directory), model, parallel, loosely=True)
-            (built,) = build_planned_model(
-                plan,
+            (built,) = build_model(
+                plan.spec,
                 model=model,
                 parallel=parallel,
                 precision=PrecisionConfig(),
                 kernels=Kernels(attention="sdpa", compiles_elementwise=False),
                 seed=1,
-                ranks=ranks,
+                initialize=False,
             )
+            load_model_weights([built], plan.source, ranks)
             found = []
             built.rm_head.register_forward_pre_hook(lambda _, inputs, found=found: found.append(inputs[0]))
             built.eval()(pack_examples(examples(), divisible_by=divisible_by))

@@ -1,1 +1,1 @@
-"""Hugging Face directories: read."""
+"""Hugging Face directories: read and written by the same tables."""

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
-from modellink_rm.model.families import TensorNames, family_of, shape_from_config
+from modellink_rm.model.families.registry import family_of, shape_from_config
+from modellink_rm.model.families.tensors import TensorTable
 from modellink_rm.model.shape import ModelShape
 
 SINGLE_FILE = "model.safetensors"
@@ -50,14 +51,14 @@ class HuggingFaceWeights:
 
     Attributes:
         shape: what config.json says of the model.
-        tensor_names: names of the family's tensors as this directory writes them, with or without
-            the prefix of the body.
+        tensors: the family's, by the names that this directory gives them, with or without the
+            prefix of the body.
     """
 
     directory: Path
     config: Mapping[str, Any]
     shape: ModelShape
-    tensor_names: TensorNames
+    tensors: TensorTable
 
     def __init__(self, directory: str | Path) -> None:
         """Read config.json and the headers of the safetensors.
@@ -74,13 +75,12 @@ class HuggingFaceWeights:
         except UserError as error:
             raise UserError(f"{config_file}: {error}") from None
         self._files = _open_weights(self.directory)
-        names = family_of(self.config).names
-        if names.name(names.embedding) not in self._files:
-            bare = dataclasses.replace(names, prefix="")
-            names = bare if bare.name(bare.embedding) in self._files else names
-        self.tensor_names = names
+        tensors = family_of(self.config).tensors
+        bare = dataclasses.replace(tensors, prefix="")
+        is_body = tensors.embedding_name not in self._files and bare.embedding_name in self._files
+        self.tensors = bare if is_body else tensors
         self._value_head = _open_value_head(self.directory)
-        self._expected = expected_shapes(self.shape, names)
+        self._expected = expected_shapes(self.shape, self.tensors)
 
     @property
     def source(self) -> str:
@@ -183,9 +183,9 @@ def check_names(weights: HuggingFaceWeights, *, loosely: bool) -> LoadReport:
     if weights.head() is None:
         missing.append(HEAD_NAME)
     unexpected = sorted(
-        name for name in present - expected - {SCORE_NAME} if not name.endswith(weights.tensor_names.buffers)
+        name for name in present - expected - {SCORE_NAME} if not name.endswith(weights.tensors.buffers)
     )
-    lm_head = weights.tensor_names.name(weights.tensor_names.lm_head)
+    lm_head = weights.tensors.name(weights.tensors.lm_head)
     forgivable = [name for name in (*missing, *unexpected) if name in (HEAD_NAME, lm_head)]
     if len(forgivable) < len(missing) + len(unexpected) or (forgivable and not loosely):
         raise UserError(_names_message(weights.directory, missing, unexpected, forgivable))

@@ -12,19 +12,14 @@ from modellink_rm.parallel.groups import Ranks
 
 @torch.no_grad()
 def load_hugging_face_weights(
-    chunks: Sequence[RewardModel], weights: HuggingFaceWeights, *, padded_vocab_size: int, ranks: Ranks
+    chunks: Sequence[RewardModel], weights: HuggingFaceWeights, ranks: Ranks
 ) -> None:
     """Fill the model, reading only this process's slices; a head that is not there stays as drawn."""
     for name, parameter in (pair for chunk in chunks for pair in chunk.global_parameters()):
         if name.startswith("rm_head."):
             continue
         plan = tensor_plan(
-            name,
-            weights.shape,
-            weights.tensor_names,
-            padded_vocab_size=padded_vocab_size,
-            tp_rank=ranks.tp_rank,
-            tp_size=ranks.tp_size,
+            name, chunks[0].spec, weights.tensors, tp_rank=ranks.tp_rank, tp_size=ranks.tp_size
         )
         parameter.copy_(weights.read(plan, parameter.dtype))
     head = weights.head()

@@ -1,20 +1,12 @@
-"""The engine's tensors as pieces of the weights' tensors: pure data, read in one direction or the other.
-
-Layouts of megatron-core 0.16.1 (transformer/attention.py, `get_query_key_value_tensors`, and
-transformer/mlp.py): the rows of `linear_qkv` are, for each query group, its query heads, its key and
-its value, and a tensor-parallel rank holds a contiguous part of them, also where it holds a part of
-one group only; `linear_fc1` holds a rank's part of the gate, then its part of the up projection;
-`linear_proj` and `linear_fc2` are divided by columns.
-"""
+"""The engine's tensors as pieces of the weights' tensors: pure data, read in one direction or the other."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-from modellink_rm.model.families import TensorNames
+from modellink_rm.model.families.tensors import Layout, StoredTensor, TensorTable
 from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.spec import ModelSpec
 
-EMBEDDING = "embedding.word_embeddings.weight"
-FINAL_LAYERNORM = "decoder.final_layernorm.weight"
 _LAYER_PREFIX = "decoder.layers."
 
 
@@ -35,139 +27,114 @@ class TensorPlan:
         columns: [start, stop) of dim 1 that is taken of every piece, or None for all of it.
         shape: of the rank's tensor, padding included.
         zero_rows: rows at the end that the weights do not have (padding of the vocabulary).
+        is_divided: whether the ranks hold different parts, and not copies of one tensor.
     """
 
     pieces: tuple[RowRange, ...]
     columns: tuple[int, int] | None
     shape: tuple[int, ...]
     zero_rows: int = 0
+    is_divided: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
-class _Source:
-    """One of the weights' tensors with its number of rows."""
+class _Stored:
+    """The stored tensors that one of the engine's is made of: names, rows of each, and the row order."""
 
-    name: str
-    rows: int
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+    layout: Layout
+    row_shape: tuple[int, ...]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: (rows, *self.row_shape) for name, rows in zip(self.names, self.rows, strict=True)}
 
 
-def engine_names(shape: ModelShape) -> list[str]:
+def engine_names(shape: ModelShape, table: TensorTable) -> list[str]:
     """Names of the engine's tensors without the head, layers numbered over the whole model."""
-    parts = [
-        "input_layernorm.weight",
-        "self_attention.linear_qkv.weight",
-        *(["self_attention.linear_qkv.bias"] if shape.add_qkv_bias else []),
-        "self_attention.linear_proj.weight",
-        "pre_mlp_layernorm.weight",
-        "mlp.linear_fc1.weight",
-        "mlp.linear_fc2.weight",
+    ends = [f"{entry.engine}.{kind}" for entry in table.ends for kind in _kinds(entry, shape)]
+    layers = [
+        f"{_LAYER_PREFIX}{layer}.{entry.engine}.{kind}"
+        for layer in range(shape.num_layers)
+        for entry in table.layer
+        for kind in _kinds(entry, shape)
     ]
-    layers = [f"{_LAYER_PREFIX}{layer}.{part}" for layer in range(shape.num_layers) for part in parts]
-    return [EMBEDDING, *layers, FINAL_LAYERNORM]
+    return [*ends, *layers]
 
 
-def expected_shapes(shape: ModelShape, names: TensorNames) -> dict[str, tuple[int, ...]]:
+def expected_shapes(shape: ModelShape, table: TensorTable) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of the weights that the reward model takes, the head apart."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for engine_name in engine_names(shape):
-        sources, row_shape = _sources(engine_name, shape, names)
-        shapes |= {source.name: (source.rows, *row_shape) for source in sources}
+    for engine_name in engine_names(shape, table):
+        shapes |= stored_shapes(engine_name, shape, table)
     return shapes
 
 
+def stored_shapes(engine_name: str, shape: ModelShape, table: TensorTable) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights' tensors that one of the engine's is made of, by name, in their order."""
+    return _stored(engine_name, shape, table).shapes
+
+
 def tensor_plan(
-    engine_name: str,
-    shape: ModelShape,
-    family_names: TensorNames,
-    *,
-    padded_vocab_size: int,
-    tp_rank: int,
-    tp_size: int,
+    engine_name: str, spec: ModelSpec, table: TensorTable, *, tp_rank: int, tp_size: int
 ) -> TensorPlan:
     """How a tensor-parallel rank's tensor is put together from the weights' tensors.
 
     Args:
         engine_name: with the layer numbered over the whole model, not over its pipeline stage.
-        padded_vocab_size: rows of the embedding over all ranks.
     """
-    sources, row_shape = _sources(engine_name, shape, family_names)
-    part = _part_of(engine_name)
-    if part == EMBEDDING:
-        start, stop = _share(padded_vocab_size, tp_rank, tp_size)
-        held = (min(start, shape.vocab_size), min(stop, shape.vocab_size))
-        ranges, columns, zero_rows = [held], None, stop - start - (held[1] - held[0])
-    elif part in ("self_attention.linear_qkv.weight", "self_attention.linear_qkv.bias"):
-        start, stop = _share(shape.qkv_size, tp_rank, tp_size)
-        ranges, columns, zero_rows = list(_cut(_qkv_ranges(shape), start, stop)), None, 0
-    elif part == "mlp.linear_fc1.weight":
-        start, stop = _share(shape.ffn_hidden_size, tp_rank, tp_size)
-        up = shape.ffn_hidden_size
-        ranges, columns, zero_rows = [(start, stop), (up + start, up + stop)], None, 0
-    elif part in ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight"):
-        ranges, zero_rows = [(0, shape.hidden_size)], 0
+    stored = _stored(engine_name, spec.shape, table)
+    layout, columns, row_shape, zero_rows = stored.layout, None, stored.row_shape, 0
+    ranges: list[tuple[int, int]] = list(layout.order)
+    if layout.divided == "columns":
         columns = _share(row_shape[0], tp_rank, tp_size)
         row_shape = (columns[1] - columns[0],)
-    else:
-        ranges, columns, zero_rows = [(0, shape.hidden_size)], None, 0
-    pieces = tuple(_pieces(sources, ranges))
+    elif layout.divided == "each range":
+        shares = (_share(stop - start, tp_rank, tp_size) for start, stop in ranges)
+        ranges = [(start + low, start + high) for (start, _), (low, high) in zip(ranges, shares, strict=True)]
+    elif layout.divided == "rows":
+        num_rows = spec.padded_vocab_size if layout.is_padded else sum(layout.sizes)
+        start, stop = _share(num_rows, tp_rank, tp_size)
+        ranges = list(_cut(ranges, start, stop))
+        zero_rows = stop - start - sum(last - first for first, last in ranges)
+    pieces = tuple(_pieces(stored, ranges))
     num_rows = sum(piece.stop - piece.start for piece in pieces) + zero_rows
-    return TensorPlan(pieces=pieces, columns=columns, shape=(num_rows, *row_shape), zero_rows=zero_rows)
+    return TensorPlan(
+        pieces=pieces,
+        columns=columns,
+        shape=(num_rows, *row_shape),
+        zero_rows=zero_rows,
+        is_divided=layout.divided != "nothing",
+    )
 
 
-def _part_of(engine_name: str) -> str:
-    """The name without its layer: "mlp.linear_fc1.weight"."""
-    if not engine_name.startswith(_LAYER_PREFIX):
-        return engine_name
-    return engine_name.removeprefix(_LAYER_PREFIX).split(".", 1)[1]
+def _kinds(entry: StoredTensor, shape: ModelShape) -> tuple[str, ...]:
+    has_bias = bool(entry.bias) and getattr(shape, entry.bias)
+    return ("weight", "bias") if has_bias else ("weight",)
 
 
-def _sources(
-    engine_name: str, shape: ModelShape, names: TensorNames
-) -> tuple[list[_Source], tuple[int, ...]]:
-    """The weights' tensors that one of the engine's is made of, and the shape of one row of theirs."""
-    hidden = shape.hidden_size
-    part = _part_of(engine_name)
-    query_rows = shape.num_attention_heads * shape.kv_channels
-    key_rows = shape.num_query_groups * shape.kv_channels
-    qkv_rows = (query_rows, key_rows, key_rows)
-    tables: dict[str, tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]] = {
-        EMBEDDING: ((names.embedding,), (shape.vocab_size,), (hidden,)),
-        FINAL_LAYERNORM: ((names.final_layernorm,), (hidden,), ()),
-        "input_layernorm.weight": ((names.input_layernorm,), (hidden,), ()),
-        "self_attention.linear_qkv.weight": (names.qkv, qkv_rows, (hidden,)),
-        "self_attention.linear_qkv.bias": (names.qkv, qkv_rows, ()),
-        "self_attention.linear_proj.weight": ((names.attention_out,), (hidden,), (query_rows,)),
-        "pre_mlp_layernorm.weight": ((names.pre_mlp_layernorm,), (hidden,), ()),
-        "mlp.linear_fc1.weight": (names.gate_up, (shape.ffn_hidden_size,) * 2, (hidden,)),
-        "mlp.linear_fc2.weight": ((names.mlp_out,), (hidden,), (shape.ffn_hidden_size,)),
-    }
-    templates, rows, row_shape = tables[part]
-    if len(templates) == 1:
-        rows = (sum(rows),)
-    layer = int(engine_name.split(".")[2]) if engine_name.startswith(_LAYER_PREFIX) else 0
-    kind = engine_name.rsplit(".", 1)[1]
-    sources = [
-        _Source(names.name(template, layer=layer, kind=kind), count)
-        for template, count in zip(templates, rows, strict=True)
-    ]
-    return sources, row_shape
+def _stored(engine_name: str, shape: ModelShape, table: TensorTable) -> _Stored:
+    """The weights' tensors that one of the engine's is made of."""
+    path, kind = engine_name.rsplit(".", 1)
+    entries, layer = table.ends, 0
+    if path.startswith(_LAYER_PREFIX):
+        number, path = path.removeprefix(_LAYER_PREFIX).split(".", 1)
+        entries, layer = table.layer, int(number)
+    (entry,) = (entry for entry in entries if entry.engine == path)
+    layout = entry.layout(shape)
+    return _Stored(
+        names=tuple(table.name(name, layer=layer, kind=kind) for name in entry.names),
+        rows=layout.sizes if len(entry.names) > 1 else (sum(layout.sizes),),
+        layout=layout,
+        row_shape=() if layout.columns is None or kind == "bias" else (layout.columns,),
+    )
 
 
 def _share(size: int, tp_rank: int, tp_size: int) -> tuple[int, int]:
     """A rank's contiguous part of `size` rows or columns."""
     assert size % tp_size == 0, f"{size} is not divisible by tensor parallel {tp_size}"
     return tp_rank * size // tp_size, (tp_rank + 1) * size // tp_size
-
-
-def _qkv_ranges(shape: ModelShape) -> Iterator[tuple[int, int]]:
-    """The engine's order of rows, as ranges of [all query heads; all keys; all values]."""
-    query_rows = shape.heads_per_group * shape.kv_channels
-    keys = shape.num_attention_heads * shape.kv_channels
-    values = keys + shape.num_query_groups * shape.kv_channels
-    for group in range(shape.num_query_groups):
-        yield group * query_rows, (group + 1) * query_rows
-        yield keys + group * shape.kv_channels, keys + (group + 1) * shape.kv_channels
-        yield values + group * shape.kv_channels, values + (group + 1) * shape.kv_channels
 
 
 def _cut(ranges: Iterable[tuple[int, int]], start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -180,12 +147,12 @@ def _cut(ranges: Iterable[tuple[int, int]], start: int, stop: int) -> Iterator[t
         offset += last - first
 
 
-def _pieces(sources: Sequence[_Source], ranges: Iterable[tuple[int, int]]) -> Iterator[RowRange]:
-    """`ranges` of the stacked sources, as ranges of each source."""
+def _pieces(stored: _Stored, ranges: Sequence[tuple[int, int]]) -> Iterator[RowRange]:
+    """`ranges` of the stacked tensors, as ranges of each tensor."""
     for first, last in ranges:
         offset = 0
-        for source in sources:
-            low, high = max(first - offset, 0), min(last - offset, source.rows)
+        for name, rows in zip(stored.names, stored.rows, strict=True):
+            low, high = max(first - offset, 0), min(last - offset, rows)
             if low < high:
-                yield RowRange(source.name, low, high)
-            offset += source.rows
+                yield RowRange(name, low, high)
+            offset += rows

@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# torch's flash attention for CPUs, as `scaled_dot_product_attention` calls it there, which hides the
-# log-sum-exp. Checked with torch 2.13; the tests of kernels fail if it changes meaning.
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+from modellink_rm.base.megatron_compat import cpu_flash_attention
+
+_forward, _backward = cpu_flash_attention()
 
 
 def attention_to_earlier_and_own(

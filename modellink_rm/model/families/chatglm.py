@@ -3,21 +3,23 @@
 from typing import Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.model.families.family import Config, Family, TensorNames
+from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import check_values, numbers_of
+from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.tensors import decoder_tensors
 from modellink_rm.model.shape import ModelShape
 
 _LAYER = "{prefix}encoder.layers.{layer}."
-_NAMES = TensorNames(
+_TENSORS = decoder_tensors(
     prefix="transformer.",
     embedding="{prefix}embedding.word_embeddings",
-    input_layernorm=_LAYER + "input_layernorm",
+    final_norm="{prefix}encoder.final_layernorm",
+    input_norm=_LAYER + "input_layernorm",
     qkv=(_LAYER + "self_attention.query_key_value",),
-    attention_out=_LAYER + "self_attention.dense",
-    pre_mlp_layernorm=_LAYER + "post_attention_layernorm",
-    gate_up=(_LAYER + "mlp.dense_h_to_4h",),
-    mlp_out=_LAYER + "mlp.dense_4h_to_h",
-    final_layernorm="{prefix}encoder.final_layernorm",
+    attention_output=_LAYER + "self_attention.dense",
+    mlp_norm=_LAYER + "post_attention_layernorm",
+    gate_and_up=(_LAYER + "mlp.dense_h_to_4h",),
+    mlp_output=_LAYER + "mlp.dense_4h_to_h",
     lm_head="{prefix}output_layer",
     buffers=("rotary_pos_emb.inv_freq",),
 )
@@ -74,4 +76,4 @@ def _chatglm_shape(config: Config) -> ModelShape:
     )
 
 
-CHATGLM = Family(name="chatglm", read_shape=_chatglm_shape, names=_NAMES)
+FAMILIES.add(Family(read_shape=_chatglm_shape, tensors=_TENSORS), "chatglm")

@@ -4,44 +4,46 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
+from modellink_rm.model.families.tensors import TensorTable
+from modellink_rm.model.layers.block import MakeLayer, decoder_layer
+from modellink_rm.model.layers.embedding import TokenEmbedding
+from modellink_rm.model.layers.norm import RMSNorm
+from modellink_rm.model.layers.rotary import RotaryAngles
 from modellink_rm.model.shape import ModelShape
 
 Config = Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TensorNames:
-    """Names of a family's tensors, without ".weight" and ".bias"; {prefix} and {layer} are filled in.
-
-    Attributes:
-        prefix: what a model with a head puts before the names of its body.
-        qkv: tensors whose rows, one after the other, are all query heads, all keys, all values.
-        gate_up: tensors whose rows, one after the other, are the gate, then the up projection.
-        lm_head: the language-model head, which a reward model does not have.
-        buffers: ends of names that are computed, not loaded.
-    """
-
-    prefix: str
-    embedding: str
-    input_layernorm: str
-    qkv: tuple[str, ...]
-    attention_out: str
-    pre_mlp_layernorm: str
-    gate_up: tuple[str, ...]
-    mlp_out: str
-    final_layernorm: str
-    lm_head: str
-    buffers: tuple[str, ...]
-
-    def name(self, template: str, *, layer: int = 0, kind: str = "weight") -> str:
-        """The full name of a tensor: "model.layers.3.self_attn.q_proj.bias"."""
-        return f"{template.format(prefix=self.prefix, layer=layer)}.{kind}"
+def no_engine_fields(shape: ModelShape) -> Mapping[str, Any]:
+    """Nothing beside what every decoder of `ModelShape` sets."""
+    return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-    """One model_type of config.json: how its shape is read, and what its tensors are called."""
+    """One model_type of config.json: its shape, its tensors in the weights, and its parts.
 
-    name: str
+    What follows `tensors` is for families that are not RMSNorm, SwiGLU and rotary positions
+    throughout: they give parts of their own.
+
+    Attributes:
+        read_shape: the shape that a config.json describes; refuses what it cannot.
+        tensors: their names and the order of their rows.
+        classifier: transformers' class with a `score`, which a written config.json names; "" for none.
+        embedding: token ids -> hidden states.
+        rotary: rotary angles by position ids.
+        layer: the specification of one layer.
+        final_norm: the norm after the last layer.
+        engine_fields: fields of megatron-core's configuration that the layers want.
+    """
+
     read_shape: Callable[[Config], ModelShape]
-    names: TensorNames
+    tensors: TensorTable
+    classifier: str = ""
+    embedding: type[TokenEmbedding] = TokenEmbedding
+    rotary: type[RotaryAngles] = RotaryAngles
+    layer: MakeLayer = decoder_layer
+    final_norm: type[torch.nn.Module] = RMSNorm
+    engine_fields: Callable[[ModelShape], Mapping[str, Any]] = no_engine_fields

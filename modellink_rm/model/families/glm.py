@@ -1,14 +1,14 @@
 """GLM-4 in transformers' form (transformers 5, models/glm)."""
 
-import dataclasses
-
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import check_values, key_value_heads, rope_of, transformers_shape
-from modellink_rm.model.families.llama import LAYER, LLAMA_NAMES
+from modellink_rm.model.families.llama import LAYER, NAMES
+from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.tensors import decoder_tensors
 from modellink_rm.model.shape import ModelShape
 
-_GLM_NAMES = dataclasses.replace(LLAMA_NAMES, gate_up=(LAYER + "mlp.gate_up_proj",))
+_TENSORS = decoder_tensors(**{**NAMES, "gate_and_up": (LAYER + "mlp.gate_up_proj",)})
 
 
 def _glm_shape(config: Config) -> ModelShape:
@@ -26,4 +26,6 @@ def _glm_shape(config: Config) -> ModelShape:
     )
 
 
-GLM = Family(name="glm", read_shape=_glm_shape, names=_GLM_NAMES)
+FAMILIES.add(
+    Family(read_shape=_glm_shape, tensors=_TENSORS, classifier="GlmForSequenceClassification"), "glm"
+)

@@ -1,23 +1,29 @@
 """Llama 2 and 3, Yi, and others of that shape (transformers 5, models/llama)."""
 
-from modellink_rm.model.families.family import Config, Family, TensorNames
+from typing import Any
+
+from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import check_values, numbers_of, transformers_shape, whole_rope
+from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.tensors import decoder_tensors
 from modellink_rm.model.shape import ModelShape
 
 LAYER = "{prefix}layers.{layer}."
-LLAMA_NAMES = TensorNames(
-    prefix="model.",
-    embedding="{prefix}embed_tokens",
-    input_layernorm=LAYER + "input_layernorm",
-    qkv=(LAYER + "self_attn.q_proj", LAYER + "self_attn.k_proj", LAYER + "self_attn.v_proj"),
-    attention_out=LAYER + "self_attn.o_proj",
-    pre_mlp_layernorm=LAYER + "post_attention_layernorm",
-    gate_up=(LAYER + "mlp.gate_proj", LAYER + "mlp.up_proj"),
-    mlp_out=LAYER + "mlp.down_proj",
-    final_layernorm="{prefix}norm",
-    lm_head="lm_head",
-    buffers=("rotary_emb.inv_freq",),
-)
+# All families of transformers that are like Llama name their tensors so.
+NAMES: dict[str, Any] = {
+    "prefix": "model.",
+    "embedding": "{prefix}embed_tokens",
+    "final_norm": "{prefix}norm",
+    "input_norm": LAYER + "input_layernorm",
+    "qkv": (LAYER + "self_attn.q_proj", LAYER + "self_attn.k_proj", LAYER + "self_attn.v_proj"),
+    "attention_output": LAYER + "self_attn.o_proj",
+    "mlp_norm": LAYER + "post_attention_layernorm",
+    "gate_and_up": (LAYER + "mlp.gate_proj", LAYER + "mlp.up_proj"),
+    "mlp_output": LAYER + "mlp.down_proj",
+    "lm_head": "lm_head",
+    "buffers": ("rotary_emb.inv_freq",),
+}
+LLAMA_TENSORS = decoder_tensors(**NAMES)
 
 
 def _llama_shape(config: Config) -> ModelShape:
@@ -31,4 +37,7 @@ def _llama_shape(config: Config) -> ModelShape:
     )
 
 
-LLAMA = Family(name="llama", read_shape=_llama_shape, names=LLAMA_NAMES)
+FAMILIES.add(
+    Family(read_shape=_llama_shape, tensors=LLAMA_TENSORS, classifier="LlamaForSequenceClassification"),
+    "llama",
+)

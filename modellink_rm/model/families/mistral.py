@@ -3,7 +3,8 @@
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import key_value_heads, transformers_shape, whole_rope
-from modellink_rm.model.families.llama import LLAMA_NAMES
+from modellink_rm.model.families.llama import LLAMA_TENSORS
+from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.shape import ModelShape
 
 
@@ -20,4 +21,7 @@ def _mistral_shape(config: Config) -> ModelShape:
     )
 
 
-MISTRAL = Family(name="mistral", read_shape=_mistral_shape, names=LLAMA_NAMES)
+FAMILIES.add(
+    Family(read_shape=_mistral_shape, tensors=LLAMA_TENSORS, classifier="MistralForSequenceClassification"),
+    "mistral",
+)

@@ -3,7 +3,8 @@
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import check_values, key_value_heads, transformers_shape, whole_rope
-from modellink_rm.model.families.llama import LLAMA_NAMES
+from modellink_rm.model.families.llama import LLAMA_TENSORS
+from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.shape import ModelShape
 
 
@@ -17,4 +18,7 @@ def _qwen2_shape(config: Config) -> ModelShape:
     )
 
 
-QWEN2 = Family(name="qwen2", read_shape=_qwen2_shape, names=LLAMA_NAMES)
+FAMILIES.add(
+    Family(read_shape=_qwen2_shape, tensors=LLAMA_TENSORS, classifier="Qwen2ForSequenceClassification"),
+    "qwen2",
+)

@@ -1,58 +1,79 @@
-"""The layer specification given to megatron-core: its linears, our norm, gate and attention."""
+"""The layer specifications given to megatron-core: its modules with our norm, gate and attention."""
 
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from modellink_rm.model.attention.packed import PackedAttention
 from modellink_rm.model.layers.gate import SwiGLU
+from modellink_rm.model.layers.linears import Linears
 from modellink_rm.model.layers.norm import RMSNorm
-from modellink_rm.model.layers.scored_rows import RowQueriesLinear, ScoredRowsAttention, ScoredRowsLayer
+from modellink_rm.model.layers.scored_rows import ScoredRowsAttention, ScoredRowsLayer
+from modellink_rm.model.spec import ModelSpec
 
 
-def block_spec(num_layers: int, *, ends_model: bool, has_final_norm: bool) -> TransformerBlockSubmodules:
-    """Submodules of one stage's block of `num_layers` layers.
+class MakeLayer(Protocol):
+    """The specification of one layer."""
+
+    def __call__(self, spec: ModelSpec, number: int, *, scores_rows: bool) -> ModuleSpec:
+        """The specification of layer `number` of the model.
+
+        Args:
+            number: over the whole model, from 0; for models whose layers differ.
+            scores_rows: whether it is the last one, computed for scored rows only.
+        """
+
+
+def decoder_layer(
+    spec: ModelSpec,
+    number: int,
+    *,
+    scores_rows: bool,
+    norm: type[torch.nn.Module] = RMSNorm,
+    activation: type[torch.nn.Module] = SwiGLU,
+    core_attention: type[torch.nn.Module] = PackedAttention,
+    add_to_residual: Callable[..., Any] | type[torch.nn.Module] = get_bias_dropout_add,
+    linears: Linears | None = None,
+) -> ModuleSpec:
+    """Norm, attention, norm and gated MLP, as `MakeLayer` says; a family binds the parts that it has instead.
 
     Args:
-        ends_model: whether the last of them is the model's last, computed for scored rows only.
-        has_final_norm: whether the last stage ends with the norm (it is left out by
-            --no-post-layer-norm).
+        norm: before attention, and before the MLP.
+        activation: of the MLP, [..., 2f] -> [..., f].
+        core_attention: rotates and attends.
+        add_to_residual: adds what attention and MLP give to what they were given.
     """
-    layer_specs = [_layer_spec(TransformerLayer, SelfAttention, ColumnParallelLinear)] * num_layers
-    if ends_model:
-        layer_specs[-1] = _layer_spec(ScoredRowsLayer, ScoredRowsAttention, RowQueriesLinear)
-    return TransformerBlockSubmodules(layer_specs=layer_specs, layer_norm=RMSNorm if has_final_norm else None)
-
-
-def _layer_spec(
-    layer: type[TransformerLayer], attention: type[SelfAttention], linear_qkv: type[ColumnParallelLinear]
-) -> ModuleSpec:
+    linears = linears or Linears()
     self_attention = ModuleSpec(
-        module=attention,
+        module=ScoredRowsAttention if scores_rows else SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
-            linear_qkv=linear_qkv, core_attention=PackedAttention, linear_proj=RowParallelLinear
+            linear_qkv=linears.row_queries if scores_rows else linears.column,
+            core_attention=core_attention,
+            linear_proj=linears.row,
         ),
     )
     mlp = ModuleSpec(
         module=MLP,
         submodules=MLPSubmodules(
-            linear_fc1=ColumnParallelLinear, activation_func=SwiGLU, linear_fc2=RowParallelLinear
+            linear_fc1=linears.column, activation_func=activation, linear_fc2=linears.row
         ),
     )
     return ModuleSpec(
-        module=layer,
+        module=ScoredRowsLayer if scores_rows else TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=RMSNorm,
+            input_layernorm=norm,
             self_attention=self_attention,
-            self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=RMSNorm,
+            self_attn_bda=add_to_residual,
+            pre_mlp_layernorm=norm,
             mlp=mlp,
-            mlp_bda=get_bias_dropout_add,
+            mlp_bda=add_to_residual,
         ),
     )

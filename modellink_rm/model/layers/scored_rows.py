@@ -15,6 +15,7 @@ from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
+from modellink_rm.base.megatron_compat import linear_forward, mlp_and_residual
 from modellink_rm.model.attention.packed import PackedLayout
 
 
@@ -50,7 +51,7 @@ class ScoredRowsLayer(TransformerLayer):
             rows = self.self_attn_bda(self.training, self.config.bias_dropout_fusion)(
                 output, rows, self.hidden_dropout
             )
-            return self._forward_mlp(rows), None
+            return mlp_and_residual(self, rows), None
 
     def _rows(self, states: Tensor, rows: Tensor) -> Tensor:
         """The states at the rows, [n, 1, ...], whole on every tensor-parallel rank."""
@@ -124,9 +125,10 @@ class RowQueriesLinear(ColumnParallelLinear):
         bias = None if self.bias is None else self.bias.view(by_head)
 
         def project(states: Tensor, heads: slice, *, sequence_parallel: bool) -> Tensor:
-            output: Tensor = self._forward_impl(
-                input=states,
-                weight=weight[:, heads].flatten(0, 2),
+            return linear_forward(
+                self,
+                states,
+                weight[:, heads].flatten(0, 2),
                 bias=None if bias is None else bias[:, heads].flatten(),
                 gradient_accumulation_fusion=False,  # the weight is a part, not the parameter
                 allreduce_dgrad=self.tp_group.size() > 1 and not sequence_parallel,
@@ -135,7 +137,6 @@ class RowQueriesLinear(ColumnParallelLinear):
                 wgrad_deferral_limit=None,
                 tp_group=self.tp_group,
             )
-            return output
 
         query = project(rows, slice(0, queries_per_group), sequence_parallel=False)
         both = project(

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights, check_names
 from modellink_rm.checkpoint.hf.mappings import engine_names, tensor_plan
+from modellink_rm.model.spec import ModelSpec
 from tests.tiny_models import (
     write_tiny_chatglm,
     write_tiny_glm,
@@ -37,11 +38,18 @@ def read_all(
 
     def read(name: str, rank: int) -> torch.Tensor:
         plan = tensor_plan(
-            name, weights.shape, weights.tensor_names, padded_vocab_size=384, tp_rank=rank, tp_size=tp_size
+            name,
+            ModelSpec(shape=weights.shape, padded_vocab_size=384),
+            weights.tensors,
+            tp_rank=rank,
+            tp_size=tp_size,
         )
         return weights.read(plan, dtype)
 
-    return [{name: read(name, rank) for name in engine_names(weights.shape)} for rank in range(tp_size)]
+    return [
+        {name: read(name, rank) for name in engine_names(weights.shape, weights.tensors)}
+        for rank in range(tp_size)
+    ]
 
 
 def engine_tensors_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -359,9 +367,8 @@ def test_tensor_of_another_shape_is_named_with_both_shapes(tmp_path: Path) -> No
         check_names(weights, loosely=False)
     plan = tensor_plan(
         "decoder.layers.0.mlp.linear_fc2.weight",
-        weights.shape,
-        weights.tensor_names,
-        padded_vocab_size=320,
+        ModelSpec(shape=weights.shape, padded_vocab_size=320),
+        weights.tensors,
         tp_rank=0,
         tp_size=1,
     )

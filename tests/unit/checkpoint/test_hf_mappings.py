@@ -10,8 +10,9 @@ from modellink_rm.checkpoint.hf.mappings import (
     expected_shapes,
     tensor_plan,
 )
-from modellink_rm.model.families import FAMILIES
+from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.spec import ModelSpec
 
 SHAPE = ModelShape(
     family="llama",
@@ -30,6 +31,7 @@ SHAPE = ModelShape(
     add_qkv_bias=True,
 )
 LAYER = "decoder.layers.1"
+LLAMA = FAMILIES["llama"].tensors
 
 
 def built(plan: TensorPlan, weights: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -46,21 +48,18 @@ def built(plan: TensorPlan, weights: dict[str, torch.Tensor]) -> torch.Tensor:
 def parts(
     engine_name: str, shape: ModelShape, weights: dict[str, torch.Tensor], tp_size: int
 ) -> list[torch.Tensor]:
-    names = FAMILIES[shape.family].names
+    table, spec = FAMILIES[shape.family].tensors, ModelSpec(shape=shape, padded_vocab_size=32)
     return [
-        built(
-            tensor_plan(engine_name, shape, names, padded_vocab_size=32, tp_rank=rank, tp_size=tp_size),
-            weights,
-        )
+        built(tensor_plan(engine_name, spec, table, tp_rank=rank, tp_size=tp_size), weights)
         for rank in range(tp_size)
     ]
 
 
 def random_weights(shape: ModelShape) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
-    names = FAMILIES[shape.family].names
+    table = FAMILIES[shape.family].tensors
     return {
-        name: torch.randn(size, generator=generator) for name, size in expected_shapes(shape, names).items()
+        name: torch.randn(size, generator=generator) for name, size in expected_shapes(shape, table).items()
     }
 
 
@@ -170,14 +169,14 @@ def test_norms_are_whole_on_every_rank(engine_name: str, name: str) -> None:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_plans_of_one_rank_take_every_row_of_every_tensor_exactly_once(family: str) -> None:
     shape = dataclasses.replace(SHAPE, family=family)
-    names = FAMILIES[family].names
+    table, spec = FAMILIES[family].tensors, ModelSpec(shape=shape, padded_vocab_size=21)
     taken: dict[str, list[int]] = {}
-    for engine_name in engine_names(shape):
-        plan = tensor_plan(engine_name, shape, names, padded_vocab_size=21, tp_rank=0, tp_size=1)
+    for engine_name in engine_names(shape, table):
+        plan = tensor_plan(engine_name, spec, table, tp_rank=0, tp_size=1)
         assert plan.zero_rows == 0
         for piece in plan.pieces:
             taken.setdefault(piece.name, []).extend(range(piece.start, piece.stop))
-    expected = expected_shapes(shape, names)
+    expected = expected_shapes(shape, table)
     assert {name: sorted(rows) for name, rows in taken.items()} == {
         name: list(range(size[0])) for name, size in expected.items()
     }
@@ -186,9 +185,8 @@ def test_plans_of_one_rank_take_every_row_of_every_tensor_exactly_once(family: s
 def test_plan_is_plain_data() -> None:
     plan = tensor_plan(
         f"{LAYER}.mlp.linear_fc1.weight",
-        SHAPE,
-        FAMILIES["chatglm"].names,
-        padded_vocab_size=32,
+        ModelSpec(shape=SHAPE, padded_vocab_size=32),
+        FAMILIES["chatglm"].tensors,
         tp_rank=1,
         tp_size=2,
     )
@@ -199,7 +197,7 @@ def test_plan_is_plain_data() -> None:
 
 
 def test_qkv_bias_is_named_only_where_there_is_one() -> None:
-    assert f"{LAYER}.self_attention.linear_qkv.bias" in engine_names(SHAPE)
+    assert f"{LAYER}.self_attention.linear_qkv.bias" in engine_names(SHAPE, LLAMA)
     without = dataclasses.replace(SHAPE, add_qkv_bias=False)
-    assert not any(name.endswith("bias") for name in engine_names(without))
-    assert not any(name.endswith("bias") for name in expected_shapes(without, FAMILIES["llama"].names))
+    assert not any(name.endswith("bias") for name in engine_names(without, LLAMA))
+    assert not any(name.endswith("bias") for name in expected_shapes(without, LLAMA))

@@ -6,7 +6,7 @@ import pytest
 from transformers import GlmConfig, LlamaConfig, MistralConfig, Qwen2Config
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.model.families import FAMILIES, shape_from_config
+from modellink_rm.model.families.registry import FAMILIES, shape_from_config
 from modellink_rm.model.shape import ModelShape
 
 # Fields as published: meta-llama/Llama-2-7b-hf, mistralai/Mistral-7B-v0.3, Qwen/Qwen2-7B,
@@ -266,6 +266,6 @@ def test_unknown_model_type_lists_the_families() -> None:
 
 def test_dropout_of_a_config_is_ignored_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     messages: list[str] = []
-    monkeypatch.setattr("modellink_rm.model.families.warn_once", messages.append)
+    monkeypatch.setattr("modellink_rm.model.families.registry.warn_once", messages.append)
     shape_from_config({**LLAMA2, "attention_dropout": 0.1})
     assert messages == ["attention_dropout 0.1 of config.json is ignored: --attention-dropout sets it"]

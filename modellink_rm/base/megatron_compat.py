@@ -1,0 +1,118 @@
+"""Every private name of megatron-core and of torch that this package uses, each behind a function.
+
+Checked with megatron-core 0.16.1 and torch 2.13. `tests/unit/base/test_megatron_compat.py` fails if one of
+them is gone or is called otherwise, and if another file uses one. The imports stand in the functions: this
+file costs nothing where no engine runs.
+"""
+
+import queue
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def cpu_flash_attention() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """torch's flash attention on a CPU, (forward, backward), with the log-sum-exp.
+
+    It is what `scaled_dot_product_attention` calls there (torch 2.13), which returns the output alone; two
+    parts of the keys can be merged only by their log-sum-exp.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    return (
+        aten._scaled_dot_product_flash_attention_for_cpu,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward,
+    )
+
+
+def replace_cuda_rng_state(get: Callable[..., "Tensor"], set_: Callable[..., None]) -> None:
+    """Have the engine read and set the GPU's generator by these functions.
+
+    megatron-core 0.16.1, tensor_parallel/random.py: its own go around `torch.cuda.get_rng_state` to CUDA's
+    default generators, which a host without a GPU does not have.
+    """
+    from megatron.core.tensor_parallel import random
+
+    random._get_cuda_rng_state = get
+    random._set_cuda_rng_state = set_
+
+
+def all_rng_states() -> tuple[Any, Any, Any]:
+    """(CPU's generator, GPU's generator, the engine's named ones): what a checkpoint keeps.
+
+    megatron-core 0.16.1, tensor_parallel/random.py; the public functions leave out how a graph-safe GPU
+    generator is read.
+    """
+    from megatron.core.tensor_parallel.random import _get_all_rng_states
+
+    states: tuple[Any, Any, Any] = _get_all_rng_states()
+    return states
+
+
+def set_all_rng_states(cpu: Any, device: Any, tracker: Any) -> None:
+    """Set what `all_rng_states` returned."""
+    from megatron.core.tensor_parallel.random import _set_all_rng_states
+
+    _set_all_rng_states(cpu, device, tracker)
+
+
+def write_results_in_this_process() -> None:
+    """Let the engine's checkpoint writers report through a queue of this process.
+
+    megatron-core 0.16.1, dist_checkpointing/strategies/filesystem_async.py: its own queue is a server
+    process, started by importing this program once more (seconds, hundreds of megabytes, and left behind by
+    a killed run); it serves saves in the background, which ours is not.
+    """
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    if filesystem_async._results_queue is None:
+        filesystem_async._results_queue = queue.Queue()
+
+
+def allocate_optimizer_state(optimizer: Any) -> None:
+    """Allocate the state of a distributed optimizer that has not stepped yet.
+
+    megatron-core 0.16.1, optimizer/distrib_optimizer.py: it cannot describe, and so not load, a state that it
+    has not allocated.
+    """
+    optimizer._init_optimizer_states_with_dummy_values()
+
+
+def keep_own_step(optimizer: Any) -> None:
+    """Have a distributed optimizer load its state without `step`, which stays each parameter's own.
+
+    megatron-core 0.16.1, optimizer/distrib_optimizer.py, without apex and Transformer Engine: with torch's
+    AdamW it looks for `step` among the saved tensors, where it is not (KeyError).
+    """
+    original = type(optimizer)._set_main_param_and_optimizer_states
+
+    def set_states(model_param: Any, tensors: dict[str, Any]) -> None:
+        group, order = optimizer.model_param_group_index_map[model_param]
+        main_param = optimizer.optimizer.param_groups[group]["params"][order]
+        own_step = optimizer.optimizer.state[main_param].get("step")
+        original(optimizer, model_param, tensors if own_step is None else {"step": own_step, **tensors})
+
+    optimizer._set_main_param_and_optimizer_states = set_states
+
+
+def linear_forward(linear: Any, states: "Tensor", weight: "Tensor", **settings: Any) -> "Tensor":
+    """What a linear of the engine computes, with another weight than its own: a part of it.
+
+    megatron-core 0.16.1, tensor_parallel/layers.py, `ColumnParallelLinear`: its exchanges and its gradients
+    of weight and input; `forward` takes another weight too, but not its settings.
+    """
+    output: Tensor = linear._forward_impl(input=states, weight=weight, **settings)
+    return output
+
+
+def mlp_and_residual(layer: Any, hidden_states: "Tensor") -> "Tensor":
+    """The second half of a transformer layer: norm, MLP and the sum with what they were given.
+
+    megatron-core 0.16.1, transformer/transformer_layer.py, `TransformerLayer`: with its recomputation; public
+    is the whole layer alone.
+    """
+    output: Tensor = layer._forward_mlp(hidden_states)
+    return output

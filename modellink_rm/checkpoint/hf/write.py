@@ -1,0 +1,246 @@
+"""Write the model's weights as a Hugging Face directory, from wherever its parts lie.
+
+The tables that read a directory write it: a plan tells which rows and columns of which stored tensors
+a rank's tensor holds. No process holds more than a file of tensors: a tensor's parts are gathered over
+tensor parallelism one at a time, and each pipeline stage writes files of its own.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from safetensors.torch import save_file
+from torch import Tensor
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.hf.directory import (
+    INDEX_FILE,
+    SCORE_NAME,
+    SINGLE_FILE,
+    VALUE_HEAD_BIAS,
+    VALUE_HEAD_FILE,
+    VALUE_HEAD_WEIGHT,
+)
+from modellink_rm.checkpoint.hf.mappings import TensorPlan, stored_shapes, tensor_plan
+from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.model.spec import ModelSpec
+from modellink_rm.parallel.groups import Ranks
+
+DEFAULT_SHARD_BYTES = 5_000_000_000
+_HEAD_PREFIX = "rm_head."
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of tensors: the engine's that go into it, or the head alone (none of them)."""
+
+    engine_names: tuple[str, ...]
+    tensor_names: tuple[str, ...]
+    num_bytes: int
+
+
+def check_writable_model(spec: ModelSpec) -> None:
+    """The model has a form in transformers.
+
+    Raises:
+        UserError: its scores are read before the final norm, which no class of transformers does.
+    """
+    if not spec.post_layer_norm:
+        raise UserError(
+            "a model trained with --no-post-layer-norm cannot be written as a Hugging Face directory: its "
+            "scores are read before the final norm, and transformers reads them after it"
+        )
+
+
+@torch.no_grad()
+def write_hugging_face(
+    directory: Path,
+    chunks: Sequence[RewardModel],
+    config: Mapping[str, Any],
+    ranks: Ranks,
+    *,
+    files: Mapping[str, bytes] | None = None,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> None:
+    """Write `directory`, which appears when it is whole; a collective over all processes.
+
+    Args:
+        chunks: this process's stage, or its virtual stages.
+        config: the base model's config.json.
+        files: small files that go with it, by name: the tokenizer's.
+        max_shard_bytes: of tensors in one file; a larger tensor has a file of its own.
+
+    Raises:
+        UserError: there is something at `directory`, or the model has no form in transformers.
+    """
+    spec = chunks[0].spec
+    check_writable_model(spec)
+    unfinished = directory.with_name(directory.name + ".tmp")
+    if directory.exists():
+        raise UserError(f"{directory} is there already; give a name that is not")
+    torch.distributed.barrier()  # every process has looked
+    if ranks.rank == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    torch.distributed.barrier()
+    parameters = dict(pair for chunk in chunks for pair in chunk.global_parameters())
+    mine = _plan_files(spec, parameters, max_shard_bytes)
+    all_files = _files_of_stages(mine, ranks)
+    names = _file_names([file for stage in all_files for file in stage])
+    if ranks.dp_rank == 0 and ranks.cp_rank == 0:
+        first = sum(len(stage) for stage in all_files[: ranks.pp_rank])
+        for number, file in enumerate(mine):
+            tensors = dict(_tensors_of(file, spec, parameters, ranks))
+            if ranks.tp_rank == 0:
+                save_file(tensors, unfinished / names[first + number], metadata={"format": "pt"})
+    value_head = _value_head(parameters)
+    if ranks.reports_scores and ranks.dp_rank == 0 and value_head:
+        save_file(value_head, unfinished / VALUE_HEAD_FILE, metadata={"format": "pt"})
+    torch.distributed.barrier()
+    if ranks.rank == 0:
+        _write_small_files(
+            unfinished, names, all_files, _written_config(config, spec, parameters), files or {}
+        )
+        os.replace(unfinished, directory)
+    torch.distributed.barrier()
+
+
+def _plan_files(spec: ModelSpec, parameters: Mapping[str, Tensor], max_shard_bytes: int) -> list[_File]:
+    """The files of this process's stage, in the order of its parameters."""
+    table = FAMILIES[spec.shape.family].tensors
+    items: list[_File] = []
+    for name, parameter in parameters.items():
+        if not name.startswith(_HEAD_PREFIX):
+            shapes = stored_shapes(name, spec.shape, table)
+            num_bytes = sum(torch.Size(shape).numel() for shape in shapes.values()) * parameter.element_size()
+            items.append(_File((name,), tuple(shapes), num_bytes))
+        elif name == f"{_HEAD_PREFIX}weight" and not _value_head(parameters):
+            items.append(_File((name,), (SCORE_NAME,), parameter.numel() * parameter.element_size()))
+    files: list[_File] = []
+    for item in items:
+        if files and files[-1].num_bytes + item.num_bytes <= max_shard_bytes:
+            last = files.pop()
+            item = _File(
+                last.engine_names + item.engine_names,
+                last.tensor_names + item.tensor_names,
+                last.num_bytes + item.num_bytes,
+            )
+        files.append(item)
+    return files
+
+
+def _files_of_stages(mine: list[_File], ranks: Ranks) -> list[list[_File]]:
+    """Every pipeline stage's files, in the order of the stages."""
+    gathered: list[tuple[int, list[_File]]] = [(0, [])] * ranks.world_size
+    torch.distributed.all_gather_object(gathered, (ranks.pp_rank, mine))
+    by_stage = dict(gathered)
+    return [by_stage[stage] for stage in range(ranks.pp_size)]
+
+
+def _file_names(files: Sequence[_File]) -> list[str]:
+    """As transformers names them."""
+    if len(files) == 1:
+        return [SINGLE_FILE]
+    return [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
+
+
+def _tensors_of(
+    file: _File, spec: ModelSpec, parameters: Mapping[str, Tensor], ranks: Ranks
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor on the host) of what goes into a file, on the first tensor-parallel rank."""
+    table = FAMILIES[spec.shape.family].tensors
+    for name in file.engine_names:
+        parameter = parameters[name].detach()
+        if name.startswith(_HEAD_PREFIX):
+            yield SCORE_NAME, parameter.cpu().clone()
+            continue
+        plans = [
+            tensor_plan(name, spec, table, tp_rank=rank, tp_size=ranks.tp_size)
+            for rank in range(ranks.tp_size)
+        ]
+        parts = _gathered(parameter, ranks) if plans[0].is_divided else [parameter.cpu()]
+        if ranks.tp_rank == 0:
+            yield from _joined(stored_shapes(name, spec.shape, table), plans, parts).items()
+
+
+def _gathered(parameter: Tensor, ranks: Ranks) -> list[Tensor]:
+    """All tensor-parallel ranks' parts, on the host of the first of them; elsewhere none."""
+    if ranks.tp_size == 1:
+        return [parameter.cpu()]
+    parts = [torch.empty_like(parameter) for _ in range(ranks.tp_size)] if ranks.tp_rank == 0 else None
+    torch.distributed.gather(
+        parameter.contiguous(),
+        parts,
+        dst=parallel_state.get_tensor_model_parallel_src_rank(),
+        group=parallel_state.get_tensor_model_parallel_group(),
+    )
+    return [part.cpu() for part in parts or ()]
+
+
+def _joined(
+    shapes: Mapping[str, tuple[int, ...]], plans: Sequence[TensorPlan], parts: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """The stored tensors that the ranks' parts hold; the inverse of reading them by the same plans."""
+    tensors = {name: torch.empty(shape, dtype=parts[0].dtype) for name, shape in shapes.items()}
+    for plan, part in zip(plans, parts, strict=False):  # a tensor that is whole on every rank has one part
+        row = 0
+        for piece in plan.pieces:
+            stop = row + piece.stop - piece.start
+            rows = tensors[piece.name][piece.start : piece.stop]
+            (rows if plan.columns is None else rows[:, slice(*plan.columns)]).copy_(part[row:stop])
+            row = stop
+    return tensors
+
+
+def _value_head(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A head with a bias, in LLaMA-Factory's form, as transformers' `score` has none; else nothing."""
+    bias = parameters.get(f"{_HEAD_PREFIX}bias")
+    if bias is None:
+        return {}
+    weight = parameters[f"{_HEAD_PREFIX}weight"]
+    return {
+        VALUE_HEAD_WEIGHT: weight.detach().cpu().clone(),
+        VALUE_HEAD_BIAS: bias.detach().cpu().clone(),
+    }
+
+
+def _written_config(
+    config: Mapping[str, Any], spec: ModelSpec, parameters: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The base model's config.json, with one label and the dtype of what is written."""
+    written = dict(config)
+    dtype = next(
+        parameter.dtype for name, parameter in parameters.items() if not name.startswith(_HEAD_PREFIX)
+    )
+    for name in ("dtype", "torch_dtype"):
+        if name in written:
+            written[name] = str(dtype).removeprefix("torch.")
+    written |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}  # transformers' form of one label
+    classifier = FAMILIES[spec.shape.family].classifier
+    return {**written, "architectures": [classifier]} if classifier and not spec.head_bias else written
+
+
+def _write_small_files(
+    directory: Path,
+    names: Sequence[str],
+    stages: Sequence[Sequence[_File]],
+    config: Mapping[str, Any],
+    files: Mapping[str, bytes],
+) -> None:
+    all_files = [file for stage in stages for file in stage]
+    if len(all_files) > 1:
+        pairs = zip(names, all_files, strict=True)
+        weight_map = {tensor: name for name, file in pairs for tensor in file.tensor_names}
+        metadata = {"total_size": sum(file.num_bytes for file in all_files)}
+        index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
+        (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    (directory / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,45 @@
+"""The model families, by config.json's model_type.
+
+A config field that changes numbers and is not supported here is an error, never ignored.
+"""
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import warn_once
+from modellink_rm.base.registry import Registry
+from modellink_rm.model.families.family import Config, Family
+from modellink_rm.model.families.fields import check_values
+from modellink_rm.model.shape import ModelShape
+
+# A model_type is not typed by the user: a similar one is another model.
+FAMILIES: Registry[Family] = Registry(
+    "model_type",
+    package="modellink_rm.model.families",
+    entry_points="modellink_rm.families",
+    suggests=False,
+)
+
+
+def family_of(config: Config) -> Family:
+    """The family that config.json's model_type names.
+
+    Raises:
+        UserError: there is no model_type, or its family is not supported.
+    """
+    if not isinstance(config.get("model_type"), str):
+        raise UserError(f"model_type is missing (choices: {', '.join(sorted(FAMILIES))})")
+    return FAMILIES[config["model_type"]]
+
+
+def shape_from_config(config: Config) -> ModelShape:
+    """The shape of the model that a config.json describes.
+
+    Raises:
+        UserError: an unknown family, a missing field, or one that is not supported.
+    """
+    family = family_of(config)
+    check_values(config, {"quantization_config": (None,)})
+    for name in ("attention_dropout", "hidden_dropout"):
+        if config.get(name):
+            flag = name.replace("_", "-")
+            warn_once(f"{name} {config[name]} of config.json is ignored: --{flag} sets it")
+    return family.read_shape(config)

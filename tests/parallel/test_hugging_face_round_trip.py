@@ -1,0 +1,204 @@
+"""A Hugging Face directory read into a model and written again is the same, wherever its parts lie."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.hf.write import check_writable_model
+from modellink_rm.checkpoint.source import open_source, plan_model
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.parallel import ParallelConfig
+from tests.distributed import Workers
+from tests.tiny_models import (
+    write_tiny_chatglm,
+    write_tiny_glm,
+    write_tiny_llama,
+    write_tiny_mistral,
+    write_tiny_qwen2,
+)
+
+FAMILIES: dict[str, Callable[..., Any]] = {
+    "llama": write_tiny_llama,
+    "mistral": write_tiny_mistral,
+    "qwen2": write_tiny_qwen2,
+    "glm": write_tiny_glm,
+    "chatglm": write_tiny_chatglm,
+}
+INTERLEAVED = "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1"
+SHARD_BYTES = 100_000
+
+
+def read_and_write(source: str, target: str, flags: list[str], options: dict[str, Any]) -> None:
+    """On each rank: the directory `source` into a model, and this into `target`."""
+    from modellink_rm.base.flags import parse_flags
+    from modellink_rm.base.platform import detect_platform
+    from modellink_rm.checkpoint.hf.write import write_hugging_face
+    from modellink_rm.checkpoint.load import load_model_weights
+    from modellink_rm.config.precision import PrecisionConfig
+    from modellink_rm.model.build import build_model
+    from modellink_rm.model.config import Kernels
+    from modellink_rm.parallel.groups import process_groups
+
+    groups = (ParallelConfig, PrecisionConfig)
+    parsed = parse_flags(flags, groups, prog="", description="")
+    parallel = parsed[ParallelConfig]
+    with process_groups(parallel, detect_platform(), seed=1) as ranks:
+        model = ModelConfig()
+        plan = plan_model(open_source(source), model, parallel, loosely=True)
+        built = build_model(
+            plan.spec,
+            model=model,
+            parallel=parallel,
+            precision=parsed[PrecisionConfig],
+            kernels=Kernels(attention="sdpa", compiles_elementwise=False),
+            seed=1,
+            initialize=False,
+        )
+        load_model_weights(built, plan.source, ranks)
+        config = json.loads((Path(source) / "config.json").read_text())
+        write_hugging_face(Path(target), built, config, ranks, **options)
+
+
+def tensors_in(directory: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of every file."""
+    return {
+        name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
+
+
+def assert_same_tensors(directory: Path, expected: Path) -> None:
+    got = tensors_in(directory)
+    wanted = {name: tensor for name, tensor in tensors_in(expected).items() if not name.endswith("inv_freq")}
+    assert got.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert got[name].dtype == tensor.dtype, name
+        assert torch.equal(got[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    "flags", ["", "--tensor-model-parallel-size 2", "--pipeline-model-parallel-size 2", INTERLEAVED]
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_tensor_comes_back_bitwise(family: str, flags: str, workers: Workers, tmp_path: Path) -> None:
+    FAMILIES[family](tmp_path / "read", kind="score")
+    workers.run(
+        read_and_write,
+        2 if flags else 1,
+        str(tmp_path / "read"),
+        str(tmp_path / "written"),
+        flags.split(),
+        {},
+    )
+    assert_same_tensors(tmp_path / "written", tmp_path / "read")
+    # A directory like another: it is read as one, and by name into transformers' own class.
+    plan = plan_model(open_source(str(tmp_path / "written")), ModelConfig(), ParallelConfig(), loosely=False)
+    assert plan.shape.family == family
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["read", "written"]
+
+
+def test_ranks_that_share_a_key_head_write_it_once(workers: Workers, tmp_path: Path) -> None:
+    write_tiny_glm(tmp_path / "read", kind="score")  # two key heads
+    flags = ["--tensor-model-parallel-size", "4"]
+    workers.run(read_and_write, 4, str(tmp_path / "read"), str(tmp_path / "written"), flags, {})
+    assert_same_tensors(tmp_path / "written", tmp_path / "read")
+
+
+def test_replicas_write_one_directory(workers: Workers, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "read", kind="score")
+    workers.run(read_and_write, 2, str(tmp_path / "read"), str(tmp_path / "written"), [], {})
+    assert_same_tensors(tmp_path / "written", tmp_path / "read")
+
+
+def test_bf16_weights_come_back_beside_a_float32_head(workers: Workers, tmp_path: Path) -> None:
+    write_tiny_qwen2(tmp_path / "read", kind="score", dtype=torch.bfloat16)
+    workers.run(read_and_write, 1, str(tmp_path / "read"), str(tmp_path / "written"), ["--bf16"], {})
+    got, wanted = tensors_in(tmp_path / "written"), tensors_in(tmp_path / "read")
+    assert got.pop("score.weight").equal(wanted.pop("score.weight").float())
+    assert got.keys() == wanted.keys()
+    assert all(
+        torch.equal(got[name], tensor) and got[name].dtype == tensor.dtype for name, tensor in wanted.items()
+    )
+    assert json.loads((tmp_path / "written" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("flags", ["--tensor-model-parallel-size 2", INTERLEAVED])
+def test_files_are_no_larger_than_asked_and_listed_in_the_index(
+    flags: str, workers: Workers, tmp_path: Path
+) -> None:
+    write_tiny_llama(tmp_path / "read", kind="score")
+    options = {"max_shard_bytes": SHARD_BYTES, "files": {"tokenizer_config.json": b"{}"}}
+    workers.run(read_and_write, 2, str(tmp_path / "read"), str(tmp_path / "written"), flags.split(), options)
+    assert_same_tensors(tmp_path / "written", tmp_path / "read")
+    index = json.loads((tmp_path / "written" / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in (tmp_path / "written").glob("*.safetensors"))
+    assert len(files) > 3
+    assert sorted(set(index["weight_map"].values())) == files
+    for name in files:
+        tensors = load_file(tmp_path / "written" / name)
+        assert set(tensors) == {tensor for tensor, file in index["weight_map"].items() if file == name}
+        assert sum(tensor.nbytes for tensor in tensors.values()) <= SHARD_BYTES
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors_in(tmp_path / "written").values())
+    assert (tmp_path / "written" / "tokenizer_config.json").read_text() == "{}"
+
+
+def test_transformers_scores_with_what_is_written(workers: Workers, tmp_path: Path) -> None:
+    reference = write_tiny_llama(tmp_path / "read", kind="score")
+    workers.run(read_and_write, 1, str(tmp_path / "read"), str(tmp_path / "written"), [], {})
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "written").eval()
+    ids = torch.randint(3, 320, (1, 21), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, reference(ids).logits)
+
+
+def test_config_is_copied_but_for_label_class_and_dtype(workers: Workers, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "read", value_head=False)
+    workers.run(read_and_write, 1, str(tmp_path / "read"), str(tmp_path / "written"), [], {})
+    before, after = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in ("read", "written")
+    )
+    assert after.pop("architectures") == ["LlamaForSequenceClassification"]
+    assert after.pop("id2label") == {"0": "LABEL_0"}
+    assert after.pop("label2id") == {"LABEL_0": 0}
+    del before["architectures"]
+    assert after == before
+
+
+def test_head_with_a_bias_comes_back_as_a_value_head(workers: Workers, tmp_path: Path) -> None:
+    write_tiny_chatglm(tmp_path / "read", value_head=True)
+    workers.run(
+        read_and_write,
+        2,
+        str(tmp_path / "read"),
+        str(tmp_path / "written"),
+        ["--pipeline-model-parallel-size", "2"],
+        {},
+    )
+    heads = [load_file(tmp_path / name / "value_head.safetensors") for name in ("read", "written")]
+    assert heads[0].keys() == heads[1].keys()
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+    assert "score.weight" not in tensors_in(tmp_path / "written")
+
+
+def test_directory_that_is_there_is_not_written_over(workers: Workers, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "read", kind="score")
+    (tmp_path / "written").mkdir()
+    with pytest.raises(
+        AssertionError, match=r"UserError: .*written is there already; give a name that is not"
+    ):
+        workers.run(read_and_write, 1, str(tmp_path / "read"), str(tmp_path / "written"), [], {})
+    assert not list((tmp_path / "written").iterdir())
+
+
+def test_model_that_scores_before_the_norm_is_refused(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path, kind="score")
+    model = ModelConfig(post_layer_norm=False)
+    plan = plan_model(open_source(str(tmp_path)), model, ParallelConfig(), loosely=False)
+    with pytest.raises(UserError, match="--no-post-layer-norm cannot be written"):
+        check_writable_model(plan.spec)

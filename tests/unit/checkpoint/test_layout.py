@@ -1,0 +1,114 @@
+"""run.json: what is older is read, what is newer is refused or told of."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.layout import (
+    FILES_NAME,
+    FORMAT_VERSION,
+    RUN_NAME,
+    CheckpointInfo,
+    describe_files,
+    read_checkpoint_info,
+)
+from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.spec import ModelSpec
+
+SHAPE = ModelShape(
+    family="llama",
+    num_layers=2,
+    hidden_size=12,
+    ffn_hidden_size=16,
+    num_attention_heads=2,
+    num_query_groups=2,
+    kv_channels=6,
+    vocab_size=21,
+    max_position_embeddings=64,
+    norm_epsilon=1e-5,
+    rotary_base=10000.0,
+    rotary_percent=1.0,
+    rotary_interleaved=False,
+    add_qkv_bias=True,
+)
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    messages: list[str] = []
+    monkeypatch.setattr("modellink_rm.checkpoint.layout.warn_once", messages.append)
+    return messages
+
+
+def info_in(directory: Path) -> CheckpointInfo:
+    spec = ModelSpec(shape=SHAPE, padded_vocab_size=32, post_layer_norm=False, head_bias=True)
+    return CheckpointInfo(
+        path=directory, iteration=3, spec=spec, parallel_sizes=(1, 2, 1, 1), config={"optim": {"lr": 0.1}}
+    )
+
+
+def write(directory: Path, edit: Callable[[dict[str, Any]], object] = lambda values: None) -> None:
+    values = json.loads(info_in(directory).to_json())
+    edit(values)
+    (directory / RUN_NAME).write_text(json.dumps(values))
+    (directory / FILES_NAME).write_text(json.dumps(describe_files(directory)))
+
+
+def test_what_is_written_is_read_again(tmp_path: Path, warnings: list[str]) -> None:
+    write(tmp_path)
+    assert read_checkpoint_info(tmp_path) == info_in(tmp_path)
+    assert json.loads((tmp_path / RUN_NAME).read_text())["format_version"] == FORMAT_VERSION
+    assert warnings == []
+
+
+def test_newer_format_is_refused_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    write(tmp_path, lambda values: values.update(format_version=FORMAT_VERSION + 1, spec="of another kind"))
+    with pytest.raises(UserError) as error:
+        read_checkpoint_info(tmp_path)
+    assert f"format version {FORMAT_VERSION + 1} and this package reads up to {FORMAT_VERSION}" in str(
+        error.value
+    )
+    assert "upgrade" in str(error.value)
+    assert "damaged" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("version", ["2", None, 2.5, 0, True])
+def test_format_version_that_is_no_number_is_damage(version: object, tmp_path: Path) -> None:
+    write(tmp_path, lambda values: values.update(format_version=version))
+    with pytest.raises(UserError, match=r"run\.json or files\.json is damaged \(format_version"):
+        read_checkpoint_info(tmp_path)
+
+
+@pytest.mark.parametrize("place", [(), ("spec",), ("spec", "shape")])
+def test_unknown_field_is_told_of_and_left_out(
+    place: tuple[str, ...], tmp_path: Path, warnings: list[str]
+) -> None:
+    def edit(values: dict[str, Any]) -> None:
+        for name in place:
+            values = values[name]
+        values["of_a_later_package"] = 1
+
+    write(tmp_path, edit)
+    assert read_checkpoint_info(tmp_path) == info_in(tmp_path)
+    assert warnings == [
+        f"{tmp_path / RUN_NAME}: of_a_later_package is unknown to this version of modellink-rm and is ignored"
+    ]
+
+
+def test_field_with_a_default_may_be_missing(tmp_path: Path) -> None:
+    write(tmp_path, lambda values: values["spec"].pop("head_bias"))
+    assert not read_checkpoint_info(tmp_path).spec.head_bias
+
+
+@pytest.mark.parametrize("value", [[], {"spec": 1}, {"spec": {}}, {"spec": {"shape": []}}])
+def test_anything_else_is_damage(value: object, tmp_path: Path) -> None:
+    write(tmp_path)
+    content = {"format_version": FORMAT_VERSION, **value} if isinstance(value, dict) else value
+    (tmp_path / RUN_NAME).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is damaged"):
+        read_checkpoint_info(tmp_path)
