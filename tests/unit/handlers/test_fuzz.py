@@ -78,6 +78,10 @@ GOOD["RankedResponsesHandler"] = {
     "ranks": [2, 1, 2],
     "ratings": [3, 5, 1.5],
 }
+GOOD["NectarHandler"] = {
+    "prompt": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q\n\nAssistant: ",
+    "answers": [{"answer": "a", "model": "m", "rank": rank} for rank in (2.0, 1.0, 3.0)],
+}
 OFF_BY_DEFAULT = {
     "AlpacaStylePairwiseHandler": '{"history": "history"}',
     "SharegptStylePairwiseHandler": '{"tools": "tools"}',
