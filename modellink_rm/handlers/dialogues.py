@@ -1,8 +1,8 @@
 r"""Dialogues that are one text, in the forms of published data sets.
 
 Anthropic/hh-rlhf and berkeley-nest/Nectar write "\n\nHuman: ...\n\nAssistant: ..."; a prompt of Nectar ends
-with "\n\nAssistant: ". nvidia/HelpSteer and nvidia/HelpSteer2 write the first user's turn bare and a mark before
-each later one: "...\n<extra_id_1>Assistant\n...\n<extra_id_1>User\n...". Source: the data sets' cards.
+with "\n\nAssistant: ". nvidia/HelpSteer and nvidia/HelpSteer2 write the first user's turn bare and a mark
+before each later one: "...\n<extra_id_1>Assistant\n...\n<extra_id_1>User\n...". Source: the data sets' cards.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""NectarHandler: seven answers to a prompt with their ranks."""
+"""NectarResponsesHandler: seven answers to a prompt with their ranks."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from modellink_rm.handlers.ranked import RankedResponsesHandler
 
 
 @dataclass(frozen=True, kw_only=True)
-class NectarHandler(RankedResponsesHandler):
+class NectarResponsesHandler(RankedResponsesHandler):
     r"""prompt, and answers with their ranks, 1 for the best: berkeley-nest/Nectar, by its data set card.
 
     The prompt is "\n\nHuman: ...\n\nAssistant: ", of one turn or several; every item of `answers` has the

@@ -32,7 +32,7 @@ from modellink_rm.preprocess.encode import PairTokenizer
 from modellink_rm.preprocess.executor.local import WorkerDiedError, ordered_map
 from modellink_rm.preprocess.parts import Parts, locked_parts, parts_path
 from modellink_rm.preprocess.report import Progress
-from modellink_rm.preprocess.rows import Rows, from_bytes
+from modellink_rm.preprocess.rows import Rows, from_bytes, text_crc32
 from modellink_rm.preprocess.tokenizer_comparison import warn_if_files_differ
 from modellink_rm.preprocess.writer import PairWriter
 from modellink_rm.records import (
@@ -51,6 +51,10 @@ _CHUNK_BYTES = 1 << 20
 
 # What may differ between a run and the one that continues it, or between the shards of one.
 _NOT_OF_THE_ROWS = ("output_prefix", "workers", "log_interval", "strict", "resume", "rejects", "shard_index")
+
+
+class InputChangedError(UserError):
+    """The input is not what the run that --resume continues has read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +101,7 @@ def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest |
                 parts.end()
                 return Shard(path=path, num_records=num_records)
             manifest = write_dataset(chunks, prefix, identity, rejects=config.rejects)
-        except WorkerDiedError:
+        except (WorkerDiedError, InputChangedError):
             raise  # what is done is good: --resume continues from it
         except UserError:
             parts.remove()
@@ -154,11 +158,12 @@ def _all_rows(
         num_finished = 0
         for rows in finished:
             num_finished += 1
+            _check_input_of_part(rows, next(chunks, Chunk()))
             progress.add(num_records=rows.num_records, num_bytes=rows.num_bytes, bad=[])
             yield rows
         if config.resume:
             info(f"--resume: {num_finished:,} parts were there already")
-        for part in ordered_map(work, itertools.islice(chunks, num_finished, None), workers=config.workers):
+        for part in ordered_map(work, chunks, workers=config.workers):
             new = from_bytes(part)
             assert new is not None
             bad = [refused for refused in new.refused if refused.is_bad]
@@ -167,6 +172,20 @@ def _all_rows(
             parts.append(part)
             progress.add(num_records=new.num_records, num_bytes=new.num_bytes, bad=bad)
             yield new
+
+
+def _check_input_of_part(rows: Rows, chunk: Chunk) -> None:
+    """Make sure that a finished part was made of these records.
+
+    Raises:
+        InputChangedError: the input changed since.
+    """
+    if (rows.num_records, rows.crc32) != (len(chunk), text_crc32(chunk)):
+        where = f"from {chunk[0].place} on" if chunk else "at its end"
+        raise InputChangedError(
+            f"--resume: the input changed {where}, which the earlier run has read; "
+            "run without --resume to begin anew"
+        )
 
 
 def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:

@@ -266,7 +266,7 @@ def test_nectar():
     expected = Ranking(
         None, "", EARLIER, (assistant("best"), assistant("middle"), assistant("worst")), (1, 2, 3)
     )
-    assert made("NectarHandler", record) == expected
+    assert made("NectarResponsesHandler", record) == expected
 
 
 def test_ultrafeedback_binarized():

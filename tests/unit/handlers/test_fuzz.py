@@ -78,7 +78,7 @@ GOOD["RankedResponsesHandler"] = {
     "ranks": [2, 1, 2],
     "ratings": [3, 5, 1.5],
 }
-GOOD["NectarHandler"] = {
+GOOD["NectarResponsesHandler"] = {
     "prompt": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q\n\nAssistant: ",
     "answers": [{"answer": "a", "model": "m", "rank": rank} for rank in (2.0, 1.0, 3.0)],
 }
