@@ -37,6 +37,7 @@ from modellink_rm.preprocess.tokenizer_comparison import warn_if_files_differ
 from modellink_rm.preprocess.writer import PairWriter
 from modellink_rm.records import (
     Chunk,
+    Limits,
     RawRecord,
     Record,
     input_files,
@@ -81,7 +82,7 @@ def preprocess(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> M
         OSError: a file cannot be read or written.
     """
     work = PairTokenizer(config, tokenizer_config)
-    warn_if_files_differ(work.tokenizer, tokenizer_config, read_raw_records(config.input))
+    warn_if_files_differ(work.tokenizer, tokenizer_config, _raw_records(config))
     return preprocess_with(work, config)
 
 
@@ -140,12 +141,17 @@ def write_dataset(
     return manifest
 
 
+def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
+    limits = Limits(max_record_bytes=config.max_record_bytes, max_expansion=config.max_expansion)
+    return read_raw_records(config.input, limits)
+
+
 def _all_rows(
     config: PreprocessConfig, work: PairTokenizer, parts: Parts, identity: dict[str, Any]
 ) -> Iterator[Rows]:
     """The rows of every chunk in order: first those that an earlier run finished, then new ones."""
     num_bytes = sum(path.stat().st_size for path in input_files(config.input))
-    records = _checked_against_map_keys(read_raw_records(config.input), config.map_keys)
+    records = _checked_against_map_keys(_raw_records(config), config.map_keys)
     chunks = itertools.islice(_chunks(records), config.shard_index, None, config.num_shards)
     with Progress(num_bytes // config.num_shards, log_interval=config.log_interval) as progress:
         finished: Iterator[Rows] = iter(())

@@ -1,11 +1,13 @@
 """Records of preference files, each with its place, parsed where they are used."""
 
 from modellink_rm.records.inputs import input_files, read_raw_records, read_records
+from modellink_rm.records.limits import Limits
 from modellink_rm.records.record import BadRecord, Chunk, RawRecord, Record, RecordError, parse_record
 
 __all__ = [
     "BadRecord",
     "Chunk",
+    "Limits",
     "RawRecord",
     "Record",
     "RecordError",
