@@ -29,6 +29,7 @@ class Tokenizer(ABC):
         pad_id: the EOS where the tokenizer has no pad token.
         fingerprint: sha256 over what determines the ids; the same wherever the files lie.
         files: what to copy beside a checkpoint to get the same tokenizer again.
+        trusts_its_code: whether the user lets Python code that comes with the tokenizer run.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Tokenizer(ABC):
     pad_id: int | None
     fingerprint: str
     files: tuple[Path, ...]
+    trusts_its_code: bool = False
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
