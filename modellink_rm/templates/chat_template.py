@@ -11,6 +11,7 @@ from typing import Any
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message
 from modellink_rm.records import RecordError, shortened
+from modellink_rm.templates.calls import text_and_calls
 from modellink_rm.templates.render_limits import MAX_SECONDS, RenderingTooLongError, rendering_limits
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -78,6 +79,7 @@ class ChatRenderer:
         self._own = _transformers_tokenizer(tokenizer)
         self._chat_template = template.chat_template
         self._has_tools = re.search(r"\btools\b", template.chat_template) is not None
+        self._has_calls = re.search(r"\btool_calls\b", template.chat_template) is not None
         self._variables = {} if template.thinking is None else {"enable_thinking": template.thinking}
         special = {token.content for token in self._own.added_tokens_decoder.values() if token.special}
         self._special = sorted(special.union(self._own.all_special_tokens), key=len, reverse=True)
@@ -131,7 +133,7 @@ class ChatRenderer:
         end = "\N{BLACK SQUARE}"
         turns = [Message("user", "q"), _answer(end)]
         try:
-            text = self._text(_messages(None, turns), None)
+            text = self._text(_messages(None, turns, with_calls=False), None)
         except RecordError as error:
             raise UserError(
                 f"--prompt-type {NAME}: a question and an answer cannot be written: {error}"
@@ -146,13 +148,14 @@ class ChatRenderer:
         texts = iter(marked[2:])
         turns = [Message(turn.role, next(texts)) for turn in turns]
         functions = self._tools(tools)
-        before = _messages(system, turns)
+        before = _messages(system, turns, with_calls=self._has_calls)
         prompt = self._text(before, functions, opens_answer=True)
         shared = prompt[: self._last_cut(prompt)]
         shared_ids = self._encoded(shared, mark)
         yield shared_ids + self._encoded(prompt[len(shared) :], mark)
         for answer in answers:
-            messages = [*before, *_messages(None, [Message(answer.role, next(texts))])]
+            last = Message(answer.role, next(texts))
+            messages = [*before, *_messages(None, [last], with_calls=self._has_calls)]
             whole = self._text(messages, functions)
             yield (
                 shared_ids + self._encoded(whole[len(shared) :], mark)
@@ -191,7 +194,7 @@ class ChatRenderer:
         return value
 
     def _text(
-        self, messages: list[dict[str, str]], tools: list[Any] | None, *, opens_answer: bool = False
+        self, messages: list[dict[str, Any]], tools: list[Any] | None, *, opens_answer: bool = False
     ) -> str:
         try:
             with rendering_limits():
@@ -230,9 +233,20 @@ def chat_renderer_of(template: Template, tokenizer: Tokenizer) -> ChatRenderer:
     return ChatRenderer(template, tokenizer)
 
 
-def _messages(system: str | None, turns: Sequence[Message]) -> list[dict[str, str]]:
-    messages = [{"role": "system", "content": system}] if system else []
-    return messages + [{"role": _ROLES[turn.role], "content": turn.content} for turn in turns]
+def _messages(system: str | None, turns: Sequence[Message], *, with_calls: bool) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    return messages + [_message(turn, with_calls=with_calls) for turn in turns]
+
+
+def _message(turn: Message, *, with_calls: bool) -> dict[str, Any]:
+    """A turn as chat templates read it; its calls as `tool_calls` where the chat template knows these."""
+    message: dict[str, Any] = {"role": _ROLES[turn.role], "content": turn.content}
+    text, calls = text_and_calls(turn.content) if with_calls and turn.role == "function_call" else ("", [])
+    if calls:
+        functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
+        message["content"] = text
+        message["tool_calls"] = [{"type": "function", "function": function} for function in functions]
+    return message
 
 
 def _refusal(error: Exception) -> RecordError:

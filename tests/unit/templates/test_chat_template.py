@@ -19,6 +19,7 @@ from modellink_rm.templates.encode import (
     num_closing_tokens,
     tokenize_responses,
 )
+from modellink_rm.templates.table import TEMPLATES
 from tests.unit.conftest import SENTENCES, load_directory, train_tokenizer_json
 
 CHATML = """{%- if tools %}<|im_start|>system
@@ -260,3 +261,58 @@ def test_a_tokenizers_own_code_runs_only_where_the_user_trusts_it(
         with pytest.raises(UserError, match="--trust-remote-code"):
             find_template("hf", tokenizer)
     assert (tmp_path / "ran").exists() is trusts
+
+
+# The published forms, written out short: Qwen2.5 and Qwen3, Gemma 3, Mistral v0.2.
+QWEN_TOOLS = """{%- for message in messages %}
+    {%- if message.role == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content }}
+        {%- for call in message.tool_calls or [] %}
+            {%- if not loop.first or message.content %}{{- '\\n' }}{% endif %}
+            {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- call.function.arguments | tojson }}
+            {{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}"""
+FIRST_USER = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\\n\\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}"
+    "{% for m in turns %}{% set text = (first if loop.first else '') + m.content %}"
+)
+GEMMA3 = FIRST_USER + (
+    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else 'user') + '\\n' }}"
+    "{{ text + '<end_of_turn>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+MISTRAL_V1 = FIRST_USER + (
+    "{% if m.role == 'user' %}{{ '[INST] ' + text + ' [/INST]' }}{% else %}{{ text + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+CALLED = Message("function_call", 'so:\n{"name": "f", "arguments": {"x": ["é"]}}')
+CALLING = (TURNS[0], CALLED, Message("observation", "2"), *TURNS[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "turns", "answer"),
+    [
+        ("qwen3", QWEN_TOOLS, CALLING, CALLED),
+        ("gemma3", GEMMA3, TURNS, PAIR.chosen),
+        ("mistral_v1", MISTRAL_V1, TURNS, PAIR.chosen),
+    ],
+)
+def test_a_template_of_the_table_writes_what_the_published_chat_template_does(
+    tmp_path_factory, name, text, turns, answer
+):
+    """The texts are equal; ids differ where tokens merge across the slots of the table."""
+    tokenizer = load_directory(directory_with(tmp_path_factory, text))
+    pair = Pair("a system", "", turns, answer, answer)
+    written = []
+    for template in (TEMPLATES[name], find_template("hf", tokenizer)):
+        tokens = tokenize_responses(pair, template, tokenizer)
+        written.append(tokenizer.decode([*tokens.prompt_ids, *tokens.response_ids[0]]))
+    assert written[0] == written[1]
