@@ -78,6 +78,13 @@ class PreprocessConfig:
     rejects: str | None = flag(
         None, help="write every refused record with its reason to this .jsonl", metavar="FILE"
     )
+    max_record_bytes: int = flag(
+        16 << 20,
+        help="bytes of a record over which it is refused; one in a JSON array or a CSV ends the command",
+    )
+    max_expansion: int = flag(
+        200, help="how many times its own size a compressed input may hold, from 256 MiB on"
+    )
     resume: bool = flag(False, help="continue a run that was killed, from its whole parts")
     num_shards: int = flag(1, help="processes of a job array, each of which runs with another --shard-index")
     shard_index: int = flag(0, help="which of the --num-shards this one is, from 0; then: --merge-shards")
@@ -105,6 +112,8 @@ class PreprocessConfig:
             ("--max-prompt-length", self.max_prompt_length),
             ("--max-answer-length", self.max_answer_length),
             ("--num-shards", self.num_shards),
+            ("--max-record-bytes", self.max_record_bytes),
+            ("--max-expansion", self.max_expansion),
         ):
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")

@@ -19,6 +19,7 @@ from modellink_rm.handlers.fields import Handler, PairwiseHandler, ResponsesHand
 from modellink_rm.handlers.helpsteer import HelpSteerPairwiseHandler
 from modellink_rm.handlers.hh_rlhf import HhRlhfPairwiseHandler
 from modellink_rm.handlers.messages import OpenAiMessagesPairwiseHandler
+from modellink_rm.handlers.nectar import NectarResponsesHandler
 from modellink_rm.handlers.ranked import RankedResponsesHandler
 from modellink_rm.handlers.safe_rlhf import SafeRlhfPairwiseHandler
 from modellink_rm.handlers.sharegpt import SharegptStylePairwiseHandler, Tags
@@ -45,6 +46,7 @@ for _handler in (
     UltraFeedbackPairwiseHandler,
     HelpSteerPairwiseHandler,
     RankedResponsesHandler,
+    NectarResponsesHandler,
 ):
     HANDLERS.add(_handler, _handler.__name__)
 

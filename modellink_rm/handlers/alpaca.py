@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from modellink_rm.conversation import Message, Pair
 from modellink_rm.handlers.fields import (
-    PairwiseHandler,
+    LabelledPairHandler,
     empty_prompt,
     missing,
     optional_text,
@@ -16,7 +16,7 @@ from modellink_rm.handlers.fields import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlpacaStylePairwiseHandler(PairwiseHandler):
+class AlpacaStylePairwiseHandler(LabelledPairHandler):
     """instruction, input, history and system, with chosen and rejected answers."""
 
     prompt: str = "instruction"

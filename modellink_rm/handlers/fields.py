@@ -77,6 +77,38 @@ class PairwiseHandler(ResponsesHandler):
         return margin
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelledPairHandler(PairwiseHandler):
+    """A handler of records that name the chosen and the rejected response, maybe with scores.
+
+    Attributes:
+        score_chosen: score of the preferred response; the difference of both is the margin where the key
+            `margin` names no field.
+        score_rejected: score of the other one.
+    """
+
+    score_chosen: str = "score_chosen"
+    score_rejected: str = "score_rejected"
+
+    def margin_of(self, record: Mapping[str, Any]) -> float | None:
+        """The number in the field `margin`, else the difference of the scores.
+
+        Raises:
+            RecordError: one is no number, the margin is below 0, or chosen has not the higher score.
+        """
+        margin = super().margin_of(record)
+        chosen = optional_number(record, self.score_chosen)
+        rejected = optional_number(record, self.score_rejected)
+        if chosen is None or rejected is None:
+            return margin
+        if chosen == rejected:
+            raise tie(f"both have the score {chosen:g}")
+        if chosen < rejected:
+            reason = "chosen has the lower score"
+            raise RecordError(reason, f"{reason}: {chosen:g}, rejected has {rejected:g}")
+        return chosen - rejected if margin is None else margin
+
+
 def optional_text(record: Mapping[str, Any], name: str) -> str:
     """The text of a field; "" where it is missing, null or switched off."""
     value = record.get(name) if name else None

@@ -1,20 +1,18 @@
 """HhRlhfPairwiseHandler: whole dialogues as text."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from modellink_rm.conversation import Message, Pair
-from modellink_rm.handlers.fields import PairwiseHandler, required_text
+from modellink_rm.handlers.dialogues import human_assistant_turns
+from modellink_rm.handlers.fields import LabelledPairHandler, required_text
 from modellink_rm.handlers.messages import alternating
 from modellink_rm.records import RecordError
 
-_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
-
 
 @dataclass(frozen=True, kw_only=True)
-class HhRlhfPairwiseHandler(PairwiseHandler):
+class HhRlhfPairwiseHandler(LabelledPairHandler):
     r"""chosen and rejected as "\n\nHuman: ...\n\nAssistant: ...", the same up to the last answer.
 
     The form of Anthropic's hh-rlhf. White space around a turn is none of it.
@@ -45,15 +43,9 @@ class HhRlhfPairwiseHandler(PairwiseHandler):
             source=self.source_of(record),
         )
 
-    def _turns(self, record: Mapping[str, Any], name: str) -> list[Message]:
-        text = required_text(self, record, name)
-        # The first mark may have lost its empty lines.
-        before, *parts = _SPEAKER.split("\n\n" + text.lstrip())
-        speakers, contents = parts[::2], parts[1::2]
-        if before.strip() or not speakers or speakers[-1] != "Assistant":
+    def _turns(self, record: Mapping[str, Any], name: str) -> tuple[Message, ...]:
+        turns = human_assistant_turns(required_text(self, record, name))
+        if not turns or turns[-1].role != "assistant":
             reason = f"field {name!r} is no dialogue of Human and Assistant that ends with an answer"
             raise RecordError(reason)
-        return [
-            Message("user" if speaker == "Human" else "assistant", content.strip())
-            for speaker, content in zip(speakers, contents, strict=True)
-        ]
+        return turns

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from modellink_rm.conversation import Message, Pair, Role
+from modellink_rm.handlers.dialogues import prompt_turns
 from modellink_rm.handlers.fields import (
-    PairwiseHandler,
+    LabelledPairHandler,
     empty_prompt,
     json_text,
     optional_text,
@@ -35,7 +36,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenAiMessagesPairwiseHandler(PairwiseHandler):
+class OpenAiMessagesPairwiseHandler(LabelledPairHandler):
     """chosen and rejected as lists of messages or texts, after a prompt that is a list, a text, or implicit.
 
     An implicit prompt is what both lists begin with. With an explicit one the lists hold the answer alone, or
@@ -77,13 +78,13 @@ class OpenAiMessagesPairwiseHandler(PairwiseHandler):
 
 
 def read_messages(value: Any, name: str, *, text_is: Role) -> Conversation:
-    """The messages of a field: a list, one message, or a text by `text_is`.
+    """The messages of a field: a list, one message, or a text by `text_is`, a user's maybe of several turns.
 
     Raises:
         RecordError: they are no messages of role and content.
     """
     if isinstance(value, str):
-        return Conversation("", (Message(text_is, value),))
+        return Conversation("", prompt_turns(value) if text_is == "user" else (Message(text_is, value),))
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message, Pair, Role
 from modellink_rm.handlers.fields import (
-    PairwiseHandler,
+    LabelledPairHandler,
     only_item,
     optional_text,
     required,
@@ -46,7 +46,7 @@ class Tags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharegptStylePairwiseHandler(PairwiseHandler):
+class SharegptStylePairwiseHandler(LabelledPairHandler):
     """conversations of alternating turns, with chosen and rejected messages."""
 
     messages: str = "conversations"

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 from modellink_rm.conversation import Message, Pair
 from modellink_rm.handlers.fields import (
-    PairwiseHandler,
-    optional_number,
+    LabelledPairHandler,
     question_text,
     required_number,
     required_text,
@@ -19,20 +18,18 @@ from modellink_rm.records import RecordError
 
 
 @dataclass(frozen=True, kw_only=True)
-class UltraFeedbackPairwiseHandler(PairwiseHandler):
+class UltraFeedbackPairwiseHandler(LabelledPairHandler):
     """UltraFeedback in both of its forms.
 
     Binarized: prompt, chosen and rejected (texts, or lists of messages), score_chosen and score_rejected,
-    whose difference is the margin. Raw: instruction and completions, each with response and a score; the best
-    one is chosen and the worst one rejected, of equal ones the earlier. The score is fine-grained_score, as
-    some overall_score values of that data set are known to be ten times too high.
+    whose difference is the margin; equal ones are a tie. Raw: instruction and completions, each with response
+    and a score; the best one is chosen and the worst one rejected, of equal ones the earlier. The score is
+    fine-grained_score, as some overall_score values of that data set are known to be ten times too high.
     """
 
     prompt: str = "prompt"
     chosen: str = "chosen"
     rejected: str = "rejected"
-    score_chosen: str = "score_chosen"
-    score_rejected: str = "score_rejected"
     instruction: str = "instruction"
     completions: str = "completions"
     response: str = "response"
@@ -44,25 +41,19 @@ class UltraFeedbackPairwiseHandler(PairwiseHandler):
         """The pair of a record.
 
         Raises:
-            RecordError: a field is missing or of another type, or no completion is better than another.
+            RecordError: a field is missing or of another type, or no response is better than another.
         """
         if self.completions in record and self.chosen not in record:
             return self._best_and_worst(record)
-        pair = OpenAiMessagesPairwiseHandler(
-            prompt=self.prompt, chosen=self.chosen, rejected=self.rejected, source=self.source
+        return OpenAiMessagesPairwiseHandler(
+            prompt=self.prompt,
+            chosen=self.chosen,
+            rejected=self.rejected,
+            source=self.source,
+            score_chosen=self.score_chosen,
+            score_rejected=self.score_rejected,
+            margin=self.margin,
         )(record)
-        margin = self.margin_of(record) if self.margin else self._score_difference(record)
-        return Pair(pair.system, pair.tools, pair.prompt, pair.chosen, pair.rejected, margin, pair.source)
-
-    def _score_difference(self, record: Mapping[str, Any]) -> float | None:
-        chosen = optional_number(record, self.score_chosen)
-        rejected = optional_number(record, self.score_rejected)
-        if chosen is None or rejected is None:
-            return None
-        if chosen < rejected:
-            reason = "chosen has the lower score"
-            raise RecordError(reason, f"{reason}: {chosen:g}, rejected has {rejected:g}")
-        return chosen - rejected
 
     def _best_and_worst(self, record: Mapping[str, Any]) -> Pair:
         completions = record[self.completions]

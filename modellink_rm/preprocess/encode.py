@@ -13,7 +13,7 @@ from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.conversation import Pair, Ranking
 from modellink_rm.handlers import make_handler
 from modellink_rm.preprocess import checks
-from modellink_rm.preprocess.rows import Refused, Rows, to_bytes
+from modellink_rm.preprocess.rows import Refused, Rows, text_crc32, to_bytes
 from modellink_rm.records import BadRecord, RawRecord, RecordError, parse_record
 from modellink_rm.templates.choice import find_template
 from modellink_rm.templates.encode import TokenizedResponses, num_closing_tokens, tokenize_responses
@@ -68,6 +68,7 @@ class PairTokenizer:
             Rows(
                 num_bytes=sum(len(raw.text) for raw in chunk),
                 num_records=len(chunk),
+                crc32=text_crc32(chunk),
                 refused=refused,
                 num_responses=num_responses,
                 lengths=lengths,

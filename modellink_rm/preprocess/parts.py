@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from modellink_rm.base.errors import UserError
 from modellink_rm.preprocess.rows import Rows, from_bytes
 
-_MAGIC = b"MLRMPART2"
+_MAGIC = b"MLRMPART3"
 _END = b"MLRMDONE"
 # A killed run's workers need a moment to see that it is gone.
 _SECONDS_FOR_A_DYING_RUN = 2.0

@@ -32,11 +32,12 @@ from modellink_rm.preprocess.encode import PairTokenizer
 from modellink_rm.preprocess.executor.local import WorkerDiedError, ordered_map
 from modellink_rm.preprocess.parts import Parts, locked_parts, parts_path
 from modellink_rm.preprocess.report import Progress
-from modellink_rm.preprocess.rows import Rows, from_bytes
+from modellink_rm.preprocess.rows import Rows, from_bytes, text_crc32
 from modellink_rm.preprocess.tokenizer_comparison import warn_if_files_differ
 from modellink_rm.preprocess.writer import PairWriter
 from modellink_rm.records import (
     Chunk,
+    Limits,
     RawRecord,
     Record,
     input_files,
@@ -51,6 +52,10 @@ _CHUNK_BYTES = 1 << 20
 
 # What may differ between a run and the one that continues it, or between the shards of one.
 _NOT_OF_THE_ROWS = ("output_prefix", "workers", "log_interval", "strict", "resume", "rejects", "shard_index")
+
+
+class InputChangedError(UserError):
+    """The input is not what the run that --resume continues has read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +82,7 @@ def preprocess(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> M
         OSError: a file cannot be read or written.
     """
     work = PairTokenizer(config, tokenizer_config)
-    warn_if_files_differ(work.tokenizer, tokenizer_config, read_raw_records(config.input))
+    warn_if_files_differ(work.tokenizer, tokenizer_config, _raw_records(config))
     return preprocess_with(work, config)
 
 
@@ -97,7 +102,7 @@ def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest |
                 parts.end()
                 return Shard(path=path, num_records=num_records)
             manifest = write_dataset(chunks, prefix, identity, rejects=config.rejects)
-        except WorkerDiedError:
+        except (WorkerDiedError, InputChangedError):
             raise  # what is done is good: --resume continues from it
         except UserError:
             parts.remove()
@@ -136,12 +141,17 @@ def write_dataset(
     return manifest
 
 
+def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
+    limits = Limits(max_record_bytes=config.max_record_bytes, max_expansion=config.max_expansion)
+    return read_raw_records(config.input, limits)
+
+
 def _all_rows(
     config: PreprocessConfig, work: PairTokenizer, parts: Parts, identity: dict[str, Any]
 ) -> Iterator[Rows]:
     """The rows of every chunk in order: first those that an earlier run finished, then new ones."""
     num_bytes = sum(path.stat().st_size for path in input_files(config.input))
-    records = _checked_against_map_keys(read_raw_records(config.input), config.map_keys)
+    records = _checked_against_map_keys(_raw_records(config), config.map_keys)
     chunks = itertools.islice(_chunks(records), config.shard_index, None, config.num_shards)
     with Progress(num_bytes // config.num_shards, log_interval=config.log_interval) as progress:
         finished: Iterator[Rows] = iter(())
@@ -154,11 +164,12 @@ def _all_rows(
         num_finished = 0
         for rows in finished:
             num_finished += 1
+            _check_input_of_part(rows, next(chunks, Chunk()))
             progress.add(num_records=rows.num_records, num_bytes=rows.num_bytes, bad=[])
             yield rows
         if config.resume:
             info(f"--resume: {num_finished:,} parts were there already")
-        for part in ordered_map(work, itertools.islice(chunks, num_finished, None), workers=config.workers):
+        for part in ordered_map(work, chunks, workers=config.workers):
             new = from_bytes(part)
             assert new is not None
             bad = [refused for refused in new.refused if refused.is_bad]
@@ -167,6 +178,20 @@ def _all_rows(
             parts.append(part)
             progress.add(num_records=new.num_records, num_bytes=new.num_bytes, bad=bad)
             yield new
+
+
+def _check_input_of_part(rows: Rows, chunk: Chunk) -> None:
+    """Make sure that a finished part was made of these records.
+
+    Raises:
+        InputChangedError: the input changed since.
+    """
+    if (rows.num_records, rows.crc32) != (len(chunk), text_crc32(chunk)):
+        where = f"from {chunk[0].place} on" if chunk else "at its end"
+        raise InputChangedError(
+            f"--resume: the input changed {where}, which the earlier run has read; "
+            "run without --resume to begin anew"
+        )
 
 
 def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:

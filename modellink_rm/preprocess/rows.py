@@ -1,13 +1,17 @@
 """What became of a chunk of records, as workers hand it over and as parts of a run keep it."""
 
 import dataclasses
+import functools
 import json
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from modellink_rm.records import RawRecord
 
 _ARRAYS = {
     "num_responses": "<i4",
@@ -50,6 +54,7 @@ class Rows:
     Attributes:
         num_bytes: of the records' text.
         num_records: read, whatever became of them.
+        crc32: of the records' text, to tell whether the input is still the same.
         refused: those that are no rows, in order.
         num_responses: int32 [num_rows], 2 for a pair.
         lengths: int32, of every row the tokens of its prompt and of each answer.
@@ -65,6 +70,7 @@ class Rows:
 
     num_bytes: int
     num_records: int
+    crc32: int = 0
     refused: list[Refused] = field(default_factory=list)
     num_responses: NDArray[np.int32]
     lengths: NDArray[np.int32]
@@ -78,12 +84,18 @@ class Rows:
     texts: list[str] = field(default_factory=list)
 
 
+def text_crc32(chunk: Iterable[RawRecord]) -> int:
+    """Checksum of the texts of records, one after the other."""
+    return functools.reduce(lambda crc, raw: zlib.crc32(raw.text, crc), chunk, 0)
+
+
 def to_bytes(rows: Rows) -> bytes:
     """The chunk in a form without pickles, closed by a checksum."""
     arrays = {name: getattr(rows, name).astype(kind, copy=False) for name, kind in _ARRAYS.items()}
     head: dict[str, Any] = {
         "num_bytes": rows.num_bytes,
         "num_records": rows.num_records,
+        "crc32": rows.crc32,
         "refused": [dataclasses.astuple(refused) for refused in rows.refused],
         "sources": rows.sources,
         "places": rows.places,
@@ -110,6 +122,7 @@ def from_bytes(data: bytes) -> Rows | None:
     return Rows(
         num_bytes=head["num_bytes"],
         num_records=head["num_records"],
+        crc32=head["crc32"],
         refused=[Refused(*values) for values in head["refused"]],
         sources=head["sources"],
         places=head["places"],

@@ -1,11 +1,21 @@
 """Records of preference files, each with its place, parsed where they are used."""
 
 from modellink_rm.records.inputs import input_files, read_raw_records, read_records
-from modellink_rm.records.record import BadRecord, Chunk, RawRecord, Record, RecordError, parse_record
+from modellink_rm.records.limits import Limits
+from modellink_rm.records.record import (
+    BadRecord,
+    Chunk,
+    RawRecord,
+    Record,
+    RecordError,
+    parse_record,
+    shortened,
+)
 
 __all__ = [
     "BadRecord",
     "Chunk",
+    "Limits",
     "RawRecord",
     "Record",
     "RecordError",
@@ -13,4 +23,5 @@ __all__ = [
     "parse_record",
     "read_raw_records",
     "read_records",
+    "shortened",
 ]

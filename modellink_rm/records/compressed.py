@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 
 _GZIP = (".gz", ".gzip")
 _ZSTD = (".zst", ".zstd")
-_CHUNK_BYTES = 1 << 14  # of zstd at a time: what comes out may be many times as long
+_CHUNK_BYTES = 1 << 10  # of zstd at a time: what comes out may be 32,000 times as long
 
 
 def format_suffix(path: Path) -> str:
@@ -30,11 +31,11 @@ def is_compressed(path: Path) -> bool:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[IO[bytes]]:
     """The content of a file as a stream from its start, without what compresses it.
 
     Raises:
-        UserError: what is compressed ends early or is damaged, or zstd is not there to read it.
+        UserError: what is compressed ends early, is damaged or too much, or zstd is not there to read it.
     """
     suffix = path.suffix.lower()
     with path.open("rb") as file:
@@ -43,13 +44,13 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             return
         stream = gzip.GzipFile(fileobj=file) if suffix in _GZIP else _zstd_stream(file, path)
         try:
-            yield io.BufferedReader(stream, 1 << 20)
+            yield io.BufferedReader(_BoundedStream(stream, path, limits), 1 << 20)
         except (EOFError, zlib.error, gzip.BadGzipFile, _DamagedError) as error:
             raise UserError(f"{path} is cut off or damaged: {error}") from None
 
 
 @contextmanager
-def opened_for_seeking(path: Path) -> Iterator[IO[bytes]]:
+def opened_for_seeking(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[IO[bytes]]:
     """The same as a file that can be read at any place: one on disk where `path` is compressed.
 
     Raises:
@@ -60,7 +61,7 @@ def opened_for_seeking(path: Path) -> Iterator[IO[bytes]]:
             yield file
         return
     with tempfile.TemporaryFile() as whole:
-        with opened(path) as stream:
+        with opened(path, limits) as stream:
             shutil.copyfileobj(stream, whole, 1 << 20)
         whole.seek(0)
         yield whole
@@ -76,6 +77,35 @@ def _zstd_stream(file: IO[bytes], path: Path) -> io.RawIOBase:
     except ImportError:
         raise UserError(f"{path} is compressed by zstd: pip install 'modellink-rm[zstd]'") from None
     return _ZstdStream(file, zstandard)
+
+
+class _BoundedStream(io.RawIOBase):
+    """What a compressed file holds, up to what the limits allow."""
+
+    def __init__(self, content: Any, path: Path, limits: Limits) -> None:
+        self._content = content
+        self._path = path
+        self._limits = limits
+        self._num_left = limits.max_content(path.stat().st_size)
+
+    def readable(self) -> bool:
+        """True: a stream to read from."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Number of bytes written to `buffer`; 0 at the end.
+
+        Raises:
+            UserError: there is more than the limits allow.
+        """
+        count: int = self._content.readinto(buffer)
+        self._num_left -= count
+        if self._num_left < 0:
+            raise UserError(
+                f"{self._path} holds more than {self._limits.max_expansion} times its own size: if that is "
+                "meant, give a larger --max-expansion"
+            )
+        return count
 
 
 class _ZstdStream(io.RawIOBase):

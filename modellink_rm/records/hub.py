@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.record import RawRecord, record_of_row
 
 _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -14,7 +15,7 @@ def is_hub_name(given: str) -> bool:
     return _NAME.fullmatch(given) is not None
 
 
-def read_hub(name: str) -> Iterator[RawRecord]:
+def read_hub(name: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
     """The rows of the train split, streamed; nothing is kept on disk.
 
     Raises:
@@ -30,7 +31,7 @@ def read_hub(name: str) -> Iterator[RawRecord]:
     try:
         rows = iter(datasets.load_dataset(name, split="train", streaming=True))
         for index, row in enumerate(rows):
-            yield record_of_row(f"{name}[{index}]", row)
+            yield record_of_row(f"{name}[{index}]", row, limits)
     except (OSError, ValueError, RuntimeError) as error:  # datasets, its hub client and httpx differ
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(

@@ -7,12 +7,13 @@ from pathlib import Path
 from modellink_rm.base.errors import UserError
 from modellink_rm.records.compressed import format_suffix
 from modellink_rm.records.hub import is_hub_name, read_hub
+from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.record import BadRecord, RawRecord, Record, parse_record
 from modellink_rm.records.tables import read_arrow, read_parquet
 from modellink_rm.records.text_formats import read_csv, read_json, read_lines
 
 # How to read a file, by the end of its name.
-READERS: dict[str, Callable[[Path], Iterator[RawRecord]]] = {
+READERS: dict[str, Callable[[Path, Limits], Iterator[RawRecord]]] = {
     ".arrow": read_arrow,
     ".csv": read_csv,
     ".json": read_json,
@@ -34,18 +35,18 @@ def read_records(inputs: str | Sequence[str]) -> Iterator[Record | BadRecord]:
     return map(parse_record, read_raw_records(inputs))
 
 
-def read_raw_records(inputs: str | Sequence[str]) -> Iterator[RawRecord]:
-    """The texts of the records of one --input or several, in order.
+def read_raw_records(inputs: str | Sequence[str], limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
+    """The texts of the records of one --input or several, in order; a problem for one over the limits.
 
     Raises:
-        UserError: no such path, nothing to read in it, or a file that is cut off or damaged.
+        UserError: no such path, nothing to read in it, or a file that is cut off, damaged or over the limits.
     """
     for given in _each(inputs):
         if _is_of_hub(given):
-            yield from read_hub(given)
+            yield from read_hub(given, limits)
             continue
         for file in _files_of(given):
-            yield from READERS[format_suffix(file)](file)
+            yield from READERS[format_suffix(file)](file, limits)
 
 
 def input_files(inputs: str | Sequence[str]) -> list[Path]:

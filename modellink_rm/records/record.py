@@ -7,6 +7,20 @@ from typing import Any
 
 import orjson
 
+from modellink_rm.records.duplicate_keys import duplicate_key
+from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
+
+_NOT_UTF8 = "invalid UTF-8"
+_NESTED = "nested too deeply"
+
+_LONGEST_MESSAGE = 300  # characters; what a record holds may be quoted in it
+
+
+def shortened(message: str) -> str:
+    """A message that fits a line or two, on one line."""
+    message = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}..."
+    return " ".join(message.splitlines())
+
 
 class RecordError(ValueError):
     """What is wrong with one record; the message completes "file:line: ".
@@ -16,7 +30,7 @@ class RecordError(ValueError):
     """
 
     def __init__(self, reason: str, message: str = "") -> None:
-        super().__init__(message or reason)
+        super().__init__(shortened(message or reason))
         self.reason = reason
 
 
@@ -90,22 +104,36 @@ def parse_record(raw: RawRecord) -> Record | BadRecord:
         value = orjson.loads(raw.text)
     except orjson.JSONDecodeError as error:
         return _not_parsed(raw, error)
+    except RecursionError:
+        return BadRecord(raw.place, _NESTED, _NESTED)
     if not isinstance(value, dict):
         reason = "not an object"
         return BadRecord(raw.place, reason, f"a record must be a JSON object, this is {type(value).__name__}")
+    try:
+        key = duplicate_key(raw.text, value)
+    except RecursionError:
+        return BadRecord(raw.place, _NESTED, _NESTED)
+    if key is not None:
+        reason = "an object with a key twice"
+        return BadRecord(raw.place, reason, shortened(f"{reason}: {key!r}"))
     return Record(raw.place, value)
 
 
-def record_of_row(place: str, row: Mapping[str, Any]) -> RawRecord:
-    """The record of a table's row: numbers and text as in JSON, anything else as its text."""
+def record_of_row(place: str, row: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> RawRecord:
+    """The record of a table's row: numbers and text as in JSON, bytes as UTF-8, anything else as its text."""
     try:
-        return RawRecord(place, orjson.dumps(row, default=_as_text))
-    except TypeError as error:  # a lone surrogate, or an integer of more than 64 bits
+        text = orjson.dumps(row, default=_as_text)
+    except TypeError as error:  # bytes, a lone surrogate, or an integer of more than 64 bits
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            return RawRecord(place, b"", problem=_NOT_UTF8)
         return RawRecord(place, b"", problem=f"the row cannot be written as JSON: {error}")
+    if len(text) > limits.max_record_bytes:
+        return RawRecord(place, b"", problem=limits.too_long)
+    return RawRecord(place, text)
 
 
 def _as_text(value: object) -> str:
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _not_parsed(raw: RawRecord, error: orjson.JSONDecodeError) -> BadRecord:
@@ -113,7 +141,14 @@ def _not_parsed(raw: RawRecord, error: orjson.JSONDecodeError) -> BadRecord:
         raw.text.decode()
     except UnicodeDecodeError as encoding_error:
         message = f"invalid UTF-8 at byte {encoding_error.start + 1} of the record"
-        return BadRecord(raw.place, "invalid UTF-8", message)
+        return BadRecord(raw.place, _NOT_UTF8, message)
+    if b"\0" in raw.text:
+        reason = "NUL bytes"
+        message = f"{reason}, from byte {raw.text.index(0) + 1} of the record on: the file is damaged"
+        return BadRecord(raw.place, reason, message)
     line = f"line {error.lineno}, " if b"\n" in raw.text.strip() else ""
-    message = f"invalid JSON: {error.msg} ({line}column {error.colno} of the record)"
-    return BadRecord(raw.place, "invalid JSON", message)
+    where = f"({line}column {error.colno} of the record)"
+    if "surrogate" in error.msg:
+        reason = "half of a surrogate pair"
+        return BadRecord(raw.place, reason, f"{reason} spelled as \\u.... {where}")
+    return BadRecord(raw.place, "invalid JSON", f"invalid JSON: {error.msg} {where}")

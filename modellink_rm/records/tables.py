@@ -6,13 +6,14 @@ from typing import IO, Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.records.compressed import opened_for_seeking
+from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.record import RawRecord, record_of_row
 
 _ROWS_AT_A_TIME = 256
 _ARROW_FILE_MAGIC = b"ARROW1"
 
 
-def read_parquet(path: Path) -> Iterator[RawRecord]:
+def read_parquet(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
     """The rows of a parquet file.
 
     Raises:
@@ -21,25 +22,25 @@ def read_parquet(path: Path) -> Iterator[RawRecord]:
     pyarrow = _pyarrow(path)
     from pyarrow import parquet
 
-    with opened_for_seeking(path) as file:
+    with opened_for_seeking(path, limits) as file:
         try:
             table = parquet.ParquetFile(file, pre_buffer=False)
             batches = table.iter_batches(batch_size=_ROWS_AT_A_TIME, use_threads=False)
-            yield from _rows(path, batches)
+            yield from _rows(path, batches, limits)
         except (pyarrow.ArrowException, OSError) as error:
             raise _damaged(path, error) from None
 
 
-def read_arrow(path: Path) -> Iterator[RawRecord]:
+def read_arrow(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
     """The rows of an arrow file, or of an arrow stream as the datasets library stores them.
 
     Raises:
         UserError: pyarrow is not there to read it, or it is damaged.
     """
     pyarrow = _pyarrow(path)
-    with opened_for_seeking(path) as file:
+    with opened_for_seeking(path, limits) as file:
         try:
-            yield from _rows(path, _arrow_batches(pyarrow, file))
+            yield from _rows(path, _arrow_batches(pyarrow, file), limits)
         except (pyarrow.ArrowException, OSError) as error:
             raise _damaged(path, error) from None
 
@@ -55,18 +56,25 @@ def _arrow_batches(pyarrow: Any, file: IO[bytes]) -> Iterator[Any]:
         yield reader.get_batch(index)
 
 
-def _rows(path: Path, batches: Iterator[Any]) -> Iterator[RawRecord]:
+def _rows(path: Path, batches: Iterator[Any], limits: Limits) -> Iterator[RawRecord]:
     index = 0
     for batch in batches:
+        _check_names(path, batch.schema.names)
         for offset in range(0, batch.num_rows, _ROWS_AT_A_TIME):
             for row in _row_values(batch.slice(offset, _ROWS_AT_A_TIME)):
                 place = f"{path}[{index}]"
                 yield (
                     RawRecord(place, b"", problem="invalid UTF-8")
                     if row is None
-                    else record_of_row(place, row)
+                    else record_of_row(place, row, limits)
                 )
                 index += 1
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """Refuse a table two of whose columns have one name: a row would hold only one of them."""
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} names a column twice: {', '.join(names)}")
 
 
 def _row_values(batch: Any) -> list[dict[str, Any] | None]:

@@ -9,42 +9,55 @@ from typing import IO
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.records.compressed import opened
+from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.record import RawRecord, record_of_row
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CHUNK_BYTES = 1 << 20
-_LONGEST_CELL = 1 << 28  # characters; a quote that is never closed must not take in the whole file
 
 
-def read_lines(path: Path) -> Iterator[RawRecord]:
-    """One record a line; blank lines are none."""
-    with opened(path) as file:
-        for number, line in enumerate(file, start=1):
+def read_lines(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
+    """One record a line; blank lines are none, and one over the limit has no text."""
+    longest = limits.max_record_bytes
+    with opened(path, limits) as file:
+        number = 0
+        while line := file.readline(longest + 1):
+            number += 1
+            if len(line) > longest and line[-1:] != b"\n":
+                yield RawRecord(f"{path}:{number}", b"", problem=limits.too_long)
+                _skip_line(file)
+                continue
             text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
             if text.strip():
                 yield RawRecord(f"{path}:{number}", text)
 
 
-def read_json(path: Path) -> Iterator[RawRecord]:
+def _skip_line(file: IO[bytes]) -> None:
+    """Read to the end of a line that is not kept."""
+    while (rest := file.readline(_CHUNK_BYTES)) and rest[-1:] != b"\n":
+        pass
+
+
+def read_json(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
     """The elements of an array where the file holds one, else one record a line."""
-    with opened(path) as file:
+    with opened(path, limits) as file:
         start = file.read(1 << 16).removeprefix(_BYTE_ORDER_MARK).lstrip()
-    return _read_array(path) if start.startswith(b"[") else read_lines(path)
+    return _read_array(path, limits) if start.startswith(b"[") else read_lines(path, limits)
 
 
 # Strings, brackets and commas of a JSON text; a quote on its own opens a string that does not end.
 _MARKS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
 
 
-def _read_array(path: Path) -> Iterator[RawRecord]:
+def _read_array(path: Path, limits: Limits) -> Iterator[RawRecord]:
     """The elements of one array, cut out of the stream without parsing them.
 
     A bad element is thus one bad record, and memory grows with the longest element, not the file.
 
     Raises:
-        UserError: the array does not end, or something follows it.
+        UserError: the array does not end, something follows it, or an element is over the limit.
     """
-    with opened(path) as file:
+    with opened(path, limits) as file:
         buffer, line = b"", 1  # what is not used yet, and the line it starts in
         start, position = 0, 0  # in the buffer: of the element, and of the next mark
         depth, index = 0, 0
@@ -67,7 +80,9 @@ def _read_array(path: Path) -> Iterator[RawRecord]:
                 if is_end or (depth == 1 and kind == b","[0]):
                     text = buffer[start : mark.start()]
                     start = mark.end()
-                    if text.strip() or not (is_end and index == 0):
+                    if len(text) > limits.max_record_bytes:
+                        yield RawRecord(f"{path}[{index}]", b"", problem=limits.too_long)
+                    elif text.strip() or not (is_end and index == 0):
                         yield RawRecord(f"{path}[{index}]", text)
                     index += 1
                 if is_end:
@@ -78,6 +93,10 @@ def _read_array(path: Path) -> Iterator[RawRecord]:
                 position = len(buffer)
             line += buffer.count(b"\n", 0, start)
             buffer, position, start = buffer[start:], position - start, 0
+            if len(buffer) > limits.max_record_bytes:
+                raise UserError(
+                    f"{path}: element {index} of its array, from line {line} on, is {limits.too_long}"
+                )
     raise UserError(
         f"{path} is cut off or damaged: element {index} of its array, from line {line} on, does not end"
     )
@@ -92,17 +111,19 @@ def _check_nothing_follows(path: Path, rest: bytes, file: IO[bytes], line: int) 
         rest = file.read(_CHUNK_BYTES)
 
 
-def read_csv(path: Path) -> Iterator[RawRecord]:
+def read_csv(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
     """The rows under a header of field names; every field is a text.
 
     Raises:
-        UserError: there is no header, it names a field twice, or a quote is never closed.
+        UserError: there is no header, it names a field twice, or a row is over the limit, as where a quote is
+            never closed.
     """
-    csv.field_size_limit(_LONGEST_CELL)
-    with opened(path) as file:
+    csv.field_size_limit(limits.max_record_bytes)
+    with opened(path, limits) as file:
         # What is not UTF-8 becomes lone surrogates, which no record can hold: one bad record.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        rows = csv.reader(text)
+        lines = _CsvLines(text, path, limits)
+        rows = csv.reader(lines)
         try:
             header = next(rows, [])
             if not header:
@@ -111,8 +132,9 @@ def read_csv(path: Path) -> Iterator[RawRecord]:
                 raise UserError(f"{path}:1: the header names a field twice: {', '.join(header)}")
             line = rows.line_num + 1
             for row in rows:
+                lines.num_characters = 0
                 if row:
-                    yield _csv_record(f"{path}:{line}", header, row)
+                    yield _csv_record(f"{path}:{line}", header, row, limits)
                 line = rows.line_num + 1
         except csv.Error as error:
             raise UserError(f"{path}:{rows.line_num + 1}: invalid CSV: {error}") from None
@@ -120,7 +142,31 @@ def read_csv(path: Path) -> Iterator[RawRecord]:
             text.detach()
 
 
-def _csv_record(place: str, header: list[str], row: list[str]) -> RawRecord:
+class _CsvLines:
+    """The lines of a CSV, as long as those of one row are not over the limit.
+
+    Attributes:
+        num_characters: of the lines given since it was last set to 0.
+    """
+
+    def __init__(self, text: io.TextIOWrapper, path: Path, limits: Limits) -> None:
+        self._text = text
+        self._path = path
+        self._limits = limits
+        self.num_characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        longest = self._limits.max_record_bytes
+        while line := self._text.readline(longest + 1):
+            self.num_characters += len(line)
+            if self.num_characters > longest:
+                raise UserError(
+                    f"{self._path}: a row, with a quote that is not closed?, is {self._limits.too_long}"
+                )
+            yield line
+
+
+def _csv_record(place: str, header: list[str], row: list[str], limits: Limits) -> RawRecord:
     if len(row) != len(header):
         return RawRecord(place, b"", problem="more or fewer fields than the header")
-    return record_of_row(place, dict(zip(header, row, strict=True)))
+    return record_of_row(place, dict(zip(header, row, strict=True)), limits)

@@ -10,14 +10,20 @@ from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message
-from modellink_rm.records import RecordError
+from modellink_rm.records import RecordError, shortened
+from modellink_rm.templates.calls import text_and_calls
+from modellink_rm.templates.render_limits import MAX_SECONDS, RenderingTooLongError, rendering_limits
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 NAME = "hf"
 _ROLES = {"user": "user", "observation": "tool", "assistant": "assistant", "function_call": "assistant"}
 # What Jinja texts raise on records that they were not written for, beside Jinja's own errors.
-_RENDERING_ERRORS = (TypeError, ValueError, KeyError, IndexError, AttributeError)
+_RENDERING_ERRORS = (
+    *(TypeError, ValueError, LookupError, AttributeError, ArithmeticError, NameError),
+    *(RecursionError, MemoryError, RenderingTooLongError),
+)
+_LONGEST_TEXT = 1 << 26  # characters
 # Private characters, one of which marks a control token that a message spells.
 _MARKS = [chr(code) for code in range(0xE000, 0xE010)]
 
@@ -32,13 +38,35 @@ def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None) -> Template
     Raises:
         UserError: transformers cannot read the tokenizer, or there is no chat template with it.
     """
+    own = _transformers_tokenizer(tokenizer)
+    if not own.chat_template:
+        raise UserError(f"--prompt-type {NAME}: the tokenizer {tokenizer.name} comes without a chat template")
     try:
-        text = _transformers_tokenizer(tokenizer).get_chat_template()
-    except ValueError:
-        raise UserError(
-            f"--prompt-type {NAME}: the tokenizer {tokenizer.name} comes without a chat template"
-        ) from None
+        text = own.get_chat_template()
+    except ValueError as error:  # it has several, none of them the default
+        raise UserError(f"--prompt-type {NAME}: {tokenizer.name}: {shortened(str(error))}") from None
+    _check_operators(text, tokenizer.name)
     return Template(name=NAME, user=(), chat_template=text, thinking=thinking)
+
+
+def _check_operators(text: str, where: str) -> None:
+    """Refuse a template that cannot be parsed, or that has powers, which no limit of time can interrupt."""
+    from jinja2 import nodes
+    from jinja2.exceptions import TemplateSyntaxError
+    from transformers.utils.chat_template_utils import _compile_jinja_template  # transformers 5.23
+
+    # Of another template, as jinja2 computes what is constant when it compiles one.
+    environment = _compile_jinja_template("").environment
+    try:
+        with rendering_limits():
+            has_powers = environment.parse(text).find(nodes.Pow) is not None
+    except (TemplateSyntaxError, RecursionError, MemoryError, RenderingTooLongError) as error:
+        problem = str(error) or type(error).__name__
+        raise UserError(
+            f"--prompt-type {NAME}: the chat template of {where} cannot be read: {shortened(problem)}"
+        ) from None
+    if has_powers:
+        raise UserError(f"--prompt-type {NAME}: the chat template of {where} uses **, which none needs")
 
 
 class ChatRenderer:
@@ -51,6 +79,7 @@ class ChatRenderer:
         self._own = _transformers_tokenizer(tokenizer)
         self._chat_template = template.chat_template
         self._has_tools = re.search(r"\btools\b", template.chat_template) is not None
+        self._has_calls = re.search(r"\btool_calls\b", template.chat_template) is not None
         self._variables = {} if template.thinking is None else {"enable_thinking": template.thinking}
         special = {token.content for token in self._own.added_tokens_decoder.values() if token.special}
         self._special = sorted(special.union(self._own.all_special_tokens), key=len, reverse=True)
@@ -96,9 +125,19 @@ class ChatRenderer:
 
     @functools.cached_property
     def num_closing_tokens(self) -> int:
-        """How many tokens the chat template adds after the text of an answer."""
+        """How many tokens the chat template adds after the text of an answer.
+
+        Raises:
+            UserError: it cannot write a question with its answer.
+        """
         end = "\N{BLACK SQUARE}"
-        text = self._text([*_messages(None, [Message("user", "q")]), *_messages(None, [_answer(end)])], None)
+        turns = [Message("user", "q"), _answer(end)]
+        try:
+            text = self._text(_messages(None, turns, with_calls=False), None)
+        except RecordError as error:
+            raise UserError(
+                f"--prompt-type {NAME}: a question and an answer cannot be written: {error}"
+            ) from None
         return len(self._encoded(text.rpartition(end)[2], mark=""))
 
     def _ids(
@@ -109,13 +148,14 @@ class ChatRenderer:
         texts = iter(marked[2:])
         turns = [Message(turn.role, next(texts)) for turn in turns]
         functions = self._tools(tools)
-        before = _messages(system, turns)
+        before = _messages(system, turns, with_calls=self._has_calls)
         prompt = self._text(before, functions, opens_answer=True)
         shared = prompt[: self._last_cut(prompt)]
         shared_ids = self._encoded(shared, mark)
         yield shared_ids + self._encoded(prompt[len(shared) :], mark)
         for answer in answers:
-            messages = [*before, *_messages(None, [Message(answer.role, next(texts))])]
+            last = Message(answer.role, next(texts))
+            messages = [*before, *_messages(None, [last], with_calls=self._has_calls)]
             whole = self._text(messages, functions)
             yield (
                 shared_ids + self._encoded(whole[len(shared) :], mark)
@@ -154,19 +194,22 @@ class ChatRenderer:
         return value
 
     def _text(
-        self, messages: list[dict[str, str]], tools: list[Any] | None, *, opens_answer: bool = False
+        self, messages: list[dict[str, Any]], tools: list[Any] | None, *, opens_answer: bool = False
     ) -> str:
         try:
-            text: str = self._own.apply_chat_template(
-                messages,
-                tools=tools,
-                chat_template=self._chat_template,
-                add_generation_prompt=opens_answer,
-                tokenize=False,
-                **self._variables,
-            )
+            with rendering_limits():
+                text: str = self._own.apply_chat_template(
+                    messages,
+                    tools=tools,
+                    chat_template=self._chat_template,
+                    add_generation_prompt=opens_answer,
+                    tokenize=False,
+                    **self._variables,
+                )
         except self._errors as error:
-            raise RecordError("the chat template refuses the record", f"the chat template: {error}") from None
+            raise _refusal(error) from None
+        if len(text) > _LONGEST_TEXT:
+            raise RecordError("the chat template writes too long a text")
         return text
 
     def _encoded(self, text: str, mark: str) -> "array[int]":
@@ -190,9 +233,29 @@ def chat_renderer_of(template: Template, tokenizer: Tokenizer) -> ChatRenderer:
     return ChatRenderer(template, tokenizer)
 
 
-def _messages(system: str | None, turns: Sequence[Message]) -> list[dict[str, str]]:
-    messages = [{"role": "system", "content": system}] if system else []
-    return messages + [{"role": _ROLES[turn.role], "content": turn.content} for turn in turns]
+def _messages(system: str | None, turns: Sequence[Message], *, with_calls: bool) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    return messages + [_message(turn, with_calls=with_calls) for turn in turns]
+
+
+def _message(turn: Message, *, with_calls: bool) -> dict[str, Any]:
+    """A turn as chat templates read it; its calls as `tool_calls` where the chat template knows these."""
+    message: dict[str, Any] = {"role": _ROLES[turn.role], "content": turn.content}
+    text, calls = text_and_calls(turn.content) if with_calls and turn.role == "function_call" else ("", [])
+    if calls:
+        functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
+        message["content"] = text
+        message["tool_calls"] = [{"type": "function", "function": function} for function in functions]
+    return message
+
+
+def _refusal(error: Exception) -> RecordError:
+    if isinstance(error, RenderingTooLongError):
+        return RecordError(f"the chat template takes more than {MAX_SECONDS:g} s")
+    if isinstance(error, MemoryError):
+        return RecordError("the chat template takes too much memory")
+    message = str(error) or type(error).__name__
+    return RecordError("the chat template refuses the record", f"the chat template: {message}")
 
 
 def _answer(text: str) -> Message:
@@ -207,9 +270,12 @@ def _transformers_tokenizer(tokenizer: Tokenizer) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=tokenizer.trusts_its_code
+        )
     except Exception as error:  # transformers raises whatever the tokenizer's own code raises
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        hint = "" if tokenizer.trusts_its_code else "; --trust-remote-code would run code that comes with it"
         raise UserError(
-            f"--prompt-type {NAME}: transformers cannot read the tokenizer {directory}: {lines[0]}"
+            f"--prompt-type {NAME}: transformers cannot read the tokenizer {directory}: {lines[0]}{hint}"
         ) from None

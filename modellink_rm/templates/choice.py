@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import warn_once
 from modellink_rm.base.registry import unknown_name_message
 from modellink_rm.templates.chat_template import NAME as CHAT_TEMPLATE
 from modellink_rm.templates.chat_template import chat_template_of
 from modellink_rm.templates.files import template_in_file, template_of_definition
-from modellink_rm.templates.table import TEMPLATES, Template
+from modellink_rm.templates.table import PUBLISHED_FORMS, TEMPLATES, Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 _THINKING = {"true": True, "false": False, "none": None}
@@ -44,6 +45,11 @@ def find_template(
     if path is None and name not in list(TEMPLATES):
         raise UserError(unknown_name_message(TEMPLATES.kind, name, [*TEMPLATES, CHAT_TEMPLATE]))
     template = TEMPLATES[name] if path is None else template_in_file(path, name)
+    if path is None and name in PUBLISHED_FORMS:
+        warn_once(
+            f"--prompt-type {name} writes a record's system text bare after BOS, as ModelLink does; as "
+            f"published: {PUBLISHED_FORMS[name]}, or hf"
+        )
     if thinking is None:
         return template
     if not template.strip_thoughts:

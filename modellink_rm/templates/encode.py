@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from modellink_rm.conversation import Message, Pair, Ranking
 from modellink_rm.records import RecordError
+from modellink_rm.templates.calls import WITHOUT_OPENING, call_texts
 from modellink_rm.templates.chat_template import chat_renderer_of
-from modellink_rm.templates.renderer import renderer_of
+from modellink_rm.templates.renderer import Renderer, renderer_of
 from modellink_rm.templates.table import Template
 from modellink_rm.templates.tools import system_texts, wrapped_json
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -66,7 +67,7 @@ def encode_prompt(
         tokenizer: what turns text into ids.
 
     Raises:
-        RecordError: there are tools, and the template has no form for them.
+        RecordError: there are tools, or a system message, and the template has no form for them.
         UserError: the tokenizer lacks a token that the template needs.
     """
     if template.chat_template:
@@ -78,23 +79,28 @@ def encode_prompt(
         tools_index = _last_user_turn(turns)
     elif tools:
         systems = _with_tools(template, tools, systems[0])
+    if system and template.system_rule == "refused":
+        raise RecordError(f"--prompt-type {template.name} has no form for a system message")
+    system_index = _index_of_system(template, turns)
+    first_kept_thought = _last_user_turn(turns) if template.call_format == "qwen" else len(turns)
     ids = array("i")
     for index, turn in enumerate(turns):
         content = turn.content
         if index == 0:
             ids += renderer.encode(renderer.prefix)
-            if systems[0] and not template.system_in_user:
+            if systems[0] and system_index < 0:
                 for text in systems:
                     ids += renderer.encode(renderer.system, content=text)
         elif index % 2 == 0:
             ids += renderer.encode(renderer.separator)
-        elif template.strip_thoughts:
+        elif template.strip_thoughts and index < first_kept_thought:
             content = _THOUGHT.sub("", content)
         if index == tools_index:
             ids += renderer.encode(renderer.tools, content=wrapped_json(tools))
         if turn.role in ("assistant", "function_call"):
-            slots = renderer.assistant
-        elif index == 0 and systems[0] and template.system_in_user:
+            ids += _answer_ids(turn, content, template, renderer)
+            continue
+        if index == system_index and systems[0]:
             slots = renderer.user_with_system
         else:
             slots = renderer.observation if turn.role == "observation" else renderer.user
@@ -121,7 +127,7 @@ def encode_response(message: Message, template: Template, tokenizer: Tokenizer) 
         content = _THOUGHT.sub("", content)
     elif template.thinking and "<think>" not in content and "</think>" not in content:
         before = renderer.encode(renderer.empty_thought)
-    return before + renderer.encode(renderer.assistant, content=content) + renderer.final
+    return before + _answer_ids(message, content, template, renderer) + renderer.final
 
 
 def num_closing_tokens(template: Template, tokenizer: Tokenizer) -> int:
@@ -136,6 +142,27 @@ def _with_tools(template: Template, tools: str, system: str) -> tuple[str, ...]:
         reason = f"--prompt-type {template.name} has no form for tools"
         raise RecordError(reason, f"{reason}: the record cannot be written with it")
     return system_texts(template.tool_format, tools, system)
+
+
+def _answer_ids(turn: Message, content: str, template: Template, renderer: Renderer) -> "array[int]":
+    """Ids of an answer: of its calls in the template's form where it has one, else of the text as it is."""
+    texts: tuple[str, ...] = ()
+    if turn.role == "function_call" and template.call_format:
+        texts = call_texts(template.call_format, content)
+    if not texts:
+        return renderer.encode(renderer.assistant, content=content)
+    slots = renderer.content if template.call_format in WITHOUT_OPENING else renderer.assistant
+    ids = array("i")
+    for text in texts:
+        ids += renderer.encode(slots, content=text)
+    return ids
+
+
+def _index_of_system(template: Template, turns: Sequence[Message]) -> int:
+    """The turn whose text begins with the system's, -1 where that stands on its own."""
+    if template.system_rule == "last_user":
+        return _last_user_turn(turns)
+    return 0 if template.system_in_user else -1
 
 
 def _last_user_turn(turns: Sequence[Message]) -> int:

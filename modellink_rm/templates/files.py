@@ -14,11 +14,24 @@ from typing import Any
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import warn_once
 from modellink_rm.base.registry import unknown_name_message
-from modellink_rm.templates.table import BOS, CONTENT, EOS, ROUND, Bos, Eos, Slot, Template, Token
+from modellink_rm.templates.calls import CALL_FORMATS
+from modellink_rm.templates.table import (
+    BOS,
+    CONTENT,
+    EOS,
+    ROUND,
+    SYSTEM_RULES,
+    Bos,
+    Eos,
+    Slot,
+    Template,
+    Token,
+)
 from modellink_rm.templates.tools import SYSTEM_FORMATS
 
 _SLOTS = ("user", "assistant", "system", "observation", "prefix", "separator")
-_TEXTS = ("name", "default_system", "chat_template")
+_TEXTS = ("name", "default_system", "chat_template", "call_format", "system_rule")
+_ADDED_TEXTS = ("call_format", "system_rule")  # written where they say something
 _SWITCHES = ("efficient_eos", "replace_eos", "system_in_user", "strip_thoughts", "thinking")
 _CLASSES = {"Llama2Template": "system_in_user", "ReasoningTemplate": "strip_thoughts"}
 _IGNORED = {
@@ -97,6 +110,7 @@ def definition_of(template: Template) -> dict[str, Any]:
     if template.tools_slots:
         entry["format_tools"] = {"slots": [_written(slot) for slot in template.tools_slots]}
     entry |= {"default_system": template.default_system, "stop_words": list(template.stop_words)}
+    entry |= {name: getattr(template, name) for name in _ADDED_TEXTS if getattr(template, name)}
     switches = {name: getattr(template, name) for name in _SWITCHES}
     return entry | {name: value for name, value in switches.items() if value is not None}
 
@@ -183,6 +197,9 @@ def _check(values: Mapping[str, Any], where: str) -> None:
         places = sum(slot.count(CONTENT) for slot in values.get(name, (CONTENT,)) if isinstance(slot, str))
         if places != 1:
             raise UserError(f"{where}: format_{name} must hold {{{{content}}}} once, it does {places} times")
+    for name, choices in (("call_format", ("", *CALL_FORMATS)), ("system_rule", SYSTEM_RULES)):
+        if values.get(name) not in choices:
+            raise UserError(f"{where}: {unknown_name_message(name, values[name], choices)}")
     if values.get("replace_eos") and not values["stop_words"]:
         raise UserError(f"{where}: replace_eos needs stop_words, the first of which is the EOS")
     if values.get("tool_format") and values.get("system_in_user"):

@@ -72,6 +72,7 @@ class Renderer:
         self.user_with_system = self._prepared(user_with_system)
         self.observation = self._prepared(observation)
         self.assistant = self._prepared(template.assistant)
+        self.content = self._prepared((CONTENT,))
         self.final = array("i", [self._required_eos_id()] if template.efficient_eos else [])
         # Not among the control tokens above: an answer's own <think> stays what the tokenizer makes of it.
         self.empty_thought = self._prepared((_EMPTY_THOUGHT,)) if template.thinking is not None else []

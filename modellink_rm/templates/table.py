@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 
 from modellink_rm.base.registry import Registry
+from modellink_rm.templates.calls import call_texts
 from modellink_rm.templates.tools import system_texts
 
 CONTENT = "{content}"  # the text of a message, or of the system
@@ -38,7 +39,8 @@ class Eos:
 Slot = str | Token | Bos | Eos
 BOS = Bos()
 EOS = Eos()
-_ADDED_LATER = ("tool_format", "tools_slots", "thinking", "chat_template")
+_ADDED_LATER = ("tool_format", "tools_slots", "thinking", "chat_template", "call_format", "system_rule")
+SYSTEM_RULES = ("", "last_user", "refused")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +60,14 @@ class Template:
         efficient_eos: EOS stands once, after the final answer.
         replace_eos: EOS is the first stop word instead of the tokenizer's.
         system_in_user: system text is a part of the first user's message.
+        system_rule: "last_user" where system text is a part of the last user's message, "refused" where a
+            record with system text is refused; else "".
         strip_thoughts: <think>...</think> is taken out of earlier answers.
         tool_format: how tools are described in the system text, a name of `tools.SYSTEM_FORMATS`; "" for
             not at all, and a record with tools is refused unless there are `tools_slots`.
         tools_slots: stand before the last user's turn of a record with tools, the JSON of these inside.
+        call_format: how calls of tools are written, a name of `calls.CALL_FORMATS`; "" for as the record
+            spells them.
         thinking: True writes an empty thought before an answer without one; False takes thoughts out of
             answers and ends the prompt with an empty one; None leaves answers as they are.
         chat_template: a Jinja text that replaces all slots, "" for none.
@@ -84,6 +90,8 @@ class Template:
     tools_slots: tuple[Slot, ...] = ()
     thinking: bool | None = None
     chat_template: str = ""
+    call_format: str = ""
+    system_rule: str = ""
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -95,6 +103,8 @@ class Template:
                 del content[name]  # so that a template without it keeps the fingerprint it had
         if self.tool_format:
             content["tool_format"] = system_texts(self.tool_format, '[{"name": "f"}]', "s")
+        if self.call_format:
+            content["call_format"] = call_texts(self.call_format, '{"name": "f", "arguments": {"x": ""}}')
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()
 
     @property
@@ -147,6 +157,7 @@ _CHATGLM3 = Template(
     stop_words=("<|user|>", "<|observation|>"),
     efficient_eos=True,
     tool_format="chatglm3",
+    call_format="chatglm3",
 )
 _add(_CHATGLM3)
 _add(
@@ -170,6 +181,7 @@ _add(
         stop_words=("<|user|>", "<|observation|>"),
         efficient_eos=True,
         tool_format="glm4",
+        call_format="glm4",
     )
 )
 
@@ -183,6 +195,10 @@ _CHATML = Template(
     replace_eos=True,
 )
 _add(_CHATML)
+# Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen3-8B, chat_template.
+_QWEN_OBSERVATION = (
+    "<|im_start|>user\n<tool_response>\n{content}\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
+)
 _add(
     dataclasses.replace(
         _CHATML,
@@ -196,18 +212,22 @@ _add(
         name="qwen",
         default_system="You are a helpful assistant.",
         stop_words=("<|im_end|>",),
+        observation=_QWEN_OBSERVATION,
         tool_format="qwen",
+        call_format="qwen",
     )
 )
 _QWEN3 = Template(
     name="qwen3",
     system=_CHATML.system,
     user=_CHATML.user,
+    observation=_QWEN_OBSERVATION,
     assistant=("{content}<|im_end|>\n",),
     stop_words=("<|im_end|>",),
     replace_eos=True,
     strip_thoughts=True,
     tool_format="qwen",
+    call_format="qwen",
 )
 _add(_QWEN3)
 # What --enable-thinking true and false make of qwen3; names, so that data and checkpoints can say them.
@@ -233,9 +253,15 @@ _add(
             "<|start_header_id|>user<|end_header_id|>\n\n{content}<|eot_id|>"
             "<|start_header_id|>assistant<|end_header_id|>\n\n",
         ),
+        # meta-llama/llama-models, models/llama3_1/prompt_format.md
+        observation=(
+            "<|start_header_id|>ipython<|end_header_id|>\n\n{content}<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
         stop_words=("<|eot_id|>",),
         replace_eos=True,
         tool_format="llama3",
+        call_format="llama3",
     )
 )
 _add(
@@ -246,6 +272,13 @@ _add(
         system_in_user=True,
     )
 )
+# ModelLink's mistral and gemma write system text bare after BOS, as no publisher does: data made with them
+# needs it so. What asks for them by name is told of the others.
+PUBLISHED_FORMS = {
+    "mistral": "mistral_v1 or mistral_v3",
+    "mixtral": "mistral_v1 or mistral_v3",
+    "gemma": "gemma2 or gemma3",
+}
 _add(
     Template(
         name="mistral",
@@ -256,6 +289,26 @@ _add(
     ),
     "mixtral",
 )
+# What mistral-common writes (tokens/tokenizers/instruct.py), by versions of its instruct tokenizer.
+_add(
+    Template(
+        name="mistral_v1",
+        prefix=(BOS,),
+        system=("{content}\n\n",),
+        user=("[INST] {content} [/INST]",),
+        system_in_user=True,
+    )
+)
+_add(
+    Template(
+        name="mistral_v3",
+        prefix=(BOS,),
+        system=("{content}\n\n",),
+        user=(Token("[INST]"), CONTENT, Token("[/INST]")),
+        system_rule="last_user",
+        tools_slots=(Token("[AVAILABLE_TOOLS]"), CONTENT, Token("[/AVAILABLE_TOOLS]")),
+    )
+)
 _add(
     Template(
         name="gemma",
@@ -265,6 +318,21 @@ _add(
         assistant=(CONTENT,),
         separator=("<end_of_turn>\n",),
         efficient_eos=True,
+    )
+)
+# google/gemma-2-9b-it and google/gemma-3-4b-it, chat_template.
+_GEMMA2 = Template(
+    name="gemma2",
+    prefix=(BOS,),
+    user=("<start_of_turn>user\n{content}<end_of_turn>\n<start_of_turn>model\n",),
+    assistant=("{content}<end_of_turn>\n",),
+    stop_words=("<end_of_turn>",),
+    system_rule="refused",
+)
+_add(_GEMMA2)
+_add(
+    dataclasses.replace(
+        _GEMMA2, name="gemma3", system=("{content}\n\n",), system_in_user=True, system_rule=""
     )
 )
 _add(

@@ -29,9 +29,9 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
         raise UserError(f"{flag} {given} does not exist; it must be on this machine, nothing is downloaded")
     if config.tokenizer_model not in (None, given):
         warn_once("--tokenizer-model is ignored: --tokenizer-name-or-path is given")
-    if path.is_file():
-        return _load_file(path)
-    return _load_directory(path, config)
+    tokenizer = _load_file(path) if path.is_file() else _load_directory(path, config)
+    tokenizer.trusts_its_code = config.trust_remote_code
+    return tokenizer
 
 
 def _load_file(path: Path) -> Tokenizer:

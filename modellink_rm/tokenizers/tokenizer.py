@@ -28,6 +28,7 @@ class Tokenizer(ABC):
         eos_id: None where the tokenizer has none.
         fingerprint: sha256 over what determines the ids; the same wherever the files lie.
         files: what to copy beside a checkpoint to get the same tokenizer again.
+        trusts_its_code: whether the user lets Python code that comes with the tokenizer run.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Tokenizer(ABC):
     eos_id: int | None
     fingerprint: str
     files: tuple[Path, ...]
+    trusts_its_code: bool = False
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:

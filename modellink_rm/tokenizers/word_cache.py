@@ -69,6 +69,7 @@ class WordCachingTokenizer(Tokenizer):
         self.eos_id = inner.eos_id
         self.fingerprint = inner.fingerprint
         self.files = inner.files
+        self.trusts_its_code = inner.trusts_its_code
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` as plain text, sentencepiece's own."""

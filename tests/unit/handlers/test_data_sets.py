@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.conversation import Message, Pair
+from modellink_rm.conversation import Message, Pair, Ranking
 from modellink_rm.handlers import HANDLERS, custom, make_handler
 from modellink_rm.records import RecordError
 
@@ -216,12 +216,95 @@ def test_helpsteer3_with_its_own_names():
     assert made(HELPSTEER, record, **keys) == expected
 
 
+EARLIER = (user("q1\nand more"), assistant("a1"), user("q2"))
+DIALOGUES = [  # as the cards of HelpSteer2 and of Nectar show them
+    "q1\nand more\n<extra_id_1>Assistant\na1\n<extra_id_1>User\nq2",
+    "<extra_id_1>User\nq1\nand more\n<extra_id_1>Assistant\na1\n<extra_id_1>User\nq2\n",
+    "\n\nHuman: q1\nand more\n\nAssistant: a1\n\nHuman: q2\n\nAssistant: ",
+    "\n\nHuman: q1\nand more\n\nAssistant: a1\n\nHuman: q2",
+]
+
+
+@pytest.mark.parametrize("prompt", DIALOGUES)
+def test_a_prompt_of_several_turns_in_one_text_is_read_as_turns(prompt):
+    record = {"response1": "a", "response2": "b", "preference_strength": -1}
+    assert made(HELPSTEER, {**record, "prompt": prompt}).prompt == EARLIER
+    assert made(MESSAGES, {"prompt": prompt, "chosen": "a", "rejected": "b"}).prompt == EARLIER
+    assert (
+        made("RankedResponsesHandler", {"prompt": prompt, "responses": ["a", "b"], "ranks": [1, 2]}).prompt
+        == EARLIER
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("q\n<extra_id_1>Assistant\na", "the conversation does not end with a turn to answer"),
+        ("q\n<extra_id_1>User\nq", "turns do not alternate"),
+        ("\n\nHuman: q\n\nHuman: q\n\nAssistant: ", "turns do not alternate"),
+        ("\n\nHuman: q\n\nAssistant: It is", "the conversation does not end with a turn to answer"),
+    ],
+)
+def test_a_prompt_of_several_turns_that_cannot_be_answered_is_refused(prompt, reason):
+    with pytest.raises(RecordError) as error:
+        made(MESSAGES, {"prompt": prompt, "chosen": "a", "rejected": "b"})
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("text", ["what is <extra_id_1>User in T5?", "Human: who\n\nAssistant: me?", "q"])
+def test_a_prompt_that_only_speaks_of_marks_is_one_turn(text):
+    assert made(MESSAGES, {"prompt": text, "chosen": "a", "rejected": "b"}).prompt == (user(text),)
+
+
+def test_nectar():
+    answers = [
+        {"answer": "worst", "model": "m", "rank": 7.0},
+        {"answer": "best", "model": "m", "rank": 1.0},
+        {"answer": "middle", "model": "m", "rank": 3.0},
+    ]
+    record = {"prompt": DIALOGUES[2], "answers": answers, "turns": 2, "source": ["x"], "good_natured": True}
+    expected = Ranking(
+        None, "", EARLIER, (assistant("best"), assistant("middle"), assistant("worst")), (1, 2, 3)
+    )
+    assert made("NectarResponsesHandler", record) == expected
+
+
 def test_ultrafeedback_binarized():
     record = {"prompt": "q", "chosen": [Q, A], "rejected": [Q, B], "score_chosen": 8.5, "score_rejected": 6}
     pair = made(ULTRA, {**record, "source": "flan"}, source="source")
     assert pair == Pair(None, "", (user("q"),), assistant("a"), assistant("b"), margin=2.5, source="flan")
     with pytest.raises(RecordError, match=r"chosen has the lower score: 8\.5, rejected has 9"):
         made(ULTRA, {**record, "score_rejected": 9})
+
+
+SCORED = {
+    "AlpacaStylePairwiseHandler": {"instruction": "q", "chosen": "a", "rejected": "b"},
+    "SharegptStylePairwiseHandler": {
+        "conversations": [{"from": "human", "value": "q"}],
+        "chosen": "a",
+        "rejected": "b",
+    },
+    MESSAGES: {"prompt": [Q], "chosen": [A], "rejected": [B]},
+    HH: {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+    ULTRA: {"prompt": "q", "chosen": [Q, A], "rejected": [Q, B]},
+}
+
+
+@pytest.mark.parametrize("name", sorted(SCORED))
+def test_scores_that_do_not_prefer_chosen_refuse_the_record(name):
+    """Whatever names the margin: a difference of 0, or below it, is no preference."""
+    record = SCORED[name]
+    assert made(name, {**record, "score_chosen": 8.5, "score_rejected": 6}).margin == 2.5
+    assert made(name, {**record, "score_chosen": 8.5}).margin is None
+    for map_keys in ({}, {"margin": "by"}):
+        scored = {**record, "by": 1, "score_chosen": "7", "score_rejected": 7}
+        with pytest.raises(RecordError) as error:
+            made(name, scored, **map_keys)
+        assert error.value.reason == "neither response is preferred"
+        with pytest.raises(RecordError) as error:
+            made(name, {**scored, "score_rejected": 9}, **map_keys)
+        assert error.value.reason == "chosen has the lower score"
+    assert made(name, scored, score_chosen="").margin is None
 
 
 def completion(text, score):
@@ -348,9 +431,9 @@ def test_any_record_is_a_pair_or_a_record_error(name, record):
         pair = make_handler(name, None)(record)
     except RecordError:
         return
-    assert isinstance(pair, Pair)
+    assert isinstance(pair, Pair | Ranking)
     assert len(pair.prompt) % 2 == 1
-    texts = [turn.content for turn in (*pair.prompt, pair.chosen, pair.rejected)]
+    texts = [turn.content for turn in (*pair.prompt, *pair.responses)]
     assert all(isinstance(text, str) for text in texts)
 
 

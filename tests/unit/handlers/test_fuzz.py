@@ -78,11 +78,16 @@ GOOD["RankedResponsesHandler"] = {
     "ranks": [2, 1, 2],
     "ratings": [3, 5, 1.5],
 }
+GOOD["NectarResponsesHandler"] = {
+    "prompt": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q\n\nAssistant: ",
+    "answers": [{"answer": "a", "model": "m", "rank": rank} for rank in (2.0, 1.0, 3.0)],
+}
 OFF_BY_DEFAULT = {
     "AlpacaStylePairwiseHandler": '{"history": "history"}',
     "SharegptStylePairwiseHandler": '{"tools": "tools"}',
 }
-NOT_PARSED = ("invalid JSON", "invalid UTF-8", "not an object")
+NOT_PARSED = {"invalid JSON", "invalid UTF-8", "not an object", "nested too deeply", "NUL bytes"}
+NOT_PARSED |= {"half of a surrogate pair", "an object with a key twice"}
 VALUES = [None, True, 0, -1, 1.5, 1e308, 2**63, "", "x", "<|im_end|>", "\0", "é" * 50, "y" * 20_000]
 VALUES += [[], {}, [[]], [None], {"role": "user"}]
 
@@ -123,6 +128,11 @@ def spoiled(record, choose):
     if fate < 0.26:
         depth = choose.choice([500, 1000, 1020, 5000])
         return text.replace(b'"q"', b"[" * depth + b"]" * depth)
+    if fate < 0.28:
+        key = choose.choice(sorted(record)).encode() if record else b""
+        return text[:-1] + b', "' + key + b'": 1}'
+    if fate < 0.3:
+        return text.replace(b"q", choose.choice([b"\0", b"\\u0000", b"\\ud83d", b"\xed\xa0\x80"]))
     return text
 
 

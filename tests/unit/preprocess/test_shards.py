@@ -129,6 +129,24 @@ def test_resume_with_other_flags_or_input_is_refused(words, capsys):
     assert "is of a run with another input_files" in capsys.readouterr().err
 
 
+def test_resume_notices_a_change_in_the_middle_of_what_was_read(words, capsys):
+    records = [{"instruction": f"question {i} " * 150, "chosen": "yes", "rejected": "no"} for i in range(500)]
+    path = Path("in.jsonl")
+    path.write_text("\n".join(map(json.dumps, records)))
+    killed = [sys.executable, "-c", KILLED_AFTER_TWO_PARTS, *words, "--output-prefix", "x"]
+    assert subprocess.run(killed, check=False).returncode == -signal.SIGKILL
+    text = path.read_text()
+    place = text.index("question 90 ")
+    assert 1 << 16 < place < len(text) - (1 << 16)
+    path.write_text(text.replace("question 90 ", "question 91 "))
+    left = parts_path(X).read_bytes()
+    assert run_command(main, [*words, "--output-prefix", "x", "--resume"]) == 2
+    assert "--resume: the input changed from in.jsonl:65 on" in capsys.readouterr().err
+    assert parts_path(X).read_bytes() == left
+    path.write_text(text)
+    assert run_command(main, [*words, "--output-prefix", "x", "--resume"]) == 0
+
+
 KILLED_AFTER_TWO_PARTS = """
 import os, signal, sys
 from modellink_rm.preprocess.parts import Parts

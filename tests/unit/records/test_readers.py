@@ -5,6 +5,8 @@ import csv
 import gzip
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
 
 import pyarrow
@@ -13,7 +15,7 @@ import zstandard
 from pyarrow import parquet
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.records import BadRecord, Record, input_files, read_records
+from modellink_rm.records import BadRecord, Limits, Record, input_files, read_raw_records, read_records
 
 ROWS = [
     {"prompt": "你好\n", "n": 1, "chosen": [{"role": "assistant", "content": "a"}]},
@@ -87,13 +89,82 @@ def test_text_of_a_table_that_is_not_utf8_is_one_bad_record(tmp_path):
     assert bad == BadRecord(f"{path}[1]", "invalid UTF-8", "invalid UTF-8")
 
 
-def test_bytes_and_times_of_a_table_are_text(tmp_path):
+def test_bytes_of_a_table_are_utf8_or_a_bad_record(tmp_path):
     path = tmp_path / "x.parquet"
-    parquet.write_table(pyarrow.table({"b": ["é".encode(), b"\xff"], "d": [1.5, float("nan")]}), path)
-    assert [record.fields for record in read_records(str(path))] == [
-        {"b": "é", "d": 1.5},
-        {"b": "\\xff", "d": None},
-    ]
+    parquet.write_table(pyarrow.table({"b": ["é".encode(), b"\xff"], "d": [float("nan"), 1.5]}), path)
+    text, bad = read_records(str(path))
+    assert text.fields == {"b": "é", "d": None}
+    assert bad == BadRecord(f"{path}[1]", "invalid UTF-8", "invalid UTF-8")
+
+
+@pytest.mark.parametrize("write", [parquet.write_table, arrow_file])
+def test_a_table_with_two_columns_of_one_name_is_an_error(tmp_path, write):
+    path = tmp_path / ("x.parquet" if write is parquet.write_table else "x.arrow")
+    table = pyarrow.table([[1], [2]], names=["a", "a"])
+    if write is parquet.write_table:
+        write(table, path)
+    else:
+        write(path, table)
+    with pytest.raises(UserError, match="names a column twice: a, a"):
+        list(read_records(str(path)))
+
+
+SMALL = Limits(max_record_bytes=1000, max_expansion=200)
+LONG = {"a": "x" * 2000}
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_a_line_over_the_limit_is_one_bad_record(tmp_path, suffix):
+    path = tmp_path / f"x.jsonl{suffix}"
+    longest = json.dumps({"a": "x" * (1000 - len('{"a": ""}'))})
+    lines = [json.dumps(LONG), '{"a": 1}', longest, json.dumps({"a": "y" * 3_000_000}), '{"a": 2}']
+    path.write_bytes(compressed(path.suffix, "\n".join(lines).encode()))
+    found = [(raw.place, raw.problem) for raw in read_raw_records(str(path), SMALL)]
+    too_long = "longer than --max-record-bytes 1000"
+    assert found == [(f"{path}:{i}", too_long if i in (1, 4) else "") for i in range(1, 6)]
+
+
+def test_an_element_or_row_over_the_limit_is_refused(tmp_path):
+    array = tmp_path / "x.json"
+    array.write_text(json.dumps([LONG, {"a": 1}]))
+    assert [raw.problem for raw in read_raw_records(str(array), SMALL)] == [SMALL.too_long, ""]
+    array.write_text('[{"a": 1}, {"a": "' + "x" * 3_000_000)
+    with pytest.raises(UserError, match=r"x.json: element 1 of its array, from line 1 on, is longer than"):
+        list(read_raw_records(str(array), SMALL))
+    table = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([LONG, {"a": "1"}]), table)
+    assert [raw.problem for raw in read_raw_records(str(table), SMALL)] == [SMALL.too_long, ""]
+    for content in ('a,b\n1,"' + "x\n" * 2000, "a,b\n" + "1," * 1000, "a,b\n1," + "x" * 2000):
+        path = tmp_path / "x.csv"
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"x.csv: a row, .* is longer than --max-record-bytes 1000"):
+            list(read_raw_records(str(path), SMALL))
+
+
+READ_WITHIN_400_MB = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
+from modellink_rm.base.errors import UserError
+from modellink_rm.records import read_raw_records
+try:
+    print([raw.problem for raw in read_raw_records(sys.argv[1])])
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.jsonl.zst", "x.json.gz", "x.csv.gz", "x.json.zst"])
+def test_a_decompression_bomb_is_refused_within_bounded_memory(tmp_path, name):
+    path = tmp_path / name
+    block = b"x" * (1 << 20)
+    with zstandard.open(path, "wb") if name.endswith("zst") else gzip.open(path, "wb", 1) as file:
+        file.write(b'a,b\n"' if "csv" in name else b'[{"a": "' if ".json." in name else b'{"a": "')
+        for _ in range(300):
+            file.write(block)
+    run = [sys.executable, "-c", READ_WITHIN_400_MB, str(path)]
+    result = subprocess.run(run, capture_output=True, text=True, check=True)
+    expected = "holds more than 200 times its own size" if "jsonl" in name else "--max-record-bytes 16777216"
+    assert expected in result.stdout
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])

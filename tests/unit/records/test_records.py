@@ -48,7 +48,15 @@ def test_byte_order_mark_is_skipped(tmp_path, name):
         (b'{"a": 1} x', "invalid JSON"),
         (b'{"a": NaN}', "invalid JSON"),
         (b'{"a": "\xff"}', "invalid UTF-8"),
-        (b'{"a": "\\ud800"}', "invalid JSON"),
+        (b'{"a": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"a": "x\0y"}', "NUL bytes"),
+        (b"\0" * 5000, "NUL bytes"),
+        (b'{"a": 1, "b": 2, "a": 3}', "an object with a key twice"),
+        (b'{"b": [{"\\u0061" :1, "a": ":"}]}', "an object with a key twice"),
+        (b'{"b": "\\u003a", "a": 1, "a": 1}', "an object with a key twice"),
+        (b'{"' + b"k" * 9999 + b'": 1, "' + b"k" * 9999 + b'": 1}', "an object with a key twice"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid JSON"),
+        (b'{"a\\u003a": ' + b"[" * 1000 + b"]" * 1000 + b"}", "nested too deeply"),
         (b'{"a": ' * 3000 + b"1" + b"}" * 3000, "invalid JSON"),
         (b"[1, 2]", "not an object"),
         (b'"x"', "not an object"),
@@ -67,7 +75,18 @@ def test_one_bad_record_leaves_the_others(tmp_path, text, reason, form):
     assert (first.fields, last.fields) == ({"a": 1}, {"a": 2})
     assert isinstance(bad, BadRecord)
     assert (bad.place, bad.reason) == (place, reason)
-    assert len(bad.message) < 200
+    assert len(bad.message) < 400
+    assert len(bad.message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a:b": ":", "c" : "\\u003a"}', '{"a": {"k": 1}, "b": {"k": 1}}', '{"a": "\\"a\\": 1, \\"a\\": 2"}'],
+)
+def test_colons_and_equal_keys_of_several_objects_are_no_key_twice(tmp_path, text):
+    assert [record.fields for record in read_records(written(tmp_path / "x.jsonl", text))] == [
+        json.loads(text)
+    ]
 
 
 def test_a_comma_too_many_is_one_bad_record(tmp_path):

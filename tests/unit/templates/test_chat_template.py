@@ -1,6 +1,8 @@
 """--prompt-type hf gives the ids of transformers' own apply_chat_template."""
 
 import json
+import resource
+import signal
 from array import array
 
 import pytest
@@ -9,6 +11,7 @@ import tokenizers
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message, Pair
 from modellink_rm.records import RecordError
+from modellink_rm.templates import chat_template, render_limits
 from modellink_rm.templates.choice import find_template
 from modellink_rm.templates.encode import (
     encode_prompt,
@@ -16,6 +19,7 @@ from modellink_rm.templates.encode import (
     num_closing_tokens,
     tokenize_responses,
 )
+from modellink_rm.templates.table import TEMPLATES
 from tests.unit.conftest import SENTENCES, load_directory, train_tokenizer_json
 
 CHATML = """{%- if tools %}<|im_start|>system
@@ -109,9 +113,9 @@ def test_ids_are_those_of_transformers_where_spaces_begin_words(tmp_path, scheme
     backend.add_special_tokens(["<s>", "</s>", tokenizers.AddedToken("<|im_start|>", special=True, **strips)])
     backend.add_special_tokens([tokenizers.AddedToken("<|im_end|>", special=True)])
     backend.save(str(tmp_path / "tokenizer.json"))
-    for chat_template in (CHATML, LLAMA2):
+    for text in (CHATML, LLAMA2):
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
-        config["chat_template"] = chat_template
+        config["chat_template"] = text
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
         tokenizer = load_directory(tmp_path)
         tokens = tokenize_responses(PAIR, find_template("hf", tokenizer), tokenizer)
@@ -173,3 +177,142 @@ def test_a_tokenizer_without_a_chat_template_is_named(tmp_path_factory, sentence
     directory = directory_with(tmp_path_factory, None)
     with pytest.raises(UserError, match="comes without a chat template"):
         find_template("hf", load_directory(directory))
+
+
+LOOP = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}"
+DOUBLING = (
+    "{% set n = namespace(x='x' * 1000) %}"
+    "{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
+)
+RECURSIVE = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"
+HARMFUL = {
+    LOOP: "takes more than 0.2 s",
+    DOUBLING: "takes too much memory",
+    RECURSIVE: "the chat template: maximum recursion depth",
+    "{{ 'x' * 10 ** 10 }}": r"uses \*\*, which none needs",
+    "{{ messages[0].role * 100000000000 }}": "takes too much memory",
+    "{{ messages[0].role * 20000000 }}": "writes too long a text",
+    "{% for a in range(10**9) %}{% endfor %}": r"uses \*\*, which none needs",
+    "{% for a in range(1000000000) %}{% endfor %}": "the chat template: Range too big",
+    "{{ 1 // 0 }}": "the chat template: .*by zero",
+    "{{ ''.__class__.__mro__ }}": "the chat template: access to attribute '__class__'",
+    "{{ messages.append(1) }}": "the chat template: access to attribute 'append'",
+    "{% include '/etc/passwd' %}": "the chat template: no loader",
+    "{% for": "cannot be read: unexpected 'end of template'",
+    "{{" + "(" * 20_000 + ")" * 20_000 + "}}": "cannot be read: maximum recursion depth",
+}
+
+
+@pytest.mark.parametrize("text", sorted(HARMFUL))
+def test_a_harmful_chat_template_is_one_line_before_any_record(tmp_path_factory, text, monkeypatch):
+    monkeypatch.setattr(render_limits, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.2)
+    tokenizer = load_directory(directory_with(tmp_path_factory, text))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(UserError, match=HARMFUL[text]) as error:
+        num_closing_tokens(find_template("hf", tokenizer), tokenizer)
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 600
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_a_chat_template_that_fails_on_one_record_leaves_the_others(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(render_limits, "MAX_SECONDS", 0.2)
+    text = CHATML + "{% if 'loop' in messages[0].content %}" + LOOP + "{% endif %}"
+    tokenizer = load_directory(directory_with(tmp_path_factory, text))
+    template = find_template("hf", tokenizer)
+    with pytest.raises(RecordError, match="takes more than"):
+        encode_prompt(None, "", (Message("user", "a loop"),), template, tokenizer)
+    assert encode_prompt(None, "", (Message("user", "q"),), template, tokenizer)
+
+
+def test_several_chat_templates_without_a_default_are_said(tmp_path_factory):
+    two = [{"name": "a", "template": "x"}, {"name": "b", "template": "y"}]
+    tokenizer = load_directory(directory_with(tmp_path_factory, two))
+    with pytest.raises(UserError, match="multiple chat templates"):
+        find_template("hf", tokenizer)
+
+
+OWN_CODE = """
+from pathlib import Path
+from transformers import PreTrainedTokenizerFast
+Path(__file__).with_name("ran").touch()
+Path({marker!r}).touch()
+class OwnTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.mark.parametrize("trusts", [False, True])
+def test_a_tokenizers_own_code_runs_only_where_the_user_trusts_it(
+    tmp_path_factory, tmp_path, trusts, monkeypatch
+):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    directory = directory_with(tmp_path_factory, CHATML)
+    (directory / "own.py").write_text(OWN_CODE.format(marker=str(tmp_path / "ran")))
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_directory(directory, trust_remote_code=trusts)
+    if trusts:
+        assert find_template("hf", tokenizer).chat_template == CHATML
+    else:
+        with pytest.raises(UserError, match="--trust-remote-code"):
+            find_template("hf", tokenizer)
+    assert (tmp_path / "ran").exists() is trusts
+
+
+# The published forms, written out short: Qwen2.5 and Qwen3, Gemma 3, Mistral v0.2.
+QWEN_TOOLS = """{%- for message in messages %}
+    {%- if message.role == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content }}
+        {%- for call in message.tool_calls or [] %}
+            {%- if not loop.first or message.content %}{{- '\\n' }}{% endif %}
+            {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- call.function.arguments | tojson }}
+            {{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}"""
+FIRST_USER = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\\n\\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}"
+    "{% for m in turns %}{% set text = (first if loop.first else '') + m.content %}"
+)
+GEMMA3 = FIRST_USER + (
+    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else 'user') + '\\n' }}"
+    "{{ text + '<end_of_turn>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+MISTRAL_V1 = FIRST_USER + (
+    "{% if m.role == 'user' %}{{ '[INST] ' + text + ' [/INST]' }}{% else %}{{ text + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+CALLED = Message("function_call", 'so:\n{"name": "f", "arguments": {"x": ["é"]}}')
+CALLING = (TURNS[0], CALLED, Message("observation", "2"), *TURNS[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "turns", "answer"),
+    [
+        ("qwen3", QWEN_TOOLS, CALLING, CALLED),
+        ("gemma3", GEMMA3, TURNS, PAIR.chosen),
+        ("mistral_v1", MISTRAL_V1, TURNS, PAIR.chosen),
+    ],
+)
+def test_a_template_of_the_table_writes_what_the_published_chat_template_does(
+    tmp_path_factory, name, text, turns, answer
+):
+    """The texts are equal; ids differ where tokens merge across the slots of the table."""
+    tokenizer = load_directory(directory_with(tmp_path_factory, text))
+    pair = Pair("a system", "", turns, answer, answer)
+    written = []
+    for template in (TEMPLATES[name], find_template("hf", tokenizer)):
+        tokens = tokenize_responses(pair, template, tokenizer)
+        written.append(tokenizer.decode([*tokens.prompt_ids, *tokens.response_ids[0]]))
+    assert written[0] == written[1]

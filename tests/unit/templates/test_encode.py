@@ -12,7 +12,10 @@ import sentencepiece
 import tokenizers
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import warn_once
 from modellink_rm.conversation import Message, Pair
+from modellink_rm.records import RecordError
+from modellink_rm.templates.choice import find_template
 from modellink_rm.templates.encode import (
     encode_prompt,
     encode_response,
@@ -62,8 +65,8 @@ def chatml_system(text):
     return [IM_START, f"system\n{text}", IM_END, "\n"]
 
 
-def llama3_turn(text):
-    return [HEADER, "user", END_HEADER, f"\n\n{text}", EOT, HEADER, "assistant", END_HEADER, "\n\n"]
+def llama3_turn(text, role="user"):
+    return [HEADER, role, END_HEADER, f"\n\n{text}", EOT, HEADER, "assistant", END_HEADER, "\n\n"]
 
 
 def gemma_turn(role, text):
@@ -96,7 +99,10 @@ ONE_TURN = {
     "llama2": ([BOS, "[INST] q [/INST]"], ["a", EOS]),
     "mistral": ([BOS, "[INST] q [/INST]"], ["a", EOS]),
     "mixtral": ([BOS, "[INST] q [/INST]"], ["a", EOS]),
+    "mistral_v1": ([BOS, "[INST] q [/INST]"], ["a", EOS]),
     "gemma": ([BOS, *gemma_turn("user", "q")], ["a", EOS]),
+    "gemma2": ([BOS, *gemma_turn("user", "q")], ["a", END_TURN, "\n"]),
+    "gemma3": ([BOS, *gemma_turn("user", "q")], ["a", END_TURN, "\n"]),
     "alpaca": ([ALPACA_SYSTEM, "### Instruction:\nq\n\n### Response:\n"], ["a", EOS]),
     "deepseek2": ([BOS, "User: q\n\nAssistant:"], ["a", EOS]),
     "deepseek2-lite": ([BOS, "User: q\n\nAssistant:"], ["a", EOS]),
@@ -155,6 +161,13 @@ MULTI_TURN = {
         *(BOS, "[INST] q2 [/INST]"),
     ],
     "mistral": [BOS, "s", "[INST] q1 [/INST]", "a1", EOS, "[INST] q2 [/INST]"],
+    "mistral_v1": [BOS, "[INST] s\n\nq1 [/INST]", "a1", EOS, "[INST] q2 [/INST]"],
+    "gemma3": [
+        BOS,
+        *gemma_turn("user", "s\n\nq1"),
+        *("a1", END_TURN, "\n"),
+        *gemma_turn("user", "q2"),
+    ],
     "gemma": [
         *(BOS, "s"),
         *gemma_turn("user", "q1"),
@@ -188,9 +201,11 @@ OBSERVATIONS = {
     "chatglm3": [GMASK, SOP, OBSERVATION, "\n", "o", ASSISTANT],
     "glm4": [GMASK, T("<sop>"), OBSERVATION, "\no", ASSISTANT],
     "chatml": chatml_turn("tool", "o"),
-    "qwen": chatml_system("You are a helpful assistant.") + chatml_turn("tool", "o"),
+    "qwen": chatml_system("You are a helpful assistant.")
+    + chatml_turn("user", "<tool_response>\no\n</tool_response>"),
+    "qwen3": chatml_turn("user", "<tool_response>\no\n</tool_response>"),
     "gemma": [BOS, *gemma_turn("tool", "o")],
-    "llama3": [BOS, *llama3_turn("o")],
+    "llama3": [BOS, *llama3_turn("o", role="ipython")],
     "llama2": [BOS, "[INST] o [/INST]"],
 }
 
@@ -226,7 +241,62 @@ def assistant(text):
 
 
 def test_the_tables_above_cover_every_template():
-    assert set(ONE_TURN) == set(MULTI_TURN) == set(TEMPLATES)
+    assert set(ONE_TURN) == {*MULTI_TURN, "gemma2"} == set(TEMPLATES) - {"mistral_v3"}
+
+
+def test_gemma2_refuses_a_system_message_as_its_publisher_does(load):
+    with pytest.raises(RecordError) as error:
+        encode_prompt("s", "", (user("q"),), TEMPLATES["gemma2"], load("gemma2")[0])
+    assert error.value.reason == "--prompt-type gemma2 has no form for a system message"
+
+
+CALL = '{"name": "f", "arguments": {"x": "é", "n": 2}}'
+TWO = f"[{CALL}, {CALL}]"
+QWEN_CALL = f"<tool_call>\n{CALL}\n</tool_call>"
+# name: content of a function_call, and the pieces of the answer
+CALLS = [
+    ("qwen", CALL, [QWEN_CALL, IM_END]),
+    ("qwen", f"so:\n{TWO}", [f"so:\n{QWEN_CALL}\n{QWEN_CALL}", IM_END]),
+    ("qwen3", CALL, [QWEN_CALL, IM_END, "\n"]),
+    ("qwen3", "f(x)", ["f(x)", IM_END, "\n"]),
+    ("llama3", CALL, ['{"name": "f", "parameters": {"x": "é", "n": 2}}', EOT]),
+    ("chatglm3", CALL, ["f\n", "```python\ntool_call(x='é', n=2)\n```", EOS]),
+    ("chatglm3", "f(x)", ["\n", "f(x)", EOS]),
+    ("glm4", CALL, ['f\n{"x": "é", "n": 2}', EOS]),
+    ("llama2", CALL, [CALL, EOS]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "pieces"), CALLS)
+def test_a_call_is_written_as_published(name, content, pieces, load):
+    tokenizer, ids = load(name)
+    assert encode_response(Message("function_call", content), TEMPLATES[name], tokenizer) == ids(pieces)
+
+
+@pytest.mark.parametrize("name", ["llama3", "chatglm3", "glm4"])
+@pytest.mark.parametrize("content", [TWO, f"so:\n{CALL}"])
+def test_calls_that_have_no_form_are_refused(name, content, load):
+    with pytest.raises(RecordError, match="has no place for several, or for text beside one"):
+        encode_response(Message("function_call", content), TEMPLATES[name], load(name)[0])
+
+
+def test_qwen3_keeps_thoughts_after_the_last_question(load):
+    tokenizer, ids = load("qwen3")
+    turns = (user("q1"), Message("function_call", f"<think>x</think>\n{CALL}"), Message("observation", "o"))
+    got = encode_prompt(None, "", turns, TEMPLATES["qwen3"], tokenizer)
+    answer = [f"<think>x</think>\n{QWEN_CALL}", IM_END, "\n"]
+    observation = chatml_turn("user", "<tool_response>\no\n</tool_response>")
+    assert got == ids([*chatml_turn("user", "q1"), *answer, *observation])
+
+
+@pytest.mark.parametrize("name", ["mistral", "mixtral", "gemma", "llama2"])
+def test_a_historical_form_of_system_texts_is_said_once(name, load, caplog):
+    warn_once.cache_clear()
+    tokenizer = load(name)[0]
+    with caplog.at_level("WARNING", logger="modellink_rm"):
+        for _ in range(2):
+            assert find_template(name, tokenizer) is TEMPLATES[name]
+    assert len(caplog.records) == (name != "llama2")
 
 
 @pytest.mark.parametrize("name", sorted(ONE_TURN))

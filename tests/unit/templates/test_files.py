@@ -12,7 +12,7 @@ from modellink_rm.templates.files import definition_of, template_of_definition
 from modellink_rm.templates.table import TEMPLATES
 from tests.unit.conftest import load_directory
 
-# As MindSpeed-LLM's configs/finetune/templates.json writes them.
+# As MindSpeed-LLM's configs/finetune/templates.json writes them, but for qwen3's observations and calls.
 PUBLISHED = [
     {
         "name": "chatglm2",
@@ -44,6 +44,13 @@ PUBLISHED = [
         "format_user": {
             "slots": ["<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n"],
         },
+        "format_observation": {
+            "slots": [
+                "<|im_start|>user\n<tool_response>\n{{content}}\n</tool_response><|im_end|>\n"
+                "<|im_start|>assistant\n"
+            ],
+        },
+        "call_format": "qwen",
         "format_assistant": {"slots": ["{{content}}<|im_end|>\n"]},
         "format_system": {"slots": ["<|im_start|>system\n{{content}}<|im_end|>\n"]},
         "format_tools": {"tool_format": "qwen"},

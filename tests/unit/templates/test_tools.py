@@ -117,7 +117,7 @@ def find(ids, part):
 @pytest.fixture(scope="module")
 def mistral_directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("mistral_v3")
-    special = ["<s>", "</s>", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"]
+    special = ["<s>", "</s>", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[INST]", "[/INST]"]
     train_tokenizer_json(special=special).save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
     return directory
@@ -137,6 +137,16 @@ def test_mistral_tools_stand_before_the_last_turn_of_the_user(mistral_directory)
     assert encode_prompt("s", TOOLS, turns, TEMPLATES["mistral"], tokenizer).tolist() == expected
 
 
+def test_mistral_v3_has_its_system_text_in_the_last_turn_of_the_user(mistral_directory):
+    """mistral-common, instruct tokenizer v3."""
+    tokenizer = load_directory(mistral_directory)
+    own = tokenizers.Tokenizer.from_file(str(mistral_directory / "tokenizer.json"))
+    turns = (Message("user", "q1"), Message("assistant", "a1"), Message("user", "q2"))
+    pieces = ["<s>", "[INST]", "q1", "[/INST]", "a1", "</s>", "[INST]", "s\n\nq2", "[/INST]"]
+    expected = [index for piece in pieces for index in own.encode(piece).ids]
+    assert encode_prompt("s", "", turns, TEMPLATES["mistral_v3"], tokenizer).tolist() == expected
+
+
 def test_mistral_without_the_tokens_of_version_3_refuses_tools_only(control_directory):
     tokenizer = load_directory(control_directory)
     assert encode_prompt(None, "", TURNS, TEMPLATES["mistral"], tokenizer)
@@ -145,7 +155,15 @@ def test_mistral_without_the_tokens_of_version_3_refuses_tools_only(control_dire
     assert error.value.reason == "the tokenizer has no [AVAILABLE_TOOLS]"
 
 
-WITH_TOOLS = {*SYSTEM_TEXTS, "chatglm3_system", "mistral", "mixtral", "qwen3_thinking", "qwen3_no_thinking"}
+WITH_TOOLS = {
+    *SYSTEM_TEXTS,
+    "mistral_v3",
+    "chatglm3_system",
+    "mistral",
+    "mixtral",
+    "qwen3_thinking",
+    "qwen3_no_thinking",
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(TEMPLATES) - WITH_TOOLS))

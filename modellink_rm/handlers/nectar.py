@@ -1,0 +1,20 @@
+"""NectarResponsesHandler: seven answers to a prompt with their ranks."""
+
+from dataclasses import dataclass
+
+from modellink_rm.handlers.ranked import RankedResponsesHandler
+
+
+@dataclass(frozen=True, kw_only=True)
+class NectarResponsesHandler(RankedResponsesHandler):
+    r"""prompt, and answers with their ranks, 1 for the best: berkeley-nest/Nectar, by its data set card.
+
+    The prompt is "\n\nHuman: ...\n\nAssistant: ", of one turn or several; every item of `answers` has the
+    text `answer` and the number `rank`.
+    """
+
+    responses: str = "answers"
+    response: str = "answer"
+    ranks: str = ""
+    ratings: str = ""
+    rating: str = ""

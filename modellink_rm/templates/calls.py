@@ -1,0 +1,112 @@
+"""Calls of tools as the models' own publications write them.
+
+A call is an answer whose text is JSON of name and arguments, or a list of such, maybe after a text and a line
+break: what the handlers make of `tool_calls`, and what LLaMA-Factory's function_call turns hold. A call that
+is spelled otherwise is written as the record spells it.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from modellink_rm.records import RecordError
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: the function's name, and its arguments as an object of JSON."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def call_texts(call_format: str, content: str) -> tuple[str, ...]:
+    """Texts, each tokenised on its own, of an answer that calls tools; none where it holds no call in JSON.
+
+    Raises:
+        RecordError: the format has no form for what the answer holds.
+    """
+    text, calls = text_and_calls(content)
+    return CALL_FORMATS[call_format](text, calls) if calls else ()
+
+
+def text_and_calls(content: str) -> tuple[str, list[Call]]:
+    """What is said before the calls, and these; the whole and none where the end is no JSON of calls.
+
+    Raises:
+        RecordError: a call is nested too deeply.
+    """
+    try:
+        for text, written in (("", content), content.rpartition("\n")[::2]):
+            calls = _calls(written)
+            if calls:
+                return text, calls
+    except RecursionError:
+        raise RecordError("a tool call is nested too deeply") from None
+    return content, []
+
+
+def _calls(written: str) -> list[Call]:
+    try:
+        value = json.loads(written)
+    except ValueError:
+        return []
+    calls = []
+    for call in value if isinstance(value, list) else [value]:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            return []
+        arguments = call.get("arguments", call.get("parameters", {}))
+        if not isinstance(arguments, dict):
+            return []
+        calls.append(Call(call["name"], arguments))
+    return calls
+
+
+def _qwen(text: str, calls: list[Call]) -> tuple[str, ...]:
+    """Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen3-8B, chat_template."""
+    written = [f"<tool_call>\n{_call_json(call, 'arguments')}\n</tool_call>" for call in calls]
+    return ("\n".join([text, *written] if text else written),)
+
+
+def _llama3(text: str, calls: list[Call]) -> tuple[str, ...]:
+    """meta-llama/Llama-3.1-8B-Instruct, chat_template: one call, and nothing beside it."""
+    _check_alone(text, calls, "llama3")
+    return (_call_json(calls[0], "parameters"),)
+
+
+def _chatglm3(text: str, calls: list[Call]) -> tuple[str, ...]:
+    """THUDM/ChatGLM3, PROMPT.md: the name beside the role, then code that calls `tool_call`."""
+    _check_alone(text, calls, "chatglm3")
+    arguments = ", ".join(f"{name}={value!r}" for name, value in calls[0].arguments.items())
+    return (f"{calls[0].name}\n", f"```python\ntool_call({arguments})\n```")
+
+
+def _glm4(text: str, calls: list[Call]) -> tuple[str, ...]:
+    """THUDM/glm-4-9b-chat, chat_template: the name beside the role, then the arguments."""
+    _check_alone(text, calls, "glm4")
+    return (f"{calls[0].name}\n{_json(calls[0].arguments)}",)
+
+
+CALL_FORMATS: dict[str, Callable[[str, list[Call]], tuple[str, ...]]] = {
+    "chatglm3": _chatglm3,
+    "glm4": _glm4,
+    "qwen": _qwen,
+    "llama3": _llama3,
+}
+# These stand for the whole answer, its opening line break included.
+WITHOUT_OPENING = ("chatglm3", "glm4")
+
+
+def _check_alone(text: str, calls: list[Call], name: str) -> None:
+    if text or len(calls) > 1:
+        reason = f"the form of calls {name} has no place for several, or for text beside one"
+        raise RecordError(reason)
+
+
+def _call_json(call: Call, key: str) -> str:
+    return _json({"name": call.name, key: call.arguments})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
