@@ -33,14 +33,23 @@ class RunResult:
         return [row[name] for row in self.steps]
 
 
-def run_training(workers: Workers, world_size: int, arguments: list[str], save: Path) -> RunResult:
-    """Train in `world_size` processes, saving under `save`."""
-    parts = workers.run(train_part, world_size, [*arguments, "--save", str(save)])
-    rows = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+def run_training(
+    workers: Workers, world_size: int, arguments: list[str], directory: Path, *, saves: bool = True
+) -> RunResult:
+    """Train in `world_size` processes.
+
+    Args:
+        directory: for metrics.jsonl, and for checkpoints where the run saves any.
+        saves: without it the run writes no checkpoint, which takes longer than a few tiny steps.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    save = ["--save", str(directory)] if saves else []
+    parts = workers.run(train_part, world_size, [*arguments, *save], directory)
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return RunResult(rows=rows, weights=_merged(parts))
 
 
-def train_part(argv: list[str]) -> dict[str, Any]:
+def train_part(argv: list[str], metrics_directory: Path | None = None) -> dict[str, Any]:
     """One rank of a run: its parameters, and where they stand in the model."""
     from modellink_rm.base.log import set_up_logging
     from modellink_rm.base.platform import detect_platform
@@ -54,7 +63,7 @@ def train_part(argv: list[str]) -> dict[str, Any]:
     plan = plan_run(config, world_size=int(os.environ["WORLD_SIZE"]))
     platform = detect_platform(config.parallel.distributed_backend)
     with process_groups(config.parallel, platform, seed=config.training.seed) as ranks:
-        state = train(plan, platform, kernels_of(plan, platform), ranks)
+        state = train(plan, platform, kernels_of(plan, platform), ranks, metrics_directory=metrics_directory)
         parameters = {}
         for name, parameter in (pair for chunk in state.model for pair in chunk.module.global_parameters()):
             dimension = getattr(parameter, "partition_dim", -1)

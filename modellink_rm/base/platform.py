@@ -1,5 +1,6 @@
 """The device and the communication backend, decided once; the only file that asks for a GPU."""
 
+import functools
 import os
 import shutil
 import time
@@ -44,8 +45,7 @@ class Platform:
 
     def synchronize(self) -> None:
         """Wait for the device to finish what was asked of it."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
 
     def pinned(self, tensor: Tensor) -> Tensor:
         """A host tensor in memory that a GPU copies from without waiting; itself on the CPU."""
@@ -54,29 +54,38 @@ class Platform:
         with torch.cuda.device(self.device):  # a thread's own current device is the first GPU
             return tensor.pin_memory()
 
-    def matmul_flops_per_second(self, dtype: torch.dtype) -> float:
-        """The most of several square matrix products in `dtype` on this device, as it is shared now.
 
-        Products grow until one takes long enough to be timed; all take about a fifth of a second.
-        """
-        num_products = 4 if self.device.type == "cuda" else 1  # between two waits for the device
-        generator = torch.Generator(self.device)  # the run's own stays as it is
-        size, best, matrix = 128, 0.0, None
-        started = time.perf_counter()
-        while time.perf_counter() - started < 0.15:
-            if matrix is None:
-                size *= 2
-                matrix = torch.randn(size, size, dtype=dtype, device=self.device, generator=generator)
-            self.synchronize()
-            before = time.perf_counter()
-            for _ in range(num_products):
-                torch.mm(matrix, matrix)
-            self.synchronize()
-            seconds = time.perf_counter() - before
-            best = max(best, num_products * 2 * size**3 / seconds)
-            if seconds < 0.003 and size < 8192:
-                matrix = None
-        return best
+@functools.cache
+def matmul_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """The most of several square matrix products in `dtype` on this device, as it is shared now.
+
+    Products grow until one takes long enough to be timed; all take about a fifth of a second. A
+    process measures once, however many runs it makes.
+    """
+    num_products = 4 if device.type == "cuda" else 1  # between two waits for the device
+    generator = torch.Generator(device)  # the run's own stays as it is
+    size, best, matrix = 128, 0.0, None
+    started = time.perf_counter()
+    while time.perf_counter() - started < 0.15:
+        if matrix is None:
+            size *= 2
+            matrix = torch.randn(size, size, dtype=dtype, device=device, generator=generator)
+        synchronize(device)
+        before = time.perf_counter()
+        for _ in range(num_products):
+            torch.mm(matrix, matrix)
+        synchronize(device)
+        seconds = time.perf_counter() - before
+        best = max(best, num_products * 2 * size**3 / seconds)
+        if seconds < 0.003 and size < 8192:
+            matrix = None
+    return best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device to finish what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def detect_platform(requested_backend: str | None = None) -> Platform:

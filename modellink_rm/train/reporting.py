@@ -30,7 +30,7 @@ class Reporter:
     """Writes one row per log step and one per evaluation; only the first process has one.
 
     Args:
-        save: directory of metrics.jsonl, or None.
+        directory: of metrics.jsonl, or None.
         resumed_iteration: rows after it, of a run that was killed, are taken away.
         details: metrics that only evaluations report.
     """
@@ -38,7 +38,7 @@ class Reporter:
     def __init__(
         self,
         *,
-        save: Path | None,
+        directory: Path | None,
         tensorboard_dir: str | None,
         train_iters: int,
         batch_size: int,
@@ -51,8 +51,8 @@ class Reporter:
         self._closing = ExitStack()
         self._rows = None
         self._tensorboard = None
-        if save is not None:
-            path = save / METRICS_NAME
+        if directory is not None:
+            path = directory / METRICS_NAME
             keep_rows(path, last_iteration=resumed_iteration)
             self._rows = self._closing.enter_context(path.open("a"))
         if tensorboard_dir is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from modellink_rm.base.log import info, is_first_process
-from modellink_rm.base.platform import Platform
+from modellink_rm.base.platform import Platform, matmul_flops_per_second
 from modellink_rm.batching.micro_batches import BatchLayout
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import Progress, load_train_state, save_checkpoint
@@ -53,8 +53,19 @@ def kernels_of(plan: RunPlan, platform: Platform) -> Kernels:
     )
 
 
-def train(plan: RunPlan, platform: Platform, kernels: Kernels, ranks: Ranks) -> TrainState:
-    """Train from where the run stands to its last step; a collective over all processes."""
+def train(
+    plan: RunPlan,
+    platform: Platform,
+    kernels: Kernels,
+    ranks: Ranks,
+    *,
+    metrics_directory: Path | None = None,
+) -> TrainState:
+    """Train from where the run stands to its last step; a collective over all processes.
+
+    Args:
+        metrics_directory: where metrics.jsonl goes; --save by default.
+    """
     config = plan.config
     state = build_train_state(plan, kernels, ranks)
     if state.iteration >= plan.train_iters:
@@ -83,7 +94,7 @@ def train(plan: RunPlan, platform: Platform, kernels: Kernels, ranks: Ranks) -> 
     with (
         prefetch(data.after, _samples_before_steps(plan, state), config.data.num_workers) as batches,
         StepTrace(reporting, traces, ranks.rank) as trace,
-        _Log(plan, state, platform) as log,
+        _Log(plan, state, platform, metrics_directory) as log,
     ):
         for micro_batches in batches:
             trace.before_step(state.iteration)
@@ -202,7 +213,7 @@ def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:
     All measure at once, as they train at once: processes that share cores take them from each other.
     """
     torch.distributed.barrier()
-    peak = torch.tensor([platform.matmul_flops_per_second(dtype)], dtype=torch.float64)
+    peak = torch.tensor([matmul_flops_per_second(platform.device, dtype)], dtype=torch.float64)
     total = float(sum_over_processes(peak.to(platform.device)))
     num_processes = torch.distributed.get_world_size()
     name = str(dtype).removeprefix("torch.")
@@ -213,7 +224,9 @@ def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:
 class _Log:
     """Adds up the steps between log lines and reports them from the first process."""
 
-    def __init__(self, plan: RunPlan, state: TrainState, platform: Platform) -> None:
+    def __init__(
+        self, plan: RunPlan, state: TrainState, platform: Platform, metrics_directory: Path | None
+    ) -> None:
         self._state = state
         self._platform = platform
         self._interval = plan.config.reporting.log_interval
@@ -223,8 +236,9 @@ class _Log:
         self._num_steps = 0
         self._reporter = None
         if is_first_process():
+            save = plan.config.checkpoint.save
             self._reporter = Reporter(
-                save=Path(plan.config.checkpoint.save) if plan.config.checkpoint.save else None,
+                directory=metrics_directory or (Path(save) if save else None),
                 tensorboard_dir=plan.config.reporting.tensorboard_dir,
                 train_iters=plan.train_iters,
                 batch_size=plan.batch_size,

@@ -29,7 +29,7 @@ def steps_of(family: str, workers: Workers, directory: Path) -> list[tuple[int, 
         "--seq-length 40 --micro-batch-size 2 --global-batch-size 4 --train-iters 8 --lr 1e-3 "
         f"--lr-decay-style cosine --lr-warmup-fraction 0.25 --min-lr 1e-4 --weight-decay 0.1 {flags}"
     )
-    run = run_training(workers, 1, arguments.split(), directory / "run")
+    run = run_training(workers, 1, arguments.split(), directory / "run", saves=False)
     return [(row["iteration"], row["loss"], row["grad_norm"]) for row in run.steps]
 
 

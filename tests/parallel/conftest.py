@@ -32,4 +32,4 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="session")
 def single(arguments: list[str], workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """The run in one process, what all the others are compared with."""
-    return run_training(workers, 1, arguments, Path(tmp_path_factory.mktemp("single")))
+    return run_training(workers, 1, arguments, Path(tmp_path_factory.mktemp("single")), saves=False)

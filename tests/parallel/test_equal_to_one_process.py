@@ -66,7 +66,7 @@ def test_run_matches_one_process(
     case: str, arguments: list[str], single: RunResult, workers: Workers, tmp_path: Path
 ) -> None:
     world_size, flags = CASES[case]
-    check_same(run_training(workers, world_size, [*arguments, *flags.split()], tmp_path), single)
+    check_same(run_training(workers, world_size, [*arguments, *flags.split()], tmp_path, saves=False), single)
 
 
 def check_same(run: RunResult, single: RunResult) -> None:
@@ -96,11 +96,11 @@ def test_empty_micro_batch_under_sequence_parallelism_changes_nothing(
     arguments: list[str], workers: Workers, tmp_path: Path
 ) -> None:
     flags = [*arguments, "--global-batch-size", "5"]
-    single = run_training(workers, 1, flags, tmp_path / "single")
+    single = run_training(workers, 1, flags, tmp_path / "single", saves=False)
     interleaved = f"{INTERLEAVED} --tensor-model-parallel-size 2 --sequence-parallel"
     # 5 examples alone in their micro-batches, and a 6th one without any.
     flags += [*interleaved.split(), "--max-tokens-per-micro-batch", "1"]
-    check_same(run_training(workers, 4, flags, tmp_path / "run"), single)
+    check_same(run_training(workers, 4, flags, tmp_path / "run", saves=False), single)
 
 
 def test_interleaved_stages_hold_layers_in_turns(arguments: list[str], workers: Workers) -> None:
@@ -116,8 +116,10 @@ def test_interleaved_bf16_run_equals_the_plain_pipelines(
     arguments: list[str], workers: Workers, tmp_path: Path
 ) -> None:
     flags = [*arguments, "--bf16", "--max-tokens-per-micro-batch", "1"]  # the same micro-batches in both
-    plain = run_training(workers, 2, [*flags, "--pipeline-model-parallel-size", "2"], tmp_path / "plain")
-    run = run_training(workers, 2, [*flags, *INTERLEAVED.split()], tmp_path / "interleaved")
+    plain = run_training(
+        workers, 2, [*flags, "--pipeline-model-parallel-size", "2"], tmp_path / "plain", saves=False
+    )
+    run = run_training(workers, 2, [*flags, *INTERLEAVED.split()], tmp_path / "interleaved", saves=False)
     # Gradients are equal bitwise; their norm, which they are clipped by, is summed in another order.
     assert run.column("loss") == pytest.approx(plain.column("loss"), abs=1e-4)
     for name, weight in plain.weights.items():
@@ -126,7 +128,11 @@ def test_interleaved_bf16_run_equals_the_plain_pipelines(
 
 def test_bf16_follows_fp32(arguments: list[str], single: RunResult, workers: Workers, tmp_path: Path) -> None:
     run = run_training(
-        workers, 2, [*arguments, "--bf16", "--use-distributed-optimizer", "--lr", "1e-4"], tmp_path
+        workers,
+        2,
+        [*arguments, "--bf16", "--use-distributed-optimizer", "--lr", "1e-4"],
+        tmp_path,
+        saves=False,
     )
     # bfloat16 has 8 bits: about 0.4% in a hidden state, here of scores around 0.1.
     assert run.steps[0]["loss"] == pytest.approx(single.steps[0]["loss"], abs=0.02)
@@ -142,8 +148,8 @@ def test_processes_that_share_a_key_head_match_one(
     write_tiny_llama(tmp_path / "model", value_head=True, num_key_value_heads=1)
     write_tokenizer(tmp_path / "model")
     argv = [*arguments, "--load", str(tmp_path / "model")]
-    one = run_training(workers, 1, argv, tmp_path / "one")
-    two = run_training(workers, 2, [*argv, *flags.split()], tmp_path / "two")
+    one = run_training(workers, 1, argv, tmp_path / "one", saves=False)
+    two = run_training(workers, 2, [*argv, *flags.split()], tmp_path / "two", saves=False)
     assert two.column("loss") == pytest.approx(one.column("loss"), abs=2e-5)
     assert two.column("grad_norm") == pytest.approx(one.column("grad_norm"), rel=1e-4)
     assert two.steps[0]["grad_norm"] == pytest.approx(one.steps[0]["grad_norm"], rel=1e-5)

@@ -49,7 +49,7 @@ SUMMARY = Summary(
 @pytest.fixture
 def reporter(tmp_path: Path) -> Iterator[Reporter]:
     reporter = Reporter(
-        save=tmp_path,
+        directory=tmp_path,
         tensorboard_dir=None,
         train_iters=10,
         batch_size=4,
