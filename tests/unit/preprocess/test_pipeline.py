@@ -247,29 +247,50 @@ def test_help_answers_at_once_without_the_heavy_packages():
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_only_its_parts(tmp_path, sentencepiece_path, signal_number, workers):
+    process = started_run(tmp_path, sentencepiece_path, workers, signal.SIG_DFL)
+    process.send_signal(signal_number)
+    check_interrupted(process, tmp_path)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_run_in_the_background_outlives_ctrl_c_and_ends_by_sigterm(tmp_path, sentencepiece_path, workers):
+    # A shell without job control starts `command &` with SIGINT ignored, so that Ctrl-C is not for it.
+    process = started_run(tmp_path, sentencepiece_path, workers, signal.SIG_IGN)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.3)
+    process.send_signal(signal.SIGTERM)
+    check_interrupted(process, tmp_path)
+
+
+def started_run(directory, sentencepiece_path, workers, on_interruption):
+    """A run of several seconds that has begun to write, SIGINT set as the process that starts it would.
+
+    It is set here because a child inherits an ignored SIGINT: the tests may run in the background.
+    """
     line = json.dumps({**GOOD, "chosen": "long " * 3000}) + "\n"
-    (tmp_path / "in.jsonl").write_text(line * 3000)
-    words = [
-        "--input",
-        "in.jsonl",
-        "--output-prefix",
-        "out/x",
-        "--handler-name",
-        "AlpacaStylePairwiseHandler",
-    ]
-    words += ["--prompt-type", "llama2", "--tokenizer-model", str(sentencepiece_path), "--workers", workers]
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
-    out = tmp_path / "out"
+    (directory / "in.jsonl").write_text(line * 3000)
+    words = "--input in.jsonl --output-prefix out/x --handler-name AlpacaStylePairwiseHandler"
+    words += f" --prompt-type llama2 --tokenizer-model {sentencepiece_path} --workers {workers}"
+    own = signal.signal(signal.SIGINT, on_interruption)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *words.split()], cwd=directory, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, own)
+    out = directory / "out"
     while not (out.exists() and any(path.stat().st_size for path in out.iterdir())):
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal_number)
+    return process
+
+
+def check_interrupted(process, directory):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error == "interrupted: nothing was written; --resume continues from what was done\n"
-    assert os.listdir(out) == [".x.parts"]
+    assert os.listdir(directory / "out") == [".x.parts"]
 
 
 def test_items_and_results_larger_than_a_connection_holds_come_in_order():
