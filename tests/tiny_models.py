@@ -220,7 +220,7 @@ def _save(directory: Path, tensors: dict[str, torch.Tensor], *, sharded: bool) -
         return
     names = sorted(tensors)
     halves = (names[: len(names) // 2], names[len(names) // 2 :])
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, half in enumerate(halves, start=1):
         shard = f"model-{number:05d}-of-{len(halves):05d}.safetensors"
         save_file({name: tensors[name] for name in half}, directory / shard, metadata={"format": "pt"})

@@ -28,10 +28,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False, **options
-    )  # type: ignore[call-overload]
+        command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False, cwd=cwd
+    )
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,13 +24,13 @@ from modellink_rm.templates.table import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-COMMANDS = {
+COMMANDS: dict[str, Any] = {
     "preprocess_data.py": ((PreprocessConfig, TokenizerConfig), IGNORED_FLAGS),
     "pretrain_rm.py": (tuple(GROUPS.values()), IGNORED_TRAINER_FLAGS),
     "score": ((ScoreConfig, TokenizerConfig, ModelConfig, ParallelConfig, KernelConfig), {}),
 }
 # Commands that pages describe in their text alone.
-DESCRIBED = {
+DESCRIBED: dict[str, Any] = {
     "preprocess_data.py --merge-shards": ((MergeConfig,), {}),
     "inspect": ((InspectConfig, TokenizerConfig), {}),
 }

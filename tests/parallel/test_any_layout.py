@@ -104,7 +104,7 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def reference(arguments: list[str], workers: Workers) -> dict[str, Any]:
+def reference(arguments: list[str], workers: Workers) -> Any:
     return workers.run(one_step, 1, [*arguments, "--max-tokens-per-micro-batch", "1"], False)[0]
 
 

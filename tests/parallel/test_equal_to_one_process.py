@@ -87,9 +87,8 @@ def check_same(run: RunResult, single: RunResult) -> None:
         # Adam turns rounding noise in a gradient near 0 into steps of up to the learning rate; that
         # of the head's bias, which both scores of a pair have, is nothing else.
         atol = 1e-3 * NUM_STEPS if name == "rm_head.bias" else 2e-4
-        torch.testing.assert_close(
-            run.weights[name], weight, atol=atol, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        difference = f"{name} differs"
+        torch.testing.assert_close(run.weights[name], weight, atol=atol, rtol=1e-3, msg=difference)
 
 
 def test_empty_micro_batch_under_sequence_parallelism_changes_nothing(

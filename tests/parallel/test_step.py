@@ -13,6 +13,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.dataset.reader import ExampleReader
 from modellink_rm.objective.pairwise import PairwiseObjective
+from modellink_rm.parallel import pipeline
 from modellink_rm.train import step
 from tests.distributed import Workers
 from tests.parallel.conftest import GLOBAL_BATCH_SIZE, NUM_STEPS
@@ -43,12 +44,12 @@ def reads_of_a_run(arguments: list[str], adds_one: bool) -> tuple[list[int], lis
     """Reads in forward and backward passes, and in the steps around them, of each step."""
     passes: list[int] = []
     steps: list[int] = []
-    forward_backward, train_step = step.forward_backward, step.train_step
+    train_step = step.train_step
     loss = PairwiseObjective.__call__
 
     def counted_passes(*args: Any, **kwargs: Any) -> Any:
         with CountReads() as reads:
-            kept = forward_backward(*args, **kwargs)
+            kept = pipeline.forward_backward(*args, **kwargs)
         passes.append(reads.count)
         return kept
 

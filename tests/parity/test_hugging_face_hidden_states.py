@@ -76,7 +76,7 @@ def hidden_states_at_scored_tokens(directory: str, flags: list[str]) -> list[np.
                 initialize=False,
             )
             load_model_weights([built], plan.source, ranks)
-            found = []
+            found: list[torch.Tensor] = []
             built.rm_head.register_forward_pre_hook(lambda _, inputs, found=found: found.append(inputs[0]))
             built.eval()(pack_examples(examples(), divisible_by=divisible_by))
             rows.append(found[0].numpy())

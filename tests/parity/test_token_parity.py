@@ -27,12 +27,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_ids_of_the_demo_data_equal_the_recorded_hashes():
+def test_ids_of_the_demo_data_equal_the_recorded_hashes() -> None:
     recorded = json.loads(RECORDED.read_text())["sha256_16"]
     tokenizer = load_tokenizer(TokenizerConfig(tokenizer_model=str(TOKENIZER)))
     handler = make_handler("SharegptStylePairwiseHandler", None)
     template = TEMPLATES["llama2"]
-    hashes = {"chosen": [], "rejected": []}
+    hashes: dict[str, list[str]] = {"chosen": [], "rejected": []}
     for record, _ in zip(read_records(str(DATA)), range(100), strict=False):
         assert isinstance(record, Record)
         tokens = tokenize_responses(handler(record.fields), template, tokenizer)

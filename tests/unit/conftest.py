@@ -2,7 +2,9 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -47,7 +49,7 @@ CONTROL_TOKENS = [
 ]
 
 
-def train_sentencepiece(**options: object) -> bytes:
+def train_sentencepiece(**options: Any) -> bytes:
     """The content of a tokenizer.model."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -64,7 +66,7 @@ def train_sentencepiece(**options: object) -> bytes:
     return model.getvalue()
 
 
-def train_tokenizer_json(*, special: list[str], not_special: list[str] = ()) -> tokenizers.Tokenizer:
+def train_tokenizer_json(*, special: list[str], not_special: Sequence[str] = ()) -> tokenizers.Tokenizer:
     """A byte-level BPE with added tokens, some of them not flagged special."""
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -78,7 +80,7 @@ def train_tokenizer_json(*, special: list[str], not_special: list[str] = ()) -> 
     return backend
 
 
-def load_directory(directory: Path, **options: object) -> Tokenizer:
+def load_directory(directory: Path, **options: Any) -> Tokenizer:
     return load_tokenizer(TokenizerConfig(tokenizer_name_or_path=str(directory), **options))
 
 

@@ -1,4 +1,6 @@
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ class Shape:
     color: str = flag("red", choices=("red", "blue"), help="its color", aliases=("--colour",))
     names: tuple[str, ...] = flag((), help="what it is called")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_sides < 3:
             raise UserError(f"--num-sides must be at least 3, got {self.num_sides}")
 
@@ -30,18 +32,18 @@ class Paper:
     width: int = flag(10, help="in cm")
 
 
-def parse(*words, ignored=None):
+def parse(*words: str, ignored: dict[str, IgnoredFlag] | None = None) -> Any:
     groups = parse_flags(words, [Shape, Paper], prog="draw", description="", ignored=ignored)
     return groups[Shape], groups[Paper]
 
 
-def test_fields_are_flags_with_their_defaults():
+def test_fields_are_flags_with_their_defaults() -> None:
     shape, paper = parse("--num-sides", "4")
     assert shape == Shape(num_sides=4)
     assert paper == Paper(width=10)
 
 
-def test_values_are_of_the_fields_types():
+def test_values_are_of_the_fields_types() -> None:
     words = [
         "--num-sides=4",
         "--scale",
@@ -73,24 +75,24 @@ def test_values_are_of_the_fields_types():
         (["--num-sides", "4", "stray"], "unexpected argument 'stray'"),
     ],
 )
-def test_a_mistake_is_a_user_error(words, message):
+def test_a_mistake_is_a_user_error(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse(*words)
 
 
-def test_a_file_of_words_may_hold_comments(tmp_path):
+def test_a_file_of_words_may_hold_comments(tmp_path: Path) -> None:
     path = tmp_path / "shape.args"
     path.write_text("# the shape\n--num-sides 5  # a pentagon\n--is-filled\n\n")
     shape, _ = parse(f"@{path}", "--color", "blue")
     assert shape == Shape(num_sides=5, is_filled=True, color="blue")
 
 
-def test_a_file_of_words_that_does_not_exist_is_a_user_error(tmp_path):
+def test_a_file_of_words_that_does_not_exist_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         parse(f"@{tmp_path / 'nowhere'}")
 
 
-def test_flags_of_other_tools_are_accepted_with_one_warning(caplog):
+def test_flags_of_other_tools_are_accepted_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     warn_once.cache_clear()
     ignored = {
         "--use-ink": IgnoredFlag(False, "nothing is printed"),
@@ -105,14 +107,14 @@ def test_flags_of_other_tools_are_accepted_with_one_warning(caplog):
     ]
 
 
-def test_ignored_flags_that_are_not_given_are_not_warned_of(caplog):
+def test_ignored_flags_that_are_not_given_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     warn_once.cache_clear()
     ignored = {"--use-ink": IgnoredFlag(False, "x"), "--ink-color": IgnoredFlag(True, "x")}
     parse("--num-sides", "4", ignored=ignored)
     assert caplog.records == []
 
 
-def test_help_shows_groups_defaults_and_per_cent_signs(capsys):
+def test_help_shows_groups_defaults_and_per_cent_signs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         parse("--help")
     assert exit_info.value.code == 0

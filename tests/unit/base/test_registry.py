@@ -1,4 +1,7 @@
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,44 +10,44 @@ from modellink_rm.base.registry import Registry, unknown_name_message
 
 
 @pytest.fixture
-def registry():
-    names = Registry("--color")
+def registry() -> Registry[Any]:
+    names: Registry[Any] = Registry("--color")
     names.add(1, "red", "crimson")
     names.add(2, "blue")
     return names
 
 
-def test_an_entry_is_known_by_each_of_its_names(registry):
+def test_an_entry_is_known_by_each_of_its_names(registry: Registry[Any]) -> None:
     assert (registry["red"], registry["crimson"], registry["blue"]) == (1, 1, 2)
     assert sorted(registry) == ["blue", "crimson", "red"]
     assert len(registry) == 3
 
 
-def test_an_unknown_name_lists_the_choices_and_the_nearest(registry):
+def test_an_unknown_name_lists_the_choices_and_the_nearest(registry: Registry[Any]) -> None:
     with pytest.raises(
         UserError, match=r"unknown --color 'bleu'; did you mean blue\? \(choices: blue, crimson, red\)"
     ):
         registry["bleu"]
 
 
-def test_a_name_like_no_other_has_no_nearest():
+def test_a_name_like_no_other_has_no_nearest() -> None:
     assert unknown_name_message("--x", "zzz", ["b", "a"]) == "unknown --x 'zzz' (choices: a, b)"
 
 
-def test_a_name_cannot_be_given_twice(registry):
+def test_a_name_cannot_be_given_twice(registry: Registry[Any]) -> None:
     with pytest.raises(AssertionError, match="red is registered twice"):
         registry.add(3, "red")
 
 
-def test_a_registry_of_files_the_user_did_not_type_suggests_nothing():
-    families = Registry("model_type", suggests=False)
+def test_a_registry_of_files_the_user_did_not_type_suggests_nothing() -> None:
+    families: Registry[int] = Registry("model_type", suggests=False)
     families.add(1, "qwen2")
     with pytest.raises(UserError, match=r"^unknown model_type 'qwen3' \(choices: qwen2\)$"):
         families["qwen3"]
 
 
 @pytest.fixture
-def plug_ins(tmp_path, monkeypatch):
+def plug_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A package with a registry and one entry a file, and an installed one that offers another entry."""
     package = tmp_path / "paints"
     package.mkdir()
@@ -66,8 +69,8 @@ def plug_ins(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("plug_ins")
-def test_a_file_of_the_package_adds_itself_at_the_first_look():
-    from paints.registry import PAINTS
+def test_a_file_of_the_package_adds_itself_at_the_first_look() -> None:
+    from paints.registry import PAINTS  # type: ignore[import-not-found]
 
     assert "paints.green" not in sys.modules
     assert "green" in PAINTS
@@ -75,7 +78,7 @@ def test_a_file_of_the_package_adds_itself_at_the_first_look():
 
 
 @pytest.mark.usefixtures("plug_ins")
-def test_an_installed_package_offers_an_entry_that_is_imported_when_used():
+def test_an_installed_package_offers_an_entry_that_is_imported_when_used() -> None:
     from paints.registry import PAINTS
 
     assert sorted(PAINTS) == ["green", "ochre"]

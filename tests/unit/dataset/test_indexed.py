@@ -1,6 +1,7 @@
 import hashlib
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def write(prefix: Path, chunks: list[list[list[int]]]) -> None:
         writer.finish()
 
 
-def test_megatron_core_reads_what_is_written(tmp_path):
+def test_megatron_core_reads_what_is_written(tmp_path: Path) -> None:
     write(tmp_path / "x", [ROWS[:2], [], ROWS[2:]])
     dataset = IndexedDataset(str(tmp_path / "x"))
     assert [row.tolist() for row in dataset] == ROWS
@@ -29,7 +30,7 @@ def test_megatron_core_reads_what_is_written(tmp_path):
     assert dataset.index.dtype is np.int32
 
 
-def test_rows_that_go_to_the_disk_meanwhile_are_whole(tmp_path):
+def test_rows_that_go_to_the_disk_meanwhile_are_whole(tmp_path: Path) -> None:
     rows = np.arange(9 << 20, dtype=np.int32)  # 36 MiB, begun to be written after every 8
     with bin_path(tmp_path / "x").open("wb") as bin_file, idx_path(tmp_path / "x").open("wb") as idx_file:
         writer = IndexedWriter(bin_file, idx_file)
@@ -41,7 +42,7 @@ def test_rows_that_go_to_the_disk_meanwhile_are_whole(tmp_path):
     assert entry.sha256 == hashlib.sha256(rows.tobytes()).hexdigest()
 
 
-def test_files_are_those_that_megatron_core_writes(tmp_path):
+def test_files_are_those_that_megatron_core_writes(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     write(tmp_path / "ours", [ROWS])
     builder = IndexedDatasetBuilder(str(bin_path(tmp_path / "theirs")), dtype=np.int32)
@@ -53,7 +54,7 @@ def test_files_are_those_that_megatron_core_writes(tmp_path):
         assert path(tmp_path / "ours").read_bytes() == path(tmp_path / "theirs").read_bytes()
 
 
-def test_reader_gives_the_rows_back(tmp_path):
+def test_reader_gives_the_rows_back(tmp_path: Path) -> None:
     write(tmp_path / "x", [ROWS])
     reader = IndexedReader(tmp_path / "x")
     assert len(reader) == 3
@@ -65,7 +66,7 @@ def test_reader_gives_the_rows_back(tmp_path):
         reader[3]
 
 
-def test_reader_takes_modellinks_empty_documents_for_no_rows(tmp_path):
+def test_reader_takes_modellinks_empty_documents_for_no_rows(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     builder = IndexedDatasetBuilder(str(bin_path(tmp_path / "x")), dtype=np.int32)
     builder.end_document()  # a dropped row
@@ -78,12 +79,14 @@ def test_reader_takes_modellinks_empty_documents_for_no_rows(tmp_path):
     assert [reader[i].tolist() for i in range(len(reader))] == ROWS
 
 
-def test_no_rows_at_all_can_be_read(tmp_path):
+def test_no_rows_at_all_can_be_read(tmp_path: Path) -> None:
     write(tmp_path / "x", [])
     assert len(IndexedReader(tmp_path / "x")) == 0
 
 
-def test_an_index_of_several_blocks_is_megatron_cores(tmp_path, monkeypatch):
+def test_an_index_of_several_blocks_is_megatron_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("modellink_rm.dataset.indexed._BLOCK_ROWS", 2)
     rows = [[i] * (i % 3 + 1) for i in range(7)]
     write(tmp_path / "x", [rows[:4], rows[4:]])
@@ -127,7 +130,7 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
         ),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path, damage, message):
+def test_a_damaged_file_is_named(tmp_path: Path, damage: Any, message: str) -> None:
     write(tmp_path / "x", [ROWS])
     damage(tmp_path / "x")
     with pytest.raises(UserError, match=message):

@@ -14,7 +14,7 @@ from tests.unit.conftest import train_sentencepiece
 
 
 @pytest.fixture
-def prefix(tmp_path, sentencepiece_path, capsys):
+def prefix(tmp_path: Path, sentencepiece_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     path = tmp_path / "in.jsonl"
     records = [
         {"instruction": "hello there", "chosen": "I am </s> fine", "rejected": "no"},
@@ -29,7 +29,9 @@ def prefix(tmp_path, sentencepiece_path, capsys):
     return tmp_path / "x"
 
 
-def test_rows_are_decoded_with_control_tokens_and_the_scored_token_marked(prefix, sentencepiece_path, capsys):
+def test_rows_are_decoded_with_control_tokens_and_the_scored_token_marked(
+    prefix: Path, sentencepiece_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [str(prefix), "--rows", "1", "--tokenizer-model", str(sentencepiece_path)]
     assert run_command(main, words) == 0
     output = capsys.readouterr().out
@@ -41,7 +43,9 @@ def test_rows_are_decoded_with_control_tokens_and_the_scored_token_marked(prefix
     assert "\x1b" not in output
 
 
-def test_the_report_counts_what_was_kept_dropped_and_found(prefix, capsys):
+def test_the_report_counts_what_was_kept_dropped_and_found(
+    prefix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_command(main, [str(prefix), "--rows", "0"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "records read   3" in lines
@@ -56,14 +60,16 @@ def test_the_report_counts_what_was_kept_dropped_and_found(prefix, capsys):
     assert sum(line.startswith("sha256 ") for line in lines) == 8
 
 
-def test_without_a_tokenizer_ids_are_shown(prefix, capsys):
+def test_without_a_tokenizer_ids_are_shown(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(main, ["--data-path", str(prefix), "--first-row", "1", "--rows", "9"]) == 0
     output = capsys.readouterr().out
     assert "row 0" not in output
     assert output.count(" >>2<<\n") == 2
 
 
-def test_data_of_another_tool_is_shown_without_a_report(prefix, capsys):
+def test_data_of_another_tool_is_shown_without_a_report(
+    prefix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     manifest_path(prefix).unlink()
     assert run_command(main, [str(prefix)]) == 0
     assert "--- row 1: rejected" in capsys.readouterr().out
@@ -76,25 +82,29 @@ def test_data_of_another_tool_is_shown_without_a_report(prefix, capsys):
         (["--rows", "-1"], "--rows must not be negative"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, capsys, flags, message):
+def test_a_mistake_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, message: str
+) -> None:
     assert run_command(main, [str(tmp_path / "none"), *flags]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_another_tokenizer_is_refused(prefix, tmp_path, capsys):
+def test_another_tokenizer_is_refused(
+    prefix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other.model"
     other.write_bytes(train_sentencepiece(normalization_rule_name="identity"))
     assert run_command(main, [str(prefix), "--tokenizer-model", str(other)]) == 2
     assert "made with another tokenizer" in capsys.readouterr().err
 
 
-def test_a_terminal_gets_colours_around_the_same_text():
+def test_a_terminal_gets_colours_around_the_same_text() -> None:
     for marks in (PLAIN, COLOURED):
         before, after = marks.scored
         assert marked_text([5, 6], None, marks, is_scored=True) == f"5 {before}6{after}"
 
 
-def test_inspect_is_a_command_of_the_package(prefix):
+def test_inspect_is_a_command_of_the_package(prefix: Path) -> None:
     command = [sys.executable, "-m", "modellink_rm", "inspect", str(prefix)]
     root = Path(__file__).parents[3]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)

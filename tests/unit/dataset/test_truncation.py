@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,23 +25,25 @@ from modellink_rm.dataset.truncation import TruncationCount, lengths_to_keep, tr
         (20, 0, 8, (8, 0)),
     ],
 )
-def test_lengths_are_those_of_llama_factory(num_prompt, num_response, cutoff, expected):
+def test_lengths_are_those_of_llama_factory(
+    num_prompt: int, num_response: int, cutoff: int, expected: tuple[int, int]
+) -> None:
     assert lengths_to_keep(num_prompt, num_response, cutoff) == expected
 
 
-def response(prompt, answer):
+def response(prompt: Any, answer: Any) -> Response:
     ids = np.array([*prompt, *answer], np.int32)
     return Response(input_ids=ids, num_prompt_tokens=len(prompt))
 
 
-def parts(kept):
+def parts(kept: Any) -> Any:
     return [
         (r.input_ids[: r.num_prompt_tokens].tolist(), r.input_ids[r.num_prompt_tokens :].tolist())
         for r in kept
     ]
 
 
-def test_what_fits_is_left_as_it_is():
+def test_what_fits_is_left_as_it_is() -> None:
     responses = (response(range(4), range(10, 14)), response(range(4), range(20, 22)))
     for mode in ("right", "keep-ends"):
         for seq_length in (8, 9, 100):
@@ -49,14 +53,14 @@ def test_what_fits_is_left_as_it_is():
             assert not count.is_truncated
 
 
-def test_right_cuts_prompt_and_longer_answer_at_their_right():
+def test_right_cuts_prompt_and_longer_answer_at_their_right() -> None:
     responses = (response(range(8), range(10, 18)), response(range(8), range(20, 23)))
     kept, count = truncate(responses, 8, "right", num_closing_tokens=1)
     assert parts(kept) == [([0, 1, 2, 3], [10, 11, 12, 13]), ([0, 1, 2, 3], [20, 21, 22])]
     assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=1)
 
 
-def test_keep_ends_takes_the_middle_of_a_prompt_and_spares_closing_tokens():
+def test_keep_ends_takes_the_middle_of_a_prompt_and_spares_closing_tokens() -> None:
     responses = (response(range(9), range(10, 19)), response(range(9), range(20, 23)))
     kept, count = truncate(responses, 10, "keep-ends", num_closing_tokens=2)
     assert parts(kept) == [
@@ -66,18 +70,18 @@ def test_keep_ends_takes_the_middle_of_a_prompt_and_spares_closing_tokens():
     assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=1)
 
 
-def test_keep_ends_without_closing_tokens_cuts_an_answer_at_its_right():
+def test_keep_ends_without_closing_tokens_cuts_an_answer_at_its_right() -> None:
     kept, _ = truncate((response([0], range(10, 30)),), 5, "keep-ends", num_closing_tokens=0)
     assert parts(kept) == [([0], [10, 11, 12, 13])]
 
 
-def test_only_the_prompt_is_cut_where_answers_are_short():
+def test_only_the_prompt_is_cut_where_answers_are_short() -> None:
     kept, count = truncate((response(range(20), [90, 91]),), 10, "right", num_closing_tokens=1)
     assert parts(kept) == [(list(range(8)), [90, 91])]
     assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=0)
 
 
-def test_prompts_that_differ_are_cut_by_the_lengths_of_the_longest():
+def test_prompts_that_differ_are_cut_by_the_lengths_of_the_longest() -> None:
     responses = (response(range(30), [90, 91]), response(range(5), [80]))
     kept, count = truncate(responses, 10, "right", num_closing_tokens=1)
     assert parts(kept) == [(list(range(8)), [90, 91]), (list(range(5)), [80])]
@@ -91,7 +95,9 @@ def test_prompts_that_differ_are_cut_by_the_lengths_of_the_longest():
     closing=st.integers(0, 3),
     mode=st.sampled_from(["right", "keep-ends"]),
 )
-def test_nothing_is_longer_than_the_cutoff_and_prompts_stay_shared(prompt, answers, cutoff, closing, mode):
+def test_nothing_is_longer_than_the_cutoff_and_prompts_stay_shared(
+    prompt: Any, answers: Any, cutoff: int, closing: int, mode: str
+) -> None:
     responses = tuple(response(range(prompt), range(100, 100 + length)) for length in answers)
     kept, count = truncate(responses, cutoff, mode, num_closing_tokens=closing)
     assert all(len(r.input_ids) <= cutoff for r in kept)

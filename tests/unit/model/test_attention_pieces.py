@@ -1,5 +1,7 @@
 """Pieces of attention say who sees whom, whatever part of the sequence a process holds."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,7 +57,7 @@ def test_parts_of_a_context_parallel_batch_make_up_the_whole(
 ) -> None:
     batch = batch_of(lengths, divisible_by=2 * size)
     whole = visible(batch.segments)
-    held = []
+    held: list[Any] = []
     for rank in range(size):
         part = batch.part(rank=rank, size=size)
         tokens = np.concatenate([np.arange(start, end) for start, end in part.ranges])

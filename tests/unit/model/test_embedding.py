@@ -1,5 +1,7 @@
 """The embedding's gradient in the engine's buffer against torch's own, made dense."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from modellink_rm.model.layers.embedding import _RowsOf
 IDS = torch.tensor([[3], [0], [3], [7], [3]])
 
 
-def weight_and_gradient() -> tuple[torch.nn.Parameter, torch.Tensor]:
+def weight_and_gradient() -> tuple[Any, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     weight = torch.nn.Parameter(torch.randn(9, 4, generator=generator))
     return weight, torch.randn(5, 1, 4, generator=generator)
@@ -17,8 +19,8 @@ def weight_and_gradient() -> tuple[torch.nn.Parameter, torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_are_added_to_the_buffer_and_no_gradient_is_made(dtype: torch.dtype) -> None:
     weight, gradient = weight_and_gradient()
-    weight, gradient = torch.nn.Parameter(weight.detach().to(dtype)), gradient.to(dtype)
-    dense = weight.detach().float().requires_grad_()
+    weight.data, gradient = weight.detach().to(dtype), gradient.to(dtype)
+    dense: Any = weight.detach().float().requires_grad_()
     torch.nn.functional.embedding(IDS, dense).backward(gradient.float())
     before = torch.randn(9, 4, generator=torch.Generator().manual_seed(6))
     weight.main_grad, weight.grad_added_to_main_grad = before.clone(), False

@@ -184,7 +184,7 @@ def test_default_rope_is_accepted_under_its_old_and_new_name(name: str) -> None:
 
 
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
-REFUSED = [
+REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
     ("llama", {"rope_scaling": LLAMA3_ROPE}),
     ("llama", {"rope_parameters": {**LLAMA3_ROPE, "rope_theta": 5e5}}),
