@@ -1,9 +1,19 @@
-# Needs python 3.11 or newer with pip; everything else goes into .venv.
-#   make install    the package, its dependencies and the developer's tools
-#   make quickstart install, then preference pairs in, a trained and scored reward model out
-#   make check      install, then lint, formatting and types
-#   make test       install, then the tests
-#   make parity     install, then this trainer's losses over those of other trainers, build/parity.png
+# Needs python 3.11 or newer with pip; everything else goes into .venv, which each target makes first.
+#
+# To use it
+#   make quickstart   preference pairs in, a trained and scored reward model out
+#   make install      the package, its dependencies and the developer's tools
+#
+# Before a commit
+#   make check        lint, formatting and types
+#   make test         the tests, one combination of every capability
+#
+# Now and then
+#   make test-all     the tests in all their combinations
+#   make coverage     the tests, then lines run by them, by room; fails under 90%
+#   make test-oldest  unit and golden tests at the lower bounds of the dependencies
+#   make test-newest  the same at their newest versions
+#   make parity       this trainer's losses over those of other trainers, build/parity.png
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,12 +24,16 @@ DATA ?= ../shared/data
 
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
+# One thread: the tests start several processes of their own.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# What depends on versions; the rest tests this package's own processes and files.
+VERSIONED_TESTS := tests/unit tests/golden
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart check test parity
+.PHONY: help install quickstart check test test-all coverage test-oldest test-newest parity
 
 help:
-	@sed -n '2,/^$$/s/^# *//p' Makefile
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 install: $(INSTALLED)
 
@@ -42,9 +56,31 @@ check: install
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-# One thread: the tests start several processes of their own.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST) -m "not full"
+
+test-all: install
+	$(PYTEST)
+
+coverage: install
+	rm -rf build/coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -m "not full"
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage json --quiet -o build/coverage/lines.json
+	$(BIN)/python .ci/coverage_by_room.py build/coverage/lines.json --fail-under 90
+
+# In environments of their own, of up to 7 GB each: most versions of torch on PyPI come with CUDA.
+test-oldest:
+	mkdir -p build
+	$(PYTHON) .ci/lower_bounds.py > build/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --constraint build/oldest.txt --editable '.[dev]'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(VERSIONED_TESTS)
+
+test-newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --upgrade --upgrade-strategy eager --editable '.[dev]'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest $(VERSIONED_TESTS)
 
 parity: install
 	mkdir -p build

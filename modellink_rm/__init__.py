@@ -1,3 +1,3 @@
 """Train and serve reward models on megatron-core."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

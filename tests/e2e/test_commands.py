@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modellink_rm.base.lock import exclusive
+from tests.marks import full
 from tests.tiny_data import random_pairs, write_tokenizer
 from tests.tiny_models import write_tiny_llama
 
@@ -52,6 +53,17 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return directory
+
+
+@pytest.fixture(scope="module")
+def trained(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The --save of a run of three steps, evaluated on the last ten pairs."""
+    save = tmp_path_factory.mktemp("trained")
+    flags = f"--train-iters 3 --split 30,10,0 --save {save} --tensorboard-dir {save}/tb"
+    done = run(training(directory, flags))
+    assert done.returncode == 0, done.stderr
+    assert list((save / "tb").glob("events.*"))
+    return save
 
 
 def training(directory: Path, flags: str, *, processes: int = 1) -> list[str]:
@@ -135,28 +147,20 @@ def test_loss_that_is_not_finite_stops_before_the_step(
     [
         "",
         "--tensor-model-parallel-size 2 --sequence-parallel",
-        "--context-parallel-size 2",
-        "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1",
+        full("--context-parallel-size 2"),
+        full("--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1"),
     ],
 )
-def test_scores_are_those_of_the_trainers_evaluation(parallel: str, directory: Path, tmp_path: Path) -> None:
-    trained = run(
-        training(
-            directory,
-            f"--train-iters 3 --split 30,10,0 --save {tmp_path}/run --tensorboard-dir {tmp_path}/tb",
-        )
-    )
-    assert trained.returncode == 0, trained.stderr
-    assert list((tmp_path / "tb").glob("events.*"))
+def test_scores_are_those_of_the_trainers_evaluation(parallel: str, trained: Path, tmp_path: Path) -> None:
     held_out = random_pairs(40)[30:]
     (tmp_path / "held_out.jsonl").write_text("\n".join(json.dumps(record) for record in held_out))
     start = [*TORCHRUN, "-m", "modellink_rm"] if parallel else [sys.executable, "-m", "modellink_rm"]
-    flags = f"score --load {tmp_path}/run --input {tmp_path}/held_out.jsonl --output {tmp_path}/scores.jsonl"
+    flags = f"score --load {trained} --input {tmp_path}/held_out.jsonl --output {tmp_path}/scores.jsonl"
     done = run([*start, *flags.split(), *parallel.split()], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     scores = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [list(row) for row in scores] == [["chosen_score", "rejected_score", "margin"]] * 10
-    evaluation = rows_of(tmp_path / "run")[-1]
+    evaluation = rows_of(trained)[-1]
     for name in ("chosen_score", "rejected_score", "margin"):
         mean = sum(row[name] for row in scores) / 10
         assert mean == pytest.approx(evaluation[f"valid/{name}"], abs=1e-5)

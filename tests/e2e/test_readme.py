@@ -189,7 +189,7 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:
         for targets in re.findall(
-            r"(?:^ {4}|`)make ([a-z ]+)", page.read_text(encoding="utf-8"), re.MULTILINE
+            r"(?:^ {4}|`)make ([a-z -]+)", page.read_text(encoding="utf-8"), re.MULTILINE
         ):
             for target in targets.split():
                 assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"

@@ -13,6 +13,7 @@ from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.dataset.example import Example
 from modellink_rm.objective.objective import ObjectiveResult
 from tests.distributed import Workers
+from tests.marks import full
 from tests.tiny_data import random_example
 
 # Of each example: tokens of the prompt, and of its answers. One answer, five, an empty prompt,
@@ -108,8 +109,8 @@ def reference(arguments: list[str], workers: Workers) -> Any:
     return workers.run(one_step, 1, [*arguments, "--max-tokens-per-micro-batch", "1"], False)[0]
 
 
-@pytest.mark.parametrize("share_prefixes", [True, False], ids=["shared", "apart"])
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("share_prefixes", [True, full(False)], ids=["shared", "apart"])
+@pytest.mark.parametrize("budget", [full("alone"), "packed", full("in_one")])
 @pytest.mark.parametrize("processes", PROCESSES)
 def test_step_equals_one_example_at_a_time_with_prompts_apart(
     processes: str,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.distributed import Workers
+from tests.marks import full
 from tests.parallel.conftest import NUM_STEPS
 from tests.runs import RunResult, run_training, train_part
 from tests.tiny_data import write_tokenizer
@@ -60,8 +61,31 @@ CASES = {
     ),
 }
 
+# Combinations of what other cases show alone, and cases that tests/parallel/test_any_layout.py covers too.
+FURTHER = {
+    "tp2",
+    "dp2",
+    "dp2_overlap",
+    "tp2_dp2",
+    "cp4",
+    "cp2_tp2_sp",
+    "cp2_dp2",
+    "cp2_recompute",
+    "cp2_one_example_a_micro_batch",
+    "prompts_apart_cp2",
+    "compiled",
+    "pp2_vpp2_cp2",
+    "pp2_vpp2_recompute_full",
+    "pp2_vpp2_one_example_a_micro_batch",
+    "pp2_vpp2_tp2_sp",
+    "pp2_vpp2_dp2",
+    "prompts_apart_tp2_sp",
+    "one_micro_batch",
+    "pp4",
+}
 
-@pytest.mark.parametrize("case", CASES)
+
+@pytest.mark.parametrize("case", [full(case) if case in FURTHER else case for case in CASES])
 def test_run_matches_one_process(
     case: str, arguments: list[str], single: RunResult, workers: Workers, tmp_path: Path
 ) -> None:

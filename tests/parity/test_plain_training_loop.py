@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from modellink_rm.dataset.dataset import Dataset, open_dataset
 from modellink_rm.dataset.order import SampleOrder
 from tests.distributed import Workers
+from tests.marks import full
 from tests.runs import run_training
 from tests.tiny_data import write_random_rows, write_tokenizer
 from tests.tiny_models import (
@@ -76,7 +77,11 @@ def plain_loop(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("world_size", "flags"),
-    [(1, ""), (2, "--tensor-model-parallel-size 2 --sequence-parallel"), (2, "--use-distributed-optimizer")],
+    [
+        (1, ""),
+        (2, "--tensor-model-parallel-size 2 --sequence-parallel"),
+        full(2, "--use-distributed-optimizer"),
+    ],
 )
 def test_losses_equal_a_plain_loop(
     family: str, world_size: int, flags: str, workers: Workers, tmp_path: Path

@@ -14,6 +14,7 @@ import pytest
 
 from modellink_rm.commands.preprocess import main as preprocess
 from tests.distributed import Workers
+from tests.marks import full
 from tests.runs import run_training
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -52,9 +53,9 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.parametrize(
     ("learning_rate", "num_steps", "world_size", "flags", "factor"),
     [
-        ("1e-7", 100, 1, "", 1),
+        full("1e-7", 100, 1, "", 1),
         ("1e-4", 100, 1, "", 1),
-        ("1e-4", 30, 2, "--tensor-model-parallel-size 2", 5),
+        full("1e-4", 30, 2, "--tensor-model-parallel-size 2", 5),
         ("1e-4", 30, 2, "--tensor-model-parallel-size 2 --sequence-parallel", 5),
         ("1e-4", 30, 2, "--pipeline-model-parallel-size 2", 5),
     ],
