@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from modellink_rm.batching.batch import Segment, pack_examples
 from modellink_rm.dataset.example import Example, Response
@@ -100,3 +101,26 @@ def test_equal_responses_are_laid_out_once_and_scored_at_one_position(share_pref
     assert first == third
     assert len(batch.segments) == (3 if share_prefixes else 2)
     assert batch.num_tokens == 11
+
+
+def test_prefix_length_counts_the_tokens_before_a_segment_that_it_sees() -> None:
+    assert [segment.prefix_length for segment in (Segment(0, 5), Segment(9, 12, (5, 9)))] == [0, 4]
+
+
+def test_context_parallel_ranks_hold_a_chunk_from_either_half() -> None:
+    batch = pack_examples([example(0, 2, 3, 1), example(7, 1, 1)])
+    parts = [batch.part(rank=rank, size=2) for rank in range(2)]
+    assert [part.ranges for part in parts] == [((0, 2), (6, 8)), ((2, 4), (4, 6))]
+    assert [part.input_ids.tolist() for part in parts] == [[100, 101, 800, 810], [110, 111, 112, 120]]
+    assert [part.position_ids.tolist() for part in parts] == [[0, 1, 0, 1], [2, 3, 4, 2]]
+    assert parts[0].segments == parts[1].segments == batch.segments
+    assert parts[0].scored_positions == batch.scored_positions
+    assert batch.part(rank=0, size=1) is batch
+
+
+def test_batch_on_another_device_has_all_its_tensors_there() -> None:
+    batch = pack_examples([example(0, 2, 3, 1)])
+    moved = batch.to(torch.device("meta"))
+    tensors = (moved.input_ids, moved.position_ids, moved.segment_ids, moved.example_ids)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert (moved.segments, moved.scored_positions) == (batch.segments, batch.scored_positions)

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modellink_rm.batching.batch import pack_examples
-from modellink_rm.batching.planner import computed_tokens, plan_micro_batches, plan_replicas
+from modellink_rm.batching.planner import (
+    computed_tokens,
+    estimated_cost,
+    plan_micro_batches,
+    plan_replicas,
+)
 from modellink_rm.dataset.example import Example
 from tests.tiny_data import random_example
 
@@ -98,6 +103,27 @@ def test_micro_batches_are_of_about_equal_size() -> None:
     examples = examples_of([(0, 30, 30), (0, 10, 10), (0, 10, 10), (0, 20, 20)])
     batches = plan_micro_batches(examples, range(4), 80, share_prefixes=True)
     assert sorted(map(len, batches)) == [2, 2]
+
+
+def test_cost_is_of_the_computed_tokens_and_half_of_all_pairs_of_tokens() -> None:
+    example = random_example(0, 4, 2, 6)
+    pairs = (6**2 + 10**2) / 2
+    assert estimated_cost(example, share_prefixes=True) == 4 + 2 + 6 + pairs / 24_000
+    assert estimated_cost(example, share_prefixes=False) == 6 + 10 + pairs / 24_000
+
+
+def test_the_longest_example_is_placed_first() -> None:
+    examples = examples_of([(0, 10, 10), (0, 10, 10), (0, 20, 20)])
+    assert plan_replicas(examples, 2, share_prefixes=True) == [[2], [0, 1]]
+    # Of 40, 40, 60 and 60 tokens: shortest first would take three micro-batches of up to 100.
+    examples = examples_of([(0, 20, 20), (0, 20, 20), (0, 30, 30), (0, 30, 30)])
+    assert plan_micro_batches(examples, range(4), 100, share_prefixes=True) == [[0, 2], [1, 3]]
+
+
+def test_micro_batches_and_their_examples_are_in_the_order_of_the_batch() -> None:
+    examples = examples_of([(0, 1, 1), (0, 5, 5), (0, 2, 2), (0, 6, 6), (0, 3, 3)])
+    assert plan_micro_batches(examples, range(5), 14, share_prefixes=True) == [[0, 1], [2, 4], [3]]
+    assert plan_micro_batches(examples, range(5), 1000, share_prefixes=True) == [[0, 1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize(("positions", "expected"), [([], []), ([2], [[2]])])
