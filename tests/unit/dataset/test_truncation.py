@@ -19,6 +19,10 @@ from modellink_rm.dataset.truncation import TruncationCount, lengths_to_keep, tr
         (2000, 512, 1024, (816, 208)),
         # 3000 * 2070 / (1530 + 2070) is 1725; in its order of operations it is just below.
         (1530, 2070, 3000, (1276, 1724)),
+        # At the borders of its conditions, worked out by hand.
+        (100, 40, 100, (60, 40)),
+        (100, 50, 100, (67, 33)),
+        (50, 60, 100, (46, 54)),
         (10, 20, 1024, (10, 20)),
         (0, 0, 8, (0, 0)),
         (0, 20, 8, (0, 8)),
@@ -51,6 +55,13 @@ def test_what_fits_is_left_as_it_is() -> None:
             assert kept is responses
             assert count == TruncationCount()
             assert not count.is_truncated
+
+
+def test_a_prompt_that_stays_whole_is_not_counted_as_cut() -> None:
+    responses = (response(range(2), range(10, 20)), response(range(2), range(20, 30)))
+    kept, count = truncate(responses, 8, "right", num_closing_tokens=1)
+    assert parts(kept) == [([0, 1], list(range(10, 16))), ([0, 1], list(range(20, 26)))]
+    assert count == TruncationCount(num_prompts_cut=0, num_responses_cut=2)
 
 
 def test_right_cuts_prompt_and_longer_answer_at_their_right() -> None:

@@ -134,9 +134,10 @@ def stand_in_flash(*arguments: Any, dropout_p: float, softmax_scale: float, caus
 def test_kernels_of_gpu_libraries_are_called_as_documented(
     name: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch.nn.attention.varlen as varlen
-
-    monkeypatch.setattr(varlen, "varlen_attn", stand_in_varlen)
+    if name == "varlen":
+        reason = f"torch {torch.__version__} does not have it; runs take another kernel then"
+        varlen = pytest.importorskip("torch.nn.attention.varlen", reason=reason)
+        monkeypatch.setattr(varlen, "varlen_attn", stand_in_varlen)
     flash = types.ModuleType("flash_attn")
     flash.flash_attn_varlen_func = stand_in_flash  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flash_attn", flash)
