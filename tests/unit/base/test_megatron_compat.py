@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_every_private_name_is_checked_here() -> None:
 @pytest.mark.parametrize("place", SIGNATURES)
 def test_private_name_of_the_engine_takes_what_it_is_given(place: str) -> None:
     module, path = place.split(":")
-    found = importlib.import_module(module)
+    found: Any = importlib.import_module(module)
     for name in path.split("."):
         found = getattr(found, name)
     expected = SIGNATURES[place]

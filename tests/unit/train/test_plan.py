@@ -285,7 +285,12 @@ def test_manifest_is_read_once_for_a_plan(
     assert preprocess_main(words.split()) == 0
     reads: list[Path] = []
     read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read_bytes(path))[1])
+
+    def noted_read(path: Path) -> bytes:
+        reads.append(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", noted_read)
     plan(directory, f"--data-path {tmp_path}/x --split 1,0,0")
     names = [path.name for path in reads if path.parent == tmp_path]
     assert len(names) == len(set(names)) == 5  # and a .idx each
