@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import set_up_logging
 from modellink_rm.config.merge import MergeConfig
@@ -51,8 +50,6 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was written; --resume continues from what was done", file=sys.stderr)
         return 130
-    except OSError as error:
-        raise UserError(f"{error.filename or config.output_prefix}: {error.strerror or error}") from None
     finally:
         signal.signal(signal.SIGTERM, previous)
     if isinstance(manifest, Shard):
@@ -74,14 +71,11 @@ def _merge(argv: Sequence[str]) -> int:
     config: MergeConfig = groups[MergeConfig]
     prefix = Path(config.output_prefix)
     started = time.monotonic()
-    try:
-        if config.merge_shards:
-            manifest = merge_shards(prefix, rejects=config.rejects)
-            print(summary(manifest, prefix, seconds=time.monotonic() - started))
-            return 0
-        counts = merge_groups(Path(config.input or ""), config.merge_group_keys, prefix)
-    except OSError as error:
-        raise UserError(f"{error.filename or prefix}: {error.strerror or error}") from None
+    if config.merge_shards:
+        manifest = merge_shards(prefix, rejects=config.rejects)
+        print(summary(manifest, prefix, seconds=time.monotonic() - started))
+        return 0
+    counts = merge_groups(Path(config.input or ""), config.merge_group_keys, prefix)
     for key, count in counts.items():
         print(f"{prefix}_{key}.bin and .idx: {count:,} rows")
     return 0

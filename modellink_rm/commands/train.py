@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from modellink_rm.base.errors import UserError, print_error
+from modellink_rm.base.errors import UserError, file_error_message, print_error
+from modellink_rm.base.files import exclusive
 from modellink_rm.base.flags import parse_flags
-from modellink_rm.base.lock import exclusive
 from modellink_rm.base.log import is_first_process, set_up_logging
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     config = run_config(argv)
     # Everything below needs torch, which takes seconds to import: a wrong flag is told at once.
     from modellink_rm.base.platform import detect_platform
+    from modellink_rm.checkpoint.distributed import CheckpointNotWrittenError
     from modellink_rm.parallel.groups import process_groups, world_size_from_environment
     from modellink_rm.train.plan import plan_run
     from modellink_rm.train.step import NonFiniteError
@@ -64,15 +65,18 @@ def main(argv: Sequence[str]) -> int:
         except NonFiniteError as error:
             print_error(str(error))
             return 1
-        except UserError as error:  # of this rank's rows: no other may have met it
-            if ranks.world_size == 1:
+        except CheckpointNotWrittenError:
+            raise
+        except (UserError, OSError) as error:  # of this rank's rows or files: no other may have met it
+            message = file_error_message(error) if isinstance(error, OSError) else str(error)
+            if ranks.world_size == 1 or message is None:
                 raise
-            print(f"error (rank {ranks.rank}): {error}", file=sys.stderr, flush=True)
+            print(f"error (rank {ranks.rank}): {message}", file=sys.stderr, flush=True)
             os._exit(2)  # the others wait for it in an exchange; the launcher ends them
     return 0
 
 
-def _lock(save: str | None) -> AbstractContextManager[None]:
+def _lock(save: str | None) -> AbstractContextManager[object]:
     """Keep other runs out of --save, from the first process."""
     if save is None or not is_first_process():
         return nullcontext()
