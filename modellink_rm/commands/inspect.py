@@ -6,11 +6,12 @@ from pathlib import Path
 
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import set_up_logging
+from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 
 _DESCRIPTION = (
-    "Show the report of a data set, and rows of it decoded: inspect PREFIX [--rows N]. A control token is "
+    "Show the report of a data set, and rows of it decoded. A control token is "
     "written as [</s> 2], the token where the score is read >>so<<."
 )
 
@@ -24,7 +25,12 @@ def main(argv: Sequence[str]) -> int:
     set_up_logging()
     words = ["--data-path", *argv] if argv and not argv[0].startswith(("-", "@")) else list(argv)
     groups = parse_flags(
-        words, [InspectConfig, TokenizerConfig], prog="modellink_rm inspect", description=_DESCRIPTION
+        words,
+        [InspectConfig, TokenizerConfig],
+        prog="python -m modellink_rm inspect",
+        description=_DESCRIPTION,
+        usage="PREFIX",
+        example="python -m modellink_rm inspect data/pairs --load llama-2-7b-hf --rows 1",
     )
     from modellink_rm.dataset.dataset import open_dataset
     from modellink_rm.dataset.inspect import COLOURED, PLAIN, decoded_rows, report
@@ -51,3 +57,6 @@ def main(argv: Sequence[str]) -> int:
     for line in decoded_rows(dataset.rows, rows, tokenizer, marks):
         print(line)
     return 0
+
+
+COMMANDS.add(Command(summary="show what a preprocessed data set holds", main=main), "inspect")

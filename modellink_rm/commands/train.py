@@ -10,6 +10,7 @@ from modellink_rm.base.errors import UserError, file_error_message, print_error
 from modellink_rm.base.files import exclusive
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import is_first_process, set_up_logging
+from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
@@ -23,17 +24,17 @@ from modellink_rm.config.run import RunConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.config.training import TrainingConfig
 
-GROUPS = {
+GROUPS = {  # in the order of --help
     "training": TrainingConfig,
     "data": DataConfig,
-    "tokenizer": TokenizerConfig,
     "checkpoint": CheckpointConfig,
-    "model": ModelConfig,
+    "optim": OptimConfig,
     "parallel": ParallelConfig,
     "precision": PrecisionConfig,
-    "kernels": KernelConfig,
-    "optim": OptimConfig,
     "reporting": ReportingConfig,
+    "model": ModelConfig,
+    "tokenizer": TokenizerConfig,
+    "kernels": KernelConfig,
 }
 
 
@@ -94,6 +95,14 @@ def run_config(argv: Sequence[str]) -> RunConfig:
         tuple(GROUPS.values()),
         prog="pretrain_rm.py",
         description="Train a reward model on preference pairs, under torchrun or as one process.",
+        usage="--stage rm --is-pairwise-dataset --data-path PREFIX --train-iters N \\\n"
+        "    --load DIR --save DIR",
+        example="torchrun --standalone --nproc_per_node 2 pretrain_rm.py --stage rm \\\n"
+        "    --is-pairwise-dataset --data-path data/pairs --train-iters 500 --load llama-2-7b-hf \\\n"
+        "    --load-checkpoint-loosely --tensor-model-parallel-size 2 --save checkpoints/llama2",
         ignored=IGNORED_TRAINER_FLAGS,
     )
     return RunConfig(**{name: parsed[group] for name, group in GROUPS.items()})
+
+
+COMMANDS.add(Command(summary="train a reward model (also under torchrun -m)", main=main), "train")

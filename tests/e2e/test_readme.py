@@ -13,7 +13,7 @@ from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.merge import MergeConfig
-from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.model import ModelOverrides
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
@@ -26,7 +26,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMANDS = {
     "preprocess_data.py": ((PreprocessConfig, TokenizerConfig), IGNORED_FLAGS),
     "pretrain_rm.py": (tuple(GROUPS.values()), IGNORED_TRAINER_FLAGS),
-    "score": ((ScoreConfig, TokenizerConfig, ModelConfig, ParallelConfig, KernelConfig), {}),
+    "score": ((ScoreConfig, TokenizerConfig, ModelOverrides, ParallelConfig, KernelConfig), {}),
 }
 # Commands that pages describe in their text alone.
 DESCRIBED = {
