@@ -1,6 +1,7 @@
 """Files and directories that appear under their names only when whole, and locks on them."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -146,6 +147,17 @@ def start_writing_out(file: BinaryIO, start: int, end: int) -> None:
         file.flush()
         with contextlib.suppress(OSError):  # a hint: the file system may not know it
             os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
+
+
+def write_in_one_call(file: BinaryIO, data: bytes, path: Path) -> None:
+    """Append to an unbuffered file; a killed process leaves at most this piece torn.
+
+    Raises:
+        OSError: there is no space for all of it.
+    """
+    with naming(path):
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextlib.contextmanager

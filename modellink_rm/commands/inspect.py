@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import set_up_logging
+from modellink_rm.base.terminal import has_colours
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     if dataset.manifest is not None:
         print(*report(dataset.manifest), sep="\n")
     rows = range(len(dataset))[config.first_row : config.first_row + config.rows]
-    marks = COLOURED if sys.stdout.isatty() else PLAIN
+    marks = COLOURED if has_colours(sys.stdout) else PLAIN
     for line in decoded_rows(dataset.rows, rows, tokenizer, marks):
         print(line)
     return 0

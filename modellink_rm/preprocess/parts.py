@@ -1,7 +1,6 @@
 """The finished parts of a run, in one file: what --resume continues from and shards are merged from."""
 
 import contextlib
-import errno
 import json
 import os
 import zlib
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.files import exclusive
+from modellink_rm.base.files import exclusive, write_in_one_call
 from modellink_rm.preprocess.rows import Rows, from_bytes
 
 _MAGIC = b"MLRMPART3"
@@ -44,10 +43,7 @@ class Parts:
 
     def append(self, part: bytes) -> None:
         """Add the bytes of one part."""
-        # In one call: a killed process leaves at most this part torn.
-        data = len(part).to_bytes(8, "little") + part
-        if self._file.write(data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        write_in_one_call(self._file, len(part).to_bytes(8, "little") + part, self.path)
 
     def end(self) -> None:
         """Say that nothing is missing."""

@@ -1,0 +1,130 @@
+"""What a run shows: short lines on a terminal, the full line in pipes and files."""
+
+import io
+import re
+
+import pytest
+
+from modellink_rm.train.console import FullConsole, TerminalConsole, make_console
+
+ROW = {
+    "iteration": 500,
+    "consumed_samples": 8000,
+    "loss": 0.6490463,
+    "accuracy": 0.7,
+    "chosen_score": 0.36,
+    "rejected_score": 0.26,
+    "margin": -10.1007,
+    "grad_norm": 1.998,
+    "learning_rate": 6.67e-4,
+    "tokens_per_second": 12312.5,
+    "computed_tokens_per_second": 8741.4,
+    "pairs_per_second": 51.92,
+    "model_flops_per_second": 9.76e9,
+    "matmul_share": 0.061,
+    "padding_tokens": 0,
+    "truncated": 0,
+}
+SCORES = ("loss", "accuracy", "chosen_score", "rejected_score", "margin")
+VALID = {f"valid/{name}": ROW[name] for name in SCORES}
+EVALUATION = {"iteration": 500, **VALID, "valid/examples": 24, "valid/ties": 1} | {
+    "valid/chosen_std": 1.0,
+    "valid/rejected_std": 2.0,
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return terminal
+
+
+def shown(terminal: Terminal, train_iters: int = 20_000) -> list[str]:
+    console = make_console(train_iters=train_iters, batch_size=16, first_iteration=0)
+    assert isinstance(console, TerminalConsole)
+    console.advance(500)
+    console.step(ROW, milliseconds=1.0)
+    console.evaluation(EVALUATION)
+    console.close()
+    return terminal.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100, 200])
+def test_lines_on_a_terminal_fit_it(
+    columns: int, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    lines = shown(terminal)
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= min(columns, 100)
+    assert lines[0].startswith("  500/20000  loss 0.6490  acc 0.700")
+    if columns >= 80:
+        assert "margin -10.101  lr 6.7e-04  tok/s 12.3k" in lines[0]
+        assert lines[1].split() == [
+            "valid",
+            "loss",
+            "0.6490",
+            "acc",
+            "0.700",
+            "margin",
+            "-10.101",
+            "pairs",
+            "24",
+            "ties",
+            "1",
+        ]
+    if columns >= 100:
+        assert re.search(r"  left \d+:\d\d$", lines[0])
+
+
+def test_colours_come_with_the_terminal_and_go_with_no_color(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    coloured = shown(terminal)
+    assert "\x1b[2mloss\x1b[0m 0.6490" in coloured[0]
+    plain = [re.sub(r"\x1b\[\d+m", "", line) for line in coloured]
+    assert all(len(line) <= 100 for line in plain)
+    terminal.truncate(0)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in "".join(shown(terminal))
+
+
+def test_time_left_counts_the_steps_of_this_run_only(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    now = iter([0.0, 100.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    console = TerminalConsole(train_iters=600, first_iteration=400)  # 100 steps took 100 seconds
+    console.step(ROW, milliseconds=1000.0)
+    monkeypatch.undo()
+    console.close()
+    assert terminal.getvalue().endswith("left 1:40\n")
+
+
+def test_pipes_and_files_get_megatrons_full_line(capsys: pytest.CaptureFixture[str]) -> None:
+    console = make_console(train_iters=20_000, batch_size=16, first_iteration=0)
+    assert isinstance(console, FullConsole)
+    console.step({**ROW, "padding_tokens": 3, "truncated": 2}, milliseconds=308.14)
+    console.evaluation(EVALUATION)
+    console.close()
+    assert capsys.readouterr().out.splitlines() == [
+        " iteration      500/   20000 | consumed samples:         8000 | elapsed time per iteration (ms): 308.1 "
+        "| learning rate: 6.670000E-04 | global batch size:    16 | lm loss: 6.490463E-01 | acc: 0.7000 | "
+        "chosen score: 0.3600 | rejected score: 0.2600 | margin: -10.1007 | grad norm: 1.998 | "
+        "tokens/s: 12312.5 | computed tokens/s: 8741.4 | pairs/s: 51.92 | TFLOP/s: 0.00976 | of peak: 6.1% | "
+        "padding tokens: 3 | truncated: 2 |",
+        " validation after iteration 500 | pairs: 24 | loss: 6.490463E-01 | acc: 0.7000 | ties: 1 | "
+        "chosen score: 0.3600 (std 1.0000) | rejected score: 0.2600 (std 2.0000) | margin: -10.1007 |",
+    ]
