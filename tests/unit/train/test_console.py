@@ -38,17 +38,18 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def terminal(monkeypatch: pytest.MonkeyPatch, *, columns: int, no_color: str) -> Terminal:
+    """Standard output from now on."""
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", no_color)
     return terminal
 
 
-def shown(terminal: Terminal, train_iters: int = 20_000) -> list[str]:
-    console = make_console(train_iters=train_iters, batch_size=16, first_iteration=0)
+def shown(terminal: Terminal) -> list[str]:
+    console = make_console(train_iters=20_000, batch_size=16, first_iteration=0)
     assert isinstance(console, TerminalConsole)
     console.advance(500)
     console.step(ROW, milliseconds=1.0)
@@ -58,59 +59,35 @@ def shown(terminal: Terminal, train_iters: int = 20_000) -> list[str]:
 
 
 @pytest.mark.parametrize("columns", [40, 80, 100, 200])
-def test_lines_on_a_terminal_fit_it(
-    columns: int, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("NO_COLOR", "1")
-    lines = shown(terminal)
+def test_lines_on_a_terminal_fit_it(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(terminal(monkeypatch, columns=columns, no_color="1"))
     assert len(lines) == 2
     assert max(map(len, lines)) <= min(columns, 100)
     assert lines[0].startswith("  500/20000  loss 0.6490  acc 0.700")
     if columns >= 80:
         assert "margin -10.101  lr 6.7e-04  tok/s 12.3k" in lines[0]
-        assert lines[1].split() == [
-            "valid",
-            "loss",
-            "0.6490",
-            "acc",
-            "0.700",
-            "margin",
-            "-10.101",
-            "pairs",
-            "24",
-            "ties",
-            "1",
-        ]
+        assert re.sub(" +", " ", lines[1]) == " valid loss 0.6490 acc 0.700 margin -10.101 pairs 24 ties 1"
     if columns >= 100:
         assert re.search(r"  left \d+:\d\d$", lines[0])
 
 
-def test_colours_come_with_the_terminal_and_go_with_no_color(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    coloured = shown(terminal)
+def test_colours_come_with_the_terminal_and_go_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    coloured = shown(terminal(monkeypatch, columns=100, no_color=""))
     assert "\x1b[2mloss\x1b[0m 0.6490" in coloured[0]
     plain = [re.sub(r"\x1b\[\d+m", "", line) for line in coloured]
     assert all(len(line) <= 100 for line in plain)
-    terminal.truncate(0)
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b" not in "".join(shown(terminal))
+    assert "\x1b" not in "".join(shown(terminal(monkeypatch, columns=100, no_color="1")))
 
 
-def test_time_left_counts_the_steps_of_this_run_only(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("NO_COLOR", "1")
+def test_time_left_counts_the_steps_of_this_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = terminal(monkeypatch, columns=100, no_color="1")
     now = iter([0.0, 100.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(now))
-    console = TerminalConsole(train_iters=600, first_iteration=400)  # 100 steps took 100 seconds
-    console.step(ROW, milliseconds=1000.0)
-    monkeypatch.undo()
+    with monkeypatch.context() as clock:
+        clock.setattr("time.monotonic", lambda: next(now))
+        console = TerminalConsole(train_iters=600, first_iteration=400)  # 100 steps took 100 seconds
+        console.step(ROW, milliseconds=1000.0)
     console.close()
-    assert terminal.getvalue().endswith("left 1:40\n")
+    assert output.getvalue().endswith("left 1:40\n")
 
 
 def test_pipes_and_files_get_megatrons_full_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,8 +97,9 @@ def test_pipes_and_files_get_megatrons_full_line(capsys: pytest.CaptureFixture[s
     console.evaluation(EVALUATION)
     console.close()
     assert capsys.readouterr().out.splitlines() == [
-        " iteration      500/   20000 | consumed samples:         8000 | elapsed time per iteration (ms): 308.1 "
-        "| learning rate: 6.670000E-04 | global batch size:    16 | lm loss: 6.490463E-01 | acc: 0.7000 | "
+        " iteration      500/   20000 | consumed samples:         8000 | "
+        "elapsed time per iteration (ms): 308.1 | learning rate: 6.670000E-04 | "
+        "global batch size:    16 | lm loss: 6.490463E-01 | acc: 0.7000 | "
         "chosen score: 0.3600 | rejected score: 0.2600 | margin: -10.1007 | grad norm: 1.998 | "
         "tokens/s: 12312.5 | computed tokens/s: 8741.4 | pairs/s: 51.92 | TFLOP/s: 0.00976 | of peak: 6.1% | "
         "padding tokens: 3 | truncated: 2 |",
