@@ -156,9 +156,7 @@ class TerminalConsole:
         more = [("pairs", str(num_examples))]
         if "ties" in metrics:
             more.append(("ties", f"{metrics['ties']:.0f}"))
-        self._line(
-            "valid".rjust(2 * len(str(self._train_iters)) + 1), _scores(metrics), more, colour="green"
-        )
+        self._line("valid".rjust(2 * len(str(self._train_iters)) + 1), _scores(metrics), more, colour="green")
 
     def _line(
         self, head: str, scores: list[tuple[str, str]], more: list[tuple[str, str]], *, colour: str

@@ -207,9 +207,11 @@ def test_readme_shows_the_line_of_a_log_step_as_a_terminal_and_a_file_get_it(
 ) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     row = json.loads(re.search(r'^\{"iteration".*\}$', readme, re.MULTILINE)[0])
-    FullConsole(train_iters=60, batch_size=16, first_iteration=0).step(row, milliseconds=308.1)
+    names = ("loss", "accuracy", "chosen_score", "rejected_score", "margin")
+    metrics = {name: row[name] for name in names}
+    FullConsole(train_iters=60, batch_size=16, first_iteration=0).step(row, metrics, milliseconds=308.1)
     assert capsys.readouterr().out.rstrip() in readme
     monkeypatch.setenv("COLUMNS", "72")  # the figures that do not depend on the clock, and one that does
     monkeypatch.setenv("NO_COLOR", "1")
-    TerminalConsole(train_iters=60, first_iteration=0).step(row, milliseconds=308.1)
+    TerminalConsole(train_iters=60, first_iteration=0).step(row, metrics, milliseconds=308.1)
     assert capsys.readouterr().out.split("  tok/s")[0].rstrip() in readme

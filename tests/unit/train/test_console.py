@@ -25,12 +25,8 @@ ROW = {
     "padding_tokens": 0,
     "truncated": 0,
 }
-SCORES = ("loss", "accuracy", "chosen_score", "rejected_score", "margin")
-VALID = {f"valid/{name}": ROW[name] for name in SCORES}
-EVALUATION = {"iteration": 500, **VALID, "valid/examples": 24, "valid/ties": 1} | {
-    "valid/chosen_std": 1.0,
-    "valid/rejected_std": 2.0,
-}
+METRICS = {name: ROW[name] for name in ("loss", "accuracy", "chosen_score", "rejected_score", "margin")}
+EVALUATION = {**METRICS, "ties": 1, "chosen_std": 1.0, "rejected_std": 2.0}
 
 
 class Terminal(io.StringIO):
@@ -52,8 +48,8 @@ def shown(terminal: Terminal) -> list[str]:
     console = make_console(train_iters=20_000, batch_size=16, first_iteration=0)
     assert isinstance(console, TerminalConsole)
     console.advance(500)
-    console.step(ROW, milliseconds=1.0)
-    console.evaluation(EVALUATION)
+    console.step(ROW, METRICS, milliseconds=1.0)
+    console.evaluation(EVALUATION, iteration=500, num_examples=24)
     console.close()
     return terminal.getvalue().splitlines()
 
@@ -85,7 +81,7 @@ def test_time_left_counts_the_steps_of_this_run_only(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as clock:
         clock.setattr("time.monotonic", lambda: next(now))
         console = TerminalConsole(train_iters=600, first_iteration=400)  # 100 steps took 100 seconds
-        console.step(ROW, milliseconds=1000.0)
+        console.step(ROW, METRICS, milliseconds=1000.0)
     console.close()
     assert output.getvalue().endswith("left 1:40\n")
 
@@ -93,8 +89,8 @@ def test_time_left_counts_the_steps_of_this_run_only(monkeypatch: pytest.MonkeyP
 def test_pipes_and_files_get_megatrons_full_line(capsys: pytest.CaptureFixture[str]) -> None:
     console = make_console(train_iters=20_000, batch_size=16, first_iteration=0)
     assert isinstance(console, FullConsole)
-    console.step({**ROW, "padding_tokens": 3, "truncated": 2}, milliseconds=308.14)
-    console.evaluation(EVALUATION)
+    console.step({**ROW, "padding_tokens": 3, "truncated": 2}, METRICS, milliseconds=308.14)
+    console.evaluation(EVALUATION, iteration=500, num_examples=24)
     console.close()
     assert capsys.readouterr().out.splitlines() == [
         " iteration      500/   20000 | consumed samples:         8000 | "
