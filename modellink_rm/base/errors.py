@@ -1,5 +1,6 @@
 """What a user did that cannot work, and how a command reports it."""
 
+import errno
 import os
 import sys
 import time
@@ -10,6 +11,9 @@ from collections.abc import Callable, Sequence
 SECONDS_FOR_THE_MESSAGE = 3.0
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class UserError(ValueError):
     """A mistake of the user's: one line that states the rule, what was got, and what to do."""
 
@@ -17,10 +21,13 @@ class UserError(ValueError):
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Exit code of `main(argv)`: its own, 2 with one line on stderr for a user's mistake, 130 for Ctrl-C.
 
-    Under torchrun only the first process of each node prints; the others give it time to.
+    A file that cannot be read or written, for want of space say, is the user's to mend too. Under torchrun
+    only the first process of each node prints; the others give it time to.
     """
     try:
-        return main(argv)
+        code = main(argv)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print_error(str(error))
         return 2
@@ -28,8 +35,30 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         print_error("interrupted")
         return 130
     except BrokenPipeError:  # who reads the output has seen enough, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        message = file_error_message(error)
+        if message is None:
+            raise
+        if error.filename is None:
+            _drop_output()
+        print_error(message)
+        return 2
+
+
+def file_error_message(error: OSError) -> str | None:
+    """One line on a file that cannot be read or written, or None where the error is not of a file."""
+    what = error.strerror or str(error)
+    if error.errno in _FULL:
+        name = error.filename or "standard output or a temporary file"
+        return f"{name}: {what[0].lower()}{what[1:]}; free some space, or write elsewhere"
+    return None if error.filename is None else f"{error.filename}: {what}"
+
+
+def _drop_output() -> None:
+    """Let what is still to be printed go nowhere: at exit python would fail on it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_error(message: str) -> None:

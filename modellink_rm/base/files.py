@@ -1,10 +1,22 @@
-"""Files that appear under their names only when whole."""
+"""Files and directories that appear under their names only when whole, and locks on them."""
 
 import contextlib
+import errno
+import fcntl
+import io
 import os
+import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
+
+from modellink_rm.base.errors import UserError
+
+# A run that was killed a moment ago may still be going; what it held is free when it is gone.
+SECONDS_FOR_A_DYING_RUN = 5.0
+_BUFFER_BYTES = 1 << 17
+_held: set[Path] = set()  # by this process
 
 
 @contextlib.contextmanager
@@ -17,27 +29,33 @@ def whole_files(paths: Sequence[Path], *, optional: Sequence[Path] = ()) -> Iter
         paths: final names of the files.
         optional: those of them that, where they are empty at the end, are not to be there: an older file
             of such a name is removed.
+
+    Raises:
+        OSError: a file cannot be written; it holds the file's final name.
     """
-    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
-    files: list[BinaryIO] = []
+    pairs = [(path.with_name(f".{path.name}.{os.getpid()}.tmp"), path) for path in paths]
+    files: list[io.BufferedWriter] = []
     try:
-        for temporary in temporaries:
-            files.append(temporary.open("wb"))
-        yield files
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-        pairs = list(zip(temporaries, paths, strict=True))
-        unused = [path for temporary, path in pairs if path in optional and not temporary.stat().st_size]
-        for path in unused:
+        for temporary, path in pairs:
+            files.append(_open_named(temporary, path))
+        yield cast("list[BinaryIO]", files)
+        for file, path in zip(files, paths, strict=True):
+            with naming(path):
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+        unused = [pair for pair in pairs if pair[1] in optional and not pair[0].stat().st_size]
+        for _, path in unused:
             path.unlink(missing_ok=True)
-        _rename_all([pair for pair in pairs if pair[1] not in unused])
+        _rename_all([pair for pair in pairs if pair not in unused])
     finally:
+        # What goes wrong here, on a full disk say, would hide what went wrong first.
         for file in files:
-            file.close()
-        for temporary in temporaries:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.close()
+        for temporary, _ in pairs:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -45,6 +63,78 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """One binary file to write, which takes the name `path` when the block ends well."""
     with whole_files([path]) as (file,):
         yield file
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Make `path` a file of these bytes; until it is whole an older one of that name stays."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def replace_directory(new: Path, old: Path) -> None:
+    """Rename the directory `new` to `old`, in place of a directory of that name.
+
+    Two directories cannot be exchanged in one step; one that is replaced stays beside it until the new one
+    has its name.
+    """
+    if not old.exists():
+        os.replace(new, old)
+    else:
+        aside = old.with_name(old.name + ".old")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(old, aside)
+        try:
+            os.replace(new, old)
+        except BaseException:
+            os.replace(aside, old)
+            raise
+        shutil.rmtree(aside)
+    _sync_directory(old.parent)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, message: str) -> Iterator[BinaryIO]:
+    """The file `path`, made if need be, open for reading and writing, and nobody else's meanwhile.
+
+    The file may be removed within the block. Processes that die let go of it.
+
+    Args:
+        message: what to tell where another run holds it.
+
+    Raises:
+        UserError: another run, still alive, holds it.
+    """
+    deadline = time.monotonic() + SECONDS_FOR_A_DYING_RUN
+    name = path.absolute()
+    while name in _held or (file := _locked(path)) is None:
+        if time.monotonic() > deadline:
+            raise UserError(message)
+        time.sleep(0.05)
+    _held.add(name)
+    try:
+        with file:
+            yield cast("BinaryIO", file)
+    finally:
+        _held.discard(name)
+
+
+def _locked(path: Path) -> io.FileIO | None:
+    """The open file `path` with a lock on it, or None where that has to be tried again."""
+    file = _NamedFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", path)
+    try:
+        # Unlike flock's, this lock is not kept by forked children of a process that is gone. It is the
+        # process's, whoever in it opens the file: `_held` keeps a second one out.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who had it before may have removed the name between the two calls.
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        pass
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None
 
 
 def start_writing_out(file: BinaryIO, start: int, end: int) -> None:
@@ -59,6 +149,44 @@ def start_writing_out(file: BinaryIO, start: int, end: int) -> None:
             os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
 
+def write_in_one_call(file: BinaryIO, data: bytes, path: Path) -> None:
+    """Append to an unbuffered file; a killed process leaves at most this piece torn.
+
+    Raises:
+        OSError: there is no space for all of it.
+    """
+    with naming(path):
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Give an OSError that names no file the name `path`: write and fsync do not know theirs."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+class _NamedFile(io.FileIO):
+    """An unbuffered file whose failed writes name it."""
+
+    def __init__(self, file: Path | int, mode: str, path: Path) -> None:
+        super().__init__(file, mode)
+        self._path = path
+
+    def write(self, data: Any) -> int:
+        with naming(self._path):
+            return super().write(data)
+
+
+def _open_named(temporary: Path, path: Path) -> io.BufferedWriter:
+    return io.BufferedWriter(_NamedFile(temporary, "wb", path), _BUFFER_BYTES)
+
+
 def _rename_all(pairs: Sequence[tuple[Path, Path]]) -> None:
     renamed: list[Path] = []
     try:
@@ -68,7 +196,8 @@ def _rename_all(pairs: Sequence[tuple[Path, Path]]) -> None:
     except BaseException:
         # A part of the files under their final names would look like the whole.
         for path in renamed:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
         raise
     for directory in {path.parent for _, path in pairs}:
         _sync_directory(directory)

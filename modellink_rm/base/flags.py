@@ -10,16 +10,19 @@ import argparse
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import warn_once
 from modellink_rm.base.registry import unknown_name_message
 
 Group = TypeVar("Group")
+# No count, size or seed is as large: a typed one would make a loop that never ends, or fill the memory.
+LARGEST_NUMBER = 2**31
 
 
 def flag(
@@ -29,9 +32,20 @@ def flag(
     choices: Sequence[str] | None = None,
     aliases: Sequence[str] = (),
     metavar: str | None = None,
+    level: Literal["common", "rare", "hidden"] = "common",
 ) -> Any:
-    """A dataclass field that is a command-line flag; without a default it is required."""
-    metadata = {"help": help, "choices": choices, "aliases": tuple(aliases), "metavar": metavar}
+    """A dataclass field that is a command-line flag; without a default it is required.
+
+    Args:
+        level: where --help lists it: with its group, after all groups, or nowhere because it changes nothing.
+    """
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "aliases": tuple(aliases),
+        "metavar": metavar,
+        "level": level,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -54,6 +68,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         if message.startswith("[Errno"):  # of an @file
             message = f"an @file of flags cannot be read: {message.split('] ', 1)[1]}"
+        message = re.sub(r"^argument (\S+?)(?:/\S+)?: (must|expected) ", r"\1 \2 ", message)
         raise UserError(message)
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
@@ -71,19 +86,24 @@ def parse_flags(
     *,
     prog: str,
     description: str,
+    usage: str = "",
+    example: str = "",
     ignored: Mapping[str, IgnoredFlag] | None = None,
 ) -> dict[type[Any], Any]:
     """One instance of each group, made from the command line.
 
     Args:
         argv: the words after the program's name; `@file` stands for the words of a file.
-        groups: dataclasses made of `flag` fields; a field name stands in one group only.
+        groups: dataclasses made of `flag` fields; a field name stands in one group only. --help lists them
+            in this order.
+        usage: the command's form, the flags that it cannot do without: what --help begins with.
+        example: the shortest useful command.
         ignored: flags of other tools to accept and warn of, by name ("--use-flash-attn").
 
     Raises:
         UserError: an unknown flag, a missing one, or a value that the group refuses.
     """
-    parser = build_parser(groups, prog=prog, description=description)
+    parser = build_parser(groups, prog=prog, description=description, usage=usage, example=example)
     ignored = ignored or {}
     for name, entry in ignored.items():
         options: dict[str, Any] = {"help": argparse.SUPPRESS, "dest": name, "default": None}
@@ -107,24 +127,31 @@ def _check_value(field: "dataclasses.Field[Any]", value: Any) -> None:
     choices = field.metadata["choices"]
     if choices is not None and value is not None and value not in choices:
         raise UserError(unknown_name_message(f"{flag_name(field.name)}", value, choices))
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{flag_name(field.name)} must be a finite number, got {value}")
 
 
-def build_parser(groups: Sequence[type[Any]], *, prog: str, description: str) -> argparse.ArgumentParser:
-    """A parser that knows the flags of `groups`, each group under its docstring's first line."""
+def build_parser(
+    groups: Sequence[type[Any]], *, prog: str, description: str, usage: str = "", example: str = ""
+) -> argparse.ArgumentParser:
+    """A parser that knows the flags of `groups`, each group under its docstring's first line.
+
+    Flags that are rarely needed stand after all groups, again by group.
+    """
+    form = f"{prog} {usage} [flag ...]" + (f"\nexample: {example}" if example else "")
     parser = _Parser(
         prog=prog,
+        usage=form.replace("%", "%%"),
         description=description,
         allow_abbrev=False,
         fromfile_prefix_chars="@",
     )
-    for group in groups:
-        title = (group.__doc__ or group.__name__).splitlines()[0].rstrip(".")
-        section = parser.add_argument_group(title)
-        hints = typing.get_type_hints(group)
-        for field in dataclasses.fields(group):
-            _add_flag(section, field, hints[field.name])
+    for levels in (("common", "hidden"), ("rare",)):
+        for group in groups:
+            hints = typing.get_type_hints(group)
+            fields = [field for field in dataclasses.fields(group) if field.metadata["level"] in levels]
+            title = (group.__doc__ or group.__name__).splitlines()[0].rstrip(".")
+            section = parser.add_argument_group(title if "common" in levels else f"{title}, rarely needed")
+            for field in fields:
+                _add_flag(section, field, hints[field.name])
     return parser
 
 
@@ -133,6 +160,8 @@ def _add_flag(section: Any, field: "dataclasses.Field[Any]", hint: Any) -> None:
     metadata = field.metadata
     required = field.default is dataclasses.MISSING
     help_text = metadata["help"].replace("%", "%%")
+    if metadata["level"] == "hidden":
+        help_text = argparse.SUPPRESS
     if value_type is bool and not takes_many:
         default = False if required else field.default
         name = flag_name(field.name, negated=default is True)
@@ -143,20 +172,54 @@ def _add_flag(section: Any, field: "dataclasses.Field[Any]", hint: Any) -> None:
         return
     options: dict[str, Any] = {
         "dest": field.name,
-        "type": value_type,
+        "type": _CONVERTERS[value_type],
         "help": help_text
-        if required or field.default in (None, ())
+        if required or field.default in (None, (), "") or help_text == argparse.SUPPRESS
         else f"{help_text} (default: %(default)s)",
-        "metavar": metadata["metavar"],
+        "metavar": metadata["metavar"] or _METAVARS.get(value_type),
         "required": required,
         "default": None if required else field.default,
     }
     if metadata["choices"] is not None:
-        options["metavar"] = options["metavar"] or "{" + ",".join(metadata["choices"]) + "}"
+        options["metavar"] = metadata["metavar"] or "{" + ",".join(metadata["choices"]) + "}"
     if takes_many:
         options["nargs"] = "+"
         options["action"] = _TupleAction
     section.add_argument(flag_name(field.name), *metadata["aliases"], **options)
+
+
+def _text(word: str) -> str:
+    if not word.strip():
+        raise argparse.ArgumentTypeError(f"must not be empty, got {word!r}")
+    return word
+
+
+def _whole_number(word: str) -> int:
+    try:
+        value = int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {_shortened(word)}") from None
+    if abs(value) >= LARGEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"must be below {LARGEST_NUMBER}, got {_shortened(word)}")
+    return value
+
+
+def _number(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {_shortened(word)}") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {_shortened(word)}")
+    return value
+
+
+def _shortened(word: str) -> str:
+    return repr(word if len(word) <= 40 else f"{word[:40]}...")
+
+
+_METAVARS = {int: "N", float: "X"}
+_CONVERTERS = {str: _text, int: _whole_number, float: _number}
 
 
 class _TupleAction(argparse.Action):

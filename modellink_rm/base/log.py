@@ -23,6 +23,9 @@ def _quiet_the_engine() -> None:
     """Hide what megatron-core and torch warn of at every start and a user can do nothing about."""
     for module in (r"megatron\.", r"torch\.distributed\."):
         warnings.filterwarnings("ignore", module=module)
+    # Our own line names the checkpoint and the reason; without a handler theirs go to stderr.
+    for module in ("megatron.core.dist_checkpointing.strategies.filesystem_async",):
+        logging.getLogger(module).setLevel(logging.CRITICAL)
     # These two name the caller's module: checkpoints' tensors, the distributed optimizer's views.
     warnings.filterwarnings("ignore", message="Please use DTensor instead")
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")

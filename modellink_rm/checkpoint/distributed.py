@@ -1,10 +1,12 @@
 """Checkpoints in megatron-core's distributed format: any parallel size reads what another wrote."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
+from torch.distributed.checkpoint.api import CheckpointException
 
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import replace_directory, write_whole
 from modellink_rm.base.log import info
 from modellink_rm.base.megatron_compat import (
     all_rng_states,
@@ -29,6 +34,14 @@ from modellink_rm.checkpoint.layout import (
     describe_files,
 )
 from modellink_rm.parallel.groups import Ranks
+
+# torch's writer of files reports a full disk as a position in this source file that is not the expected one.
+_TORCH_FILE_WRITER = "inline_container.cc"
+_ALMOST_NOTHING = 1 << 20  # bytes
+
+
+class CheckpointNotWrittenError(UserError):
+    """Every process met it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +70,10 @@ def save_checkpoint(
 
     Returns:
         The checkpoint's directory.
+
+    Raises:
+        CheckpointNotWrittenError: on every process; nothing is left of it.
+        UserError: on the first process alone, while the others wait for it.
     """
     final = checkpoint_directory(root, progress.iteration)
     unfinished = final.with_name(final.name + ".tmp")
@@ -69,18 +86,49 @@ def save_checkpoint(
     state["progress"] = dataclasses.asdict(progress)
     state["rng"] = _sharded_rng(ranks)
     write_results_in_this_process()
-    dist_checkpointing.save(state, str(unfinished))
+    with _cleared_when_it_fails(unfinished, ranks):
+        dist_checkpointing.save(state, str(unfinished))
     torch.distributed.barrier()
     if ranks.rank == 0:
+        _finish_checkpoint(unfinished, info_files)
+        replace_directory(unfinished, final)
+        write_whole(root / LATEST_NAME, f"{progress.iteration}\n".encode())
+    torch.distributed.barrier()
+    return final
+
+
+def _finish_checkpoint(unfinished: Path, info_files: dict[str, bytes]) -> None:
+    """Write the small files, and at last the list of all files."""
+    try:
         for name, content in info_files.items():
             path = unfinished / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        (unfinished / FILES_NAME).write_text(json.dumps(describe_files(unfinished), indent=1))
-        _replace_directory(unfinished, final)
-        _write_latest(root, progress.iteration)
-    torch.distributed.barrier()
-    return final
+            write_whole(path, content)
+        write_whole(unfinished / FILES_NAME, json.dumps(describe_files(unfinished), indent=1).encode())
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def _cleared_when_it_fails(unfinished: Path, ranks: Ranks) -> Iterator[None]:
+    """Remove `unfinished` and say in one line why where the engine cannot write it."""
+    try:
+        yield
+    except CheckpointException as error:  # raised on every process, with the reason on the first
+        raise CheckpointNotWrittenError(_not_written(unfinished, str(error), ranks)) from error
+    except (OSError, RuntimeError) as error:  # of the file that the first process writes alone
+        if isinstance(error, RuntimeError) and _TORCH_FILE_WRITER not in str(error):
+            raise
+        raise UserError(_not_written(unfinished, str(error), ranks)) from error
+
+
+def _not_written(unfinished: Path, reason: str, ranks: Ranks) -> str:
+    is_full = shutil.disk_usage(unfinished).free < _ALMOST_NOTHING or os.strerror(errno.ENOSPC) in reason
+    if ranks.rank == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    told = "no space left on device; free some space" if is_full else reason.strip().splitlines()[-1]
+    return f"the checkpoint {unfinished.with_suffix('')} could not be written: {told}"
 
 
 def load_weights(chunks: Sequence[Any], checkpoint: CheckpointInfo) -> None:
@@ -195,21 +243,3 @@ def _sharded_rng(ranks: Ranks) -> ShardedObject:
 
 def _set_rng(state: dict[str, Any]) -> None:
     set_all_rng_states(state["cpu"], state["device"], state["tracker"])
-
-
-def _replace_directory(source: Path, target: Path) -> None:
-    """Rename `source` to `target`, in place of a directory of that name."""
-    if target.exists():
-        old = target.with_name(target.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-        os.replace(source, target)
-        shutil.rmtree(old)
-    else:
-        os.replace(source, target)
-
-
-def _write_latest(root: Path, iteration: int) -> None:
-    unfinished = root / (LATEST_NAME + ".tmp")
-    unfinished.write_text(f"{iteration}\n")
-    os.replace(unfinished, root / LATEST_NAME)

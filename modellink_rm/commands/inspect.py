@@ -6,11 +6,13 @@ from pathlib import Path
 
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import set_up_logging
+from modellink_rm.base.terminal import has_colours
+from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 
 _DESCRIPTION = (
-    "Show the report of a data set, and rows of it decoded: inspect PREFIX [--rows N]. A control token is "
+    "Show the report of a data set, and rows of it decoded. A control token is "
     "written as [</s> 2], the token where the score is read >>so<<."
 )
 
@@ -24,7 +26,12 @@ def main(argv: Sequence[str]) -> int:
     set_up_logging()
     words = ["--data-path", *argv] if argv and not argv[0].startswith(("-", "@")) else list(argv)
     groups = parse_flags(
-        words, [InspectConfig, TokenizerConfig], prog="modellink_rm inspect", description=_DESCRIPTION
+        words,
+        [InspectConfig, TokenizerConfig],
+        prog="python -m modellink_rm inspect",
+        description=_DESCRIPTION,
+        usage="PREFIX",
+        example="python -m modellink_rm inspect data/pairs --load llama-2-7b-hf --rows 1",
     )
     from modellink_rm.dataset.dataset import open_dataset
     from modellink_rm.dataset.inspect import COLOURED, PLAIN, decoded_rows, report
@@ -47,7 +54,10 @@ def main(argv: Sequence[str]) -> int:
     if dataset.manifest is not None:
         print(*report(dataset.manifest), sep="\n")
     rows = range(len(dataset))[config.first_row : config.first_row + config.rows]
-    marks = COLOURED if sys.stdout.isatty() else PLAIN
+    marks = COLOURED if has_colours(sys.stdout) else PLAIN
     for line in decoded_rows(dataset.rows, rows, tokenizer, marks):
         print(line)
     return 0
+
+
+COMMANDS.add(Command(summary="show what a preprocessed data set holds", main=main), "inspect")

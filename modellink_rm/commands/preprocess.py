@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import set_up_logging
+from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.merge import MergeConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
@@ -35,6 +35,10 @@ def main(argv: Sequence[str]) -> int:
         prog="preprocess_data.py",
         description=f"{_DESCRIPTION} Files are merged with --merge-shards or --merge-group-keys, which have "
         "flags of their own (--merge-shards --help).",
+        usage="--input PATH ... --handler-name NAME --prompt-type NAME --tokenizer-name-or-path DIR \\\n"
+        "    --output-prefix PREFIX",
+        example="python preprocess_data.py --input pairs.jsonl --handler-name AlpacaStylePairwiseHandler \\\n"
+        "    --prompt-type llama2 --tokenizer-name-or-path llama-2-7b-hf --output-prefix data/pairs",
         ignored=IGNORED_FLAGS,
     )
     # Imported late, so that --help answers at once.
@@ -51,8 +55,6 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was written; --resume continues from what was done", file=sys.stderr)
         return 130
-    except OSError as error:
-        raise UserError(f"{error.filename or config.output_prefix}: {error.strerror or error}") from None
     finally:
         signal.signal(signal.SIGTERM, previous)
     if isinstance(manifest, Shard):
@@ -67,21 +69,25 @@ def main(argv: Sequence[str]) -> int:
 
 def _merge(argv: Sequence[str]) -> int:
     """Exit code of preprocess_data.py --merge-shards or --merge-group-keys."""
-    groups = parse_flags(argv, [MergeConfig], prog="preprocess_data.py", description="Merge indexed files.")
+    groups = parse_flags(
+        argv,
+        [MergeConfig],
+        prog="preprocess_data.py",
+        description="Merge indexed files.",
+        usage="--merge-shards --output-prefix PREFIX",
+        example="python preprocess_data.py --merge-shards --output-prefix data/pairs",
+    )
     from modellink_rm.preprocess.merge import merge_groups, merge_shards
     from modellink_rm.preprocess.report import summary
 
     config: MergeConfig = groups[MergeConfig]
     prefix = Path(config.output_prefix)
     started = time.monotonic()
-    try:
-        if config.merge_shards:
-            manifest = merge_shards(prefix, rejects=config.rejects)
-            print(summary(manifest, prefix, seconds=time.monotonic() - started))
-            return 0
-        counts = merge_groups(Path(config.input or ""), config.merge_group_keys, prefix)
-    except OSError as error:
-        raise UserError(f"{error.filename or prefix}: {error.strerror or error}") from None
+    if config.merge_shards:
+        manifest = merge_shards(prefix, rejects=config.rejects)
+        print(summary(manifest, prefix, seconds=time.monotonic() - started))
+        return 0
+    counts = merge_groups(Path(config.input or ""), config.merge_group_keys, prefix)
     for key, count in counts.items():
         print(f"{prefix}_{key}.bin and .idx: {count:,} rows")
     return 0
@@ -89,3 +95,6 @@ def _merge(argv: Sequence[str]) -> int:
 
 def _interrupt(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
+
+
+COMMANDS.add(Command(summary="write preference pairs as indexed binary files", main=main), "preprocess")

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import whole_file
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import info, is_first_process, set_up_logging, warn_once
+from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.kernels import KernelConfig
-from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.model import ModelConfig, ModelOverrides
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.score import ScoreConfig
@@ -82,14 +83,17 @@ def main(argv: Sequence[str]) -> int:
         UserError: the flags, the model or the input cannot work.
     """
     set_up_logging()
-    groups = (ScoreConfig, TokenizerConfig, ModelConfig, ParallelConfig, KernelConfig)
+    groups = (ScoreConfig, TokenizerConfig, ModelOverrides, ParallelConfig, KernelConfig)
     parsed = parse_flags(
         argv,
         groups,
         prog="python -m modellink_rm score",
         description="Score responses with a reward model: one JSON line per input, in input order.",
+        usage="--load DIR --input FILE [--output FILE]",
+        example="python -m modellink_rm score --load checkpoints/llama2 --input pairs.jsonl",
     )
-    score, model, parallel = parsed[ScoreConfig], parsed[ModelConfig], parsed[ParallelConfig]
+    score, parallel = parsed[ScoreConfig], parsed[ParallelConfig]
+    model = ModelConfig(**asdict(parsed[ModelOverrides]))  # its shape is the weights'
     check_output(score.output)
     records = read_records(score.input)
     chunk = list(islice(records, INPUTS_AT_A_TIME))
@@ -277,3 +281,6 @@ def _output(path: str | None) -> Iterator[Any]:
 def _tell(line: str, *, to_stderr: bool) -> None:
     if is_first_process():
         print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+COMMANDS.add(Command(summary="score responses or pairs with a reward model", main=main), "score")

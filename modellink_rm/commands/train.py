@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from modellink_rm.base.errors import UserError, print_error
+from modellink_rm.base.errors import UserError, file_error_message, print_error
+from modellink_rm.base.files import exclusive
 from modellink_rm.base.flags import parse_flags
-from modellink_rm.base.lock import exclusive
 from modellink_rm.base.log import is_first_process, set_up_logging
+from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
@@ -23,17 +24,17 @@ from modellink_rm.config.run import RunConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.config.training import TrainingConfig
 
-GROUPS = {
+GROUPS = {  # in the order of --help
     "training": TrainingConfig,
     "data": DataConfig,
-    "tokenizer": TokenizerConfig,
     "checkpoint": CheckpointConfig,
-    "model": ModelConfig,
+    "optim": OptimConfig,
     "parallel": ParallelConfig,
     "precision": PrecisionConfig,
-    "kernels": KernelConfig,
-    "optim": OptimConfig,
     "reporting": ReportingConfig,
+    "model": ModelConfig,
+    "tokenizer": TokenizerConfig,
+    "kernels": KernelConfig,
 }
 
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     config = run_config(argv)
     # Everything below needs torch, which takes seconds to import: a wrong flag is told at once.
     from modellink_rm.base.platform import detect_platform
+    from modellink_rm.checkpoint.distributed import CheckpointNotWrittenError
     from modellink_rm.parallel.groups import process_groups, world_size_from_environment
     from modellink_rm.train.plan import plan_run
     from modellink_rm.train.step import NonFiniteError
@@ -64,15 +66,18 @@ def main(argv: Sequence[str]) -> int:
         except NonFiniteError as error:
             print_error(str(error))
             return 1
-        except UserError as error:  # of this rank's rows: no other may have met it
-            if ranks.world_size == 1:
+        except CheckpointNotWrittenError:
+            raise
+        except (UserError, OSError) as error:  # of this rank's rows or files: no other may have met it
+            message = file_error_message(error) if isinstance(error, OSError) else str(error)
+            if ranks.world_size == 1 or message is None:
                 raise
-            print(f"error (rank {ranks.rank}): {error}", file=sys.stderr, flush=True)
+            print(f"error (rank {ranks.rank}): {message}", file=sys.stderr, flush=True)
             os._exit(2)  # the others wait for it in an exchange; the launcher ends them
     return 0
 
 
-def _lock(save: str | None) -> AbstractContextManager[None]:
+def _lock(save: str | None) -> AbstractContextManager[object]:
     """Keep other runs out of --save, from the first process."""
     if save is None or not is_first_process():
         return nullcontext()
@@ -90,6 +95,14 @@ def run_config(argv: Sequence[str]) -> RunConfig:
         tuple(GROUPS.values()),
         prog="pretrain_rm.py",
         description="Train a reward model on preference pairs, under torchrun or as one process.",
+        usage="--stage rm --is-pairwise-dataset --data-path PREFIX --train-iters N \\\n"
+        "    --load DIR --save DIR",
+        example="torchrun --standalone --nproc_per_node 2 pretrain_rm.py --stage rm \\\n"
+        "    --is-pairwise-dataset --data-path data/pairs --train-iters 500 --load llama-2-7b-hf \\\n"
+        "    --load-checkpoint-loosely --tensor-model-parallel-size 2 --save checkpoints/llama2",
         ignored=IGNORED_TRAINER_FLAGS,
     )
     return RunConfig(**{name: parsed[group] for name, group in GROUPS.items()})
+
+
+COMMANDS.add(Command(summary="train a reward model (also under torchrun -m)", main=main), "train")

@@ -19,8 +19,10 @@ class CheckpointConfig:
         False, help="forgive a base model its missing reward head and its language-model head"
     )
     finetune: bool = flag(False, help="of a checkpoint, load the weights only and start at step 0")
-    load_optim: bool = flag(True, help="of a checkpoint, do not load the optimizer's state")
-    load_rng: bool = flag(True, help="of a checkpoint, do not load the random generators' states")
+    load_optim: bool = flag(True, level="rare", help="of a checkpoint, do not load the optimizer's state")
+    load_rng: bool = flag(
+        True, level="rare", help="of a checkpoint, do not load the random generators' states"
+    )
     save: str | None = flag(None, help="directory for checkpoints and metrics.jsonl")
     save_interval: int | None = flag(None, help="steps between checkpoints; by default only at the end")
     auto_resume: bool = flag(False, help="continue from the newest checkpoint in --save when there is one")

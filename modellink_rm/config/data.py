@@ -23,11 +23,17 @@ class DataConfig:
         "assistant's opener and the response's closing tokens",
         choices=("right", "keep-ends"),
     )
-    prompt_type: str | None = flag(None, help="template of the data; by default what its manifest says")
-    prefix_sharing: bool = flag(True, help="compute the prompt of a pair once for each response")
-    shuffle: bool = flag(True, help="read the training rows in file order")
+    prompt_type: str | None = flag(
+        None, level="rare", help="template of the data; by default what its manifest says"
+    )
+    prefix_sharing: bool = flag(
+        True, level="rare", help="compute the prompt of a pair once for each response"
+    )
+    shuffle: bool = flag(True, level="rare", help="read the training rows in file order")
     num_workers: int = flag(
-        1, help="global batches made ahead, in as many threads; 0 makes each when its step begins"
+        1,
+        level="rare",
+        help="global batches made ahead, in as many threads; 0 makes each when its step begins",
     )
 
     def __post_init__(self) -> None:

@@ -18,21 +18,25 @@ class OptimConfig:
     lr_decay_style: str = flag(
         "constant", help="how the learning rate goes after warmup", choices=("constant", "linear", "cosine")
     )
-    lr_decay_iters: int | None = flag(None, help="steps after which it is --min-lr; by default all")
+    lr_decay_iters: int | None = flag(
+        None, level="rare", help="steps after which it is --min-lr; by default all"
+    )
     lr_warmup_fraction: float | None = flag(None, help="warmup, as a part of the decay steps")
     lr_warmup_iters: int = flag(0, help="warmup, in steps")
-    lr_warmup_init: float = flag(0.0, help="learning rate that warmup starts from")
+    lr_warmup_init: float = flag(0.0, level="rare", help="learning rate that warmup starts from")
     weight_decay: float = flag(0.0, help="decoupled weight decay, not on norms and biases")
-    adam_beta1: float = flag(0.9, help="decay of the first moment")
-    adam_beta2: float = flag(0.999, help="decay of the second moment")
-    adam_eps: float = flag(1e-8, help="added to the root of the second moment")
+    adam_beta1: float = flag(0.9, level="rare", help="decay of the first moment")
+    adam_beta2: float = flag(0.999, level="rare", help="decay of the second moment")
+    adam_eps: float = flag(1e-8, level="rare", help="added to the root of the second moment")
     clip_grad: float = flag(1.0, help="largest norm of the gradient; 0 does not clip")
     use_distributed_optimizer: bool = flag(
         False, help="divide the optimizer's state over the data-parallel processes"
     )
-    overlap_grad_reduce: bool = flag(False, help="reduce gradients while the backward pass runs")
+    overlap_grad_reduce: bool = flag(
+        False, level="rare", help="reduce gradients while the backward pass runs"
+    )
     overlap_param_gather: bool = flag(
-        False, help="gather updated weights while the forward pass runs (distributed optimizer)"
+        False, level="rare", help="gather updated weights while the forward pass runs (distributed optimizer)"
     )
 
     def __post_init__(self) -> None:

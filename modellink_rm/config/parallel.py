@@ -19,15 +19,18 @@ class ParallelConfig:
     context_parallel_size: int = flag(1, help="processes that share each sequence by tokens")
     num_layers_per_virtual_pipeline_stage: int | None = flag(
         None,
+        level="rare",
         help="layers of a virtual stage; a process has several, in turns with the others, and idles less",
     )
     sequence_parallel: bool = flag(
         False, help="divide norms and residuals over the tensor-parallel processes by tokens"
     )
     distributed_backend: str | None = flag(
-        None, help="nccl on GPUs, gloo on CPUs; by default what fits", choices=("nccl", "gloo")
+        None, level="rare", help="nccl on GPUs, gloo on CPUs; by default what fits", choices=("nccl", "gloo")
     )
-    distributed_timeout_minutes: int = flag(30, help="minutes after which a lost process is noticed")
+    distributed_timeout_minutes: int = flag(
+        30, level="rare", help="minutes after which a lost process is noticed"
+    )
 
     def __post_init__(self) -> None:
         for name in (

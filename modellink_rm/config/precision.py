@@ -23,13 +23,17 @@ class PrecisionConfig:
         help="recompute activations in the backward pass: whole layers, or attention alone",
         choices=("full", "selective"),
     )
-    recompute_method: str = flag("uniform", help="which layers are recomputed", choices=("uniform", "block"))
+    recompute_method: str = flag(
+        "uniform", level="rare", help="which layers are recomputed", choices=("uniform", "block")
+    )
     recompute_num_layers: int = flag(
-        1, help="layers of one recomputed group (uniform), or how many are recomputed (block)"
+        1, level="rare", help="layers of one recomputed group (uniform), or how many are recomputed (block)"
     )
 
     gradient_accumulation_fusion: bool = flag(
-        True, help="do not use apex's products that add up weight gradients, where they are installed"
+        True,
+        level="rare",
+        help="do not use apex's products that add up weight gradients, where they are installed",
     )
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ class PreprocessConfig:
     )
     dataset_dir: str | None = flag(
         None,
+        level="rare",
         help="directory of LLaMA-Factory's dataset_info.json, whose entries --input then names",
         metavar="DIR",
     )
@@ -48,10 +49,14 @@ class PreprocessConfig:
         metavar="NAME",
     )
     prompt_type_path: str | None = flag(
-        None, help="JSON or YAML file of templates, one of which --prompt-type names", metavar="FILE"
+        None,
+        level="rare",
+        help="JSON or YAML file of templates, one of which --prompt-type names",
+        metavar="FILE",
     )
     enable_thinking: str = flag(
         "none",
+        level="rare",
         help="true: an answer without a thought gets an empty one; false: answers lose their thoughts and "
         "the prompt ends with an empty one; none: answers stay as they are",
         choices=("true", "false", "none"),
@@ -65,18 +70,19 @@ class PreprocessConfig:
         None, help="drop a pair when a side of it has this many tokens or more (default: keep all, uncut)"
     )
     max_prompt_length: int | None = flag(
-        None, help="tokens of a prompt over which the check long-prompt finds it"
+        None, level="rare", help="tokens of a prompt over which the check long-prompt finds it"
     )
     max_answer_length: int | None = flag(
-        None, help="tokens of an answer over which the check long-answer finds it"
+        None, level="rare", help="tokens of an answer over which the check long-answer finds it"
     )
     drop: tuple[str, ...] = flag(
         (),
+        level="rare",
         help=f"checks whose pairs are dropped; all of them are always counted: {', '.join(CHECKS)}",
         metavar="CHECK",
     )
     rejects: str | None = flag(
-        None, help="write every refused record with its reason to this .jsonl", metavar="FILE"
+        None, level="rare", help="write every refused record with its reason to this .jsonl", metavar="FILE"
     )
     max_record_bytes: int = flag(
         16 << 20,
@@ -86,10 +92,14 @@ class PreprocessConfig:
         200, help="how many times its own size a compressed input may hold, from 256 MiB on"
     )
     resume: bool = flag(False, help="continue a run that was killed, from its whole parts")
-    num_shards: int = flag(1, help="processes of a job array, each of which runs with another --shard-index")
-    shard_index: int = flag(0, help="which of the --num-shards this one is, from 0; then: --merge-shards")
+    num_shards: int = flag(
+        1, level="rare", help="processes of a job array, each of which runs with another --shard-index"
+    )
+    shard_index: int = flag(
+        0, level="rare", help="which of the --num-shards this one is, from 0; then: --merge-shards"
+    )
     workers: int = flag(1, help="processes that tokenise; the files are the same for any number")
-    log_interval: int = flag(100, help="records between two updates of the progress report")
+    log_interval: int = flag(100, level="rare", help="records between two updates of the progress report")
     strict: bool = flag(False, help="stop at the first bad record, with exit code 2")
 
     def __post_init__(self) -> None:

@@ -13,11 +13,17 @@ class ReportingConfig:
     log_interval: int = flag(1, help="steps between log lines")
     tensorboard_dir: str | None = flag(None, help="directory for TensorBoard events")
     profile: bool = flag(
-        False, help="write torch profiler traces under --tensorboard-dir, or under --save without it"
+        False,
+        level="rare",
+        help="write torch profiler traces under --tensorboard-dir, or under --save without it",
     )
-    profile_step_start: int = flag(10, help="with --profile: steps before the first one that is traced")
-    profile_step_end: int = flag(12, help="with --profile: the last step that is traced")
-    profile_ranks: tuple[int, ...] = flag((0,), help="with --profile: the ranks that are traced")
+    profile_step_start: int = flag(
+        10, level="rare", help="with --profile: steps before the first one that is traced"
+    )
+    profile_step_end: int = flag(12, level="rare", help="with --profile: the last step that is traced")
+    profile_ranks: tuple[int, ...] = flag(
+        (0,), level="rare", help="with --profile: the ranks that are traced"
+    )
 
     def __post_init__(self) -> None:
         if self.log_interval < 1:

@@ -23,20 +23,25 @@ class ScoreConfig:
     map_keys: str | None = flag(None, help="JSON object of the handler's field names")
     prompt_type: str | None = flag(None, help="template; needed where --load does not say")
     seq_length: int | None = flag(
-        None, help="longest prompt + response, in tokens; longer ones are truncated"
+        None, level="rare", help="longest prompt + response, in tokens; longer ones are truncated"
     )
     truncation: str | None = flag(
-        None, help="how longer ones are truncated, as in training", choices=("right", "keep-ends")
+        None,
+        level="rare",
+        help="how longer ones are truncated, as in training",
+        choices=("right", "keep-ends"),
     )
     micro_batch_size: int = flag(8, help="inputs of one forward pass")
     load_checkpoint_loosely: bool = flag(
         False, help="forgive a base model its missing head (scores are then of a random one)"
     )
-    bf16: bool = flag(False, help="weights and activations in bfloat16; by default as trained")
-    seed: int = flag(1234, help="seed of a head that is not loaded")
+    bf16: bool = flag(False, level="rare", help="weights and activations in bfloat16; by default as trained")
+    seed: int = flag(1234, level="rare", help="seed of a head that is not loaded")
 
     def __post_init__(self) -> None:
         if self.micro_batch_size < 1:
             raise UserError(f"--micro-batch-size must be at least 1, got {self.micro_batch_size}")
         if self.seq_length is not None and self.seq_length < 2:
             raise UserError(f"--seq-length must be at least 2, got {self.seq_length}")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed must lie between 0 and {2**31 - 1}, got {self.seed}")

@@ -16,22 +16,29 @@ class TokenizerConfig:
     tokenizer_type: str = flag(
         "PretrainedFromHF",
         choices=TYPES,
+        level="rare",
         help="PretrainedFromHF reads a Hugging Face directory, GPTSentencePieceTokenizer a tokenizer.model",
     )
     tokenizer_name_or_path: str | None = flag(
         None, help="directory of a Hugging Face tokenizer on this machine", metavar="DIR"
     )
     tokenizer_model: str | None = flag(
-        None, help="a sentencepiece tokenizer.model, where there is no directory", metavar="FILE"
+        None,
+        level="rare",
+        help="a sentencepiece tokenizer.model, where there is no directory",
+        metavar="FILE",
     )
     tokenizer_not_use_fast: bool = flag(
-        False, help="read tokenizer.model by sentencepiece even where there is a tokenizer.json"
+        False, level="rare", help="read tokenizer.model by sentencepiece even where there is a tokenizer.json"
     )
     trust_remote_code: bool = flag(
-        False, help="let a tokenizer that comes with its own Python code run that code"
+        False, level="rare", help="let a tokenizer that comes with its own Python code run that code"
     )
     tokenizer_padding_side: str = flag(
-        "right", choices=("left", "right"), help="accepted and without effect: nothing is padded"
+        "right",
+        choices=("left", "right"),
+        level="hidden",
+        help="accepted and without effect: nothing is padded",
     )
 
     def __post_init__(self) -> None:

@@ -15,10 +15,12 @@ class TrainingConfig:
 
     stage: str = flag(help="what is trained: a reward model", choices=("rm", "orm"))
     is_pairwise_dataset: bool = flag(False, help="the data are preference pairs; required with --stage rm")
-    loss_type: str = flag("sigmoid", help="loss of a pair (any other word lists them all)")
+    loss_type: str = flag("sigmoid", level="rare", help="loss of a pair (any other word lists them all)")
     micro_batch_size: int = flag(1, help="pairs of --seq-length tokens a side that one forward pass may hold")
     max_tokens_per_micro_batch: int | None = flag(
-        None, help="tokens of one forward pass; by default 2 x micro-batch size x sequence length"
+        None,
+        level="rare",
+        help="tokens of one forward pass; by default 2 x micro-batch size x sequence length",
     )
     global_batch_size: int | None = flag(
         None, help="pairs of one optimizer step; by default the micro-batch size times data parallelism"

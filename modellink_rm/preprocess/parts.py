@@ -1,23 +1,19 @@
 """The finished parts of a run, in one file: what --resume continues from and shards are merged from."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import exclusive, write_in_one_call
 from modellink_rm.preprocess.rows import Rows, from_bytes
 
 _MAGIC = b"MLRMPART3"
 _END = b"MLRMDONE"
-# A killed run's workers need a moment to see that it is gone.
-_SECONDS_FOR_A_DYING_RUN = 2.0
 
 
 def parts_path(prefix: Path, shard_index: int = 0, num_shards: int = 1) -> Path:
@@ -47,10 +43,7 @@ class Parts:
 
     def append(self, part: bytes) -> None:
         """Add the bytes of one part."""
-        # In one call: a killed process leaves at most this part torn.
-        data = len(part).to_bytes(8, "little") + part
-        if self._file.write(data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        write_in_one_call(self._file, len(part).to_bytes(8, "little") + part, self.path)
 
     def end(self) -> None:
         """Say that nothing is missing."""
@@ -99,35 +92,16 @@ def locked_parts(path: Path, *, flag: str) -> Iterator[Parts]:
     Raises:
         UserError: another process, still alive, has it.
     """
-    with _locked(path, flag) as file:
+    message = (
+        f"{flag}: another run is writing it ({path} is locked); wait for its end, or give another prefix"
+    )
+    with exclusive(path, message) as file:
         parts = Parts(path, file)
         try:
             yield parts
         finally:
             if not parts.holds_parts():
                 parts.remove()
-
-
-def _locked(path: Path, flag: str) -> BinaryIO:
-    deadline = time.monotonic() + _SECONDS_FOR_A_DYING_RUN
-    while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"{flag}: another run is writing it ({path} is locked); "
-                    "wait for its end, or give another prefix"
-                ) from None
-            time.sleep(0.05)
-            continue
-        # The run before this one may have removed the name between the two calls.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()
 
 
 def read_shard(path: Path) -> tuple[dict[str, Any], Iterator[Rows]]:

@@ -9,6 +9,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from modellink_rm.base.log import info
+from modellink_rm.base.terminal import has_colours, progress_bar
 from modellink_rm.dataset.manifest import Manifest
 from modellink_rm.preprocess.rows import Refused
 
@@ -32,17 +33,12 @@ class Progress:
         self._num_bad = 0
         self._started = self._line_time = time.monotonic()
         self._bytes_done = 0
-        # Its monitor is a thread, and a process that forks should have none; mininterval=0 needs none.
-        tqdm.monitor_interval = 0
-        # None: tqdm looks by itself whether stderr is a terminal.
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=num_bytes,
             unit="B",
             unit_scale=True,
-            file=sys.stderr,
-            disable=None,
-            leave=False,
-            mininterval=0,
+            bar_format="{percentage:3.0f}% {bar} {elapsed} gone, {remaining} left{postfix}",
+            colour="green" if has_colours(sys.stderr) else None,
         )
 
     def __enter__(self) -> "Progress":

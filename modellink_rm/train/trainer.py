@@ -267,6 +267,8 @@ class _Log:
         self._sums += sums
         self._num_steps += 1
         iteration = self._state.iteration
+        if self._reporter is not None:
+            self._reporter.step_done(iteration)
         if iteration % self._interval and iteration != self._train_iters:
             return
         summary = summary_of(self._sums.over_processes(), self._objective)

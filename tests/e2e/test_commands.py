@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modellink_rm.base.lock import exclusive
+from modellink_rm.base.files import exclusive
 from tests.marks import full
 from tests.tiny_data import random_pairs, write_tokenizer
 from tests.tiny_models import write_tiny_llama

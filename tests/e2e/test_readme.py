@@ -1,5 +1,6 @@
 """The pages for users: every flag, file, target and link that they name is there."""
 
+import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -14,20 +15,21 @@ from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.merge import MergeConfig
-from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.model import ModelOverrides
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.handlers import HANDLERS, make_handler
 from modellink_rm.templates.table import TEMPLATES
+from modellink_rm.train.console import FullConsole, TerminalConsole
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMANDS: dict[str, Any] = {
     "preprocess_data.py": ((PreprocessConfig, TokenizerConfig), IGNORED_FLAGS),
     "pretrain_rm.py": (tuple(GROUPS.values()), IGNORED_TRAINER_FLAGS),
-    "score": ((ScoreConfig, TokenizerConfig, ModelConfig, ParallelConfig, KernelConfig), {}),
+    "score": ((ScoreConfig, TokenizerConfig, ModelOverrides, ParallelConfig, KernelConfig), {}),
 }
 # Commands that pages describe in their text alone.
 DESCRIBED: dict[str, Any] = {
@@ -199,3 +201,18 @@ def test_pages_name_no_path_of_a_machine() -> None:
     for page in PAGES:
         found = re.findall(r"(?<![\w.])/(?:work|home|tmp|root|usr)/\S*", page.read_text(encoding="utf-8"))
         assert found == [], page.name
+
+
+def test_readme_shows_the_line_of_a_log_step_as_a_terminal_and_a_file_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    row = json.loads(re.search(r'^\{"iteration".*\}$', readme, re.MULTILINE)[0])
+    names = ("loss", "accuracy", "chosen_score", "rejected_score", "margin")
+    metrics = {name: row[name] for name in names}
+    FullConsole(train_iters=60, batch_size=16, first_iteration=0).step(row, metrics, milliseconds=308.1)
+    assert capsys.readouterr().out.rstrip() in readme
+    monkeypatch.setenv("COLUMNS", "72")  # the figures that do not depend on the clock, and one that does
+    monkeypatch.setenv("NO_COLOR", "1")
+    TerminalConsole(train_iters=60, first_iteration=0).step(row, metrics, milliseconds=308.1)
+    assert capsys.readouterr().out.split("  tok/s")[0].rstrip() in readme

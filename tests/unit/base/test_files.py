@@ -1,9 +1,15 @@
+import contextlib
 import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from modellink_rm.base.files import whole_file, whole_files
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import exclusive, replace_directory, whole_file, whole_files, write_whole
 
 
 def test_a_file_has_its_name_only_when_whole(tmp_path: Path) -> None:
@@ -68,3 +74,117 @@ def test_an_optional_file_that_stays_empty_does_not_appear_and_an_older_one_goes
         first.write(b"1")
         third.write(b"3")
     assert sorted(os.listdir(tmp_path)) == ["a", "c"]
+
+
+@pytest.mark.parametrize("size", [10, 1 << 20])  # told when the file is closed, and in the midst of it
+def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path: Path, size: Any) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with limited_files(5), pytest.raises(OSError, match="File too large") as caught:
+        write_whole(path, bytes(size))
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@contextlib.contextmanager
+def limited_files(num_bytes):
+    """A system that refuses to make files longer, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_goes_wrong_in_the_block_is_not_hidden_by_a_full_disk(tmp_path: Path) -> None:
+    def write_and_fail():
+        with whole_file(tmp_path / "x") as file:
+            file.write(bytes(100))  # in the buffer until the file is closed
+            raise ValueError("the first error")
+
+    with limited_files(5), pytest.raises(ValueError, match="the first error"):
+        write_and_fail()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_takes_the_place_of_another(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    replace_directory(tmp_path / "new", tmp_path / "old")
+    assert os.listdir(tmp_path) == ["old"]
+    assert os.listdir(tmp_path / "old") == ["new"]
+
+
+def test_a_directory_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with pytest.raises(FileNotFoundError):
+        replace_directory(tmp_path / "new", tmp_path / "old")
+    assert os.listdir(tmp_path) == ["old"]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("modellink_rm.base.files.SECONDS_FOR_A_DYING_RUN", 0.1)
+
+
+HOLD = """
+import os, sys
+from pathlib import Path
+from modellink_rm.base.files import exclusive
+with exclusive(Path(sys.argv[1]), "held"):
+    if len(sys.argv) > 2:
+        os.fork() or os.execvp("sleep", ["sleep", "60"])
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(path, *more):
+    """A process that holds the lock until its stdin is closed, or it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    process.stdout.readline()
+    return process
+
+
+@pytest.mark.usefixtures("impatient")
+def test_one_process_at_a_time_holds_a_file(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with holder(path) as other:
+        with pytest.raises(UserError, match="held"), exclusive(path, "held"):
+            pass
+        other.stdin.close()
+        other.wait()
+        with exclusive(path, "held"):
+            pass
+
+
+@pytest.mark.usefixtures("impatient")
+def test_one_block_of_a_process_at_a_time_holds_a_file(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with exclusive(path, "held"):
+        with pytest.raises(UserError, match="held"), exclusive(path, "held"):
+            pass
+        other = subprocess.run([sys.executable, "-c", HOLD, str(path)], capture_output=True, text=True)
+        assert "UserError: held" in other.stderr  # the refused block did not let go of it
+    with exclusive(path, "held"):
+        pass
+
+
+def test_children_of_a_killed_process_do_not_hold_its_files(tmp_path: Path) -> None:
+    with holder(tmp_path / ".lock", "forks") as other:
+        other.kill()
+        with exclusive(tmp_path / ".lock", "held"):
+            pass
+
+
+def test_a_lock_of_a_removed_file_is_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with exclusive(path, "held"):
+        path.unlink()
+    with exclusive(path, "held") as file:
+        assert os.path.samestat(os.fstat(file.fileno()), path.stat())

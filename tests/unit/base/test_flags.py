@@ -17,6 +17,8 @@ class Shape:
     scale: float | None = flag(None, help="100% is 1.0")
     is_closed: bool = flag(True, help="leave it open")
     is_filled: bool = flag(False, help="fill it")
+    weight: float = flag(1.5, level="rare", help="in g")
+    is_flat: bool = flag(False, level="hidden", help="always so")
     color: str = flag("red", choices=("red", "blue"), help="its color", aliases=("--colour",))
     names: tuple[str, ...] = flag((), help="what it is called")
 
@@ -67,7 +69,13 @@ def test_values_are_of_the_fields_types() -> None:
     ("words", "message"),
     [
         (["--num-sides", "2"], "--num-sides must be at least 3, got 2"),
-        (["--num-sides", "x"], "argument --num-sides: invalid int value: 'x'"),
+        (["--num-sides", "x"], "--num-sides must be a whole number, got 'x'"),
+        (["--num-sides", ""], "--num-sides must be a whole number, got ''"),
+        (["--num-sides", "1" + "0" * 20], "--num-sides must be below 2147483648, got '1000"),
+        (["--num-sides", "4", "--scale", "inf"], "--scale must be a finite number, got 'inf'"),
+        (["--num-sides", "4", "--names", "a", " "], "--names must not be empty, got ' '"),
+        (["--num-sides", "4", "--colour", ""], "--color must not be empty, got ''"),
+        (["--num-sides"], "--num-sides expected one argument"),
         ([], "required: --num-sides"),
         (["--num-sides", "4", "--colr", "red"], r"unknown flag --colr; did you mean --col"),
         (["--num-sides", "4", "--num", "3"], r"unknown flag --num"),
@@ -119,5 +127,28 @@ def test_help_shows_groups_defaults_and_per_cent_signs(capsys: pytest.CaptureFix
         parse("--help")
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
-    for part in ("Shape of a thing:", "--no-is-closed", "100% is 1.0", "(default: red)", "--width WIDTH"):
+    for part in ("Shape of a thing:", "--no-is-closed", "100% is 1.0", "(default: red)", "--width N"):
         assert part in text
+
+
+def test_help_begins_with_the_form_and_ends_with_what_is_rare(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_flags(
+            ["--help"],
+            [Shape, Paper],
+            prog="draw",
+            description="",
+            usage="--num-sides N",
+            example="100%",
+        )
+    text = capsys.readouterr().out
+    assert text.startswith("usage: draw --num-sides N [flag ...]\nexample: 100%\n\n")
+    titles = ["Shape of a thing:", "Paper:", "Shape of a thing, rarely needed:"]
+    assert [text.index(title) for title in titles] == sorted(text.index(title) for title in titles)
+    assert text.index("--weight X") > text.index("rarely needed")
+    assert "--is-flat" not in text
+
+
+def test_a_flag_that_help_hides_is_known() -> None:
+    shape, _ = parse("--num-sides", "4", "--is-flat")
+    assert shape.is_flat

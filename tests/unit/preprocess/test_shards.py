@@ -169,7 +169,7 @@ def test_resume_without_parts_begins_at_the_start(words):
 
 
 def test_a_second_run_on_a_prefix_is_refused(words, capsys, monkeypatch):
-    monkeypatch.setattr("modellink_rm.preprocess.parts._SECONDS_FOR_A_DYING_RUN", 0.1)
+    monkeypatch.setattr("modellink_rm.base.files.SECONDS_FOR_A_DYING_RUN", 0.1)
     with locked_parts(parts_path(X), flag="--output-prefix x"):
         assert run_command(main, [*words, "--output-prefix", "x"]) == 2
         assert "another run is writing it" in capsys.readouterr().err

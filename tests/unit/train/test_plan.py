@@ -46,7 +46,7 @@ def test_plan_of_a_good_run_is_made(directory: Path) -> None:
         ("--sequence-paralel", "unknown flag --sequence-paralel; did you mean --sequence-parallel?"),
         ("--stage rmm", "unknown --stage 'rmm'; did you mean rm?"),
         ("--loss-type sigmoi", "did you mean sigmoid?"),
-        ("--lr fast", "--lr: invalid float value"),
+        ("--lr fast", "--lr must be a number, got"),
         ("--min-lr 1", "--min-lr must lie between 0 and --lr"),
         ("--split 1,x", "--split takes up to three weights"),
         ("--train-samples 4", "one of --train-iters and --train-samples"),
@@ -176,7 +176,7 @@ def test_every_flag_of_the_chatglm3_and_llama2_scripts_is_known() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--lr inf", "--lr must be a finite number, got inf"),
+        ("--lr inf", "--lr must be a finite number, got 'inf'"),
         ("--seed -1", "--seed must lie between 0"),
         ("--adam-eps -1", "--adam-eps must be above 0"),
         ("--distributed-timeout-minutes 0", "--distributed-timeout-minutes must be at least 1"),

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from modellink_rm.train.reporting import Reporter, keep_rows
+from modellink_rm.train.metrics_files import keep_rows
+from modellink_rm.train.reporting import Reporter
 from modellink_rm.train.sums import Summary
 
 

@@ -1,0 +1,24 @@
+"""The commands of `python -m modellink_rm`, each of which adds itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from modellink_rm.base.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command; an installed package may offer any object or module with these two attributes.
+
+    Attributes:
+        summary: one line for the list of commands.
+        main: the exit code of the command with these words after its name.
+    """
+
+    summary: str
+    main: Callable[[Sequence[str]], int]
+
+
+COMMANDS: Registry[Command] = Registry(
+    "command", package="modellink_rm.commands", entry_points="modellink_rm.commands"
+)

@@ -1,0 +1,102 @@
+"""Every flag of every command with values that cannot be meant: one line, exit code 2, in no time."""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modellink_rm.base.errors import run_command
+from modellink_rm.base.flags import flag_name
+from modellink_rm.commands import inspect, preprocess, score, train
+from modellink_rm.config.inspect import InspectConfig
+from modellink_rm.config.kernels import KernelConfig
+from modellink_rm.config.merge import MergeConfig
+from modellink_rm.config.model import ModelOverrides
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.preprocess import PreprocessConfig
+from modellink_rm.config.score import ScoreConfig
+from modellink_rm.config.tokenizer import TokenizerConfig
+
+VALUES = ("", "word", "0", "-1", "1" + "0" * 20, "nan", "no/such/path")
+NEVER_NUMBERS = ("", "word", "nan", "no/such/path")
+# Numbers below 0 that mean something.
+MAY_BE_NEGATIVE = ("--profile-ranks",)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command with flags that end in one line on `nowhere`, whatever else is right.
+
+    Attributes:
+        words: without a flag that has every value tried.
+    """
+
+    main: Callable[[Sequence[str]], int]
+    groups: tuple[type[Any], ...]
+    words: str
+
+
+COMMANDS = {
+    "preprocess": Command(
+        preprocess.main,
+        (PreprocessConfig, TokenizerConfig),
+        "--input pairs.jsonl --handler-name AlpacaStylePairwiseHandler --prompt-type llama2 "
+        "--output-prefix out/x --tokenizer-name-or-path nowhere",
+    ),
+    "merge": Command(preprocess.main, (MergeConfig,), "--merge-shards --output-prefix nowhere"),
+    "inspect": Command(inspect.main, (InspectConfig, TokenizerConfig), "--data-path nowhere"),
+    "train": Command(
+        train.main,
+        tuple(train.GROUPS.values()),
+        "--stage rm --is-pairwise-dataset --data-path nowhere --train-iters 1 --load nowhere",
+    ),
+    "score": Command(
+        score.main,
+        (ScoreConfig, TokenizerConfig, ModelOverrides, ParallelConfig, KernelConfig),
+        "--load nowhere --input pairs.jsonl",
+    ),
+}
+
+
+def flags_of(command: Command) -> Iterator[tuple[str, type | None, bool]]:
+    """Name, type of a value (None: it takes none) and whether it has choices, of each flag."""
+    for group in command.groups:
+        hints = typing.get_type_hints(group)
+        for field in dataclasses.fields(group):
+            kinds = {int, float, bool} & {hints[field.name], *typing.get_args(hints[field.name])}
+            kind = kinds.pop() if kinds else str
+            name = flag_name(field.name, negated=field.default is True)
+            yield name, None if kind is bool else kind, field.metadata["choices"] is not None
+
+
+def must_be_named(name: str, kind: type | None, has_choices: bool, value: str) -> bool:
+    """Whether the value is refused for the flag's own sake."""
+    if kind is None or has_choices or value == "":
+        return True
+    if kind is int:
+        return value in (*NEVER_NUMBERS, VALUES[4]) or (value == "-1" and name not in MAY_BE_NEGATIVE)
+    return kind is float and value in NEVER_NUMBERS
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=list(COMMANDS))
+def test_a_bad_value_is_one_line_and_exit_code_2(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.jsonl").write_text('{"instruction": "a", "input": "", "chosen": "b", "rejected": "c"}\n')
+    offences = []
+    for name, kind, has_choices in flags_of(command):
+        for value in VALUES:
+            words = [*command.words.split(), f"{name}={value}"]
+            code = run_command(command.main, words)
+            told = capsys.readouterr().err
+            lines = [line for line in told.splitlines() if not line.startswith("warning: ")]
+            is_one_line = len(lines) == 1 and lines[0].startswith("error: ")
+            names_it = name in told or not must_be_named(name, kind, has_choices, value)
+            if code != 2 or not is_one_line or not names_it:
+                offences.append(f"{name}={value}: exit code {code}, {told!r}")
+    assert offences == []
