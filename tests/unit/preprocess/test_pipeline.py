@@ -187,7 +187,7 @@ def test_a_field_of_map_keys_that_is_not_there_is_warned_of(run, capsys):
         (["--output-prefix", "dir/"], "--output-prefix 'dir/' must end in a name"),
         (["--workers", "0"], "--workers must be at least 1"),
         (["--seq-length", "0"], "--seq-length must be at least 1"),
-        (["--seq-length", "x"], "invalid int value: 'x'"),
+        (["--seq-length", "x"], "must be a whole number, got 'x'"),
         (["--seq-lenght", "8"], "unknown flag --seq-lenght; did you mean --seq-length?"),
         (["--tokenizer-name-or-path", "nowhere"], "--tokenizer-name-or-path nowhere does not exist"),
         (["--tokenizer-type", "GPT2BPETokenizer"], "--tokenizer-type GPT2BPETokenizer is not supported"),
