@@ -6,7 +6,6 @@ tensor parallelism one at a time, and each pipeline stage writes files of its ow
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import replace_directory
 from modellink_rm.checkpoint.hf.directory import (
     INDEX_FILE,
     SCORE_NAME,
@@ -108,7 +108,7 @@ def write_hugging_face(
         _write_small_files(
             unfinished, names, all_files, _written_config(config, spec, parameters), files or {}
         )
-        os.replace(unfinished, directory)
+        replace_directory(unfinished, directory)
     torch.distributed.barrier()
 
 
