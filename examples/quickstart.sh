@@ -53,6 +53,7 @@ run python -m modellink_rm score \
     --load-checkpoint-loosely \
     --prompt-type llama2 \
     --input "$OUT/heldout.jsonl" \
+    --handler-name SharegptStylePairwiseHandler \
     --output "$OUT/scores_before.jsonl" \
     --seed "$SEED" | tee "$OUT/score_before.log"
 

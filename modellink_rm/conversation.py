@@ -1,4 +1,4 @@
-"""What a record says, before it is token ids: messages, pairs and rankings."""
+"""What a record says, before it is token ids: messages, pairs, rankings, and responses without an order."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -68,6 +68,7 @@ class Ranking:
         margins: of each response but the first, by how much the best is preferred to it, on the data's own
             scale; None where it does not say.
         source: as in `Pair`.
+        places: of each response, its index in the record's own order; None where that is best first too.
     """
 
     system: str | None
@@ -77,3 +78,36 @@ class Ranking:
     ranks: tuple[int, ...]
     margins: tuple[float, ...] | None = None
     source: str | None = None
+    places: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unranked:
+    """A prompt and one or more responses to it, none of which is preferred: to be scored, not trained on.
+
+    Attributes:
+        system: as in `Pair`.
+        tools: as in `Pair`.
+        prompt: as in `Pair`.
+        responses: in the record's order.
+        source: as in `Pair`.
+    """
+
+    system: str | None
+    tools: str
+    prompt: tuple[Message, ...]
+    responses: tuple[Message, ...]
+    source: str | None = None
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """None of the responses has a rank."""
+        return ()
+
+    @property
+    def margins(self) -> tuple[float, ...] | None:
+        """There is nothing to prefer by a margin."""
+        return None
+
+
+Conversation = Pair | Ranking | Unranked

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import warn_once
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.templates.files import definition_of
 from modellink_rm.templates.table import Template
@@ -31,6 +32,9 @@ class InferenceContract:
         tokenizer_not_use_fast: sentencepiece reads tokenizer.model although there is a tokenizer.json.
         seq_length: longest prompt + response, in tokens; longer ones are truncated.
         truncation: how.
+        handler: --handler-name by which the training data's records were read; None where data sets differ
+            or do not say.
+        map_keys: --map-keys of that handler, as given.
     """
 
     prompt_type: str | None
@@ -42,6 +46,8 @@ class InferenceContract:
     tokenizer_not_use_fast: bool
     seq_length: int
     truncation: str
+    handler: str | None = None
+    map_keys: str | None = None
 
     def to_json(self) -> bytes:
         """The content of inference_contract.json."""
@@ -49,7 +55,14 @@ class InferenceContract:
 
 
 def make_contract(
-    template: Template | None, tokenizer: Tokenizer, *, not_use_fast: bool, seq_length: int, truncation: str
+    template: Template | None,
+    tokenizer: Tokenizer,
+    *,
+    not_use_fast: bool,
+    seq_length: int,
+    truncation: str,
+    handler: str | None,
+    map_keys: str | None,
 ) -> InferenceContract:
     """The contract of a run."""
     return InferenceContract(
@@ -61,6 +74,8 @@ def make_contract(
         tokenizer_not_use_fast=not_use_fast,
         seq_length=seq_length,
         truncation=truncation,
+        handler=handler,
+        map_keys=map_keys,
     )
 
 
@@ -86,8 +101,12 @@ def read_contract(checkpoint: Path) -> InferenceContract:
     """
     path = checkpoint / CONTRACT_NAME
     try:
-        return InferenceContract(**json.loads(path.read_bytes()))
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        known = {field.name for field in dataclasses.fields(InferenceContract)}
+        for name in content.keys() - known:
+            warn_once(f"{path}: {name} is not known to this package, a newer one wrote it; it has no effect")
+        return InferenceContract(**{name: value for name, value in content.items() if name in known})
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the checkpoint does not say how to score with it") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error})") from error

@@ -42,16 +42,16 @@ def main(argv: Sequence[str]) -> int:
         ignored=IGNORED_FLAGS,
     )
     # Imported late, so that --help answers at once.
-    from modellink_rm.preprocess.dataset_info import with_dataset_info
-    from modellink_rm.preprocess.pipeline import Shard, preprocess
+    from modellink_rm.preprocess.pipeline import Shard
     from modellink_rm.preprocess.report import summary
+    from modellink_rm.preprocess.run import preprocess_data
 
-    config: PreprocessConfig = with_dataset_info(groups[PreprocessConfig])
+    config: PreprocessConfig = groups[PreprocessConfig]
     started = time.monotonic()
     # What ends the process must first let the temporary files be removed.
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        manifest = preprocess(config, groups[TokenizerConfig])
+        manifest = preprocess_data(config, groups[TokenizerConfig])
     except KeyboardInterrupt:
         print("interrupted: nothing was written; --resume continues from what was done", file=sys.stderr)
         return 130

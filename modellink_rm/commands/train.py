@@ -1,15 +1,10 @@
 """pretrain_rm.py: train a reward model on preprocessed pairs."""
 
-import os
-import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
-from modellink_rm.base.errors import UserError, file_error_message, print_error
-from modellink_rm.base.files import exclusive
+from modellink_rm.base.errors import print_error
 from modellink_rm.base.flags import parse_flags
-from modellink_rm.base.log import is_first_process, set_up_logging
+from modellink_rm.base.log import set_up_logging
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
@@ -47,41 +42,15 @@ def main(argv: Sequence[str]) -> int:
     set_up_logging()
     config = run_config(argv)
     # Everything below needs torch, which takes seconds to import: a wrong flag is told at once.
-    from modellink_rm.base.platform import detect_platform
-    from modellink_rm.checkpoint.distributed import CheckpointNotWrittenError
-    from modellink_rm.parallel.groups import process_groups, world_size_from_environment
-    from modellink_rm.train.plan import plan_run
+    from modellink_rm.train.run import train_model
     from modellink_rm.train.step import NonFiniteError
-    from modellink_rm.train.trainer import kernels_of, train
 
-    plan = plan_run(config, world_size=world_size_from_environment())
-    platform = detect_platform(config.parallel.distributed_backend)
-    kernels = kernels_of(plan, platform)
-    with (
-        _lock(config.checkpoint.save),
-        process_groups(config.parallel, platform, seed=config.training.seed) as ranks,
-    ):
-        try:
-            train(plan, platform, kernels, ranks)
-        except NonFiniteError as error:
-            print_error(str(error))
-            return 1
-        except CheckpointNotWrittenError:
-            raise
-        except (UserError, OSError) as error:  # of this rank's rows or files: no other may have met it
-            message = file_error_message(error) if isinstance(error, OSError) else str(error)
-            if ranks.world_size == 1 or message is None:
-                raise
-            print(f"error (rank {ranks.rank}): {message}", file=sys.stderr, flush=True)
-            os._exit(2)  # the others wait for it in an exchange; the launcher ends them
+    try:
+        train_model(config)
+    except NonFiniteError as error:
+        print_error(str(error))
+        return 1
     return 0
-
-
-def _lock(save: str | None) -> AbstractContextManager[object]:
-    """Keep other runs out of --save, from the first process."""
-    if save is None or not is_first_process():
-        return nullcontext()
-    return exclusive(Path(save) / ".lock", f"--save {save} is in use by another run; give another one")
 
 
 def run_config(argv: Sequence[str]) -> RunConfig:

@@ -1,6 +1,6 @@
 """The groups of flags of a training run, together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
@@ -16,15 +16,15 @@ from modellink_rm.config.training import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The groups of flags of a run."""
+    """The groups of flags of a run; all but `training` and `data` have defaults."""
 
     data: DataConfig
-    tokenizer: TokenizerConfig
-    model: ModelConfig
-    parallel: ParallelConfig
-    precision: PrecisionConfig
-    kernels: KernelConfig
-    optim: OptimConfig
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    kernels: KernelConfig = field(default_factory=KernelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig
-    checkpoint: CheckpointConfig
-    reporting: ReportingConfig
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    reporting: ReportingConfig = field(default_factory=ReportingConfig)

@@ -8,17 +8,29 @@ from modellink_rm.base.flags import flag
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
+    """Records in, scores out."""
+
+    input: tuple[str, ...] = flag(
+        help="records to score, in whatever preprocess_data.py reads: files, directories, globs, or "
+        "owner/name of the Hugging Face hub",
+        metavar="PATH",
+    )
+    output: str | None = flag(None, help="file for one JSON line per input; by default standard output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerConfig:
     """Scoring.
 
-    With a checkpoint of this tool the template, the tokenizer, the sequence length and the
-    precision are those it was trained with.
+    With a checkpoint of this tool the template, the tokenizer, the handler, the sequence length and
+    the precision are those it was trained with.
     """
 
     load: str = flag(help="checkpoint of this tool, or a Hugging Face directory (with --prompt-type)")
-    input: str = flag(help="json or jsonl of pairs, or of prompt and response")
-    output: str | None = flag(None, help="file for one JSON line per input; by default standard output")
     handler_name: str | None = flag(
-        None, help="handler of the pairs, as in preprocess_data.py; by default told from their fields"
+        None,
+        help="handler of the records, as in preprocess_data.py; by default PromptResponseHandler for a "
+        "response or responses, else the one that --load was trained with",
     )
     map_keys: str | None = flag(None, help="JSON object of the handler's field names")
     prompt_type: str | None = flag(None, help="template; needed where --load does not say")
@@ -39,6 +51,8 @@ class ScoreConfig:
     seed: int = flag(1234, level="rare", help="seed of a head that is not loaded")
 
     def __post_init__(self) -> None:
+        if self.map_keys is not None and self.handler_name is None:
+            raise UserError("--map-keys needs --handler-name: it names that handler's fields")
         if self.micro_batch_size < 1:
             raise UserError(f"--micro-batch-size must be at least 1, got {self.micro_batch_size}")
         if self.seq_length is not None and self.seq_length < 2:

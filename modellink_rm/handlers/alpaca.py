@@ -13,6 +13,7 @@ from modellink_rm.handlers.fields import (
     required_text,
     wrong_type,
 )
+from modellink_rm.handlers.registry import HANDLERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class AlpacaStylePairwiseHandler(LabelledPairHandler):
     rejected: str = "rejected"
 
     required: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    answer_keys: ClassVar[tuple[str, ...]] = ("chosen", "rejected", "response")
 
     def __call__(self, record: Mapping[str, Any]) -> Pair:
         """The pair of a record.
@@ -71,3 +73,6 @@ class AlpacaStylePairwiseHandler(LabelledPairHandler):
                 raise wrong_type(self.history, "a list of [question, answer] texts")
             turns += [Message("user", exchange[0]), Message("assistant", exchange[1])]
         return turns
+
+
+HANDLERS.add(AlpacaStylePairwiseHandler, AlpacaStylePairwiseHandler.__name__)

@@ -1,19 +1,16 @@
-"""A user's own handler: a class in a Python file, or an entry point of an installed package."""
+"""A user's own handler: a class in a Python file, or one that an installed package offers."""
 
 import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.conversation import Pair, Ranking
-from modellink_rm.handlers.fields import Handler
-
-ENTRY_POINTS = "modellink_rm.handlers"
+from modellink_rm.conversation import Conversation, Pair, Ranking, Unranked
+from modellink_rm.handlers.fields import Handler, answer_fields
 
 
 def is_file_and_class(name: str) -> bool:
@@ -43,47 +40,40 @@ def class_in_file(name: str) -> type[Any]:
     return found
 
 
-def entry_point_names() -> list[str]:
-    """Names of the handlers that installed packages offer."""
-    return sorted(point.name for point in entry_points(group=ENTRY_POINTS))
-
-
-def class_of_entry_point(name: str) -> type[Any] | None:
-    """The class that an installed package offers under that name, None where none does.
-
-    Raises:
-        UserError: it offers something else.
-    """
-    for point in entry_points(group=ENTRY_POINTS, name=name):
-        found = point.load()
-        if not inspect.isclass(found):
-            raise UserError(f"--handler-name {name}: the entry point {point.value} is not a class")
-        return found
-    return None
+def is_foreign(handler: object) -> bool:
+    """Whether a handler is none of this package's own files, so that what it returns has to be checked."""
+    return not getattr(handler, "__module__", "").startswith(f"{__package__}.")
 
 
 class CheckedHandler:
-    """A user's handler, held to return pairs or rankings."""
+    """A user's handler, held to return conversations.
+
+    Attributes:
+        answer_fields: the fields that hold its responses; () where its class does not say by `answer_keys`.
+    """
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
+        self.answer_fields = answer_fields(handler)
 
-    def __call__(self, record: Mapping[str, Any]) -> Pair | Ranking:
-        """The pair or the ranking of a record.
+    def __call__(self, record: Mapping[str, Any]) -> Conversation:
+        """The conversation of a record.
 
         Raises:
             RecordError: the handler says that the record cannot be used.
-            UserError: it returned something else, or a ranking that contradicts itself.
+            UserError: it returned something else, or one that contradicts itself.
         """
         made = self._handler(record)
         name = type(self._handler).__name__
-        if not isinstance(made, Pair | Ranking):
+        if not isinstance(made, Pair | Ranking | Unranked):
             raise UserError(
-                f"{name} returned {type(made).__name__} instead of a Pair or a Ranking; a record that cannot "
-                "be used raises RecordError"
+                f"{name} returned {type(made).__name__} instead of a Pair, a Ranking or an Unranked; a "
+                "record that cannot be used raises RecordError"
             )
         if isinstance(made, Ranking):
             _check_ranking(made, name)
+        if not made.responses:
+            raise UserError(f"{name} returned an Unranked without a response")
         return made
 
 
@@ -98,4 +88,9 @@ def _check_ranking(made: Ranking, name: str) -> None:
     if made.margins is not None and len(made.margins) != len(ranks) - 1:
         raise UserError(
             f"{name} returned a Ranking with {len(made.margins)} margins: each response but the first has one"
+        )
+    if made.places is not None and sorted(made.places) != list(range(len(ranks))):
+        raise UserError(
+            f"{name} returned a Ranking with the places {list(made.places)}: they are the indices of its "
+            f"{len(ranks)} responses in the record"
         )

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from modellink_rm.conversation import Pair, Ranking
+from modellink_rm.conversation import Conversation, Pair
 from modellink_rm.records import RecordError
 
 
 class Handler(Protocol):
-    """What makes a pair, or a prompt with its responses, of a record."""
+    """What makes a conversation of a record."""
 
-    def __call__(self, record: Mapping[str, Any], /) -> Pair | Ranking:
-        """The pair or the ranking of a record.
+    def __call__(self, record: Mapping[str, Any], /) -> Conversation:
+        """The conversation of a record.
 
         Raises:
             RecordError: the record cannot be used.
@@ -32,9 +32,10 @@ class ResponsesHandler:
     source: str = ""
 
     required: ClassVar[tuple[str, ...]] = ()  # keys that cannot be switched off
+    answer_keys: ClassVar[tuple[str, ...]] = ()  # keys of the fields that hold responses
 
-    def __call__(self, record: Mapping[str, Any]) -> Pair | Ranking:
-        """The pair or the ranking of a record.
+    def __call__(self, record: Mapping[str, Any]) -> Conversation:
+        """The conversation of a record.
 
         Raises:
             RecordError: the record cannot be used.
@@ -107,6 +108,15 @@ class LabelledPairHandler(PairwiseHandler):
             reason = "chosen has the lower score"
             raise RecordError(reason, f"{reason}: {chosen:g}, rejected has {rejected:g}")
         return chosen - rejected if margin is None else margin
+
+
+def answer_fields(handler: Handler) -> tuple[str, ...]:
+    """Names of the fields in which a handler looks for responses; () where it does not say."""
+    found: tuple[str, ...] | None = getattr(handler, "answer_fields", None)
+    if found is not None:
+        return found
+    names = (getattr(handler, key) for key in getattr(handler, "answer_keys", ()))
+    return tuple(name for name in names if name)
 
 
 def optional_text(record: Mapping[str, Any], name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from modellink_rm.conversation import Message, Pair
 from modellink_rm.handlers.fields import PairwiseHandler, required, required_number, required_text, tie
 from modellink_rm.handlers.messages import alternating, read_messages
+from modellink_rm.handlers.registry import HANDLERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class HelpSteerPairwiseHandler(PairwiseHandler):
     strength: str = "preference_strength"
 
     required: ClassVar[tuple[str, ...]] = ("prompt", "response1", "response2", "strength")
+    answer_keys: ClassVar[tuple[str, ...]] = ("response1", "response2")
 
     def __call__(self, record: Mapping[str, Any]) -> Pair:
         """The pair of a record.
@@ -45,3 +47,6 @@ class HelpSteerPairwiseHandler(PairwiseHandler):
             margin=self.margin_of(record) if self.margin else abs(strength),
             source=self.source_of(record),
         )
+
+
+HANDLERS.add(HelpSteerPairwiseHandler, HelpSteerPairwiseHandler.__name__)

@@ -8,6 +8,7 @@ from modellink_rm.conversation import Message, Pair
 from modellink_rm.handlers.dialogues import human_assistant_turns
 from modellink_rm.handlers.fields import LabelledPairHandler, required_text
 from modellink_rm.handlers.messages import alternating
+from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
 
@@ -22,6 +23,7 @@ class HhRlhfPairwiseHandler(LabelledPairHandler):
     rejected: str = "rejected"
 
     required: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    answer_keys: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
 
     def __call__(self, record: Mapping[str, Any]) -> Pair:
         """The pair of a record.
@@ -49,3 +51,6 @@ class HhRlhfPairwiseHandler(LabelledPairHandler):
             reason = f"field {name!r} is no dialogue of Human and Assistant that ends with an answer"
             raise RecordError(reason)
         return turns
+
+
+HANDLERS.add(HhRlhfPairwiseHandler, HhRlhfPairwiseHandler.__name__)

@@ -16,6 +16,7 @@ from modellink_rm.handlers.fields import (
     tools_text,
     wrong_type,
 )
+from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
 _ROLES: dict[str, Role] = {
@@ -28,7 +29,7 @@ _SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class Messages:
     """Messages read: the system text of the first, and the turns after it."""
 
     system: str
@@ -50,6 +51,7 @@ class OpenAiMessagesPairwiseHandler(LabelledPairHandler):
     rejected: str = "rejected"
 
     required: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    answer_keys: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
 
     def __call__(self, record: Mapping[str, Any]) -> Pair:
         """The pair of a record.
@@ -73,18 +75,21 @@ class OpenAiMessagesPairwiseHandler(LabelledPairHandler):
             source=self.source_of(record),
         )
 
-    def _messages(self, record: Mapping[str, Any], name: str, *, text_is: Role) -> Conversation:
+    def _messages(self, record: Mapping[str, Any], name: str, *, text_is: Role) -> Messages:
         return read_messages(required(self, record, name), name, text_is=text_is)
 
 
-def read_messages(value: Any, name: str, *, text_is: Role) -> Conversation:
+HANDLERS.add(OpenAiMessagesPairwiseHandler, OpenAiMessagesPairwiseHandler.__name__)
+
+
+def read_messages(value: Any, name: str, *, text_is: Role) -> Messages:
     """The messages of a field: a list, one message, or a text by `text_is`, a user's maybe of several turns.
 
     Raises:
         RecordError: they are no messages of role and content.
     """
     if isinstance(value, str):
-        return Conversation("", prompt_turns(value) if text_is == "user" else (Message(text_is, value),))
+        return Messages("", prompt_turns(value) if text_is == "user" else (Message(text_is, value),))
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
@@ -101,7 +106,19 @@ def read_messages(value: Any, name: str, *, text_is: Role) -> Conversation:
         else:
             reason = "a system message that is not the first"
             raise RecordError(reason, f"{where} is {reason}")
-    return Conversation(system, tuple(turns))
+    return Messages(system, tuple(turns))
+
+
+def read_answer(value: Any, where: str) -> Message:
+    """One response: a text, a message of the assistant, or a list of one.
+
+    Raises:
+        RecordError: it is something else.
+    """
+    found = read_messages(value, where, text_is="assistant")
+    if found.system or len(found.turns) != 1 or found.turns[0].role not in ("assistant", "function_call"):
+        raise RecordError("a response that is no answer", f"{where} must be one message of the assistant")
+    return found.turns[0]
 
 
 def alternating(turns: Sequence[Message], name: str) -> tuple[Message, ...]:
@@ -125,7 +142,7 @@ def alternating(turns: Sequence[Message], name: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def _common_beginning(chosen: Conversation, rejected: Conversation) -> Conversation:
+def _common_beginning(chosen: Messages, rejected: Messages) -> Messages:
     """What both say before their last messages."""
     if chosen.system != rejected.system:
         reason = "chosen and rejected have different system messages"
@@ -135,10 +152,10 @@ def _common_beginning(chosen: Conversation, rejected: Conversation) -> Conversat
         if one != other:
             break
         count += 1
-    return Conversation(chosen.system, chosen.turns[:count])
+    return Messages(chosen.system, chosen.turns[:count])
 
 
-def _answer(conversation: Conversation, prompt: Conversation, name: str) -> Message:
+def _answer(conversation: Messages, prompt: Messages, name: str) -> Message:
     turns = conversation.turns
     if len(turns) > 1 and turns[: len(prompt.turns)] == prompt.turns:
         turns = turns[len(prompt.turns) :]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from modellink_rm.handlers.ranked import RankedResponsesHandler
+from modellink_rm.handlers.registry import HANDLERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,3 +19,6 @@ class NectarResponsesHandler(RankedResponsesHandler):
     ranks: str = ""
     ratings: str = ""
     rating: str = ""
+
+
+HANDLERS.add(NectarResponsesHandler, NectarResponsesHandler.__name__)

@@ -14,7 +14,8 @@ from modellink_rm.handlers.fields import (
     tie,
     wrong_type,
 )
-from modellink_rm.handlers.messages import alternating, read_messages
+from modellink_rm.handlers.messages import alternating, read_answer, read_messages
+from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
 
@@ -47,6 +48,7 @@ class RankedResponsesHandler(ResponsesHandler):
     rating: str = "rating"
 
     required: ClassVar[tuple[str, ...]] = ("prompt", "responses")
+    answer_keys: ClassVar[tuple[str, ...]] = ("responses",)
 
     def __call__(self, record: Mapping[str, Any]) -> Ranking:
         """The ranking of a record; responses of equal rank stay in the record's order.
@@ -77,6 +79,7 @@ class RankedResponsesHandler(ResponsesHandler):
             ranks=tuple(places[number] for number in numbers),
             margins=None if order.is_rank else tuple(numbers[0] - number for number in numbers[1:]),
             source=self.source_of(record),
+            places=tuple(best_first),
         )
 
     def _order(self, record: Mapping[str, Any], items: list[Any]) -> _Order:
@@ -98,11 +101,9 @@ class RankedResponsesHandler(ResponsesHandler):
         raise RecordError(reason, f"{reason}: {', '.join(names)}")
 
     def _answer(self, item: Any, where: str) -> Message:
-        if isinstance(item, str):
-            return Message("assistant", item)
         if isinstance(item, dict) and "role" not in item:
             return Message("assistant", required_text(self, item, self.response))
-        found = read_messages(item, where, text_is="assistant")
-        if found.system or len(found.turns) != 1 or found.turns[0].role not in ("assistant", "function_call"):
-            raise RecordError("a response that is no answer", f"{where} must be one message of the assistant")
-        return found.turns[0]
+        return read_answer(item, where)
+
+
+HANDLERS.add(RankedResponsesHandler, RankedResponsesHandler.__name__)

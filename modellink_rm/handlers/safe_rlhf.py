@@ -12,6 +12,7 @@ from modellink_rm.handlers.fields import (
     required_text,
     tie,
 )
+from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
 
@@ -28,6 +29,7 @@ class SafeRlhfPairwiseHandler(PairwiseHandler):
     preferred: str = "better_response_id"
 
     required: ClassVar[tuple[str, ...]] = ("prompt", "response_0", "response_1", "preferred")
+    answer_keys: ClassVar[tuple[str, ...]] = ("response_0", "response_1")
 
     def __call__(self, record: Mapping[str, Any]) -> Pair:
         """The pair of a record.
@@ -51,3 +53,6 @@ class SafeRlhfPairwiseHandler(PairwiseHandler):
             margin=self.margin_of(record),
             source=self.source_of(record),
         )
+
+
+HANDLERS.add(SafeRlhfPairwiseHandler, SafeRlhfPairwiseHandler.__name__)

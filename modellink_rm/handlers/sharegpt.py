@@ -14,6 +14,7 @@ from modellink_rm.handlers.fields import (
     tools_text,
     wrong_type,
 )
+from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
 
@@ -57,6 +58,7 @@ class SharegptStylePairwiseHandler(LabelledPairHandler):
     rejected: str = "rejected"
 
     required: ClassVar[tuple[str, ...]] = ("messages", "chosen", "rejected")
+    answer_keys: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
 
     def __call__(self, record: Mapping[str, Any]) -> Pair:
         """The pair of a record.
@@ -121,3 +123,6 @@ class SharegptStylePairwiseHandler(LabelledPairHandler):
             what = "is not a text" if tag in message else "is missing"
             raise RecordError(f"{tag!r} of a message {what}", f"{tag!r} of {where} {what}")
         return part
+
+
+HANDLERS.add(SharegptStylePairwiseHandler, SharegptStylePairwiseHandler.__name__)

@@ -14,6 +14,7 @@ from modellink_rm.handlers.fields import (
     wrong_type,
 )
 from modellink_rm.handlers.messages import OpenAiMessagesPairwiseHandler
+from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
 
@@ -36,6 +37,7 @@ class UltraFeedbackPairwiseHandler(LabelledPairHandler):
     score: str = "fine-grained_score"
 
     required: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    answer_keys: ClassVar[tuple[str, ...]] = ("chosen", "rejected", "completions")
 
     def __call__(self, record: Mapping[str, Any]) -> Pair:
         """The pair of a record.
@@ -77,3 +79,6 @@ class UltraFeedbackPairwiseHandler(LabelledPairHandler):
             margin=best[0] - worst[0],
             source=self.source_of(record),
         )
+
+
+HANDLERS.add(UltraFeedbackPairwiseHandler, UltraFeedbackPairwiseHandler.__name__)

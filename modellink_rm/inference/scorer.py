@@ -1,91 +1,155 @@
-"""Scores of rendered responses, by the ids and the position that training used."""
+"""The scorer: records to scores, by the ids and the position that training used."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
-import numpy as np
 import torch
 
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.platform import detect_platform
 from modellink_rm.batching.batch import pack_examples
-from modellink_rm.dataset.example import Example, Response
+from modellink_rm.checkpoint.load import load_model_weights
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.dataset.example import Example
 from modellink_rm.dataset.split import divide
-from modellink_rm.dataset.truncation import truncate
-from modellink_rm.inference.inputs import ScoreInput
-from modellink_rm.parallel.groups import Ranks
+from modellink_rm.inference.options import scorer_options
+from modellink_rm.inference.plan import ScoringPlan, plan_scoring
+from modellink_rm.inference.record_tokenizer import ScoringInput
+from modellink_rm.inference.result import NotScored, Scored
+from modellink_rm.model.build import build_model
+from modellink_rm.model.kernel_choice import choose_kernels
+from modellink_rm.parallel.groups import Ranks, process_groups
 from modellink_rm.parallel.pipeline import forward_scores, micro_batches_multiple_of
-from modellink_rm.templates.encode import encode_prompt, encode_response, num_closing_tokens
-from modellink_rm.templates.table import Template
-from modellink_rm.tokenizers.tokenizer import Tokenizer
+from modellink_rm.records import BadRecord, Record
 
 
-@dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """A model with its inference contract.
+    """A reward model that scores records, as the records of its training were read.
 
-    Attributes:
-        model: this process's stage, or its virtual stages, in evaluation mode.
-        seq_length: longest prompt + response, in tokens.
-        truncation: "right" or "keep-ends".
-        divisible_by: what the length of a packed micro-batch must be a multiple of.
+        with Scorer.open("checkpoints/llama2") as scorer:
+            scorer.score([{"prompt": "the cat", "response": "sings"}])
+
+    It holds torch.distributed's process groups until it is closed, so a process has one at a time. Under
+    torchrun every process opens it and calls it with the same records.
     """
 
-    model: Sequence[torch.nn.Module]
-    template: Template
-    tokenizer: Tokenizer
-    seq_length: int
-    truncation: str
-    micro_batch_size: int
-    divisible_by: int
-    device: torch.device
-    ranks: Ranks
-
-    def tokenize(self, item: ScoreInput) -> Example:
-        """The ids of an input's responses, each with its prompt, truncated as in training.
+    def __init__(self, plan: ScoringPlan) -> None:
+        """Start the process groups and load the model; `open` is the shorter way.
 
         Raises:
-            RecordError: the template cannot write it, as tools where it has no form for them.
+            UserError: this process has process groups already, or a kernel does not work here.
         """
-        prompt = encode_prompt(item.system, item.tools, item.turns, self.template, self.tokenizer)
-        responses = tuple(
-            Response(
-                input_ids=np.array(
-                    prompt + encode_response(message, self.template, self.tokenizer), dtype=np.int32
-                ),
-                num_prompt_tokens=len(prompt),
+        if torch.distributed.is_initialized():
+            raise UserError(
+                "torch.distributed runs in this process already, as of a Scorer that is open: close it first"
             )
-            for message in item.responses
-        )
-        kept, cut = truncate(
-            responses,
-            self.seq_length,
-            self.truncation,
-            num_closing_tokens=num_closing_tokens(self.template, self.tokenizer),
-        )
-        return Example(index=0, responses=kept, is_truncated=cut.is_truncated)
+        self._plan = plan
+        options = plan.options
+        platform = detect_platform(options.parallel.distributed_backend)
+        precision = PrecisionConfig(bf16=plan.bf16)
+        kernels = choose_kernels(options.kernels, platform, dtype=precision.dtype, dropout=0.0, num_steps=0)
+        seed = options.scorer.seed
+        self._device = platform.device
+        with ExitStack() as resources:
+            groups = process_groups(options.parallel, platform, seed=seed)
+            self._ranks: Ranks = resources.enter_context(groups)
+            built = build_model(
+                plan.model.spec,
+                model=options.model,
+                parallel=options.parallel,
+                precision=precision,
+                kernels=kernels,
+                seed=seed,
+                initialize=plan.model.source.is_random,
+            )
+            load_model_weights(built, plan.model.source, self._ranks)
+            self._model = [chunk.eval() for chunk in built]
+            self._resources = resources.pop_all()
 
-    def scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
-        """Scores of each example's responses; a collective over all processes, equal on each."""
-        mine = divide(range(len(examples)), self.ranks.dp_size)[self.ranks.dp_rank]
-        groups = [
-            mine[start : start + self.micro_batch_size]
-            for start in range(0, len(mine), self.micro_batch_size)
+    @classmethod
+    def open(cls, load: str | Path, **options: Any) -> "Scorer":
+        """A scorer with the weights of `load`: a checkpoint of this package, or a Hugging Face directory.
+
+        Args:
+            load: a --save directory, one of its iter_ directories, or a Hugging Face directory.
+            options: the flags of the command score as keywords, such as prompt_type="llama2",
+                handler_name=..., map_keys={...} or tensor_model_parallel_size=2. A checkpoint needs none.
+
+        Raises:
+            UserError: an option, the weights or the tokenizer cannot work.
+        """
+        return cls(plan_scoring(scorer_options(str(load), options)))
+
+    def score(self, records: Sequence[Mapping[str, Any]]) -> list[float | list[float]]:
+        """The score of each record with one response, a list of scores for several.
+
+        The list is in the record's order; of a pair the preferred response comes first. A collective: every
+        process of a torchrun gives the same records and gets all scores.
+
+        Raises:
+            UserError: a record cannot be used; nothing is scored.
+        """
+        inputs = [self._plan.inputs(Record(f"records[{i}]", dict(one))) for i, one in enumerate(records)]
+        for item in inputs:
+            if isinstance(item, NotScored):
+                raise UserError(item.message)
+        lists = [result.in_record_order for result in self._scored(inputs) if isinstance(result, Scored)]
+        return [scores[0] if len(scores) == 1 else scores for scores in lists]
+
+    def results(self, records: Sequence[Record | BadRecord]) -> list[Scored | NotScored]:
+        """What became of each record, in order; a collective over all processes, equal on each."""
+        return self._scored([self._plan.inputs(record) for record in records])
+
+    def close(self) -> None:
+        """End the process groups; a second call does nothing."""
+        self._model = []
+        self._resources.close()
+
+    def __enter__(self) -> "Scorer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _scored(self, inputs: Sequence[ScoringInput | NotScored]) -> list[Scored | NotScored]:
+        if not self._model:
+            raise UserError("the Scorer is closed")
+        examples = [item.example for item in inputs if isinstance(item, ScoringInput)]
+        scores = iter(self._scores(examples) if examples else ())
+        return [
+            Scored(item.conversation, next(scores), item.example.is_truncated)
+            if isinstance(item, ScoringInput)
+            else item
+            for item in inputs
         ]
-        groups += [mine[:0]] * (-len(groups) % micro_batches_multiple_of(self.model))
+
+    def _scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
+        """Scores of each example's responses; a collective over all processes, equal on each."""
+        ranks, options = self._ranks, self._plan.options
+        size = options.scorer.micro_batch_size
+        mine = divide(range(len(examples)), ranks.dp_size)[ranks.dp_rank]
+        groups = [mine[start : start + size] for start in range(0, len(mine), size)]
+        groups += [mine[:0]] * (-len(groups) % micro_batches_multiple_of(self._model))
         packed = (
-            pack_examples([examples[number] for number in numbers], divisible_by=self.divisible_by).part(
-                rank=self.ranks.cp_rank, size=self.ranks.cp_size
-            )
+            pack_examples(
+                [examples[number] for number in numbers], divisible_by=options.parallel.tokens_divisible_by()
+            ).part(rank=ranks.cp_rank, size=ranks.cp_size)
             for numbers in groups
         )
-        batches = (batch.to(self.device) for batch in packed)
-        scored = forward_scores(self.model, batches, num_micro_batches=len(groups)) if groups else []
+        batches = (batch.to(self._device) for batch in packed)
+        scored = forward_scores(self._model, batches, num_micro_batches=len(groups)) if groups else []
         values = (value for scores, _ in scored for value in scores.tolist())
         found = {
             number: tuple(itertools.islice(values, len(examples[number].responses)))
             for number in (mine if scored else ())
         }
-        gathered: list[dict[int, tuple[float, ...]]] = [{}] * self.ranks.world_size
-        torch.distributed.all_gather_object(gathered, found if self.ranks.reports_scores else {})
+        gathered: list[dict[int, tuple[float, ...]]] = [{}] * ranks.world_size
+        torch.distributed.all_gather_object(gathered, found if ranks.reports_scores else {})
         everything = {number: scores for part in gathered for number, scores in part.items()}
         return [everything[number] for number in range(len(examples))]

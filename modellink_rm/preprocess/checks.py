@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modellink_rm.config.preprocess import CHECKS
-from modellink_rm.conversation import Pair, Ranking
+from modellink_rm.conversation import Conversation
 from modellink_rm.templates.encode import TokenizedResponses
 from modellink_rm.tokenizers.tokenizer import Tokenizer, is_bracketed
 
@@ -40,7 +40,7 @@ class PairChecks:
     max_answer_length: int | None
     special: "re.Pattern[str] | None"
 
-    def __call__(self, example: Pair | Ranking, tokens: TokenizedResponses) -> int:
+    def __call__(self, example: Conversation, tokens: TokenizedResponses) -> int:
         """Bits of what is found."""
         flags = 0
         answers = [response.content for response in example.responses]

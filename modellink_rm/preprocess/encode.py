@@ -10,8 +10,8 @@ import numpy as np
 
 from modellink_rm.config.preprocess import CHECKS, PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.conversation import Pair, Ranking
-from modellink_rm.handlers import make_handler
+from modellink_rm.conversation import Conversation, Unranked
+from modellink_rm.handlers import conversation_of, make_handler
 from modellink_rm.preprocess import checks
 from modellink_rm.preprocess.rows import Refused, Rows, text_crc32, to_bytes
 from modellink_rm.records import BadRecord, RawRecord, RecordError, parse_record
@@ -19,8 +19,6 @@ from modellink_rm.templates.choice import find_template
 from modellink_rm.templates.encode import TokenizedResponses, num_closing_tokens, tokenize_responses
 from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.tokenizers.word_cache import with_word_cache
-
-_LARGEST_MARGIN = float(np.finfo(np.float32).max)
 
 
 class PairTokenizer:
@@ -90,15 +88,14 @@ class PairTokenizer:
         if isinstance(record, BadRecord):
             return Refused(raw.place, record.reason, record.message, index=index, text=text)
         try:
-            example = self._handler(record.fields)
-            margins = _margins(example)
+            example = conversation_of(self._handler, record.fields)
+            if isinstance(example, Unranked):
+                raise RecordError("no response is preferred")
             tokens = tokenize_responses(example, self.template, self.tokenizer)
-            longest = len(tokens.prompt_ids) + max(map(len, tokens.response_ids))
-            if len(tokens.prompt_ids) + min(map(len, tokens.response_ids)) == 0:
-                raise RecordError("no tokens", "prompt and answer have no tokens at all")
         except RecordError as error:
             return Refused(raw.place, error.reason, str(error), index=index, text=text)
         flags = self._checks(example, tokens)
+        longest = len(tokens.prompt_ids) + max(map(len, tokens.response_ids))
         if self._seq_length is not None and longest >= self._seq_length:
             reason = f"not shorter than --seq-length {self._seq_length}"
             return Refused(raw.place, reason, f"{longest} tokens, {reason}", False, flags, index, text)
@@ -108,7 +105,7 @@ class PairTokenizer:
             message = "; ".join(CHECKS[name] for name in dropped)
             return Refused(raw.place, reason, message, False, flags, index, text)
         source = (example.source or "").encode(errors="backslashreplace").decode()
-        return _Row(tokens, flags, example.ranks, margins, source)
+        return _Row(tokens, flags, example.ranks, _margins(example), source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +117,9 @@ class _Row:
     source: str
 
 
-def _margins(example: Pair | Ranking) -> tuple[float, ...]:
-    """The margins, NaN for each where the record has none.
-
-    Raises:
-        RecordError: one is no number that float32 can hold.
-    """
-    if example.margins is None:
-        return (math.nan,) * (len(example.responses) - 1)
-    if not all(abs(margin) <= _LARGEST_MARGIN for margin in example.margins):
-        raise RecordError("a margin that float32 cannot hold")
-    return example.margins
+def _margins(example: Conversation) -> tuple[float, ...]:
+    """The margins, NaN for each where the record has none."""
+    return (math.nan,) * (len(example.responses) - 1) if example.margins is None else example.margins
 
 
 def _digests(ids: np.ndarray, lengths: np.ndarray, num_responses: np.ndarray) -> np.ndarray:

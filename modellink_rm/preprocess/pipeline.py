@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import modellink_rm
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import whole_files
 from modellink_rm.base.log import info, warn_once
@@ -45,6 +44,7 @@ from modellink_rm.records import (
     read_raw_records,
 )
 from modellink_rm.templates.files import definition_of
+from modellink_rm.version import __version__
 
 # Records that a worker takes at a time; also bounded in bytes, for very long ones.
 _CHUNK_RECORDS = 64
@@ -199,7 +199,7 @@ def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
     flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_OF_THE_ROWS}
     identity = {
         **flags,
-        "package_version": modellink_rm.__version__,
+        "package_version": __version__,
         "keeps_rejects": config.rejects is not None,
         "input_files": [_file_identity(path) for path in input_files(config.input)],
         # Of what --enable-thinking made of it: a name by which training finds it again.

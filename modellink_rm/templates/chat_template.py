@@ -98,21 +98,14 @@ class ChatRenderer:
             [token for token in self._special if tokenizer.token_to_id(token) is not None]
         )
 
-    def prompt_ids(self, system: str | None, tools: str, turns: Sequence[Message]) -> "array[int]":
-        """Ids, int32 ("i"), of everything before an answer, its opener included.
-
-        Raises:
-            RecordError: the chat template refuses the record, or has no place for its tools.
-        """
-        return next(self._ids(system, tools, turns, ()))
-
     def response_ids(
         self, system: str | None, tools: str, turns: Sequence[Message], answers: Sequence[Message]
     ) -> "Iterator[array[int]]":
-        """Ids, int32 ("i"), of the prompt, then for each answer ids of what follows the prompt.
+        """Ids, int32 ("i"), of the prompt with the answer's opener, then for each answer of what follows it.
 
         Raises:
-            RecordError: as of `prompt_ids`, or the ids of a prompt do not begin those with its answer.
+            RecordError: the chat template refuses the record or has no place for its tools, or the ids of a
+                prompt do not begin those with its answer.
         """
         ids = self._ids(system, tools, turns, answers)
         prompt = next(ids)

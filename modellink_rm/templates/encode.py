@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modellink_rm.conversation import Message, Pair, Ranking
+from modellink_rm.conversation import Conversation, Message
 from modellink_rm.records import RecordError
 from modellink_rm.templates.calls import WITHOUT_OPENING, call_texts
 from modellink_rm.templates.chat_template import chat_renderer_of
@@ -17,7 +17,7 @@ from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class TokenizedResponses:
-    """Token ids, int32 ("i"), of a prompt and of its responses, best first.
+    """Token ids, int32 ("i"), of a prompt and of its responses, in the conversation's order.
 
     A row of the files is prompt + response, labels -100 over the prompt.
     """
@@ -30,27 +30,29 @@ _THOUGHT = re.compile(r"<think>.*?</think>\n*", re.DOTALL)
 
 
 def tokenize_responses(
-    record: Pair | Ranking, template: Template, tokenizer: Tokenizer
+    conversation: Conversation, template: Template, tokenizer: Tokenizer
 ) -> TokenizedResponses:
     """Token ids of a prompt and of all its responses, the prompt tokenised once.
 
+    The one way from a conversation to ids, in preprocessing and in scoring.
+
     Raises:
-        RecordError: the template has no form for what the record holds.
+        RecordError: the template has no form for what the record holds, or a response has no token.
         UserError: the tokenizer lacks a token that the template needs.
     """
+    system, tools, prompt = conversation.system, conversation.tools, conversation.prompt
     if template.chat_template:
         renderer = chat_renderer_of(template, tokenizer)
-        prompt_ids, *response_ids = renderer.response_ids(
-            record.system, record.tools, record.prompt, record.responses
-        )
-        return TokenizedResponses(prompt_ids, response_ids)
-    return TokenizedResponses(
-        prompt_ids=encode_prompt(record.system, record.tools, record.prompt, template, tokenizer),
-        response_ids=[encode_response(response, template, tokenizer) for response in record.responses],
-    )
+        prompt_ids, *response_ids = renderer.response_ids(system, tools, prompt, conversation.responses)
+    else:
+        prompt_ids = _prompt_ids(system, tools, prompt, template, tokenizer)
+        response_ids = [_response_ids(one, template, tokenizer) for one in conversation.responses]
+    if len(prompt_ids) + min(map(len, response_ids)) == 0:
+        raise RecordError("no tokens", "prompt and answer have no tokens at all")
+    return TokenizedResponses(prompt_ids, response_ids)
 
 
-def encode_prompt(
+def _prompt_ids(
     system: str | None,
     tools: str,
     turns: Sequence[Message],
@@ -70,8 +72,6 @@ def encode_prompt(
         RecordError: there are tools, or a system message, and the template has no form for them.
         UserError: the tokenizer lacks a token that the template needs.
     """
-    if template.chat_template:
-        return chat_renderer_of(template, tokenizer).prompt_ids(system, tools, turns)
     renderer = renderer_of(template, tokenizer)
     systems: tuple[str, ...] = (system or template.default_system,)
     tools_index = -1
@@ -108,19 +108,12 @@ def encode_prompt(
     return ids + renderer.encode(renderer.empty_thought) if template.thinking is False else ids
 
 
-def encode_response(message: Message, template: Template, tokenizer: Tokenizer) -> "array[int]":
+def _response_ids(message: Message, template: Template, tokenizer: Tokenizer) -> "array[int]":
     """Token ids, int32 ("i"), of a final answer, with what the template adds after it.
 
-    A chat template writes it after a prompt of one turn.
-
     Raises:
-        RecordError: a chat template cannot write the answer.
         UserError: the tokenizer lacks a token that the template needs.
     """
-    if template.chat_template:
-        question = (Message("user", "q"),)
-        _, ids = chat_renderer_of(template, tokenizer).response_ids(None, "", question, (message,))
-        return ids
     renderer = renderer_of(template, tokenizer)
     content, before = message.content, array("i")
     if template.thinking is False:

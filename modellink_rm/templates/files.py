@@ -92,7 +92,7 @@ def template_of_definition(entry: Mapping[str, Any], *, where: str) -> Template:
     )
     values |= _class_and_tools(entry, where)
     _check(values, where)
-    return Template(**values)
+    return Template(**{"user": (), **values})  # a chat template has no slots
 
 
 def definition_of(template: Template) -> dict[str, Any]:

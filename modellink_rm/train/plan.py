@@ -27,7 +27,7 @@ from modellink_rm.objective.choice import choose_objective
 from modellink_rm.objective.objective import Objective
 from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.train.optimizer import divides_optimizer_state
-from modellink_rm.train.plan_data import open_datasets, plan_blend, template_of
+from modellink_rm.train.plan_data import handler_of, open_datasets, plan_blend, template_of
 from modellink_rm.train.profiling import check_profile
 
 
@@ -91,12 +91,15 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     objective.check_data(datasets)
     template = template_of(config.data.prompt_type, datasets, tokenizer)
     blend = plan_blend(config.data, datasets, template, tokenizer, num_ids=model.shape.vocab_size)
+    handler, map_keys = handler_of(datasets)
     contract = make_contract(
         template,
         tokenizer,
         not_use_fast=config.tokenizer.tokenizer_not_use_fast,
         seq_length=config.data.seq_length,
         truncation=config.data.truncation,
+        handler=handler,
+        map_keys=map_keys,
     )
     if continues:
         assert source.checkpoint is not None

@@ -1,5 +1,6 @@
 """The data of a run: data sets opened, their template found, and their rows divided."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from modellink_rm.config.data import DataConfig
 from modellink_rm.dataset.blend import Blend, blend_datasets
 from modellink_rm.dataset.dataset import Dataset, open_dataset
 from modellink_rm.dataset.reader import ExampleReader
+from modellink_rm.handlers.choice import parsed_map_keys
 from modellink_rm.templates.choice import find_template
 from modellink_rm.templates.encode import num_closing_tokens
 from modellink_rm.templates.table import Template
@@ -50,6 +52,21 @@ def _kept_or_known_template(
         if dataset.manifest is not None and name in (None, dataset.manifest.template):
             return dataset.template()
     return find_template(name, tokenizer) if name is not None else None
+
+
+def handler_of(datasets: Sequence[Dataset]) -> tuple[str | None, str | None]:
+    """--handler-name and --map-keys by which all of the data was read; (None, None) where they differ."""
+    manifests = [dataset.manifest for dataset in datasets]
+    read = {
+        (manifest.handler, json.dumps(parsed_map_keys(manifest.map_keys), sort_keys=True)): manifest
+        for manifest in manifests
+        if manifest is not None
+    }
+    if None in manifests or len(read) != 1:
+        info("checkpoints name no handler: the data was read by several, or does not say by which")
+        return None, None
+    (manifest,) = read.values()
+    return manifest.handler, manifest.map_keys
 
 
 def plan_blend(

@@ -172,7 +172,8 @@ def test_scores_are_those_of_the_trainers_evaluation(parallel: str, trained: Pat
 def test_hugging_face_directory_and_its_checkpoint_score_alike(directory: Path, tmp_path: Path) -> None:
     trained = run(training(directory, f"--train-iters 1 --lr 0 --save {tmp_path}/run"))
     assert trained.returncode == 0, trained.stderr
-    (tmp_path / "in.jsonl").write_text('{"prompt": "the cat", "response": "sings 你好"}\n{"prompt": "a"}\n')
+    records = [{"prompt": "the cat", "response": "sings 你好"}, {"prompt": "a", "response": 3}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, records)))
     common = f"--input {tmp_path}/in.jsonl --output"
     rows = []
     for name, source in (
@@ -182,7 +183,7 @@ def test_hugging_face_directory_and_its_checkpoint_score_alike(directory: Path, 
         output = tmp_path / f"{name}.jsonl"
         done = run([sys.executable, "-m", "modellink_rm", "score", *f"{source} {common} {output}".split()])
         assert done.returncode == 1  # one of the two could not be scored
-        assert "in.jsonl:2: field 'response' is missing" in done.stderr
+        assert "in.jsonl:2: field 'response' must be a text or a list of messages" in done.stderr
         rows.append([json.loads(line) for line in output.read_text().splitlines()])
     assert rows[0][0]["score"] == pytest.approx(rows[1][0]["score"], abs=1e-6)
     assert list(rows[0][1]) == ["error"]
@@ -200,6 +201,41 @@ def test_equal_answers_tie(directory: Path, tmp_path: Path) -> None:
     assert "accuracy: 0.5000 | mean margin: 0.0000 | ties: 3" in done.stdout
 
 
+def test_every_kind_of_record_has_its_row(directory: Path, tmp_path: Path) -> None:
+    """In the order of the record, by the handler of training where the record does not say otherwise."""
+    trained = run(training(directory, f"--train-iters 1 --save {tmp_path}/run"))
+    assert trained.returncode == 0, trained.stderr
+    contract = json.loads((tmp_path / "run/iter_0000001/inference_contract.json").read_text())
+    assert (contract["handler"], contract["map_keys"]) == ("SharegptStylePairwiseHandler", None)
+    (pair,) = random_pairs(1)
+    texts = ["sings", "sleeps", "the moon falls"]
+    records = [
+        {"prompt": "the cat", "response": texts[0]},
+        {"prompt": "the cat", "responses": texts},
+        {"prompt": "the cat", "responses": texts[::-1]},
+        pair,
+    ]
+    (tmp_path / "one.jsonl").write_text("\n".join(map(json.dumps, records[:2])))
+    (tmp_path / "two.json").write_text(json.dumps(records[2:]))
+    flags = f"score --load {tmp_path}/run --input {tmp_path}/one.jsonl {tmp_path}/two.json"
+    done = run([sys.executable, "-m", "modellink_rm", *flags.split()])
+    assert done.returncode == 0, done.stderr
+    one, several, turned, preferred = map(json.loads, done.stdout.splitlines())
+    assert list(one) == ["score"]
+    assert several["scores"][0] == pytest.approx(one["score"], abs=1e-6)
+    assert turned["scores"] == pytest.approx(several["scores"][::-1], abs=1e-6)
+    assert list(preferred) == ["chosen_score", "rejected_score", "margin"]
+    assert "responses: 7 | mean score" in done.stderr
+
+    ranked = {"prompt": "the cat", "responses": texts, "ranks": [3, 1, 2]}
+    (tmp_path / "ranked.jsonl").write_text(json.dumps(ranked))
+    flags = (
+        f"score --load {tmp_path}/run --input {tmp_path}/ranked.jsonl --handler-name RankedResponsesHandler"
+    )
+    done = run([sys.executable, "-m", "modellink_rm", *flags.split()])
+    assert json.loads(done.stdout)["scores"] == pytest.approx(several["scores"], abs=1e-6)
+
+
 def test_second_run_with_the_same_save_is_refused(directory: Path, tmp_path: Path) -> None:
     with exclusive(tmp_path / ".lock", "locked"):
         done = run(training(directory, f"--train-iters 1 --save {tmp_path}"))
@@ -213,6 +249,7 @@ def test_second_run_with_the_same_save_is_refused(directory: Path, tmp_path: Pat
         ("--output {tmp}", "--output {tmp} cannot be written"),
         ("--output {tmp}/empty.jsonl/out.jsonl", "its directory cannot be made"),
         ("--input {tmp}/empty.jsonl --output {tmp}/out.jsonl", "holds no record"),
+        ("--map-keys {{}} --output {tmp}/out.jsonl", "--map-keys needs --handler-name"),
     ],
 )
 def test_scorers_mistakes_are_told_before_it_loads(flags: str, message: str, tmp_path: Path) -> None:
@@ -222,6 +259,19 @@ def test_scorers_mistakes_are_told_before_it_loads(flags: str, message: str, tmp
     done = run([sys.executable, "-m", "modellink_rm", *words.split()])
     assert done.returncode == 2
     assert message.format(tmp=tmp_path) in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_record_whose_handler_is_not_known_ends_the_command(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"instruction": "q", "chosen": "a", "rejected": "b"}))
+    flags = (
+        f"score --load {directory}/model --prompt-type llama2 --load-checkpoint-loosely "
+        f"--input {tmp_path}/in.jsonl --output {tmp_path}/out.jsonl"
+    )
+    done = run([sys.executable, "-m", "modellink_rm", *flags.split()])
+    assert done.returncode == 2
+    assert "in.jsonl:1: field 'instruction' is not read by OpenAiMessagesPairwiseHandler" in done.stderr
+    assert "give --handler-name AlpacaStylePairwiseHandler" in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
 
 

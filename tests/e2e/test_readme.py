@@ -13,14 +13,12 @@ from modellink_rm.base.flags import build_parser, parse_flags
 from modellink_rm.commands.train import GROUPS
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
-from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.merge import MergeConfig
-from modellink_rm.config.model import ModelOverrides
-from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.handlers import HANDLERS, make_handler
+from modellink_rm.inference.options import GROUPS as SCORER_GROUPS
 from modellink_rm.templates.table import TEMPLATES
 from modellink_rm.train.console import FullConsole, TerminalConsole
 
@@ -29,7 +27,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 COMMANDS: dict[str, Any] = {
     "preprocess_data.py": ((PreprocessConfig, TokenizerConfig), IGNORED_FLAGS),
     "pretrain_rm.py": (tuple(GROUPS.values()), IGNORED_TRAINER_FLAGS),
-    "score": ((ScoreConfig, TokenizerConfig, ModelOverrides, ParallelConfig, KernelConfig), {}),
+    "score": ((ScoreConfig, *SCORER_GROUPS.values()), {}),
 }
 # Commands that pages describe in their text alone.
 DESCRIBED: dict[str, Any] = {

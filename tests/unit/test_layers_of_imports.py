@@ -10,7 +10,7 @@ PACKAGE = ROOT / "modellink_rm"
 
 # Every room, and what it may import beside itself: the rooms of the levels before its own.
 LEVELS = (
-    ("base",),
+    ("base", "version"),
     ("config", "conversation"),
     ("records", "tokenizers"),
     ("handlers", "templates"),

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modellink_rm.base import registry
 from modellink_rm.base.errors import UserError
-from modellink_rm.conversation import Message, Pair, Ranking
-from modellink_rm.handlers import HANDLERS, custom, make_handler
+from modellink_rm.conversation import Message, Pair, Ranking, Unranked
+from modellink_rm.handlers import HANDLERS, make_handler
 from modellink_rm.records import RecordError
 
 MESSAGES = "OpenAiMessagesPairwiseHandler"
@@ -264,7 +265,10 @@ def test_nectar():
     ]
     record = {"prompt": DIALOGUES[2], "answers": answers, "turns": 2, "source": ["x"], "good_natured": True}
     expected = Ranking(
-        None, "", EARLIER, (assistant("best"), assistant("middle"), assistant("worst")), (1, 2, 3)
+        *(None, "", EARLIER),
+        (assistant("best"), assistant("middle"), assistant("worst")),
+        (1, 2, 3),
+        places=(1, 2, 0),
     )
     assert made("NectarResponsesHandler", record) == expected
 
@@ -357,19 +361,27 @@ def test_a_handler_in_a_file():
 
 
 def test_a_handler_of_an_entry_point(monkeypatch):
-    point = EntryPoint("Mine", "modellink_rm.handlers.hh_rlhf:HhRlhfPairwiseHandler", custom.ENTRY_POINTS)
+    point = EntryPoint("Mine", "modellink_rm.handlers.hh_rlhf:HhRlhfPairwiseHandler", "modellink_rm.handlers")
 
-    def points(group, name=None):
-        assert group == "modellink_rm.handlers"
-        return [point] if name in (None, "Mine") else []
+    def points(group):
+        return [point] if group == "modellink_rm.handlers" else []
 
-    monkeypatch.setattr(custom, "entry_points", points)
+    monkeypatch.setattr(registry, "entry_points", points)
     pair = made(
         "Mine", {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}
     )
     assert pair == ONE_TURN
     with pytest.raises(UserError, match=r"unknown --handler-name 'Min'; did you mean Mine\? .*FILE.py:CLASS"):
         make_handler("Min", None)
+    HANDLERS._entries.pop("Mine")
+
+
+def test_an_entry_point_that_is_no_class_is_an_error(monkeypatch):
+    point = EntryPoint("Text", "modellink_rm.version:__version__", "modellink_rm.handlers")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    with pytest.raises(UserError, match="--handler-name Text: what the installed package offers is not a"):
+        make_handler("Text", None)
+    HANDLERS._entries.pop("Text")
 
 
 @pytest.mark.parametrize(
@@ -403,7 +415,7 @@ FIELDS = [
     "system",
 ]
 FIELDS += ["response_0", "response_1", "better_response_id", "response1", "response2", "preference_strength"]
-FIELDS += ["completions", "score_chosen", "score_rejected", "history", "messages"]
+FIELDS += ["response", "responses", "completions", "score_chosen", "score_rejected", "history", "messages"]
 KEYS = ["role", "content", "from", "value", "tool_calls", "type", "text", "response", "fine-grained_score"]
 WORDS = [
     "",
@@ -426,14 +438,14 @@ VALUES = st.recursive(
 
 @pytest.mark.parametrize("name", sorted(HANDLERS))
 @given(record=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=12))
-def test_any_record_is_a_pair_or_a_record_error(name, record):
+def test_any_record_is_a_conversation_or_a_record_error(name, record):
     try:
-        pair = make_handler(name, None)(record)
+        found = make_handler(name, None)(record)
     except RecordError:
         return
-    assert isinstance(pair, Pair | Ranking)
-    assert len(pair.prompt) % 2 == 1
-    texts = [turn.content for turn in (*pair.prompt, *pair.responses)]
+    assert isinstance(found, Pair | Ranking | Unranked)
+    assert len(found.prompt) % 2 == 1
+    texts = [turn.content for turn in (*found.prompt, *found.responses)]
     assert all(isinstance(text, str) for text in texts)
 
 

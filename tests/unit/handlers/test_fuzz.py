@@ -82,6 +82,7 @@ GOOD["NectarResponsesHandler"] = {
     "prompt": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q\n\nAssistant: ",
     "answers": [{"answer": "a", "model": "m", "rank": rank} for rank in (2.0, 1.0, 3.0)],
 }
+UNRANKED = {"PromptResponseHandler"}
 OFF_BY_DEFAULT = {
     "AlpacaStylePairwiseHandler": '{"history": "history"}',
     "SharegptStylePairwiseHandler": '{"tools": "tools"}',
@@ -150,7 +151,7 @@ def pair_tokenizer(name, directory):
     return PairTokenizer(config, TokenizerConfig(tokenizer_name_or_path=str(directory)))
 
 
-@pytest.mark.parametrize("name", sorted(HANDLERS))
+@pytest.mark.parametrize("name", sorted(GOOD))
 def test_every_spoiled_record_is_a_row_or_is_refused(name, fast_directory):
     work = pair_tokenizer(name, fast_directory)
     choose = random.Random(name)
@@ -171,7 +172,11 @@ def test_every_spoiled_record_is_a_row_or_is_refused(name, fast_directory):
     assert min(outcomes.values()) > 0
 
 
-@pytest.mark.parametrize("name", sorted(HANDLERS))
+def test_every_handler_of_data_to_train_on_is_tried():
+    assert set(GOOD) == set(HANDLERS) - UNRANKED
+
+
+@pytest.mark.parametrize("name", sorted(GOOD))
 def test_what_is_spoiled_is_a_row_before(name, fast_directory):
     chunk = Chunk([RawRecord("x:1", json.dumps(GOOD[name]).encode())])
     rows = from_bytes(pair_tokenizer(name, fast_directory)(chunk))

@@ -6,7 +6,6 @@ import pytest
 
 from modellink_rm.conversation import Message, Ranking
 from modellink_rm.handlers import make_handler
-from modellink_rm.inference.inputs import score_input
 from modellink_rm.records import RecordError
 
 NAME = "RankedResponsesHandler"
@@ -21,7 +20,9 @@ def answers(*texts):
 
 
 def ranking(texts, ranks, margins=None, **fields):
-    return Ranking(None, "", (Message("user", "q"),), answers(*texts), ranks, margins, **fields)
+    places = tuple("abcd".index(text) for text in texts)
+    prompt = (Message("user", "q"),)
+    return Ranking(None, "", prompt, answers(*texts), ranks, margins, places=places, **fields)
 
 
 BEST_B = ranking("bac", (1, 2, 3))
@@ -60,7 +61,7 @@ def test_fields_have_other_names_and_prompts_may_be_messages():
     names = {"prompt": "instruction", "responses": "completions", "response": "text", "rating": "score"}
     found = made({**record, "from": "here"}, **names, source="from")
     assert found == Ranking(
-        "s", "", (Message("user", "q"),), answers("b", "a"), (1, 2), (1.0,), source="here"
+        "s", "", (Message("user", "q"),), answers("b", "a"), (1, 2), (1.0,), source="here", places=(1, 0)
     )
 
 
@@ -89,12 +90,3 @@ def test_records_say_what_is_wrong(record, reason):
     with pytest.raises(RecordError) as error:
         made({"prompt": "q", **record})
     assert error.value.reason == reason
-
-
-def test_scoring_takes_two_responses_at_most():
-    handler = make_handler(NAME, None)
-    record = {"prompt": "q", "responses": ["a", "b", "c"], "ranks": [3, 1, 2]}
-    with pytest.raises(RecordError, match="more than two responses: give each with its prompt"):
-        score_input(record, handler)
-    pair = {"prompt": "q", "responses": ["a", "b"], "ranks": [2, 1]}
-    assert score_input(pair, handler).responses == answers("b", "a")

@@ -12,15 +12,15 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message, Pair
 from modellink_rm.records import RecordError
 from modellink_rm.templates import chat_template, render_limits
-from modellink_rm.templates.choice import find_template
+from modellink_rm.templates.choice import find_template, kept_template
 from modellink_rm.templates.encode import (
-    encode_prompt,
-    encode_response,
     num_closing_tokens,
     tokenize_responses,
 )
+from modellink_rm.templates.files import definition_of
 from modellink_rm.templates.table import TEMPLATES
 from tests.unit.conftest import SENTENCES, load_directory, train_tokenizer_json
+from tests.unit.templates.rendering import encode_prompt
 
 CHATML = """{%- if tools %}<|im_start|>system
 # Tools{% for tool in tools %}
@@ -96,9 +96,6 @@ def test_ids_are_those_of_transformers(name, request):
         chosen,
         rejected,
     )
-    # The same in two calls, as scoring makes them.
-    assert encode_prompt(None, "", TURNS, template, tokenizer) == tokens.prompt_ids
-    assert encode_response(PAIR.chosen, template, tokenizer) == tokens.response_ids[0]
 
 
 @pytest.mark.parametrize("scheme", ["first", "always"])
@@ -316,3 +313,11 @@ def test_a_template_of_the_table_writes_what_the_published_chat_template_does(
         tokens = tokenize_responses(pair, template, tokenizer)
         written.append(tokenizer.decode([*tokens.prompt_ids, *tokens.response_ids[0]]))
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("thinking", ["none", "false"])
+def test_a_chat_template_is_read_back_from_its_definition(chatml, thinking):
+    """As training and scoring read it, from the manifest and from the checkpoint."""
+    template = find_template("hf", load_directory(chatml), enable_thinking=thinking)
+    definition = json.loads(json.dumps(definition_of(template)))
+    assert kept_template("hf", definition, where="the manifest") == template

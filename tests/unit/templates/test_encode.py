@@ -17,14 +17,13 @@ from modellink_rm.conversation import Message, Pair
 from modellink_rm.records import RecordError
 from modellink_rm.templates.choice import find_template
 from modellink_rm.templates.encode import (
-    encode_prompt,
-    encode_response,
     num_closing_tokens,
     tokenize_responses,
 )
 from modellink_rm.templates.renderer import eos_id_of
 from modellink_rm.templates.table import TEMPLATES
 from tests.unit.conftest import CONTROL_TOKENS, load_directory, train_tokenizer_json
+from tests.unit.templates.rendering import encode_prompt, encode_response
 
 
 @dataclass(frozen=True)

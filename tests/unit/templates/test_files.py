@@ -6,11 +6,12 @@ import pytest
 import yaml
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.conversation import Message
 from modellink_rm.templates.choice import find_template
-from modellink_rm.templates.encode import Message, encode_prompt, encode_response
 from modellink_rm.templates.files import definition_of, template_of_definition
 from modellink_rm.templates.table import TEMPLATES
 from tests.unit.conftest import load_directory
+from tests.unit.templates.rendering import encode_prompt, encode_response
 
 # As MindSpeed-LLM's configs/finetune/templates.json writes them, but for qwen3's observations and calls.
 PUBLISHED = [

@@ -6,9 +6,9 @@ import tokenizers
 
 from modellink_rm.conversation import Message
 from modellink_rm.records import RecordError
-from modellink_rm.templates.encode import encode_prompt
 from modellink_rm.templates.table import TEMPLATES
 from tests.unit.conftest import load_directory, train_tokenizer_json
+from tests.unit.templates.rendering import encode_prompt
 
 TOOLS = '[{"name": "get_weather", "description": "查天气", "parameters": {"type": "object"}}]'
 WRAPPED = f'[{{"type": "function", "function": {TOOLS[1:-1]}}}]'

@@ -1,0 +1,101 @@
+"""Which handler --handler-name and --map-keys mean, and what it makes of a record."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.registry import unknown_name_message
+from modellink_rm.conversation import Conversation
+from modellink_rm.handlers.custom import CheckedHandler, class_in_file, is_file_and_class, is_foreign
+from modellink_rm.handlers.fields import Handler
+from modellink_rm.handlers.registry import HANDLERS
+from modellink_rm.handlers.sharegpt import Tags
+from modellink_rm.records import RecordError
+
+_LARGEST_MARGIN = 3.4028234663852886e38  # of float32, which the files keep
+
+
+def make_handler(name: str, map_keys: str | None) -> Handler:
+    """The handler of that name, reading the fields that --map-keys names.
+
+    Args:
+        name: a name of HANDLERS, or path/to/file.py:ClassName.
+        map_keys: a JSON object from the handler's keys to names of fields, or None.
+
+    Raises:
+        UserError: an unknown name, or a --map-keys that is no JSON object of known keys.
+    """
+    mapping = parsed_map_keys(map_keys)
+    if is_file_and_class(name):
+        return CheckedHandler(_with_keys(class_in_file(name), mapping, name))
+    if name not in HANDLERS:
+        raise UserError(unknown_name_message(HANDLERS.kind, name, [*HANDLERS, "FILE.py:CLASS"]))
+    found = HANDLERS[name]
+    if not is_foreign(found):
+        return _with_keys(found, mapping, name)
+    if not isinstance(found, type):
+        raise UserError(f"--handler-name {name}: what the installed package offers is not a class")
+    return CheckedHandler(_with_keys(found, mapping, name))
+
+
+def conversation_of(handler: Handler, fields: Mapping[str, Any]) -> Conversation:
+    """What a record says: the one way from its fields to a conversation, in preprocessing and in scoring.
+
+    Raises:
+        RecordError: the record cannot be used.
+    """
+    conversation = handler(fields)
+    margins = conversation.margins
+    if margins is not None and not all(abs(margin) <= _LARGEST_MARGIN for margin in margins):
+        raise RecordError("a margin that float32 cannot hold")
+    return conversation
+
+
+def missing_fields(map_keys: str | None, record: Mapping[str, Any]) -> list[str]:
+    """Fields that --map-keys names and the record lacks."""
+    names = [name for key, name in parsed_map_keys(map_keys).items() if key != "tags"]
+    return [name for name in names if name and name not in record]
+
+
+def parsed_map_keys(map_keys: str | None) -> dict[str, Any]:
+    """The object that --map-keys is, null as "".
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    if map_keys is None:
+        return {}
+    try:
+        mapping = json.loads(map_keys)
+    except ValueError as error:
+        raise UserError(f"--map-keys must be a JSON object: {error}; got {map_keys}") from None
+    if not isinstance(mapping, dict):
+        raise UserError(f'--map-keys must be a JSON object such as {{"prompt": "question"}}; got {map_keys}')
+    return {key: "" if value is None else value for key, value in mapping.items()}
+
+
+def _with_keys(handler: type[Any], mapping: dict[str, Any], name: str) -> Handler:
+    """An instance whose attributes --map-keys sets; only a dataclass has such."""
+    keys = [field.name for field in dataclasses.fields(handler)] if dataclasses.is_dataclass(handler) else []
+    tags = mapping.pop("tags", {}) if "tags" in keys else {}
+    _check_names("--map-keys", mapping, keys)
+    for key in getattr(handler, "required", ()):
+        if mapping.get(key) == "":
+            raise UserError(f"--map-keys {key!r} cannot be switched off: {name} needs it")
+    if not isinstance(tags, dict):
+        raise UserError("--map-keys 'tags' must be a JSON object")
+    if tags:
+        _check_names("--map-keys tags", tags, [field.name for field in dataclasses.fields(Tags)])
+        mapping["tags"] = Tags(**tags)
+    made: Handler = handler(**mapping)
+    return made
+
+
+def _check_names(flag: str, mapping: Mapping[str, Any], known: list[str]) -> None:
+    for key, value in mapping.items():
+        if key not in known:
+            raise UserError(unknown_name_message(f"key of {flag}", key, known))
+        if not isinstance(value, str):
+            raise UserError(f"{flag} {key!r} must be the name of a field, got {value!r}")

@@ -1,0 +1,94 @@
+"""Everything about scoring that can be known, and refused, before any process group starts."""
+
+from dataclasses import dataclass
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.contract import InferenceContract, read_contract
+from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
+from modellink_rm.config.score import ScorerConfig
+from modellink_rm.inference.options import ScorerOptions
+from modellink_rm.inference.reader import RecordReader
+from modellink_rm.inference.record_tokenizer import RecordTokenizer
+from modellink_rm.parallel.groups import world_size_from_environment
+from modellink_rm.templates.choice import find_template, kept_template
+from modellink_rm.templates.table import Template
+from modellink_rm.tokenizers.load import load_tokenizer
+from modellink_rm.tokenizers.tokenizer import Tokenizer
+from modellink_rm.tokenizers.word_cache import with_word_cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringPlan:
+    """How to score, once checked: the model and its inference contract.
+
+    Attributes:
+        inputs: what makes examples of records.
+    """
+
+    options: ScorerOptions
+    model: ModelPlan
+    inputs: RecordTokenizer
+    bf16: bool
+
+
+def plan_scoring(options: ScorerOptions) -> ScoringPlan:
+    """Put the flags and the checkpoint's contract together.
+
+    Raises:
+        UserError: they contradict each other, or something is said by neither.
+    """
+    scorer = options.scorer
+    options.parallel.data_parallel_size(world_size_from_environment())
+    source = open_source(scorer.load)
+    model = plan_model(source, options.model, options.parallel, loosely=scorer.load_checkpoint_loosely)
+    contract = read_contract(source.checkpoint.path) if source.checkpoint is not None else None
+    reader = RecordReader(
+        scorer.handler_name,
+        scorer.map_keys,
+        trained_handler=contract.handler if contract is not None else None,
+        trained_map_keys=contract.map_keys if contract is not None else None,
+    )
+    tokenizer = load_tokenizer(tokenizer_of(options.tokenizer, source))
+    template = _template(scorer, contract, tokenizer)
+    if contract is not None and contract.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"the tokenizer {tokenizer.name} is not the one that {scorer.load} was trained with; leave the "
+            "tokenizer's flags out to use that one"
+        )
+    longest = model.shape.max_position_embeddings
+    seq_length = scorer.seq_length or (contract.seq_length if contract is not None else longest)
+    if seq_length > longest:
+        raise UserError(f"--seq-length {seq_length} is above the model's --max-position-embeddings {longest}")
+    inputs = RecordTokenizer(
+        reader=reader,
+        template=template,
+        tokenizer=with_word_cache(tokenizer),
+        seq_length=seq_length,
+        truncation=scorer.truncation or (contract.truncation if contract is not None else "right"),
+    )
+    return ScoringPlan(options=options, model=model, inputs=inputs, bf16=scorer.bf16 or _was_bf16(source))
+
+
+def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer) -> Template:
+    """The template that is named, by the contract's own definition where that holds it.
+
+    Raises:
+        UserError: none is named, or another than the one of the contract.
+    """
+    name = scorer.prompt_type or (contract.prompt_type if contract is not None else None)
+    if name is None:
+        raise UserError(f"--prompt-type is needed: --load {scorer.load} does not say which template it reads")
+    if contract is not None and name == contract.prompt_type:
+        template = kept_template(name, contract.template_definition, where=scorer.load)
+    else:
+        template = find_template(name, tokenizer)
+    if contract is not None and contract.template_fingerprint not in (None, template.fingerprint):
+        raise UserError(
+            f"--prompt-type {name} is not the template that {scorer.load} was trained with "
+            f"({contract.prompt_type})"
+        )
+    return template
+
+
+def _was_bf16(source: ModelSource) -> bool:
+    return source.checkpoint is not None and bool(source.checkpoint.config["precision"]["bf16"])

@@ -1,0 +1,122 @@
+"""Records to the conversations that are scored, by the handler that is meant."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.conversation import Conversation
+from modellink_rm.handlers import HANDLERS, Handler, conversation_of, make_handler
+from modellink_rm.handlers.fields import answer_fields
+from modellink_rm.records import BadRecord, Record, RecordError
+
+DEFAULT_HANDLER = "OpenAiMessagesPairwiseHandler"
+RESPONSES_HANDLER = "PromptResponseHandler"
+_RESPONSES = ("response", "responses")
+# Fields that say something another handler reads, with what to give for them.
+_OTHER_HANDLERS = {
+    "conversations": "--handler-name SharegptStylePairwiseHandler",
+    "instruction": "--handler-name AlpacaStylePairwiseHandler",
+    "input": "--handler-name AlpacaStylePairwiseHandler",
+    "history": """--handler-name AlpacaStylePairwiseHandler --map-keys '{"history": "history"}'""",
+    "messages": f"""--handler-name {DEFAULT_HANDLER} --map-keys '{{"prompt": "messages"}}'""",
+    "system": f"""--handler-name {DEFAULT_HANDLER} --map-keys '{{"system": "system"}}'""",
+}
+_OF_PAIRS = dict.fromkeys(("chosen", "rejected"), f"--handler-name {DEFAULT_HANDLER}")
+_OF_RESPONSES = dict.fromkeys(_RESPONSES, f"--handler-name {RESPONSES_HANDLER}")
+
+
+class HandlerNeededError(RecordError):
+    """It cannot be told which handler a record is for: --handler-name has to say it."""
+
+
+class RecordReader:
+    """Reads a record by --handler-name; else by its `response` or `responses`; else as in training.
+
+    Args:
+        handler_name: as given, or None.
+        map_keys: of `handler_name`.
+        trained_handler: name of the handler that the training data was read by; None where nothing says it.
+        trained_map_keys: of `trained_handler`.
+
+    Raises:
+        UserError: an unknown handler, or keys that it does not have.
+    """
+
+    def __init__(
+        self,
+        handler_name: str | None = None,
+        map_keys: str | None = None,
+        *,
+        trained_handler: str | None = None,
+        trained_map_keys: str | None = None,
+    ) -> None:
+        self._given = make_handler(handler_name, map_keys) if handler_name is not None else None
+        self._trained_name = trained_handler
+        self._trained: Handler | None = None
+        # A file of the user's is never run because a checkpoint names it.
+        if trained_handler is not None and trained_handler in HANDLERS:
+            self._trained = make_handler(trained_handler, trained_map_keys)
+        self._default = make_handler(DEFAULT_HANDLER, None)
+        self._responses = make_handler(RESPONSES_HANDLER, None)
+
+    def __call__(self, fields: Mapping[str, Any]) -> Conversation:
+        """The conversation of a record.
+
+        Raises:
+            HandlerNeededError: --handler-name has to say how to read it.
+            RecordError: the record cannot be used.
+        """
+        return conversation_of(self._handler_for(fields), fields)
+
+    def _handler_for(self, fields: Mapping[str, Any]) -> Handler:
+        if self._given is not None:
+            return self._given
+        own = answer_fields(self._trained or self._default)
+        responses = [name for name in _RESPONSES if name in fields and name not in own]
+        if responses and not _has_any(fields, own):
+            others = {name: what for name, what in _OTHER_HANDLERS.items() if name != "system"}
+            _check_nothing_is_left(fields, others | _OF_PAIRS, RESPONSES_HANDLER)
+            return self._responses
+        if self._trained is not None:
+            return self._trained
+        if self._trained_name is not None:
+            reason = f"read by {self._trained_name} in training, which has to be given again"
+            raise HandlerNeededError(reason, f"the record was {reason}: --handler-name {self._trained_name}")
+        if not _has_any(fields, ("chosen", "rejected", *_OTHER_HANDLERS)):
+            reason = "neither a response nor chosen and rejected"
+            raise HandlerNeededError(reason, f"{reason}: --handler-name says how to read another form")
+        _check_nothing_is_left(fields, _OTHER_HANDLERS | _OF_RESPONSES, DEFAULT_HANDLER)
+        return self._default
+
+
+def check_first(reader: RecordReader, records: Sequence[Record | BadRecord]) -> None:
+    """The first record that can be parsed does not need --handler-name: others are most likely alike.
+
+    Raises:
+        UserError: it does.
+    """
+    first = next((record for record in records if isinstance(record, Record)), None)
+    if first is None:
+        return
+    try:
+        reader(first.fields)
+    except HandlerNeededError as error:
+        raise UserError(f"{first.place}: {error}") from None
+    except RecordError:
+        return  # what is wrong with it is told where it is scored
+
+
+def _has_any(fields: Mapping[str, Any], names: tuple[str, ...]) -> bool:
+    return any(fields.get(name) is not None for name in names)
+
+
+def _check_nothing_is_left(fields: Mapping[str, Any], others: Mapping[str, str], handler: str) -> None:
+    """The record has no field that says something and that the handler, which nobody named, does not read.
+
+    Raises:
+        HandlerNeededError: it has one.
+    """
+    for name, flags in others.items():
+        if fields.get(name) not in (None, "", [], {}):
+            reason = f"field {name!r} is not read by {handler}"
+            raise HandlerNeededError(reason, f"{reason}: give {flags}, or leave the field out")

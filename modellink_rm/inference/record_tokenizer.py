@@ -1,0 +1,67 @@
+"""Records to the examples that are scored, by the functions that preprocessing uses."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from modellink_rm.conversation import Conversation
+from modellink_rm.dataset.example import Example, Response
+from modellink_rm.dataset.truncation import truncate
+from modellink_rm.inference.reader import RecordReader
+from modellink_rm.inference.result import NotScored
+from modellink_rm.records import BadRecord, Record, RecordError
+from modellink_rm.templates.encode import num_closing_tokens, tokenize_responses
+from modellink_rm.templates.table import Template
+from modellink_rm.tokenizers.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringInput:
+    """A record that can be scored, with its ids."""
+
+    conversation: Conversation
+    example: Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordTokenizer:
+    """A handler, a template and a tokenizer, as the checkpoint or the flags say.
+
+    Attributes:
+        seq_length: longest prompt + response, in tokens.
+        truncation: "right" or "keep-ends".
+    """
+
+    reader: RecordReader
+    template: Template
+    tokenizer: Tokenizer
+    seq_length: int
+    truncation: str
+
+    def __call__(self, record: Record | BadRecord) -> ScoringInput | NotScored:
+        """The ids of a record's responses, each with its prompt, or why there are none."""
+        if isinstance(record, BadRecord):
+            return NotScored(record.reason, f"{record.place}: {record.message}")
+        try:
+            conversation = self.reader(record.fields)
+            return ScoringInput(conversation, self._example(conversation))
+        except RecordError as error:
+            return NotScored(error.reason, f"{record.place}: {error}")
+
+    def _example(self, conversation: Conversation) -> Example:
+        """The ids of a conversation, truncated as in training."""
+        tokens = tokenize_responses(conversation, self.template, self.tokenizer)
+        responses = tuple(
+            Response(
+                input_ids=np.array(tokens.prompt_ids + ids, dtype=np.int32),
+                num_prompt_tokens=len(tokens.prompt_ids),
+            )
+            for ids in tokens.response_ids
+        )
+        kept, cut = truncate(
+            responses,
+            self.seq_length,
+            self.truncation,
+            num_closing_tokens=num_closing_tokens(self.template, self.tokenizer),
+        )
+        return Example(index=0, responses=kept, is_truncated=cut.is_truncated)

@@ -1,0 +1,52 @@
+"""inference_contract.json: what a checkpoint says of how its scores are computed."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.contract import CONTRACT_NAME, InferenceContract, read_contract
+
+CONTRACT = InferenceContract(
+    prompt_type="llama2",
+    template_fingerprint="a",
+    eos_rule="the tokenizer's EOS after every answer",
+    tokenizer_fingerprint="b",
+    tokenizer_not_use_fast=False,
+    seq_length=256,
+    truncation="right",
+    handler="AlpacaStylePairwiseHandler",
+    map_keys='{"prompt": "question"}',
+)
+
+
+def test_a_contract_is_read_as_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / CONTRACT_NAME).write_bytes(CONTRACT.to_json())
+    assert read_contract(tmp_path) == CONTRACT
+
+
+def test_a_contract_of_an_earlier_version_names_no_handler(tmp_path: Path) -> None:
+    fields = json.loads(CONTRACT.to_json())
+    del fields["handler"], fields["map_keys"]
+    (tmp_path / CONTRACT_NAME).write_text(json.dumps(fields))
+    assert read_contract(tmp_path) == dataclasses.replace(CONTRACT, handler=None, map_keys=None)
+
+
+def test_a_field_of_a_newer_version_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / CONTRACT_NAME).write_text(json.dumps({**json.loads(CONTRACT.to_json()), "later": 1}))
+    monkeypatch.setattr(logging.getLogger("modellink_rm"), "propagate", True)
+    with caplog.at_level(logging.WARNING, logger="modellink_rm"):
+        assert read_contract(tmp_path) == CONTRACT
+    assert "later is not known to this package" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"prompt_type": '])
+def test_a_damaged_contract_is_a_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / CONTRACT_NAME).write_text(content)
+    with pytest.raises(UserError, match="is damaged"):
+        read_contract(tmp_path)
