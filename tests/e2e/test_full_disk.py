@@ -51,7 +51,7 @@ TRAIN = (
 )
 SCORE = (
     "-m modellink_rm score --load model --load-checkpoint-loosely --prompt-type llama2 --input pairs.json "
-    "--output scores.jsonl"
+    "--handler-name SharegptStylePairwiseHandler --output scores.jsonl"
 )
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from modellink_rm.dataset.dataset import Dataset, open_dataset
 from modellink_rm.dataset.order import SampleOrder
+from modellink_rm.dataset.reader import ExampleReader
 from tests.distributed import Workers
 from tests.marks import full
 from tests.runs import run_training
@@ -34,7 +35,12 @@ BATCH_SIZE, NUM_STEPS, LEARNING_RATE, WEIGHT_DECAY, NUM_ROWS, SEED = 5, 12, 3e-4
 
 
 def plain_loop(
-    model: Any, head: dict[str, torch.Tensor], dataset: Dataset, *, final_norm: bool
+    model: Any,
+    head: dict[str, torch.Tensor],
+    dataset: Dataset,
+    reader: ExampleReader,
+    *,
+    final_norm: bool,
 ) -> list[float]:
     """Losses of the steps."""
     weight = torch.nn.Parameter(head["v_head.summary.weight"].clone())
@@ -61,9 +67,8 @@ def plain_loop(
     losses = []
     order = SampleOrder(num_examples=NUM_ROWS, shuffle=True, seed=SEED)
     for step in range(NUM_STEPS):
-        pairs = [
-            dataset.rows.responses(row) for row in order.samples(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
-        ]
+        rows = order.samples(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
+        pairs = [reader.read(dataset, row).responses for row in rows]
         margins = torch.stack([score(one.input_ids) - score(other.input_ids) for one, other in pairs])
         loss = -torch.nn.functional.logsigmoid(margins).mean()
         optimizer.zero_grad()
@@ -90,7 +95,7 @@ def test_losses_equal_a_plain_loop(
     reference = write(tmp_path / "model", value_head=True)
     write_tokenizer(tmp_path / "tokenizer")
     prefix = write_random_rows(tmp_path / "pairs", NUM_ROWS)
-    dataset = open_dataset(prefix)
+    reader = ExampleReader(seq_length=40, truncation="right", num_closing_tokens=1, num_ids=320)
     arguments = (
         f"--stage rm --is-pairwise-dataset --load {tmp_path}/model --load-checkpoint-loosely "
         f"--tokenizer-name-or-path {tmp_path}/tokenizer --data-path {prefix} --split 1,0,0 --seq-length 40 "
@@ -99,6 +104,8 @@ def test_losses_equal_a_plain_loop(
     )
     run = run_training(workers, world_size, arguments.split(), tmp_path / "run", saves=False)
     head = load_file(tmp_path / "model" / "value_head.safetensors")
-    losses = plain_loop(reference, head, dataset, final_norm="--no-post-layer-norm" not in family_flags)
+    losses = plain_loop(
+        reference, head, open_dataset(prefix), reader, final_norm="--no-post-layer-norm" not in family_flags
+    )
     # Sums in another order: float32 rounding, grown by twelve Adam steps.
     assert run.column("loss") == pytest.approx(losses, abs=1e-5)
