@@ -35,8 +35,6 @@ def make_handler(name: str, map_keys: str | None) -> Handler:
     found = HANDLERS[name]
     if not is_foreign(found):
         return _with_keys(found, mapping, name)
-    if not isinstance(found, type):
-        raise UserError(f"--handler-name {name}: what the installed package offers is not a class")
     return CheckedHandler(_with_keys(found, mapping, name))
 
 

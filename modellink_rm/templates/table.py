@@ -120,7 +120,12 @@ class Template:
         return "no EOS" if self.assistant == (CONTENT,) else "the text of the template ends every answer"
 
 
-TEMPLATES: Registry[Template] = Registry("--prompt-type")
+TEMPLATES: Registry[Template] = Registry(
+    "--prompt-type",
+    entry_points="modellink_rm.templates",
+    accepts=lambda entry: isinstance(entry, Template),
+    expected="a Template",
+)
 
 
 def _add(template: Template, *aliases: str) -> None:

@@ -15,6 +15,8 @@ FAMILIES: Registry[Family] = Registry(
     "model_type",
     package="modellink_rm.model.families",
     entry_points="modellink_rm.families",
+    accepts=lambda entry: isinstance(entry, Family),
+    expected="a Family",
     suggests=False,
 )
 

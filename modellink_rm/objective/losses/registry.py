@@ -27,5 +27,9 @@ class ScoredPairs:
 PairLoss = Callable[[ScoredPairs], Tensor]
 
 LOSSES: Registry[PairLoss] = Registry(
-    "--loss-type", package="modellink_rm.objective.losses", entry_points="modellink_rm.losses"
+    "--loss-type",
+    package="modellink_rm.objective.losses",
+    entry_points="modellink_rm.losses",
+    accepts=callable,
+    expected="a function",
 )
