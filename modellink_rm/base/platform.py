@@ -48,7 +48,7 @@ class Platform:
         synchronize(self.device)
 
     def pinned(self, tensor: Tensor) -> Tensor:
-        """The host tensor in pinned memory, so that a GPU copies it asynchronously; on a CPU, the tensor itself."""
+        """The host tensor in pinned memory, which a GPU copies asynchronously; on a CPU the tensor itself."""
         if self.device.type != "cuda":
             return tensor
         with torch.cuda.device(self.device):  # a thread's own current device is the first GPU
@@ -101,8 +101,8 @@ def detect_platform(requested_backend: str | None = None) -> Platform:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         if device.index >= torch.cuda.device_count():
             raise UserError(
-                f"each process needs its own GPU: this node runs {device.index + 1} or more processes and torch "
-                f"finds {torch.cuda.device_count()}; start fewer, or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+                f"each process needs its own GPU: this node runs {device.index + 1} processes or more and "
+                f"torch finds {torch.cuda.device_count()}; start fewer, or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
             )
         torch.cuda.set_device(device)
         name = torch.cuda.get_device_name(device)

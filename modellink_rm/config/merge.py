@@ -32,7 +32,7 @@ class MergeConfig:
             raise UserError("give one of --merge-shards and --merge-group-keys")
         if (self.input is None) == bool(self.merge_group_keys):
             raise UserError(
-                "--merge-group-keys needs --input, the directory of the files; --merge-shards takes no --input"
+                "--merge-group-keys needs --input, the directory of the files; --merge-shards takes none"
             )
         if self.rejects is not None and not self.merge_shards:
             raise UserError("--rejects needs --merge-shards")

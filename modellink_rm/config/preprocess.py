@@ -107,11 +107,11 @@ class PreprocessConfig:
             raise UserError(
                 "--handler-name is required: it says how to read a record"
                 if self.dataset_dir is None
-                else "--handler-name and --dataset-dir exclude each other: dataset_info.json gives the handler"
+                else "--handler-name and --dataset-dir exclude each other: dataset_info.json has the handler"
             )
         if self.dataset_dir is not None and self.map_keys is not None:
             raise UserError(
-                "--map-keys and --dataset-dir exclude each other: dataset_info.json gives the fields"
+                "--map-keys and --dataset-dir exclude each other: dataset_info.json has the fields"
             )
         if not Path(self.output_prefix).name or self.output_prefix.endswith(("/", "..")):
             raise UserError(f"--output-prefix {self.output_prefix!r} must end in a name, such as data/pairs")
