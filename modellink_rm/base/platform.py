@@ -101,8 +101,9 @@ def detect_platform(requested_backend: str | None = None) -> Platform:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         if device.index >= torch.cuda.device_count():
             raise UserError(
-                f"each process needs its own GPU: this node runs {device.index + 1} processes or more and "
-                f"torch finds {torch.cuda.device_count()}; start fewer, or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+                f"each process needs its own GPU: this node runs {device.index + 1} processes or more, and "
+                f"torch finds {torch.cuda.device_count()} GPUs; start fewer, or hide the GPUs "
+                "(CUDA_VISIBLE_DEVICES=)"
             )
         torch.cuda.set_device(device)
         name = torch.cuda.get_device_name(device)
