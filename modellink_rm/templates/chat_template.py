@@ -55,7 +55,7 @@ def _check_operators(text: str, where: str) -> None:
     from jinja2.exceptions import TemplateSyntaxError
     from transformers.utils.chat_template_utils import _compile_jinja_template  # transformers 5.23
 
-    # Checked before compiling, because jinja2 computes constants when it compiles a template.
+    # The environment of an empty template: compiling this one would already compute its constants.
     environment = _compile_jinja_template("").environment
     try:
         with rendering_limits():
