@@ -3,10 +3,8 @@
     python preprocess_data.py --handler-name examples/custom_handler.py:StarsHandler \\
         --map-keys '{"question": "q"}' --input stars.jsonl ...
 
-The fields of a dataclass are the keys of --map-keys. A package that is installed can offer its class by name:
-
-    [project.entry-points."modellink_rm.handlers"]
-    StarsHandler = "my_package.handlers:StarsHandler"
+The fields of the dataclass are the keys of --map-keys. An installed package can offer its handler by
+name: see docs/extending.md.
 """
 
 from collections.abc import Mapping

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from modellink_rm.base.errors import run_command
+from modellink_rm.base.errors import UserError, run_command
 from modellink_rm.commands.registry import COMMANDS
 
 
@@ -25,7 +25,7 @@ def _run(words: Sequence[str]) -> int:
 def _summary(name: str) -> str:
     try:
         return COMMANDS[name].summary
-    except (ImportError, AttributeError) as error:  # of an installed package: the others are there
+    except UserError as error:  # an installed package is broken; the other commands still work
         return f"(cannot be used: {error})"
 
 

@@ -1,4 +1,4 @@
-"""What a record says, before it is token ids: messages, pairs, rankings, and responses without an order."""
+"""Conversations, before they become token ids: messages, pairs, rankings, and unranked responses."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,14 +21,14 @@ class Pair:
     """A prompt and two responses to it, the first preferred, all text.
 
     Attributes:
-        system: system message, or None where the record has none (the template's default applies).
-        tools: description of tools, "" where there is none.
-        prompt: turns before the response, from a user's or observation's to a user's or
-            observation's; their number is odd and they alternate.
+        system: system message, or None if the record has none (the template's default applies).
+        tools: description of tools, "" if there is none.
+        prompt: turns before the response; they alternate, and the first and the last are a user's or an
+            observation's.
         chosen: the preferred response.
         rejected: the other one.
-        margin: by how much, on the data's own scale and not below 0; None where it does not say.
-        source: where the record comes from; None where it does not say.
+        margin: by how much it is preferred, on the data's own scale and not below 0; None if not given.
+        source: where the record comes from; None if not given.
     """
 
     system: str | None
@@ -41,7 +41,7 @@ class Pair:
 
     @property
     def responses(self) -> tuple[Message, ...]:
-        """Both, the preferred one first."""
+        """Both responses, the preferred one first."""
         return (self.chosen, self.rejected)
 
     @property
@@ -51,24 +51,24 @@ class Pair:
 
     @property
     def margins(self) -> tuple[float, ...] | None:
-        """The margin, as a `Ranking` has it."""
+        """The margin in the form of `Ranking.margins`."""
         return None if self.margin is None else (self.margin,)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A prompt and two or more responses to it in their order of preference, all text.
+    """A prompt and two or more responses to it in order of preference, all text.
 
     Attributes:
         system: as in `Pair`.
         tools: as in `Pair`.
         prompt: as in `Pair`.
         responses: best first.
-        ranks: of each response, from 1 for the best without gaps; equal for a tie. The last is above 1.
-        margins: of each response but the first, by how much the best is preferred to it, on the data's own
-            scale; None where it does not say.
+        ranks: of each response, from 1 for the best, without gaps; equal for a tie. The last is above 1.
+        margins: by how much the best response is preferred to each other one, on the data's own scale;
+            None if not given.
         source: as in `Pair`.
-        places: of each response, its index in the record's own order; None where that is best first too.
+        places: index of each response in the record's own order; None if that is best first too.
     """
 
     system: str | None
@@ -83,7 +83,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Unranked:
-    """A prompt and one or more responses to it, none of which is preferred: to be scored, not trained on.
+    """A prompt and one or more responses without an order of preference: for scoring, not for training.
 
     Attributes:
         system: as in `Pair`.
@@ -101,12 +101,12 @@ class Unranked:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """None of the responses has a rank."""
+        """Empty: no response has a rank."""
         return ()
 
     @property
     def margins(self) -> tuple[float, ...] | None:
-        """There is nothing to prefer by a margin."""
+        """None: there are no margins."""
         return None
 
 

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, flags, files, logging and the platform."""
+"""The foundation of every other room: errors, flags, files, logging and the platform."""

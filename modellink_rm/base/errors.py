@@ -1,4 +1,4 @@
-"""What a user did that cannot work, and how a command reports it."""
+"""Mistakes of users, and how a command reports them."""
 
 import errno
 import os
@@ -15,14 +15,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):
-    """A mistake of the user's: one line that states the rule, what was got, and what to do."""
+    """A user's mistake, in one line: the rule, what was given instead, and what to do."""
 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Exit code of `main(argv)`: its own, 2 with one line on stderr for a user's mistake, 130 for Ctrl-C.
+    """Run `main(argv)` and return its exit code; 2 for a user's mistake, 130 for Ctrl-C.
 
-    A file that cannot be read or written, for want of space say, is the user's to mend too. Under torchrun
-    only the first process of each node prints; the others give it time to.
+    A mistake is printed on stderr as one line. So is a file that cannot be read or written, on a full disk
+    for example. Under torchrun only the first process of each node prints, while the others wait for it.
     """
     try:
         code = main(argv)
@@ -48,7 +48,7 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
 
 
 def file_error_message(error: OSError) -> str | None:
-    """One line on a file that cannot be read or written, or None where the error is not of a file."""
+    """One line about a file that cannot be read or written; None if the error is not about a file."""
     what = error.strerror or str(error)
     if error.errno in _FULL:
         name = error.filename or "standard output or a temporary file"
@@ -57,7 +57,7 @@ def file_error_message(error: OSError) -> str | None:
 
 
 def _drop_output() -> None:
-    """Let what is still to be printed go nowhere: at exit python would fail on it once more."""
+    """Discard output that is still buffered: Python would fail to write it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

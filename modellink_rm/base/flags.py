@@ -1,9 +1,9 @@
-"""Command-line flags from dataclasses: a field is a flag, its help the only text on it.
+"""Command-line flags from dataclasses: each field is a flag, and its help is the only text about it.
 
 A group of flags is a frozen, keyword-only dataclass whose fields are made with `flag`:
 `seq_length` becomes `--seq-length`, a bool that defaults to True becomes `--no-x`, a tuple takes
-several values. `__post_init__` of the group checks values; rules across groups stand in
-`modellink_rm.config.rules`.
+several values. `__post_init__` of the group checks its values; rules across groups are checked where
+their values meet.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from modellink_rm.base.log import warn_once
 from modellink_rm.base.registry import unknown_name_message
 
 Group = TypeVar("Group")
-# No count, size or seed is as large: a typed one would make a loop that never ends, or fill the memory.
+# No real count, size or seed is this large; a mistyped one would loop forever or fill the memory.
 LARGEST_NUMBER = 2**31
 
 
@@ -37,7 +37,8 @@ def flag(
     """A dataclass field that is a command-line flag; without a default it is required.
 
     Args:
-        level: where --help lists it: with its group, after all groups, or nowhere because it changes nothing.
+        level: where --help lists it: "common" with its group, "rare" after all groups, "hidden" nowhere,
+            because the flag changes nothing.
     """
     metadata = {
         "help": help,
@@ -51,11 +52,11 @@ def flag(
 
 @dataclasses.dataclass(frozen=True)
 class IgnoredFlag:
-    """A flag of another tool that means nothing here: accepted, with one warning.
+    """A flag of another tool that has no effect here: accepted with one warning.
 
     Attributes:
         takes_value: whether a value follows the flag.
-        reason: why it has nothing to do, completing "--x is ignored: ".
+        reason: why it has no effect; completes "--x is ignored: ".
     """
 
     takes_value: bool
@@ -94,11 +95,10 @@ def parse_flags(
 
     Args:
         argv: the words after the program's name; `@file` stands for the words of a file.
-        groups: dataclasses made of `flag` fields; a field name stands in one group only. --help lists them
-            in this order.
-        usage: the command's form, the flags that it cannot do without: what --help begins with.
+        groups: dataclasses made of `flag` fields, in the order of --help; no field name is in two groups.
+        usage: the required flags, which --help begins with.
         example: the shortest useful command.
-        ignored: flags of other tools to accept and warn of, by name ("--use-flash-attn").
+        ignored: flags of other tools to accept with a warning, by name ("--use-flash-attn").
 
     Raises:
         UserError: an unknown flag, a missing one, or a value that the group refuses.
@@ -132,9 +132,9 @@ def _check_value(field: "dataclasses.Field[Any]", value: Any) -> None:
 def build_parser(
     groups: Sequence[type[Any]], *, prog: str, description: str, usage: str = "", example: str = ""
 ) -> argparse.ArgumentParser:
-    """A parser that knows the flags of `groups`, each group under its docstring's first line.
+    """A parser for the flags of `groups`, each group titled with the first line of its docstring.
 
-    Flags that are rarely needed stand after all groups, again by group.
+    Rarely needed flags come after all groups, again by group.
     """
     form = f"{prog} {usage} [flag ...]" + (f"\nexample: {example}" if example else "")
     parser = _Parser(
@@ -230,7 +230,7 @@ class _TupleAction(argparse.Action):
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:
-    """(type of one value, whether the flag takes several): `int | None` -> (int, False)."""
+    """(type of one value, whether the flag takes several values): `int | None` -> (int, False)."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is tuple:

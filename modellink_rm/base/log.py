@@ -1,4 +1,4 @@
-"""Messages to the user: from the first process alone, warnings once each."""
+"""Messages to the user, from the first process only; each warning is printed once."""
 
 import functools
 import logging
@@ -10,7 +10,7 @@ logger = logging.getLogger("modellink_rm")
 
 
 def set_up_logging() -> None:
-    """Send messages of this package to stderr; every process but the first keeps quiet."""
+    """Send this package's messages to stderr; every process but the first is silent."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [handler]
@@ -20,7 +20,7 @@ def set_up_logging() -> None:
 
 
 def _quiet_the_engine() -> None:
-    """Hide what megatron-core and torch warn of at every start and a user can do nothing about."""
+    """Hide warnings of megatron-core and torch that appear at every start and that no user can act on."""
     for module in (r"megatron\.", r"torch\.distributed\."):
         warnings.filterwarnings("ignore", module=module)
     # Our own line names the checkpoint and the reason; without a handler theirs go to stderr.
@@ -43,5 +43,5 @@ def info(message: str) -> None:
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Print one warning line the first time it is given, from the first process only."""
+    """Print a warning line, once per process and message, from the first process only."""
     logger.warning("warning: %s", message)

@@ -1,8 +1,8 @@
 """Every private name of megatron-core and of torch that this package uses, each behind a function.
 
 Checked with megatron-core 0.16.1 and torch 2.13. `tests/unit/base/test_megatron_compat.py` fails if one of
-them is gone or is called otherwise, and if another file uses one. The imports stand in the functions: this
-file costs nothing where no engine runs.
+them disappears or changes its signature, or if another file uses one. The imports are inside the functions,
+so importing this file costs nothing.
 """
 
 import queue
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def cpu_flash_attention() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """torch's flash attention on a CPU, (forward, backward), with the log-sum-exp.
 
-    It is what `scaled_dot_product_attention` calls there (torch 2.13), which returns the output alone; two
-    parts of the keys can be merged only by their log-sum-exp.
+    `scaled_dot_product_attention` calls it on a CPU (torch 2.13) but returns only the output; attention over
+    two parts of the keys can be merged only with their log-sum-exp.
     """
     import torch
 
@@ -29,10 +29,10 @@ def cpu_flash_attention() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def replace_cuda_rng_state(get: Callable[..., "Tensor"], set_: Callable[..., None]) -> None:
-    """Have the engine read and set the GPU's generator by these functions.
+    """Make the engine read and set the GPU's random generator with these functions.
 
-    megatron-core 0.16.1, tensor_parallel/random.py: its own go around `torch.cuda.get_rng_state` to CUDA's
-    default generators, which a host without a GPU does not have.
+    megatron-core 0.16.1, tensor_parallel/random.py: its own functions bypass `torch.cuda.get_rng_state` and
+    use CUDA's default generators, which a host without a GPU does not have.
     """
     from megatron.core.tensor_parallel import random
 
@@ -41,10 +41,10 @@ def replace_cuda_rng_state(get: Callable[..., "Tensor"], set_: Callable[..., Non
 
 
 def all_rng_states() -> tuple[Any, Any, Any]:
-    """(CPU's generator, GPU's generator, the engine's named ones): what a checkpoint keeps.
+    """The states (CPU generator, GPU generator, the engine's named generators), for a checkpoint.
 
-    megatron-core 0.16.1, tensor_parallel/random.py; the public functions leave out how a graph-safe GPU
-    generator is read.
+    megatron-core 0.16.1, tensor_parallel/random.py; the public functions cannot read a graph-safe GPU
+    generator.
     """
     from megatron.core.tensor_parallel.random import _get_all_rng_states
 
@@ -53,18 +53,18 @@ def all_rng_states() -> tuple[Any, Any, Any]:
 
 
 def set_all_rng_states(cpu: Any, device: Any, tracker: Any) -> None:
-    """Set what `all_rng_states` returned."""
+    """Restore the states that `all_rng_states` returned."""
     from megatron.core.tensor_parallel.random import _set_all_rng_states
 
     _set_all_rng_states(cpu, device, tracker)
 
 
 def write_results_in_this_process() -> None:
-    """Let the engine's checkpoint writers report through a queue of this process.
+    """Make the engine's checkpoint writers report through a queue in this process.
 
     megatron-core 0.16.1, dist_checkpointing/strategies/filesystem_async.py: its own queue is a server
-    process, started by importing this program once more (seconds, hundreds of megabytes, and left behind by
-    a killed run); it serves saves in the background, which ours is not.
+    process that imports this program again, which takes seconds and hundreds of megabytes, and outlives a
+    killed run. Only background saves need it, and ours are in the foreground.
     """
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 
@@ -75,17 +75,17 @@ def write_results_in_this_process() -> None:
 def allocate_optimizer_state(optimizer: Any) -> None:
     """Allocate the state of a distributed optimizer that has not stepped yet.
 
-    megatron-core 0.16.1, optimizer/distrib_optimizer.py: it cannot describe, and so not load, a state that it
-    has not allocated.
+    megatron-core 0.16.1, optimizer/distrib_optimizer.py: the optimizer cannot describe, and so cannot load,
+    a state that it has not allocated.
     """
     optimizer._init_optimizer_states_with_dummy_values()
 
 
 def keep_own_step(optimizer: Any) -> None:
-    """Have a distributed optimizer load its state without `step`, which stays each parameter's own.
+    """Make a distributed optimizer load its state without `step`, which each parameter keeps itself.
 
     megatron-core 0.16.1, optimizer/distrib_optimizer.py, without apex and Transformer Engine: with torch's
-    AdamW it looks for `step` among the saved tensors, where it is not (KeyError).
+    AdamW it looks for `step` among the saved tensors, which do not include it (KeyError).
     """
     original = type(optimizer)._set_main_param_and_optimizer_states
 
@@ -99,20 +99,20 @@ def keep_own_step(optimizer: Any) -> None:
 
 
 def linear_forward(linear: Any, states: "Tensor", weight: "Tensor", **settings: Any) -> "Tensor":
-    """What a linear of the engine computes, with another weight than its own: a part of it.
+    """Apply a linear layer of the engine with a part of its weight.
 
-    megatron-core 0.16.1, tensor_parallel/layers.py, `ColumnParallelLinear`: its exchanges and its gradients
-    of weight and input; `forward` takes another weight too, but not its settings.
+    megatron-core 0.16.1, tensor_parallel/layers.py, `ColumnParallelLinear`: with its communication and its
+    gradients of weight and input; `forward` accepts another weight too, but not these settings.
     """
     output: Tensor = linear._forward_impl(input=states, weight=weight, **settings)
     return output
 
 
 def mlp_and_residual(layer: Any, hidden_states: "Tensor") -> "Tensor":
-    """The second half of a transformer layer: norm, MLP and the sum with what they were given.
+    """The second half of a transformer layer: norm, MLP and residual.
 
-    megatron-core 0.16.1, transformer/transformer_layer.py, `TransformerLayer`: with its recomputation; public
-    is the whole layer alone.
+    megatron-core 0.16.1, transformer/transformer_layer.py, `TransformerLayer`: with its recomputation; only
+    the whole layer is public.
     """
     output: Tensor = layer._forward_mlp(hidden_states)
     return output

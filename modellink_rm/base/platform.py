@@ -22,8 +22,8 @@ class Platform:
     Attributes:
         device: this process's device.
         backend: backend of torch.distributed, "nccl" or "gloo".
-        name: as messages call it.
-        attention_backends: attention kernels that run here, the fastest first.
+        name: for messages.
+        attention_backends: attention kernels that run here, fastest first.
     """
 
     device: torch.device
@@ -48,7 +48,7 @@ class Platform:
         synchronize(self.device)
 
     def pinned(self, tensor: Tensor) -> Tensor:
-        """A host tensor in memory that a GPU copies from without waiting; itself on the CPU."""
+        """The host tensor in pinned memory, which a GPU copies asynchronously; on a CPU the tensor itself."""
         if self.device.type != "cuda":
             return tensor
         with torch.cuda.device(self.device):  # a thread's own current device is the first GPU
@@ -57,10 +57,10 @@ class Platform:
 
 @functools.cache
 def matmul_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """The most of several square matrix products in `dtype` on this device, as it is shared now.
+    """The highest speed of several square matrix products in `dtype`, under the present load of the device.
 
-    Products grow until one takes long enough to be timed; all take about a fifth of a second. A
-    process measures once, however many runs it makes.
+    The matrices grow until a product takes long enough to be timed; all together take about a fifth of a
+    second. A process measures once, however many runs it makes.
     """
     num_products = 4 if device.type == "cuda" else 1  # between two waits for the device
     generator = torch.Generator(device)  # the run's own stays as it is
@@ -89,20 +89,21 @@ def synchronize(device: torch.device) -> None:
 
 
 def detect_platform(requested_backend: str | None = None) -> Platform:
-    """The GPU of this process's local rank with nccl where there is one, else the CPU with gloo.
+    """The GPU of this process's local rank with nccl; without GPUs the CPU with gloo.
 
     Args:
         requested_backend: --distributed-backend; nccl without a GPU becomes gloo, with a warning.
 
     Raises:
-        UserError: more processes on this node than GPUs.
+        UserError: there are more processes on this node than GPUs.
     """
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         if device.index >= torch.cuda.device_count():
             raise UserError(
-                f"a process needs a GPU of its own: this node runs {device.index + 1} or more and torch "
-                f"finds {torch.cuda.device_count()}; start fewer, or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+                f"each process needs its own GPU: this node runs {device.index + 1} processes or more, and "
+                f"torch finds {torch.cuda.device_count()} GPUs; start fewer, or hide the GPUs "
+                "(CUDA_VISIBLE_DEVICES=)"
             )
         torch.cuda.set_device(device)
         name = torch.cuda.get_device_name(device)
@@ -131,7 +132,7 @@ def tensor_on(device: torch.device, values: np.ndarray) -> torch.Tensor:
 
 
 def has_fused_weight_gradients() -> bool:
-    """Whether there is a GPU, and apex's extension with which a linear adds to its gradient as it is made."""
+    """Whether apex's extension can fuse gradient accumulation with the matrix products, on a GPU."""
     if not torch.cuda.is_available() or find_spec("fused_weight_gradient_mlp_cuda") is None:
         return False
     info("gradient accumulation is fused with the matrix products, because apex's extension is installed")

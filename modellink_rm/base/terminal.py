@@ -1,4 +1,4 @@
-"""What a terminal shows: colours, where it has them, and bars."""
+"""Colours and progress bars of a terminal."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ _COLOURS = {"bold": "1", "dim": "2", "green": "32", "cyan": "36"}
 
 
 def has_colours(stream: TextIO) -> bool:
-    """Whether colours may be written there: a terminal that has them, and no NO_COLOR (no-color.org)."""
+    """Whether the stream is a terminal with colours, and NO_COLOR is not set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
 
 
@@ -26,11 +26,11 @@ def num_columns() -> int:
 def progress_bar(
     *, total: int | None, unit: str, initial: int = 0, is_shown: bool = True, **options: Any
 ) -> Any:
-    """A tqdm bar on stderr with the time left; nothing where stderr is no terminal.
+    """A tqdm bar on stderr with the time left; nothing if stderr is not a terminal.
 
     Args:
-        total: None where it is not known.
-        is_shown: False for none in any case.
+        total: None if unknown.
+        is_shown: False never shows a bar.
     """
     from tqdm import tqdm  # a twentieth of a second, which --help does without
 

@@ -1,1 +1,1 @@
-"""Examples to packed micro-batches, planned and prefetched."""
+"""Examples to packed micro-batches: planner, packing and prefetching."""

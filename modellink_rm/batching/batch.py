@@ -14,12 +14,12 @@ from modellink_rm.dataset.example import Example, Response, RowName
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of tokens that attends to itself, causally, and to all of its prefix.
+    """A range of tokens that attends causally to itself, and to all of its prefix.
 
     Attributes:
         start: first token.
-        end: one past the last.
-        prefix: (start, end) of the tokens before it that it also sees, or None.
+        end: one past the last token.
+        prefix: (start, end) of earlier tokens that it also sees, or None.
     """
 
     start: int
@@ -28,33 +28,33 @@ class Segment:
 
     @property
     def prefix_length(self) -> int:
-        """Tokens of the prefix, 0 without one."""
+        """Tokens of the prefix; 0 without a prefix."""
         return self.prefix[1] - self.prefix[0] if self.prefix is not None else 0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples laid out one after the other; t tokens, r responses.
+    """The concatenated examples of a micro-batch; t tokens, r responses.
 
-    An example whose responses have one prompt is laid out as [prompt | response | response ...], each
-    response going on from the prompt's positions; other examples as [prompt response | prompt
-    response ...]. Equal responses of an example are laid out once, so that they tie exactly.
+    If all responses of an example have the same prompt, it is stored as [prompt | response | response ...],
+    and the positions of each response continue those of the prompt; other examples are stored as
+    [prompt response | prompt response ...]. Equal responses of an example are stored once, so that their
+    scores are exactly equal.
 
-    Under context parallelism a process holds some ranges of the sequence: its tensors have t/cp
-    elements; segments, scored positions and targets are always those of the whole sequence.
+    Under context parallelism a process holds some ranges of the sequence: its tensors have t/cp elements;
+    segments, scored positions and targets are always those of the whole sequence.
 
     Attributes:
         input_ids: int64 [t].
-        position_ids: int64 [t], of each token in its own prompt + response.
+        position_ids: int64 [t], position of each token in its own prompt + response.
         segments: in order, covering all t tokens.
-        ranges: (start, end) of the tokens that the tensors hold, one after the other.
-        scored_positions: the last token of each of the r responses, example after example, the
-            best response first.
+        ranges: (start, end) of the tokens that the tensors hold, in order.
+        scored_positions: the last token of each of the r responses, example by example, best first.
         targets: what the objective compares the scores with, in their order.
         names: of each example, for messages.
-        num_tokens: tokens of the examples, counting a prompt once for each response.
+        num_tokens: tokens of the examples, counting a prompt once per response.
         num_padding: tokens added at the end, in a segment of their own, so that t is divisible.
-        num_truncated: examples that tokens were cut from.
+        num_truncated: number of truncated examples.
     """
 
     input_ids: Tensor
@@ -70,19 +70,19 @@ class Batch:
 
     @property
     def num_examples(self) -> int:
-        """What the loss divides by."""
+        """The number by which the loss divides."""
         return len(self.names)
 
     @property
     def num_computed_tokens(self) -> int:
-        """Tokens that the model computes, a shared prompt once; the padding is not counted."""
+        """Tokens that the model computes, counting a shared prompt once and padding not at all."""
         return self.segments[-1].end - self.num_padding
 
     def part(self, *, rank: int, size: int) -> "Batch":
-        """What a context-parallel rank holds of a whole batch."""
+        """The part of a whole batch that a context-parallel rank holds."""
         if size == 1:
             return self
-        ranges = chunks_of(self.segments[-1].end, rank=rank, size=size)
+        ranges = zigzag_ranges(self.segments[-1].end, rank=rank, size=size)
 
         def held(tensor: Tensor) -> Tensor:
             return torch.cat([tensor[start:end] for start, end in ranges])
@@ -96,7 +96,7 @@ class Batch:
         return self.with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same batch with every tensor changed, those of its targets too."""
+        """The same batch with `change` applied to every tensor, including those of its targets."""
         return dataclasses.replace(
             self,
             input_ids=change(self.input_ids),
@@ -108,29 +108,29 @@ class Batch:
 def pack_examples(
     examples: Sequence[Example], *, divisible_by: int = 1, share_prefixes: bool = True
 ) -> Batch:
-    """One flat batch of the examples.
+    """Pack the examples into one flat micro-batch.
 
     Args:
-        examples: none for a padding-only micro-batch, of a few tokens.
-        divisible_by: t is made a multiple of this by padding at the end, as sequence and context
-            parallelism need it, which divide tokens over processes.
-        share_prefixes: lay a prompt that all responses of an example have out once.
+        examples: empty for a padding-only micro-batch of a few tokens.
+        divisible_by: padding at the end makes t a multiple of this, because sequence and context
+            parallelism divide tokens over processes.
+        share_prefixes: store the prompt of an example once if all its responses share it.
     """
-    layout = _Layout()
+    builder = _BatchBuilder()
     for example in examples:
         if share_prefixes and has_one_prompt(example):
-            layout.add_shared(example)
+            builder.add_shared(example)
         else:
-            layout.add_apart(example)
-    num_padding = -layout.end % divisible_by if examples else divisible_by
+            builder.add_apart(example)
+    num_padding = -builder.end % divisible_by if examples else divisible_by
     if num_padding:
-        layout.add_segment(np.zeros(num_padding, dtype=np.int32), first_position=0)
+        builder.add_segment(np.zeros(num_padding, dtype=np.int32), first_position=0)
     return Batch(
-        input_ids=_concatenated(layout.input_ids),
-        position_ids=_concatenated(layout.position_ids),
-        segments=tuple(layout.segments),
-        ranges=((0, layout.end),),
-        scored_positions=tuple(layout.scored_positions),
+        input_ids=_concatenated(builder.input_ids),
+        position_ids=_concatenated(builder.position_ids),
+        segments=tuple(builder.segments),
+        ranges=((0, builder.end),),
+        scored_positions=tuple(builder.scored_positions),
         targets=targets_of(examples),
         names=tuple(example.name for example in examples),
         num_tokens=sum(len(response.input_ids) for example in examples for response in example.responses),
@@ -153,21 +153,21 @@ def prompt_ids(response: Response) -> np.ndarray:
     return response.input_ids[: response.num_prompt_tokens]
 
 
-def chunks_of(num_tokens: int, *, rank: int, size: int) -> tuple[tuple[int, int], ...]:
+def zigzag_ranges(num_tokens: int, *, rank: int, size: int) -> tuple[tuple[int, int], ...]:
     """Ranges of the sequence that a context-parallel rank holds.
 
-    Chunks `rank` and 2 * size - 1 - rank of 2 * size equal ones, so that causal attention costs
-    each rank about the same (Megatron-LM's and ring attention's zigzag division).
+    Of 2 * size equal slices it holds slices `rank` and 2 * size - 1 - rank, so that causal attention
+    costs each rank about the same (the zigzag division of Megatron-LM and ring attention).
 
     Args:
-        num_tokens: divisible by 2 * size .
+        num_tokens: a multiple of 2 * size.
     """
     length, rest = divmod(num_tokens, 2 * size)
-    assert rest == 0, f"{num_tokens} tokens cannot be divided into {2 * size} chunks"
-    return tuple((chunk * length, (chunk + 1) * length) for chunk in (rank, 2 * size - 1 - rank))
+    assert rest == 0, f"{num_tokens} tokens cannot be divided into {2 * size} slices"
+    return tuple((index * length, (index + 1) * length) for index in (rank, 2 * size - 1 - rank))
 
 
-class _Layout:
+class _BatchBuilder:
     """The parts of a batch while examples are added to it."""
 
     def __init__(self) -> None:
@@ -180,14 +180,14 @@ class _Layout:
     def add_segment(
         self, ids: np.ndarray, *, first_position: int, prefix: tuple[int, int] | None = None
     ) -> None:
-        """Lay out one segment of at least one token."""
+        """Append one segment of at least one token."""
         self.input_ids.append(ids)
         self.position_ids.append(np.arange(first_position, first_position + len(ids)))
         self.segments.append(Segment(self.end, self.end + len(ids), prefix))
         self.end += len(ids)
 
     def add_apart(self, example: Example) -> None:
-        """Each response with a prompt of its own."""
+        """Append each response with its own copy of the prompt."""
         positions: dict[bytes, int] = {}
         for response in example.responses:
             key = response.input_ids.tobytes()
@@ -197,7 +197,7 @@ class _Layout:
             self.scored_positions.append(positions[key])
 
     def add_shared(self, example: Example) -> None:
-        """The prompt once, then the responses."""
+        """Append the prompt once, then the responses."""
         prompt = prompt_ids(example.responses[0])
         prefix = (self.end, self.end + len(prompt))
         self.add_segment(prompt, first_position=0)

@@ -1,4 +1,4 @@
-"""A global batch as packed micro-batches of this replica, on the device."""
+"""This replica's share of a global batch, as packed micro-batches on the device."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from modellink_rm.parallel.groups import Ranks
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How micro-batches are laid out, and where.
+    """How examples are packed into micro-batches, and on which device.
 
     Attributes:
-        max_tokens: tokens that a micro-batch may compute; a longer example goes alone.
-        divisible_by: what the length of a micro-batch must be a multiple of.
-        share_prefixes: lay a prompt that all responses of an example have out once.
-        multiple_of: what the number of micro-batches must be a multiple of.
+        max_tokens: most tokens that a micro-batch computes; a longer example gets its own micro-batch.
+        divisible_by: the length of a micro-batch is a multiple of this.
+        share_prefixes: store the prompt of an example once if all its responses share it.
+        multiple_of: the number of micro-batches is a multiple of this.
     """
 
     max_tokens: int
@@ -32,10 +32,10 @@ class BatchLayout:
 def micro_batches_of(
     examples: Sequence[Example], layout: BatchLayout, ranks: Ranks
 ) -> tuple[int, Iterator[Batch]]:
-    """(number of micro-batches, the micro-batches made as they are taken) of this replica.
+    """The number of this replica's micro-batches, and an iterator that makes them one by one.
 
-    Every process plans the whole global batch alike; the number is 0 only where there are fewer
-    examples than replicas.
+    Every process computes the same division of the whole global batch; the number is 0 only if there are
+    fewer examples than replicas.
     """
     share = plan_replicas(examples, ranks.dp_size, share_prefixes=layout.share_prefixes)[ranks.dp_rank]
     groups = plan_micro_batches(

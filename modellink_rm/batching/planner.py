@@ -1,18 +1,18 @@
-"""Which examples of a global batch go together: over replicas, and into micro-batches."""
+"""The division of a global batch over replicas and into micro-batches."""
 
 from collections.abc import Sequence
 
 from modellink_rm.batching.batch import has_one_prompt
 from modellink_rm.dataset.example import Example
 
-# Tokens whose linear layers cost as much as one token's attention to as many others: 12 h^2 of a
-# Llama-shaped layer's multiplications against 2 h a seen token, at h around 4096 (h / 6, rounded).
-# A rough figure is enough: it only balances.
+# The number of seen tokens at which attention costs a token as much as its linear layers: 12 h^2
+# multiplications in a Llama-shaped layer, against 2 h per seen token, at h around 4096 (h / 6,
+# rounded). A rough figure is enough, because it is only used for balancing.
 TOKENS_OF_EQUAL_COST = 24_000
 
 
 def computed_tokens(example: Example, *, share_prefixes: bool) -> int:
-    """Tokens that the model computes of an example."""
+    """Tokens that the model computes for an example."""
     lengths = [len(response.input_ids) for response in example.responses]
     if not (share_prefixes and has_one_prompt(example)):
         return sum(lengths)
@@ -20,17 +20,17 @@ def computed_tokens(example: Example, *, share_prefixes: bool) -> int:
 
 
 def estimated_cost(example: Example, *, share_prefixes: bool) -> float:
-    """Cost of an example in tokens' worth of linear layers, its attention included."""
+    """Cost of an example, attention included, in units of one token's linear layers."""
     tokens = computed_tokens(example, share_prefixes=share_prefixes)
     seen = sum(len(response.input_ids) ** 2 for response in example.responses) / 2
     return tokens + seen / TOKENS_OF_EQUAL_COST
 
 
 def plan_replicas(examples: Sequence[Example], num_replicas: int, *, share_prefixes: bool) -> list[list[int]]:
-    """Positions in `examples` for each replica, of about equal cost, in the order of the batch.
+    """Indices into `examples` for each replica, of about equal cost, in the order of the batch.
 
-    The longest first, each to the replica with the least so far (Graham 1969, longest processing
-    time): with at least as many examples as replicas none stays without one.
+    Longest first, each example goes to the replica with the lowest cost so far (Graham 1969, longest
+    processing time). With at least as many examples as replicas, every replica gets one.
     """
     costs = [estimated_cost(example, share_prefixes=share_prefixes) for example in examples]
     loads = [0.0] * num_replicas
@@ -50,14 +50,14 @@ def plan_micro_batches(
     share_prefixes: bool,
     multiple_of: int = 1,
 ) -> list[list[int]]:
-    """Micro-batches of about equal size, none above `max_tokens` but an example longer than that alone.
+    """Micro-batches of about equal size, of at most `max_tokens`; a longer example gets its own.
 
-    First fit, the longest first, gives their number; then each example goes to the micro-batch
-    with the fewest tokens that it fits into.
+    First fit, longest first, gives their number; then each example goes to the smallest micro-batch that
+    it fits into.
 
     Args:
-        multiple_of: their number is made a multiple of this by more and smaller ones; where there
-            are not enough examples for that, by empty ones at the end.
+        multiple_of: the number of micro-batches is a multiple of this: there are more and smaller ones, and
+            empty ones at the end if there are not enough examples.
     """
     sizes = {
         position: computed_tokens(examples[position], share_prefixes=share_prefixes) for position in positions
@@ -75,7 +75,7 @@ def plan_micro_batches(
 def _fill(
     positions: Sequence[int], sizes: dict[int, int], max_tokens: int, *, number: int | None
 ) -> list[list[int]]:
-    """Micro-batches by first fit, or with their number given by least tokens, more where none fits."""
+    """Micro-batches by first fit; with a given number by fewest tokens, and more if one is needed."""
     batches: list[list[int]] = [[] for _ in range(number or 0)]
     loads = [0] * len(batches)
     for position in positions:

@@ -1,4 +1,4 @@
-"""Global batches made ahead of the steps that take them."""
+"""Global batches, prepared ahead of the steps that use them."""
 
 import dataclasses
 import itertools
@@ -23,10 +23,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalBatches:
-    """What the steps of a run take, by the samples before them; nothing else is remembered.
+    """The global batches of a run, each determined by the number of samples before it alone.
 
     Attributes:
-        part: the examples that are trained on.
+        part: the examples to train on.
         batch_size: examples of one step over all replicas.
     """
 
@@ -53,10 +53,10 @@ class GlobalBatches:
 def prefetch(
     make: Callable[[int], Item], numbers: Iterable[int], num_workers: int
 ) -> Iterator[Iterator[Item]]:
-    """`make` of each number, in order, `num_workers` of them made in as many threads meanwhile.
+    """Yield `make(number)` for each number, in order; `num_workers` threads prepare as many items ahead.
 
-    What `make` raises is raised where its item would have been taken. With no worker each item is
-    made when it is taken. Threads, not processes: an item takes milliseconds to make.
+    An exception of `make` is raised when its item would be returned. Without workers each item is made
+    on demand. Threads are enough, because an item takes only milliseconds to make.
     """
     if num_workers == 0:
         yield map(make, numbers)

@@ -1,4 +1,4 @@
-"""What an objective compares scores with: what the data says of the responses of a batch."""
+"""Targets: what the data says about the responses of a batch, for the objective to compare with scores."""
 
 import dataclasses
 import itertools
@@ -14,13 +14,14 @@ from modellink_rm.dataset.example import Example
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Targets of r responses, in the order of their scores: example after example, best first.
+    """Targets of r responses, in the order of their scores: example by example, best first.
 
     Attributes:
         num_responses: of each example, on the host.
-        ranks: int64 [r], from 1 for the best of its example, equal for a tie; 0 where none is preferred.
-        margins: float32 [r], by how much the best of its example is preferred to it, 0 for the best itself;
-            NaN where the data does not say.
+        ranks: int64 [r], from 1 for the best response of its example, equal for a tie; 0 if none is
+            preferred.
+        margins: float32 [r], by how much the best response of its example is preferred to it, 0 for the
+            best itself; NaN if the data does not say.
     """
 
     num_responses: tuple[int, ...]
@@ -28,7 +29,7 @@ class Targets:
     margins: Tensor
 
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Targets":
-        """The same targets with every tensor changed."""
+        """The same targets with `change` applied to every tensor."""
         return dataclasses.replace(self, ranks=change(self.ranks), margins=change(self.margins))
 
 

@@ -1,4 +1,4 @@
-"""The commands of `python -m modellink_rm`, each of which adds itself."""
+"""The commands of `python -m modellink_rm`; each file of this package registers its own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,5 +20,9 @@ class Command:
 
 
 COMMANDS: Registry[Command] = Registry(
-    "command", package="modellink_rm.commands", entry_points="modellink_rm.commands"
+    "command",
+    package="modellink_rm.commands",
+    entry_points="modellink_rm.commands",
+    accepts=lambda entry: hasattr(entry, "main") and hasattr(entry, "summary"),
+    expected="an object with main and summary",
 )

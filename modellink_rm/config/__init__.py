@@ -1,1 +1,1 @@
-"""Groups of command-line flags, one frozen dataclass per concern, and the rules across them."""
+"""Groups of command-line flags, one frozen dataclass per concern."""

@@ -1,4 +1,4 @@
-"""Flags of what a run starts from and what it leaves."""
+"""Flags for what a run loads and what it saves."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class CheckpointConfig:
         "of this tool; without it weights are random",
     )
     load_checkpoint_loosely: bool = flag(
-        False, help="forgive a base model its missing reward head and its language-model head"
+        False, help="accept a base model without a reward head, and ignore its language-model head"
     )
     finetune: bool = flag(False, help="of a checkpoint, load the weights only and start at step 0")
     load_optim: bool = flag(True, level="rare", help="of a checkpoint, do not load the optimizer's state")

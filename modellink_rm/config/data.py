@@ -1,4 +1,4 @@
-"""Flags of the data a run reads."""
+"""Flags for the data that a run reads."""
 
 from dataclasses import dataclass
 
@@ -27,13 +27,13 @@ class DataConfig:
         None, level="rare", help="template of the data; by default what its manifest says"
     )
     prefix_sharing: bool = flag(
-        True, level="rare", help="compute the prompt of a pair once for each response"
+        True, level="rare", help="compute a pair's prompt once per response instead of sharing it"
     )
     shuffle: bool = flag(True, level="rare", help="read the training rows in file order")
     num_workers: int = flag(
         1,
         level="rare",
-        help="global batches made ahead, in as many threads; 0 makes each when its step begins",
+        help="global batches prepared ahead, in as many threads; 0 prepares each when its step begins",
     )
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ def split_fractions(split: str) -> tuple[float, float, float]:
     """Shares of training, validation and test, adding up to 1, of "969,30,1".
 
     Raises:
-        UserError: not one to three numbers of which none is negative and one is above 0.
+        UserError: not one to three numbers, none negative and at least one positive.
     """
     try:
         weights = [float(word) for word in split.split(",")]

@@ -1,4 +1,4 @@
-"""Flags of ModelLink's and Megatron-LM's reward scripts that have nothing to do here."""
+"""Flags of ModelLink's and Megatron-LM's reward scripts that have no effect here."""
 
 from modellink_rm.base.flags import IgnoredFlag
 

@@ -14,9 +14,11 @@ class InspectConfig:
         help="the data set's --output-prefix; may stand first, without its flag", metavar="PREFIX"
     )
     rows: int = flag(3, help="rows to decode, 0 for the report alone")
-    first_row: int = flag(0, help="the first of them")
+    first_row: int = flag(0, help="the first row to decode")
     load: str | None = flag(
-        None, help="a model's directory, for its tokenizer; without any, token ids are shown", metavar="DIR"
+        None,
+        help="a model's directory, for its tokenizer; without a tokenizer token ids are shown",
+        metavar="DIR",
     )
 
     def __post_init__(self) -> None:

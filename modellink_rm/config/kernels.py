@@ -1,4 +1,4 @@
-"""Flags of how the same numbers are computed."""
+"""Flags that choose kernels: how fast the same numbers are computed."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from modellink_rm.base.flags import flag
 class KernelConfig:
     """Kernels.
 
-    None of them changes what is learned, up to rounding.
+    They change the numbers by rounding only.
     """
 
     attention_backend: str = flag(

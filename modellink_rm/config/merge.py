@@ -1,4 +1,4 @@
-"""Flags of preprocess_data.py where it merges files instead of reading records."""
+"""Flags of preprocess_data.py when it merges files instead of reading records."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class MergeConfig:
     """Merging: no records are read, and no tokenizer is needed."""
 
     merge_shards: bool = flag(
-        False, help="make the data set of the shards that runs with --num-shards left at --output-prefix"
+        False, help="merge the shards that runs with --num-shards wrote at --output-prefix into one data set"
     )
     merge_group_keys: tuple[str, ...] = flag(
         (),
@@ -32,7 +32,7 @@ class MergeConfig:
             raise UserError("give one of --merge-shards and --merge-group-keys")
         if (self.input is None) == bool(self.merge_group_keys):
             raise UserError(
-                "--merge-group-keys needs --input, the directory of the files; --merge-shards none"
+                "--merge-group-keys needs --input, the directory of the files; --merge-shards takes none"
             )
         if self.rejects is not None and not self.merge_shards:
-            raise UserError("--rejects goes with --merge-shards")
+            raise UserError("--rejects needs --merge-shards")

@@ -1,4 +1,4 @@
-"""Flags of the model: what the weights may leave open, and their shape."""
+"""Flags of the model: its shape, and settings that config.json may leave open."""
 
 import dataclasses
 
@@ -10,16 +10,18 @@ from modellink_rm.base.flags import flag, flag_name
 class ModelOverrides:
     """Model.
 
-    What wins over the weights' config.json, or is not said there; None means not given.
+    These override the weights' config.json, or are not in it; None means not given.
     """
 
     post_layer_norm: bool = flag(True, help="read the score before the final norm, not after it")
-    max_position_embeddings: int | None = flag(None, help="longest sequence the model is made for, in tokens")
+    max_position_embeddings: int | None = flag(
+        None, help="longest sequence that the model supports, in tokens"
+    )
     norm_epsilon: float | None = flag(
-        None, level="rare", help="epsilon of the norms; wins over the weights' config"
+        None, level="rare", help="epsilon of the norms; overrides the weights' config"
     )
     rotary_base: float | None = flag(
-        None, level="rare", help="base of the rotary angles; wins over the weights' config"
+        None, level="rare", help="base of the rotary angles; overrides the weights' config"
     )
     head_bias: bool = flag(
         False, level="rare", help="give the reward head a bias even where the loaded one has none"
@@ -49,7 +51,7 @@ class ModelOverrides:
 class ModelConfig(ModelOverrides):
     """Model.
 
-    Shape flags make a model without weights; with weights they may be left out, and must agree with them.
+    Without weights, the shape flags define the model; with weights they are optional, and must agree.
     """
 
     num_layers: int | None = flag(None, level="rare", help="number of transformer layers")
@@ -77,7 +79,7 @@ class ModelConfig(ModelOverrides):
     use_glm_rope: bool = flag(
         False, level="rare", help="GLM's rotary positions: interleaved, over half of each head"
     )
-    rotary_percent: float | None = flag(None, level="rare", help="part of each head that is rotated")
+    rotary_percent: float | None = flag(None, level="rare", help="share of each head that is rotated")
     attention_dropout: float = flag(0.0, level="rare", help="dropout of attention weights")
     hidden_dropout: float = flag(0.0, level="rare", help="dropout of hidden states")
     disable_bias_linear: bool = flag(False, level="hidden", help="linear layers have no bias: always so here")

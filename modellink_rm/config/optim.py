@@ -16,19 +16,21 @@ class OptimConfig:
     lr: float = flag(1e-5, help="largest learning rate")
     min_lr: float = flag(0.0, help="smallest learning rate of a decaying schedule")
     lr_decay_style: str = flag(
-        "constant", help="how the learning rate goes after warmup", choices=("constant", "linear", "cosine")
+        "constant",
+        help="how the learning rate changes after warmup",
+        choices=("constant", "linear", "cosine"),
     )
     lr_decay_iters: int | None = flag(
-        None, level="rare", help="steps after which it is --min-lr; by default all"
+        None, level="rare", help="steps until the learning rate is --min-lr; by default all steps"
     )
-    lr_warmup_fraction: float | None = flag(None, help="warmup, as a part of the decay steps")
+    lr_warmup_fraction: float | None = flag(None, help="warmup, as a share of the decay steps")
     lr_warmup_iters: int = flag(0, help="warmup, in steps")
-    lr_warmup_init: float = flag(0.0, level="rare", help="learning rate that warmup starts from")
+    lr_warmup_init: float = flag(0.0, level="rare", help="learning rate at the start of warmup")
     weight_decay: float = flag(0.0, help="decoupled weight decay, not on norms and biases")
     adam_beta1: float = flag(0.9, level="rare", help="decay of the first moment")
     adam_beta2: float = flag(0.999, level="rare", help="decay of the second moment")
     adam_eps: float = flag(1e-8, level="rare", help="added to the root of the second moment")
-    clip_grad: float = flag(1.0, help="largest norm of the gradient; 0 does not clip")
+    clip_grad: float = flag(1.0, help="clip the gradient's norm to this; 0 does not clip")
     use_distributed_optimizer: bool = flag(
         False, help="divide the optimizer's state over the data-parallel processes"
     )
@@ -45,7 +47,7 @@ class OptimConfig:
         if self.lr_warmup_fraction is not None and not 0 <= self.lr_warmup_fraction < 1:
             raise UserError(f"--lr-warmup-fraction must lie in [0, 1), got {self.lr_warmup_fraction}")
         if self.lr_warmup_fraction is not None and self.lr_warmup_iters:
-            raise UserError("--lr-warmup-fraction and --lr-warmup-iters say the same thing: give one")
+            raise UserError("--lr-warmup-fraction and --lr-warmup-iters exclude each other: give one")
         if not 0 <= self.lr_warmup_init <= self.lr:
             raise UserError(
                 f"--lr-warmup-init must lie between 0 and --lr {self.lr}, got {self.lr_warmup_init}"
@@ -66,10 +68,10 @@ class OptimConfig:
             raise UserError("--overlap-param-gather needs --overlap-grad-reduce")
 
     def schedule(self, train_iters: int, batch_size: int) -> tuple[int, int]:
-        """(warmup, decay) in samples, of a run of `train_iters` steps.
+        """The lengths (warmup, decay) in samples, for a run of `train_iters` steps.
 
         Raises:
-            UserError: warmup takes all the steps.
+            UserError: warmup is not shorter than the schedule.
         """
         decay_iters = self.lr_decay_iters or train_iters
         warmup = self.lr_warmup_iters * batch_size

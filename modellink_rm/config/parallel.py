@@ -11,7 +11,7 @@ from modellink_rm.base.flags import flag, flag_name
 class ParallelConfig:
     """Parallelism.
 
-    The data-parallel size is what is left: processes / (tensor * pipeline * context).
+    The data-parallel size follows: processes / (tensor * pipeline * context).
     """
 
     tensor_model_parallel_size: int = flag(1, help="processes that share each layer's matrices")
@@ -20,13 +20,16 @@ class ParallelConfig:
     num_layers_per_virtual_pipeline_stage: int | None = flag(
         None,
         level="rare",
-        help="layers of a virtual stage; a process has several, in turns with the others, and idles less",
+        help="layers of a virtual stage: each process has several, which interleave, so it idles less",
     )
     sequence_parallel: bool = flag(
         False, help="divide norms and residuals over the tensor-parallel processes by tokens"
     )
     distributed_backend: str | None = flag(
-        None, level="rare", help="nccl on GPUs, gloo on CPUs; by default what fits", choices=("nccl", "gloo")
+        None,
+        level="rare",
+        help="nccl on GPUs, gloo on CPUs; by default chosen by the device",
+        choices=("nccl", "gloo"),
     )
     distributed_timeout_minutes: int = flag(
         30, level="rare", help="minutes after which a lost process is noticed"
@@ -55,7 +58,7 @@ class ParallelConfig:
             raise UserError("--sequence-parallel needs --tensor-model-parallel-size of 2 or more, got 1")
 
     def num_virtual_stages(self, num_layers: int) -> int:
-        """Parts of the model that each process holds: 1 unless stages are interleaved."""
+        """Model chunks that each process holds: 1 unless stages are interleaved."""
         if self.num_layers_per_virtual_pipeline_stage is None:
             return 1
         return num_layers // self.pipeline_model_parallel_size // self.num_layers_per_virtual_pipeline_stage
@@ -64,7 +67,7 @@ class ParallelConfig:
         """Replicas of the model among `world_size` processes.
 
         Raises:
-            UserError: the processes cannot be divided so.
+            UserError: the parallel sizes do not divide the number of processes.
         """
         sizes = {
             "--tensor-model-parallel-size": self.tensor_model_parallel_size,
@@ -81,9 +84,9 @@ class ParallelConfig:
         return world_size // model_size
 
     def tokens_divisible_by(self) -> int:
-        """What the length of a micro-batch must be a multiple of, to be divided over processes.
+        """The number of tokens of which a micro-batch's length must be a multiple.
 
-        Two chunks for each context-parallel rank, whose tokens sequence parallelism divides again.
+        Each context-parallel rank takes two slices, which sequence parallelism divides again.
         """
-        chunks = 2 * self.context_parallel_size if self.context_parallel_size > 1 else 1
-        return chunks * (self.tensor_model_parallel_size if self.sequence_parallel else 1)
+        slices = 2 * self.context_parallel_size if self.context_parallel_size > 1 else 1
+        return slices * (self.tensor_model_parallel_size if self.sequence_parallel else 1)

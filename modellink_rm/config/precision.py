@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class PrecisionConfig:
     """Precision and memory.
 
-    Without --bf16 everything is float32. The reward head and its scores are float32 always.
+    Without --bf16 everything is float32. The reward head and its scores are always float32.
     """
 
     bf16: bool = flag(False, help="weights and activations in bfloat16, optimizer state in float32")
@@ -27,13 +27,13 @@ class PrecisionConfig:
         "uniform", level="rare", help="which layers are recomputed", choices=("uniform", "block")
     )
     recompute_num_layers: int = flag(
-        1, level="rare", help="layers of one recomputed group (uniform), or how many are recomputed (block)"
+        1, level="rare", help="layers per recomputed group (uniform), or number of recomputed layers (block)"
     )
 
     gradient_accumulation_fusion: bool = flag(
         True,
         level="rare",
-        help="do not use apex's products that add up weight gradients, where they are installed",
+        help="do not use apex's fused accumulation of weight gradients, even if apex is installed",
     )
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class PrecisionConfig:
 
     @property
     def dtype(self) -> "torch.dtype":
-        """Of weights and activations, the head's apart."""
+        """The dtype of weights and activations, except the head's."""
         import torch  # parsing flags does without it
 
         return torch.bfloat16 if self.bf16 else torch.float32

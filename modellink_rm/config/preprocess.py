@@ -7,7 +7,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import IgnoredFlag, flag
 from modellink_rm.base.registry import unknown_name_message
 
-# name for --drop -> what is said of such a pair, kept or dropped; a pair's flags are bits in this order
+# name for --drop -> how the report describes such a pair; a pair's findings are bits in this order
 CHECKS = {
     "equal": "with equal responses",
     "empty": "with an empty answer",
@@ -34,13 +34,13 @@ class PreprocessConfig:
     handler_name: str = flag(
         "",
         help="style of the records, such as AlpacaStylePairwiseHandler (any other word lists them all), or a "
-        "class of yours: FILE.py:CLASS; needed unless --dataset-dir says it",
+        "class of your own: FILE.py:CLASS; required unless --dataset-dir gives it",
         metavar="NAME",
     )
     dataset_dir: str | None = flag(
         None,
         level="rare",
-        help="directory of LLaMA-Factory's dataset_info.json, whose entries --input then names",
+        help="directory of LLaMA-Factory's dataset_info.json; --input then names its entries",
         metavar="DIR",
     )
     prompt_type: str = flag(
@@ -70,10 +70,10 @@ class PreprocessConfig:
         None, help="drop a pair when a side of it has this many tokens or more (default: keep all, uncut)"
     )
     max_prompt_length: int | None = flag(
-        None, level="rare", help="tokens of a prompt over which the check long-prompt finds it"
+        None, level="rare", help="longest prompt, in tokens, that the check long-prompt accepts"
     )
     max_answer_length: int | None = flag(
-        None, level="rare", help="tokens of an answer over which the check long-answer finds it"
+        None, level="rare", help="longest answer, in tokens, that the check long-answer accepts"
     )
     drop: tuple[str, ...] = flag(
         (),
@@ -86,17 +86,17 @@ class PreprocessConfig:
     )
     max_record_bytes: int = flag(
         16 << 20,
-        help="bytes of a record over which it is refused; one in a JSON array or a CSV ends the command",
+        help="longest record, in bytes; a longer one is refused, and ends the command in a JSON array or CSV",
     )
     max_expansion: int = flag(
-        200, help="how many times its own size a compressed input may hold, from 256 MiB on"
+        200, help="how many times larger than its file a compressed input may be, above 256 MiB"
     )
-    resume: bool = flag(False, help="continue a run that was killed, from its whole parts")
+    resume: bool = flag(False, help="continue a killed run from the parts that it finished")
     num_shards: int = flag(
-        1, level="rare", help="processes of a job array, each of which runs with another --shard-index"
+        1, level="rare", help="number of processes in a job array, each with its own --shard-index"
     )
     shard_index: int = flag(
-        0, level="rare", help="which of the --num-shards this one is, from 0; then: --merge-shards"
+        0, level="rare", help="number of this shard, from 0; when all are done: --merge-shards"
     )
     workers: int = flag(1, help="processes that tokenise; the files are the same for any number")
     log_interval: int = flag(100, level="rare", help="records between two updates of the progress report")
@@ -105,13 +105,13 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         if (self.dataset_dir is None) != bool(self.handler_name):
             raise UserError(
-                "--handler-name is needed: it says how to read a record"
+                "--handler-name is required: it says how to read a record"
                 if self.dataset_dir is None
-                else "--handler-name and --dataset-dir exclude each other: dataset_info.json says the handler"
+                else "--handler-name and --dataset-dir exclude each other: dataset_info.json has the handler"
             )
         if self.dataset_dir is not None and self.map_keys is not None:
             raise UserError(
-                "--map-keys and --dataset-dir exclude each other: dataset_info.json says the fields"
+                "--map-keys and --dataset-dir exclude each other: dataset_info.json has the fields"
             )
         if not Path(self.output_prefix).name or self.output_prefix.endswith(("/", "..")):
             raise UserError(f"--output-prefix {self.output_prefix!r} must end in a name, such as data/pairs")
@@ -146,7 +146,7 @@ _ONE_SEQUENCE = "a pair is one document, its EOS comes from the template"
 _NO_DATASETS = "files are read directly, nothing is downloaded or cached"
 _NO_PADDING = "the vocabulary is padded when a model is built"
 
-# What ModelLink's preprocess_data.py knows and pairs have no use for.
+# Flags of ModelLink's preprocess_data.py that have no effect on pairs.
 IGNORED_FLAGS = {
     "--append-eod": IgnoredFlag(False, _ONE_SEQUENCE),
     "--split-sentences": IgnoredFlag(False, _ONE_SEQUENCE),

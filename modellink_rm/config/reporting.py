@@ -1,4 +1,4 @@
-"""Flags of what a run tells."""
+"""Flags for logging and profiling."""
 
 from dataclasses import dataclass
 
@@ -18,12 +18,10 @@ class ReportingConfig:
         help="write torch profiler traces under --tensorboard-dir, or under --save without it",
     )
     profile_step_start: int = flag(
-        10, level="rare", help="with --profile: steps before the first one that is traced"
+        10, level="rare", help="with --profile: number of steps before the trace begins"
     )
-    profile_step_end: int = flag(12, level="rare", help="with --profile: the last step that is traced")
-    profile_ranks: tuple[int, ...] = flag(
-        (0,), level="rare", help="with --profile: the ranks that are traced"
-    )
+    profile_step_end: int = flag(12, level="rare", help="with --profile: last step of the trace")
+    profile_ranks: tuple[int, ...] = flag((0,), level="rare", help="with --profile: ranks to trace")
 
     def __post_init__(self) -> None:
         if self.log_interval < 1:

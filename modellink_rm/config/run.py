@@ -1,4 +1,4 @@
-"""The groups of flags of a training run, together."""
+"""All groups of flags of a training run."""
 
 from dataclasses import dataclass, field
 

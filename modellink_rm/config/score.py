@@ -11,7 +11,7 @@ class ScoreConfig:
     """Records in, scores out."""
 
     input: tuple[str, ...] = flag(
-        help="records to score, in whatever preprocess_data.py reads: files, directories, globs, or "
+        help="records to score, in any format that preprocess_data.py reads: files, directories, globs, or "
         "owner/name of the Hugging Face hub",
         metavar="PATH",
     )
@@ -22,8 +22,8 @@ class ScoreConfig:
 class ScorerConfig:
     """Scoring.
 
-    With a checkpoint of this tool the template, the tokenizer, the handler, the sequence length and
-    the precision are those it was trained with.
+    A checkpoint of this tool knows the template, the tokenizer, the handler, the sequence length and the
+    precision that it was trained with; they are the defaults.
     """
 
     load: str = flag(help="checkpoint of this tool, or a Hugging Face directory (with --prompt-type)")
@@ -33,19 +33,19 @@ class ScorerConfig:
         "response or responses, else the one that --load was trained with",
     )
     map_keys: str | None = flag(None, help="JSON object of the handler's field names")
-    prompt_type: str | None = flag(None, help="template; needed where --load does not say")
+    prompt_type: str | None = flag(None, help="template; required if --load does not name one")
     seq_length: int | None = flag(
         None, level="rare", help="longest prompt + response, in tokens; longer ones are truncated"
     )
     truncation: str | None = flag(
         None,
         level="rare",
-        help="how longer ones are truncated, as in training",
+        help="how longer inputs are truncated, as in training",
         choices=("right", "keep-ends"),
     )
     micro_batch_size: int = flag(8, help="inputs of one forward pass")
     load_checkpoint_loosely: bool = flag(
-        False, help="forgive a base model its missing head (scores are then of a random one)"
+        False, help="accept a base model without a reward head (its scores are then random)"
     )
     bf16: bool = flag(False, level="rare", help="weights and activations in bfloat16; by default as trained")
     seed: int = flag(1234, level="rare", help="seed of a head that is not loaded")

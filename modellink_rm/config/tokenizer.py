@@ -25,11 +25,11 @@ class TokenizerConfig:
     tokenizer_model: str | None = flag(
         None,
         level="rare",
-        help="a sentencepiece tokenizer.model, where there is no directory",
+        help="a sentencepiece tokenizer.model, instead of a directory",
         metavar="FILE",
     )
     tokenizer_not_use_fast: bool = flag(
-        False, level="rare", help="read tokenizer.model by sentencepiece even where there is a tokenizer.json"
+        False, level="rare", help="read tokenizer.model with sentencepiece even if there is a tokenizer.json"
     )
     trust_remote_code: bool = flag(
         False, level="rare", help="let a tokenizer that comes with its own Python code run that code"
@@ -38,7 +38,7 @@ class TokenizerConfig:
         "right",
         choices=("left", "right"),
         level="hidden",
-        help="accepted and without effect: nothing is padded",
+        help="accepted without effect: nothing is padded",
     )
 
     def __post_init__(self) -> None:

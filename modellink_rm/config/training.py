@@ -16,7 +16,9 @@ class TrainingConfig:
     stage: str = flag(help="what is trained: a reward model", choices=("rm", "orm"))
     is_pairwise_dataset: bool = flag(False, help="the data are preference pairs; required with --stage rm")
     loss_type: str = flag("sigmoid", level="rare", help="loss of a pair (any other word lists them all)")
-    micro_batch_size: int = flag(1, help="pairs of --seq-length tokens a side that one forward pass may hold")
+    micro_batch_size: int = flag(
+        1, help="pairs in one forward pass, if every response with its prompt has --seq-length tokens"
+    )
     max_tokens_per_micro_batch: int | None = flag(
         None,
         level="rare",
@@ -26,10 +28,12 @@ class TrainingConfig:
         None, help="pairs of one optimizer step; by default the micro-batch size times data parallelism"
     )
     train_iters: int | None = flag(None, help="optimizer steps")
-    train_samples: int | None = flag(None, help="pairs to train on, in place of --train-iters")
+    train_samples: int | None = flag(None, help="pairs to train on, instead of --train-iters")
     eval_interval: int = flag(1000, help="steps between evaluations")
-    eval_iters: int = flag(100, help="global batches of one evaluation, at most the validation part")
-    seed: int = flag(1234, help="seed of the order of samples, of dropout and of weights that are not loaded")
+    eval_iters: int = flag(100, help="global batches of one evaluation, at most all validation rows")
+    seed: int = flag(
+        1234, help="seed for the order of samples, for dropout and for weights that are not loaded"
+    )
 
     def __post_init__(self) -> None:
         if not self.is_pairwise_dataset:

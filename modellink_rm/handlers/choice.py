@@ -1,4 +1,4 @@
-"""Which handler --handler-name and --map-keys mean, and what it makes of a record."""
+"""The handler that --handler-name and --map-keys choose, and the conversation it makes of a record."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ def make_handler(name: str, map_keys: str | None) -> Handler:
         map_keys: a JSON object from the handler's keys to names of fields, or None.
 
     Raises:
-        UserError: an unknown name, or a --map-keys that is no JSON object of known keys.
+        UserError: the name is unknown, or --map-keys is not a JSON object of known keys.
     """
     mapping = parsed_map_keys(map_keys)
     if is_file_and_class(name):
@@ -35,13 +35,11 @@ def make_handler(name: str, map_keys: str | None) -> Handler:
     found = HANDLERS[name]
     if not is_foreign(found):
         return _with_keys(found, mapping, name)
-    if not isinstance(found, type):
-        raise UserError(f"--handler-name {name}: what the installed package offers is not a class")
     return CheckedHandler(_with_keys(found, mapping, name))
 
 
 def conversation_of(handler: Handler, fields: Mapping[str, Any]) -> Conversation:
-    """What a record says: the one way from its fields to a conversation, in preprocessing and in scoring.
+    """The conversation of a record; preprocessing and scoring both call this function, and no other.
 
     Raises:
         RecordError: the record cannot be used.
@@ -54,16 +52,16 @@ def conversation_of(handler: Handler, fields: Mapping[str, Any]) -> Conversation
 
 
 def missing_fields(map_keys: str | None, record: Mapping[str, Any]) -> list[str]:
-    """Fields that --map-keys names and the record lacks."""
+    """Fields that --map-keys names but the record does not have."""
     names = [name for key, name in parsed_map_keys(map_keys).items() if key != "tags"]
     return [name for name in names if name and name not in record]
 
 
 def parsed_map_keys(map_keys: str | None) -> dict[str, Any]:
-    """The object that --map-keys is, null as "".
+    """The JSON object of --map-keys, with "" for null.
 
     Raises:
-        UserError: it is no JSON object.
+        UserError: it is not a JSON object.
     """
     if map_keys is None:
         return {}
@@ -77,7 +75,7 @@ def parsed_map_keys(map_keys: str | None) -> dict[str, Any]:
 
 
 def _with_keys(handler: type[Any], mapping: dict[str, Any], name: str) -> Handler:
-    """An instance whose attributes --map-keys sets; only a dataclass has such."""
+    """An instance of the handler; if it is a dataclass, --map-keys sets its attributes."""
     keys = [field.name for field in dataclasses.fields(handler)] if dataclasses.is_dataclass(handler) else []
     tags = mapping.pop("tags", {}) if "tags" in keys else {}
     _check_names("--map-keys", mapping, keys)

@@ -1,4 +1,4 @@
-"""A user's own handler: a class in a Python file, or one that an installed package offers."""
+"""Handlers of users: a class in a Python file, or one that an installed package offers."""
 
 import importlib.util
 import inspect
@@ -14,15 +14,15 @@ from modellink_rm.handlers.fields import Handler, answer_fields
 
 
 def is_file_and_class(name: str) -> bool:
-    """Whether --handler-name is path/to/file.py:ClassName."""
+    """Whether --handler-name has the form path/to/file.py:ClassName."""
     return ".py:" in name
 
 
 def class_in_file(name: str) -> type[Any]:
-    """The class that path/to/file.py:ClassName names; the file is run.
+    """The class that path/to/file.py:ClassName names; imports the file.
 
     Raises:
-        UserError: no such file, or no such class in it.
+        UserError: the file does not exist, or has no such class.
     """
     file, _, class_name = name.rpartition(":")
     path = Path(file)
@@ -41,15 +41,15 @@ def class_in_file(name: str) -> type[Any]:
 
 
 def is_foreign(handler: object) -> bool:
-    """Whether a handler is none of this package's own files, so that what it returns has to be checked."""
+    """Whether a handler is not one of this package, so that its results must be checked."""
     return not getattr(handler, "__module__", "").startswith(f"{__package__}.")
 
 
 class CheckedHandler:
-    """A user's handler, held to return conversations.
+    """A user's handler whose results are checked.
 
     Attributes:
-        answer_fields: the fields that hold its responses; () where its class does not say by `answer_keys`.
+        answer_fields: the fields that hold responses; () if its class has no `answer_keys`.
     """
 
     def __init__(self, handler: Handler) -> None:
@@ -61,7 +61,7 @@ class CheckedHandler:
 
         Raises:
             RecordError: the handler says that the record cannot be used.
-            UserError: it returned something else, or one that contradicts itself.
+            UserError: the handler returned something else, or a contradictory conversation.
         """
         made = self._handler(record)
         name = type(self._handler).__name__

@@ -1,4 +1,4 @@
-r"""Dialogues that are one text, in the forms of published data sets.
+r"""Dialogues stored as one text, in the forms of published data sets.
 
 Anthropic/hh-rlhf and berkeley-nest/Nectar write "\n\nHuman: ...\n\nAssistant: ..."; a prompt of Nectar ends
 with "\n\nAssistant: ". nvidia/HelpSteer and nvidia/HelpSteer2 write the first user's turn bare and a mark
@@ -16,7 +16,7 @@ _OPENER = Message("assistant", "")
 
 
 def prompt_turns(text: str) -> tuple[Message, ...]:
-    """The turns of a prompt: several where the text has a published form, else one of the user's."""
+    """The turns of a prompt: several if the text has a published form, else one user turn."""
     if text.startswith("\n\nHuman:"):
         turns = human_assistant_turns(text)
         return turns[:-1] if turns[-1] == _OPENER else turns
@@ -26,9 +26,9 @@ def prompt_turns(text: str) -> tuple[Message, ...]:
 
 
 def human_assistant_turns(text: str) -> tuple[Message, ...]:
-    """The turns of a dialogue of Human and Assistant; none where the text is no such dialogue.
+    """The turns of a dialogue of Human and Assistant; empty if the text is not such a dialogue.
 
-    White space around a turn is none of it, and the first mark may have lost its empty lines.
+    White space around a turn is removed, and the first mark may lack its empty lines.
     """
     before, *parts = _HUMAN_ASSISTANT.split("\n\n" + text.lstrip())
     if before.strip():

@@ -1,4 +1,4 @@
-"""What handlers share: the protocol, and fields of records read with the errors they can have."""
+"""What handlers share: their protocol, and functions that read fields and report wrong ones."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from modellink_rm.records import RecordError
 
 
 class Handler(Protocol):
-    """What makes a conversation of a record."""
+    """A function from a record to a conversation."""
 
     def __call__(self, record: Mapping[str, Any], /) -> Conversation:
         """The conversation of a record.
@@ -23,10 +23,10 @@ class Handler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ResponsesHandler:
-    """A handler whose attributes are the keys of --map-keys, their values names of fields, "" for none.
+    """A handler whose attributes are the keys of --map-keys and hold names of fields, "" for none.
 
     Attributes:
-        source: where the record comes from; a text.
+        source: field that says where the record comes from; a text.
     """
 
     source: str = ""
@@ -52,7 +52,7 @@ class PairwiseHandler(ResponsesHandler):
     """A handler of pairs.
 
     Attributes:
-        margin: by how much chosen is preferred; a number, not below 0.
+        margin: field that says by how much chosen is preferred; a number, not below 0.
     """
 
     margin: str = ""
@@ -69,7 +69,7 @@ class PairwiseHandler(ResponsesHandler):
         """The number in the field `margin`.
 
         Raises:
-            RecordError: it is no number, or below 0.
+            RecordError: it is not a number, or is below 0.
         """
         margin = optional_number(record, self.margin)
         if margin is not None and margin < 0:
@@ -80,12 +80,12 @@ class PairwiseHandler(ResponsesHandler):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledPairHandler(PairwiseHandler):
-    """A handler of records that name the chosen and the rejected response, maybe with scores.
+    """A handler of records that name the chosen and the rejected response, optionally with scores.
 
     Attributes:
-        score_chosen: score of the preferred response; the difference of both is the margin where the key
-            `margin` names no field.
-        score_rejected: score of the other one.
+        score_chosen: field of the preferred response's score; the difference of both scores is the margin
+            if `margin` names no field.
+        score_rejected: field of the other response's score.
     """
 
     score_chosen: str = "score_chosen"
@@ -95,7 +95,7 @@ class LabelledPairHandler(PairwiseHandler):
         """The number in the field `margin`, else the difference of the scores.
 
         Raises:
-            RecordError: one is no number, the margin is below 0, or chosen has not the higher score.
+            RecordError: one is not a number, the margin is below 0, or chosen does not have the higher score.
         """
         margin = super().margin_of(record)
         chosen = optional_number(record, self.score_chosen)
@@ -111,7 +111,7 @@ class LabelledPairHandler(PairwiseHandler):
 
 
 def answer_fields(handler: Handler) -> tuple[str, ...]:
-    """Names of the fields in which a handler looks for responses; () where it does not say."""
+    """Names of the fields in which a handler looks for responses; () if it does not say."""
     found: tuple[str, ...] | None = getattr(handler, "answer_fields", None)
     if found is not None:
         return found
@@ -120,7 +120,7 @@ def answer_fields(handler: Handler) -> tuple[str, ...]:
 
 
 def optional_text(record: Mapping[str, Any], name: str) -> str:
-    """The text of a field; "" where it is missing, null or switched off."""
+    """The text of a field; "" if it is missing, null or switched off."""
     value = record.get(name) if name else None
     if value is not None and not isinstance(value, str):
         raise wrong_type(name, "a text")
@@ -128,13 +128,13 @@ def optional_text(record: Mapping[str, Any], name: str) -> str:
 
 
 def optional_number(record: Mapping[str, Any], name: str) -> float | None:
-    """The number of a field, which may be written as a text; None where missing, null or switched off."""
+    """The number of a field, which may be written as text; None if missing, null or switched off."""
     value = record.get(name) if name else None
     return None if value is None else _number(value, name)
 
 
 def required_number(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> float:
-    """The number of a field, which may be written as a text."""
+    """The number of a field, which may be written as text."""
     return _number(required(handler, record, name), name)
 
 
@@ -150,7 +150,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def tools_text(record: Mapping[str, Any], name: str) -> str:
-    """The description of tools as text; a JSON value is written out."""
+    """The description of tools as text; a JSON value is serialized."""
     tools = record.get(name) if name else None
     if tools in (None, "", "[]", "{}", [], {}):
         return ""
@@ -160,10 +160,10 @@ def tools_text(record: Mapping[str, Any], name: str) -> str:
 
 
 def json_text(value: Any, where: str) -> str:
-    """A JSON value written out.
+    """A JSON value as text.
 
     Raises:
-        RecordError: it is nested too deeply for Python's own writer.
+        RecordError: it is nested too deeply for Python's json module.
     """
     try:
         return json.dumps(value, ensure_ascii=False)
@@ -172,7 +172,7 @@ def json_text(value: Any, where: str) -> str:
 
 
 def required(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> Any:
-    """The value of a field that must be there and not null."""
+    """The value of a required field, which must not be null."""
     value = record.get(name)
     if value is None:
         raise RecordError(f"field {name!r} is null") if name in record else missing(handler, name)
@@ -180,7 +180,7 @@ def required(handler: ResponsesHandler, record: Mapping[str, Any], name: str) ->
 
 
 def required_text(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> str:
-    """The text of a field that must be there; a list of one text is that text."""
+    """The text of a required field; a list of one text counts as that text."""
     value = only_item(required(handler, record, name))
     if not isinstance(value, str):
         raise wrong_type(name, "a text")
@@ -188,7 +188,7 @@ def required_text(handler: ResponsesHandler, record: Mapping[str, Any], name: st
 
 
 def question_text(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> str:
-    """The text of a field that must be there and not empty: what is to be answered."""
+    """The text of a required field that must not be empty: the question."""
     text = required_text(handler, record, name)
     if not text:
         raise empty_prompt(name)
@@ -196,27 +196,27 @@ def question_text(handler: ResponsesHandler, record: Mapping[str, Any], name: st
 
 
 def only_item(value: Any) -> Any:
-    """The item of a list of one; anything else as it is."""
+    """The item of a list of one; any other value unchanged."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def missing(handler: ResponsesHandler, name: str) -> RecordError:
-    """The error of a field that is not there."""
+    """The error for a missing field."""
     needs = ", ".join(getattr(handler, key) for key in handler.required)
     reason = f"field {name!r} is missing"
     return RecordError(reason, f"{reason}; {type(handler).__name__} needs {needs}")
 
 
 def wrong_type(name: str, expected: str) -> RecordError:
-    """The error of a field with a value of another kind."""
+    """The error for a field with a value of the wrong type."""
     return RecordError(f"field {name!r} must be {expected}")
 
 
 def empty_prompt(name: str) -> RecordError:
-    """The error of a record without a question."""
+    """The error for a record without a question."""
     return RecordError("empty prompt", f"field {name!r} is empty: there is nothing to answer")
 
 
 def tie(message: str) -> RecordError:
-    """The error of a record that prefers neither response."""
+    """The error for a record that prefers neither response."""
     return RecordError("neither response is preferred", f"neither response is preferred: {message}")

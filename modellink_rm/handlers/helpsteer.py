@@ -14,8 +14,8 @@ from modellink_rm.handlers.registry import HANDLERS
 class HelpSteerPairwiseHandler(PairwiseHandler):
     """prompt, response1, response2, and a strength: below 0 for the first, above 0 for the second, 0 a tie.
 
-    The scale of HelpSteer2 (preference_strength) and HelpSteer3 (overall_preference), -3 to 3; its size is
-    the pair's margin unless the key `margin` names a field. The prompt is a text or a list of messages.
+    The scale of HelpSteer2 (preference_strength) and HelpSteer3 (overall_preference) is -3 to 3; its absolute
+    value is the margin unless `margin` names a field. The prompt is a text or a list of messages.
     """
 
     prompt: str = "prompt"

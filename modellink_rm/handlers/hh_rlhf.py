@@ -14,9 +14,9 @@ from modellink_rm.records import RecordError
 
 @dataclass(frozen=True, kw_only=True)
 class HhRlhfPairwiseHandler(LabelledPairHandler):
-    r"""chosen and rejected as "\n\nHuman: ...\n\nAssistant: ...", the same up to the last answer.
+    r"""chosen and rejected as "\n\nHuman: ...\n\nAssistant: ...", equal up to the last answer.
 
-    The form of Anthropic's hh-rlhf. White space around a turn is none of it.
+    The form of Anthropic's hh-rlhf. White space around a turn is removed.
     """
 
     chosen: str = "chosen"
@@ -29,7 +29,7 @@ class HhRlhfPairwiseHandler(LabelledPairHandler):
         """The pair of a record.
 
         Raises:
-            RecordError: a text is no dialogue that ends with an answer, or they are of different prompts.
+            RecordError: a text is not a dialogue that ends with an answer, or the prompts differ.
         """
         *prompt, chosen = self._turns(record, self.chosen)
         *other_prompt, rejected = self._turns(record, self.rejected)
@@ -48,7 +48,7 @@ class HhRlhfPairwiseHandler(LabelledPairHandler):
     def _turns(self, record: Mapping[str, Any], name: str) -> tuple[Message, ...]:
         turns = human_assistant_turns(required_text(self, record, name))
         if not turns or turns[-1].role != "assistant":
-            reason = f"field {name!r} is no dialogue of Human and Assistant that ends with an answer"
+            reason = f"field {name!r} is not a dialogue of Human and Assistant that ends with an answer"
             raise RecordError(reason)
         return turns
 

@@ -1,4 +1,4 @@
-"""OpenAiMessagesPairwiseHandler: role and content messages, as TRL, XTuner and NeMo take them."""
+"""OpenAiMessagesPairwiseHandler: messages with role and content, the form of TRL, XTuner and NeMo."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _SYSTEM_ROLES = ("system", "developer")
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Messages read: the system text of the first, and the turns after it."""
+    """A parsed list of messages: the system text of the first one, and the other turns."""
 
     system: str
     turns: tuple[Message, ...]
@@ -40,8 +40,8 @@ class Messages:
 class OpenAiMessagesPairwiseHandler(LabelledPairHandler):
     """chosen and rejected as lists of messages or texts, after a prompt that is a list, a text, or implicit.
 
-    An implicit prompt is what both lists begin with. With an explicit one the lists hold the answer alone, or
-    begin with the prompt.
+    An implicit prompt is the common beginning of both lists. With an explicit prompt the lists hold only the
+    answer, or begin with the prompt.
     """
 
     prompt: str = "prompt"
@@ -83,10 +83,12 @@ HANDLERS.add(OpenAiMessagesPairwiseHandler, OpenAiMessagesPairwiseHandler.__name
 
 
 def read_messages(value: Any, name: str, *, text_is: Role) -> Messages:
-    """The messages of a field: a list, one message, or a text by `text_is`, a user's maybe of several turns.
+    """The messages of a field: a list, one message, or a text whose role is `text_is`.
+
+    A user's text may hold several turns.
 
     Raises:
-        RecordError: they are no messages of role and content.
+        RecordError: they are not messages with role and content.
     """
     if isinstance(value, str):
         return Messages("", prompt_turns(value) if text_is == "user" else (Message(text_is, value),))
@@ -117,15 +119,15 @@ def read_answer(value: Any, where: str) -> Message:
     """
     found = read_messages(value, where, text_is="assistant")
     if found.system or len(found.turns) != 1 or found.turns[0].role not in ("assistant", "function_call"):
-        raise RecordError("a response that is no answer", f"{where} must be one message of the assistant")
+        raise RecordError("a response that is not an answer", f"{where} must be one message of the assistant")
     return found.turns[0]
 
 
 def alternating(turns: Sequence[Message], name: str) -> tuple[Message, ...]:
-    """The turns of a prompt, which one who asks begins and ends.
+    """The turns of a prompt, which begins and ends with a question or an observation.
 
     Raises:
-        RecordError: there are none, or two who ask or two who answer follow each other.
+        RecordError: there are no turns, or they do not alternate.
     """
     if not turns:
         raise empty_prompt(name)
@@ -143,7 +145,7 @@ def alternating(turns: Sequence[Message], name: str) -> tuple[Message, ...]:
 
 
 def _common_beginning(chosen: Messages, rejected: Messages) -> Messages:
-    """What both say before their last messages."""
+    """The messages that both have before their last ones."""
     if chosen.system != rejected.system:
         reason = "chosen and rejected have different system messages"
         raise RecordError(reason)
@@ -163,7 +165,7 @@ def _answer(conversation: Messages, prompt: Messages, name: str) -> Message:
         reason = f"field {name!r} must be one answer after the prompt"
         raise RecordError(reason, f"{reason}, it has {len(turns)} messages there")
     if turns[0].role not in ("assistant", "function_call"):
-        reason = f"field {name!r} is no answer"
+        reason = f"field {name!r} is not an answer"
         raise RecordError(reason, f"{reason}: it is by {turns[0].role!r}")
     return turns[0]
 
@@ -174,7 +176,7 @@ def _role(item: Any, where: str) -> str:
     role = item.get("role")
     if not isinstance(role, str) or (role not in _ROLES and role not in _SYSTEM_ROLES):
         known = ", ".join([*_SYSTEM_ROLES, *_ROLES])
-        raise RecordError("a message of no known role", f"{where} has no role among {known}")
+        raise RecordError("a message with an unknown role", f"{where} has no role among {known}")
     return role
 
 
@@ -188,7 +190,7 @@ def _turn(item: Mapping[str, Any], role: str, where: str) -> Message:
 
 
 def _calls_text(calls: Any, where: str) -> str:
-    """Calls as JSON of name and arguments: an object for one, a list for several."""
+    """Tool calls as JSON with name and arguments: an object for one call, a list for several."""
     written = []
     for call in calls if isinstance(calls, list) else [calls]:
         function = call.get("function", call) if isinstance(call, dict) else None
@@ -199,14 +201,14 @@ def _calls_text(calls: Any, where: str) -> str:
             try:
                 arguments = json.loads(arguments)
             except (ValueError, RecursionError):
-                reason = "arguments of a tool call are no JSON"
+                reason = "arguments of a tool call are not JSON"
                 raise RecordError(reason, f"{where}: {reason}") from None
         written.append({"name": function["name"], "arguments": {} if arguments is None else arguments})
     return json_text(written[0] if len(written) == 1 else written, where)
 
 
 def _content(item: Mapping[str, Any], where: str) -> str:
-    """A text, or the texts of a list of parts, one after the other."""
+    """A text, or the concatenated texts of a list of parts."""
     content = item.get("content")
     if isinstance(content, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)

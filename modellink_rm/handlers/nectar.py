@@ -10,7 +10,7 @@ from modellink_rm.handlers.registry import HANDLERS
 class NectarResponsesHandler(RankedResponsesHandler):
     r"""prompt, and answers with their ranks, 1 for the best: berkeley-nest/Nectar, by its data set card.
 
-    The prompt is "\n\nHuman: ...\n\nAssistant: ", of one turn or several; every item of `answers` has the
+    The prompt is "\n\nHuman: ...\n\nAssistant: " with one or more turns; every item of `answers` has the
     text `answer` and the number `rank`.
     """
 

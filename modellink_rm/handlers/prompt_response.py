@@ -1,4 +1,4 @@
-"""PromptResponseHandler: a prompt with responses to score, none of them preferred."""
+"""PromptResponseHandler: a prompt with unranked responses to score."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from modellink_rm.records import RecordError
 
 @dataclass(frozen=True, kw_only=True)
 class PromptResponseHandler(ResponsesHandler):
-    """prompt with a response, or with a list of responses: what is scored, and not trained on.
+    """prompt with a response, or with a list of responses; for scoring, not for training.
 
-    The prompt is a text or a list of messages; a response is a text or a message. System text stands in the
-    field `system` or in the first message, not in both.
+    The prompt is a text or a list of messages; a response is a text or a message. System text is in the field
+    `system` or in the first message, not in both.
     """
 
     prompt: str = "prompt"
@@ -43,7 +43,7 @@ class PromptResponseHandler(ResponsesHandler):
         """The prompt and the responses of a record.
 
         Raises:
-            RecordError: a field is missing or of another type, or two fields say the same thing.
+            RecordError: a field is missing or of another type, or two fields contradict each other.
         """
         prompt = read_messages(required(self, record, self.prompt), self.prompt, text_is="user")
         system = optional_text(record, self.system)

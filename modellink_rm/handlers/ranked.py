@@ -21,7 +21,7 @@ from modellink_rm.records import RecordError
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """A number for each response, and whether the lower ones are the better."""
+    """A number for each response; `is_rank` says that lower numbers are better."""
 
     is_rank: bool
     numbers: list[float]
@@ -29,11 +29,11 @@ class _Order:
 
 @dataclass(frozen=True, kw_only=True)
 class RankedResponsesHandler(ResponsesHandler):
-    """prompt, responses, and which of them are better, as InstructGPT's labellers say it (arXiv 2203.02155).
+    """prompt and responses with ranks or ratings, as in InstructGPT (arXiv 2203.02155).
 
-    A list beside the responses says it, ranks (the lowest number is the best) or ratings (the highest is), or
-    a field of each response, rank or rating; of several that are there, the first of these four counts.
-    Equal numbers are a tie. Of ratings, the differences to the best one are the margins.
+    A list beside the responses gives `ranks` (lowest is best) or `ratings` (highest is best), or a field of
+    each response gives its `rank` or `rating`; if a record has several, the first of these four counts.
+    Equal numbers are a tie. Differences of ratings to the best one are the margins.
     The prompt is a text or a list of messages; a response is a text, a message, or an object whose field
     `response` is its text.
     """

@@ -18,9 +18,9 @@ from modellink_rm.records import RecordError
 
 @dataclass(frozen=True, kw_only=True)
 class SafeRlhfPairwiseHandler(PairwiseHandler):
-    """prompt, response_0 and response_1, and which of them is better: PKU-SafeRLHF.
+    """prompt, response_0 and response_1, and the number of the better one: PKU-SafeRLHF.
 
-    The key `preferred` says by which field: better_response_id, or safer_response_id.
+    The key `preferred` names the field that decides: better_response_id or safer_response_id.
     """
 
     prompt: str = "prompt"

@@ -20,7 +20,7 @@ from modellink_rm.records import RecordError
 
 @dataclass(frozen=True, kw_only=True)
 class Tags:
-    """What sharegpt-style messages call their parts and roles: the tags of --map-keys."""
+    """The names of parts and roles in sharegpt-style messages: the tags of --map-keys."""
 
     role_tag: str = "from"
     content_tag: str = "value"
@@ -33,7 +33,9 @@ class Tags:
     def __post_init__(self) -> None:
         both = self.asking().keys() & self.answering().keys()
         if both:
-            raise UserError(f"--map-keys tags: {both.pop()!r} names both one who asks and one who answers")
+            raise UserError(
+                f"--map-keys tags: {both.pop()!r} names both a role that asks and one that answers"
+            )
 
     def asking(self) -> dict[str, Role]:
         """Tags of the turns that ask."""
@@ -104,7 +106,7 @@ class SharegptStylePairwiseHandler(LabelledPairHandler):
         roles = self.tags.answering()
         role = self._role(answer, where)
         if role not in roles:
-            reason = f"{where} is no answer"
+            reason = f"{where} is not an answer"
             raise RecordError(reason, f"{reason}: it is by {role!r}, expected {' or '.join(roles)}")
         return Message(roles[role], self._content(answer, where))
 

@@ -24,8 +24,8 @@ class UltraFeedbackPairwiseHandler(LabelledPairHandler):
 
     Binarized: prompt, chosen and rejected (texts, or lists of messages), score_chosen and score_rejected,
     whose difference is the margin; equal ones are a tie. Raw: instruction and completions, each with response
-    and a score; the best one is chosen and the worst one rejected, of equal ones the earlier. The score is
-    fine-grained_score, as some overall_score values of that data set are known to be ten times too high.
+    and a score; the best one is chosen and the worst one rejected, the earlier of equal ones. The score is
+    fine-grained_score, because some overall_score values of that data set are ten times too high.
     """
 
     prompt: str = "prompt"

@@ -1,4 +1,4 @@
-"""megatron-core's configuration and a process's part of the reward model."""
+"""megatron-core's configuration, and the model chunks of one process."""
 
 import torch
 from megatron.core.tensor_parallel.layers import (
@@ -33,7 +33,7 @@ def transformer_config(
     """The engine's configuration of a model.
 
     Args:
-        initialize: draw random weights; False where all of them are read from files.
+        initialize: draw random weights; False if all weights are loaded from files.
     """
     shape, dtype = spec.shape, precision.dtype
     recompute: dict[str, str | int] = {}
@@ -58,7 +58,7 @@ def transformer_config(
         normalization="RMSNorm",
         gated_linear_unit=True,
         activation_func=functional.silu,
-        use_te_activation_func=True,  # it is the specification's, ours
+        use_te_activation_func=True,  # the specification decides it
         attention_dropout=model.attention_dropout,
         hidden_dropout=model.hidden_dropout,
         init_method_std=model.init_method_std,
@@ -66,8 +66,8 @@ def transformer_config(
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         context_parallel_size=parallel.context_parallel_size,
         virtual_pipeline_model_parallel_size=num_virtual_stages if is_interleaved else None,
-        # Interleaved stages of two processes send each other both ways at once: each message is
-        # waited for on its own (gloo cannot tell those of a batch apart).
+        # Two processes with interleaved stages send to each other at the same time. Each message is
+        # awaited separately, because gloo cannot tell the messages of a batch apart.
         overlap_p2p_comm=is_interleaved,
         batch_p2p_comm=not is_interleaved,
         sequence_parallel=parallel.sequence_parallel,
@@ -76,8 +76,8 @@ def transformer_config(
         pipeline_dtype=dtype,
         bf16=precision.bf16,
         calculate_per_token_loss=True,
-        # Stages exchange each micro-batch's length; the engine refuses that with the default
-        # dispatcher of experts, even where there are none.
+        # Stages exchange the length of each micro-batch; the engine refuses that with the default
+        # dispatcher of experts, even without experts.
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",
         perform_initialization=initialize,
@@ -102,13 +102,13 @@ def build_model(
     seed: int,
     initialize: bool,
 ) -> list[RewardModel]:
-    """This process's part of the model, its head drawn from `seed` alike on every process.
+    """This process's model chunks; the head is drawn from `seed`, equally on every process.
 
     Args:
-        initialize: draw the other weights too; False where all of them are read from files.
+        initialize: draw the other weights too; False if all weights are loaded from files.
 
     Returns:
-        Its stage; where stages are interleaved, its virtual stages in the order of their layers.
+        The process's stage, or its virtual stages in the order of their layers.
     """
     config = transformer_config(
         spec, model=model, parallel=parallel, precision=precision, kernels=kernels, initialize=initialize
@@ -136,8 +136,8 @@ def build_model(
 def mark_divided_weights(model: nn.Module) -> None:
     """Flag the weights that tensor parallelism divides, as the engine does when it initializes them.
 
-    megatron-core 0.16.1 sets the flag together with random values. Without it the gradient norm
-    takes a divided weight for a copy and counts only the first rank's part.
+    megatron-core 0.16.1 sets the flag only when it draws random values. Without the flag the gradient
+    norm treats a divided weight as a copy and counts only the first rank's part.
     """
     dimensions = {ColumnParallelLinear: 0, RowParallelLinear: 1, RowwiseEmbedding: 0}
     for module in model.modules():

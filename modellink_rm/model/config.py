@@ -1,4 +1,4 @@
-"""megatron-core's configuration of a model, and what our own modules add to it."""
+"""megatron-core's configuration of a model, with the settings of our own modules."""
 
 from dataclasses import dataclass
 
@@ -20,6 +20,6 @@ class Kernels:
 
 @dataclass
 class RewardModelConfig(TransformerConfig):
-    """The engine's configuration, which reaches every module, with the kernels of ours."""
+    """The engine's configuration, which is passed to every module, with our choice of kernels."""
 
     kernels: Kernels = Kernels(attention="sdpa", compiles_elementwise=False)

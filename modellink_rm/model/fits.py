@@ -1,4 +1,4 @@
-"""Whether a model of some shape can be divided and fed as the flags ask."""
+"""Checks that the flags fit the shape of the model."""
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.config.data import DataConfig
@@ -8,7 +8,7 @@ from modellink_rm.model.shape import ModelShape
 
 
 def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> None:
-    """The layers and matrices can be divided as asked.
+    """Check that the layers and matrices can be divided as the flags ask.
 
     Raises:
         UserError: a size does not divide.
@@ -40,7 +40,7 @@ def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> No
 def check_recompute_fits_shape(
     precision: PrecisionConfig, parallel: ParallelConfig, shape: ModelShape
 ) -> None:
-    """The layers of a stage can be recomputed in groups as asked.
+    """Check that the layers of a stage can be recomputed in groups as the flags ask.
 
     Raises:
         UserError: --recompute-num-layers does not divide them, or is above their number.
@@ -54,7 +54,7 @@ def check_recompute_fits_shape(
 
 
 def check_data_fits_shape(data: DataConfig, shape: ModelShape) -> None:
-    """Sequences are no longer than the model's positions.
+    """Check that sequences are not longer than the model supports.
 
     Raises:
         UserError: --seq-length is above the maximum.
@@ -62,5 +62,5 @@ def check_data_fits_shape(data: DataConfig, shape: ModelShape) -> None:
     if data.seq_length > shape.max_position_embeddings:
         raise UserError(
             f"--seq-length {data.seq_length} is above the model's --max-position-embeddings "
-            f"{shape.max_position_embeddings}; lower it, or give the flag if the model can read further"
+            f"{shape.max_position_embeddings}; lower it, or give the flag if the model supports more"
         )

@@ -1,4 +1,4 @@
-"""Floating-point operations of a batch's matrix products, a multiplication and an addition being two."""
+"""Floating-point operations of a batch's matrix products; a multiplication and an addition count as two."""
 
 from modellink_rm.batching.batch import Batch
 from modellink_rm.model.shape import ModelShape
@@ -7,8 +7,8 @@ from modellink_rm.model.shape import ModelShape
 def training_flops(shape: ModelShape, batch: Batch) -> int:
     """Model FLOPs of a forward and a backward pass over all processes that share the model.
 
-    The backward pass takes two products for each one of the forward pass (Kaplan et al. 2020, arXiv
-    2001.08361, section 2.1); what is recomputed to save memory does not count, nor does padding.
+    The backward pass needs two products for each one of the forward pass (Kaplan et al. 2020, arXiv
+    2001.08361, section 2.1). Neither recomputation nor padding is counted.
     """
     return 3 * forward_flops(shape, batch)
 
@@ -16,9 +16,9 @@ def training_flops(shape: ModelShape, batch: Batch) -> int:
 def forward_flops(shape: ModelShape, batch: Batch) -> int:
     """Model FLOPs of a forward pass: linear layers, attention and the head.
 
-    A layer takes for each token 2 h (q + 2 kv) for the projections to queries, keys and values, 2 q h
-    for attention's output, 6 h f for the gated MLP, and 4 q for each token that it sees (scores and
-    weighted values). The last layer computes keys and values of all tokens, the rest at scored ones.
+    For each token a layer takes 2 h (q + 2 kv) for the projections to queries, keys and values, 2 q h
+    for the attention output, 6 h f for the gated MLP, and 4 q for each token that it sees (scores and
+    weighted values). The last layer computes keys and values of all tokens, the rest for scored tokens only.
     """
     hidden = shape.hidden_size
     queries = shape.num_attention_heads * shape.kv_channels
@@ -38,7 +38,7 @@ def forward_flops(shape: ModelShape, batch: Batch) -> int:
 
 
 def num_seen(batch: Batch) -> int:
-    """Tokens that each token sees, itself and its prefix included, summed over tokens but padding's."""
+    """Tokens that each token sees, including itself and its prefix, summed over all tokens but padding."""
     segments = batch.segments[:-1] if batch.num_padding else batch.segments
     lengths = [segment.end - segment.start for segment in segments]
     return sum(

@@ -1,4 +1,4 @@
-"""Which kernels a run uses, and why."""
+"""The choice of a run's kernels, with reasons."""
 
 import importlib.util
 import inspect
@@ -17,7 +17,7 @@ from modellink_rm.model.config import Kernels
 AUTO = "auto"
 _LOW_PRECISION_ONLY = ("varlen", "flash")
 _WITH_DROPOUT = ("reference", "sdpa", "flash")
-# Two pieces over a prefix that they share, the second not after it, and one without a prefix.
+# Two pieces with a shared prefix, the second not adjacent to it, and one without a prefix.
 _PIECES = (Piece((0, 9), ((0, 9),)), Piece((9, 14), ((0, 4), (9, 14))), Piece((14, 21), ((14, 21),)))
 # Largest difference from the reference in float64, relative to its largest value: 8 and 24 bits of
 # mantissa, and some room for sums in another order.
@@ -35,7 +35,7 @@ def choose_kernels(
     Args:
         dtype: of the layers.
         dropout: of attention weights.
-        num_steps: optimizer steps of the run, 0 where it does not train.
+        num_steps: optimizer steps of the run; 0 if it does not train.
 
     Raises:
         UserError: what is requested does not work here.
@@ -50,7 +50,7 @@ def _choose_compile(requested: str, platform: Platform, num_steps: int) -> bool:
     missing = platform.missing_compiler()
     if requested == "always":
         if missing is not None:
-            raise UserError(f"--compile always: {missing}; leave the flag out to go on without")
+            raise UserError(f"--compile always: {missing}; leave the flag out to run without")
         info("elementwise kernels: compiled, because --compile asks for it; the first step takes longer")
         return True
     if requested == "never" or num_steps < STEPS_WORTH_COMPILING:
@@ -66,7 +66,7 @@ def _choose_compile(requested: str, platform: Platform, num_steps: int) -> bool:
 
 
 def choose_attention(requested: str, platform: Platform, *, dtype: torch.dtype, dropout: float) -> str:
-    """Name of the kernel: the one requested, or with "auto" the platform's first that works; logged.
+    """Name of the requested kernel, or with "auto" of the first one that works on the platform; logged.
 
     On a GPU a kernel is tried on a few tokens and compared with the reference before it is used.
 
@@ -93,7 +93,7 @@ def choose_attention(requested: str, platform: Platform, *, dtype: torch.dtype, 
 
 
 def _obstacle(name: str, platform: Platform, *, dtype: torch.dtype, dropout: float) -> str | None:
-    """What stands against a kernel, or None."""
+    """Why a kernel cannot be used here; None if it can."""
     if name not in (*platform.attention_backends, "reference"):
         return f"it does not run on {platform.name}"
     if name in _LOW_PRECISION_ONLY and dtype == torch.float32:

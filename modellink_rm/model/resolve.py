@@ -1,4 +1,4 @@
-"""The shape to build: what the weights say, met by the flags."""
+"""The shape of the model to build, from the weights and the flags."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from modellink_rm.base.log import warn_once
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.model.shape import ModelShape
 
-# Flags that must equal what the weights say, by field; the others of the shape only change numbers.
+# Fields whose flags must agree with the weights; the other flags of the shape only change numbers.
 _SHAPE_FIELDS = (
     "num_layers",
     "hidden_size",
@@ -19,7 +19,7 @@ _SHAPE_FIELDS = (
     "rotary_percent",
 )
 _NUMBER_FIELDS = ("max_position_embeddings", "norm_epsilon", "rotary_base")
-# What a model without weights cannot do without; its vocabulary is the padded one.
+# Flags that a model without weights needs; its vocabulary is the padded one.
 _REQUIRED_FIELDS = (
     "num_layers",
     "hidden_size",
@@ -33,12 +33,13 @@ _REQUIRED_FIELDS = (
 def resolve_shape(
     config: ModelConfig, from_weights: ModelShape | None, *, source: str = "the weights"
 ) -> ModelShape:
-    """The shape to build: the weights' where there are any, else the flags'.
+    """The shape to build: that of the weights, or without weights that of the flags.
 
-    Flags that only change numbers (norm epsilon, rotary base, maximum positions) win, with a warning.
+    Flags that only change numbers (norm epsilon, rotary base, maximum positions) override the weights, with
+    a warning.
 
     Args:
-        source: where `from_weights` was read, as an error calls it ("config.json in DIR").
+        source: where `from_weights` was read, for messages ("config.json in DIR").
 
     Raises:
         UserError: a flag contradicts the weights, or without weights a flag is missing.

@@ -1,4 +1,4 @@
-"""The reward model: token embedding, transformer layers, and a head read at scored positions."""
+"""The reward model: token embedding, transformer layers, and a head that reads scored positions."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -27,15 +27,15 @@ _LAYER_PREFIX = "decoder.layers."
 
 
 class RewardModel(MegatronModule):
-    """One pipeline stage of a reward model, or a virtual one where stages are interleaved.
+    """One pipeline stage of a reward model, or a virtual stage if stages are interleaved.
 
-    It is built from megatron-core's embedding and transformer block rather than on its GPTModel,
-    which always makes a language-model head: no [vocabulary, hidden] output matrix exists here.
+    It consists of megatron-core's embedding and transformer block, not of its GPTModel, which always
+    creates a language-model head: there is no [vocabulary, hidden] output matrix here.
 
     Attributes:
         spec: of the whole model.
-        rm_head: hidden -> 1 in float32 whatever the layers' dtype, equal on every
-            tensor-parallel rank, on the last stage only.
+        rm_head: hidden -> 1, in float32 for any dtype of the layers, equal on every tensor-parallel rank;
+            on the last stage only.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class RewardModel(MegatronModule):
         )
         if post_process:
             if self.decoder.final_layernorm is not None:
-                # Its rows are whole on every tensor-parallel rank (see ScoredRowsLayer).
+                # Its input rows are whole on every tensor-parallel rank (see ScoredRowsLayer).
                 self.decoder.final_layernorm.weight.sequence_parallel = False
             self.rm_head = make_head(spec, device=device)
 
     def global_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(name, parameter) of this stage, layers numbered over the whole model."""
+        """The pairs (name, parameter) of this stage, with layer numbers of the whole model."""
         offset = get_transformer_layer_offset(self.config, self.vp_stage)
         for name, parameter in self.named_parameters():
             if name.startswith(_LAYER_PREFIX):
@@ -93,11 +93,11 @@ class RewardModel(MegatronModule):
             yield name, parameter
 
     def set_input_tensor(self, input_tensor: Any) -> None:
-        """Take the previous stage's output; called by the engine's schedules."""
+        """Set the previous stage's output as input; called by the engine's schedules."""
         self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Scores [num_responses], float32, on the last stage; before it hidden states.
+        """Scores [num_responses], float32, on the last stage; hidden states on the others.
 
         Hidden states are [t, 1, h] of this process's t tokens, or [t/tp, 1, h] under sequence
         parallelism.

@@ -1,4 +1,4 @@
-"""What the weights fix about a reward model."""
+"""The shape of a reward model, which the weights determine."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from modellink_rm.base.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """The shape of a decoder with RMSNorm, SwiGLU and rotary positions, and no bias but qkv's.
+    """The shape of a decoder with RMSNorm, SwiGLU and rotary positions, without biases except qkv's.
 
     Attributes:
         family: a name of `modellink_rm.model.families.FAMILIES` (config.json's model_type).
@@ -15,8 +15,8 @@ class ModelShape:
         num_query_groups: key/value heads; equal to `num_attention_heads` without grouped queries.
         kv_channels: size of one head.
         vocab_size: rows of the embedding in the weights, before any padding.
-        rotary_percent: the part of each head that is rotated.
-        rotary_interleaved: pairs are (0, 1), (2, 3), ... as in GLM, not (0, d/2), (1, d/2 + 1), ...
+        rotary_percent: the share of each head that is rotated.
+        rotary_interleaved: channel pairs are (0, 1), (2, 3), ... as in GLM, not (0, d/2), (1, d/2 + 1), ...
     """
 
     family: str
@@ -35,7 +35,7 @@ class ModelShape:
     add_qkv_bias: bool
 
     def __post_init__(self) -> None:
-        """Check what no engine can build.
+        """Refuse shapes that cannot be built.
 
         Raises:
             UserError: a size below one, query groups that do not divide the heads, or an odd

@@ -1,4 +1,4 @@
-"""What a model is: the value that travels whole through planning, building, loading and saving."""
+"""The specification of a model, which planning, building, loading and saving share."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from modellink_rm.model.shape import ModelShape
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model but for its weights: everything that fixes which tensors it has and what they compute.
+    """A model without its weights: everything that determines its tensors and what they compute.
 
     Attributes:
         padded_vocab_size: rows of the embedding over all tensor-parallel ranks.

@@ -1,1 +1,1 @@
-"""What a batch of scores is worth: losses and metrics."""
+"""Losses and metrics of a batch of scores."""

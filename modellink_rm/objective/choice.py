@@ -1,4 +1,4 @@
-"""Which objective the flags ask for."""
+"""The objective that the flags choose."""
 
 from modellink_rm.objective.losses.registry import LOSSES
 from modellink_rm.objective.objective import Objective
@@ -6,7 +6,7 @@ from modellink_rm.objective.pairwise import PairwiseObjective
 
 
 def choose_objective(loss_type: str) -> Objective:
-    """The objective of --loss-type.
+    """The objective with the loss of --loss-type.
 
     Raises:
         UserError: there is no such loss.

@@ -1,4 +1,4 @@
-"""What is trained for: scores and targets of examples -> a loss of each, and what is known of them."""
+"""Objectives: from scores and targets of examples to a loss per example, and sums for metrics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from modellink_rm.dataset.dataset import Dataset
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveResult:
-    """What an objective makes of n examples.
+    """The losses of n examples, and sums for metrics.
 
     Attributes:
-        losses: float32 [n], of each example; the step divides their sum by the examples of the global batch.
-        sums: float64 scalars over the examples, without gradient, by the objective's `sum_names` in their
-            order.
+        losses: float32 [n]; the step divides their sum by the number of examples in the global batch.
+        sums: float64 scalars over the examples, without gradient; keys and order are the objective's
+            `sum_names`.
     """
 
     losses: Tensor
@@ -25,25 +25,25 @@ class ObjectiveResult:
 
 
 class Objective(Protocol):
-    """Training and evaluation call the same one; it knows nothing of batches, packing and processes."""
+    """What is trained for; the same in training and evaluation, and independent of packing and processes."""
 
     @property
     def sum_names(self) -> tuple[str, ...]:
-        """What it sums up: a process that holds no scores adds zeros under the same names."""
+        """Names of its sums; a process without scores contributes zeros under the same names."""
 
     @property
     def details(self) -> tuple[str, ...]:
-        """Which of its metrics only evaluations report."""
+        """Names of the metrics that only evaluations report."""
 
     def __call__(self, scores: Tensor, targets: Targets) -> ObjectiveResult:
-        """The losses and sums of the examples whose responses have these scores [num_responses], float32."""
+        """The losses and sums of examples, from the scores [num_responses] of their responses, float32."""
 
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
-        """What the sums over so many examples, at least one, say; in the order of reports."""
+        """Metrics from the sums over `num_examples`, which is at least 1; in the order of reports."""
 
     def check_data(self, datasets: Sequence[Dataset]) -> None:
-        """The data sets hold what it is made for.
+        """Check that the data sets fit this objective.
 
         Raises:
-            UserError: names one that does not.
+            UserError: one does not; the message names it.
         """

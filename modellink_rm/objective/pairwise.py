@@ -17,9 +17,9 @@ from modellink_rm.objective.objective import ObjectiveResult
 class PairwiseObjective:
     """A loss of pairs.
 
-    Its metrics are the accuracy (the part of the pairs whose chosen score is above the rejected one; a tie
-    counts half), means of the scores and of chosen minus rejected, standard deviations of the scores (of the
-    population), and the number of pairs with two equal scores.
+    Its metrics are the accuracy (the share of pairs whose chosen score is above the rejected one; a tie
+    counts half), the means of the scores and of chosen minus rejected, the population standard deviations of
+    the scores, and the number of pairs with two equal scores.
     """
 
     loss: PairLoss
@@ -47,7 +47,7 @@ class PairwiseObjective:
         return ObjectiveResult(losses=self.loss(pairs), sums=sums)
 
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
-        """Means over the pairs; see the class."""
+        """The metrics over all pairs; see the class."""
         chosen, rejected = sums["chosen"] / num_examples, sums["rejected"] / num_examples
         return {
             "accuracy": sums["correct"] / num_examples,
@@ -60,15 +60,15 @@ class PairwiseObjective:
         }
 
     def check_data(self, datasets: Sequence[Dataset]) -> None:
-        """Every prompt has two responses.
+        """Check that every prompt has two responses.
 
         Raises:
-            UserError: names a data set where some have more.
+            UserError: a data set has prompts with more; the message names it.
         """
         for dataset in datasets:
             if dataset.holds_rankings:
                 raise UserError(
                     f"--data-path {dataset.prefix} holds prompts with more than two responses, and "
                     "--is-pairwise-dataset trains on pairs: preprocess the records with a handler that makes "
-                    "pairs of them"
+                    "pairs"
                 )

@@ -1,1 +1,1 @@
-"""Process groups, and running batches through the stages of a pipeline."""
+"""Process groups, and running micro-batches through pipeline stages."""

@@ -1,4 +1,4 @@
-"""Process groups: started once, ended once, and the ranks within them."""
+"""Process groups, from start to end, and this process's ranks in them."""
 
 import datetime
 import os
@@ -20,7 +20,7 @@ from modellink_rm.config.parallel import ParallelConfig
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place; every size is at least 1."""
+    """This process's rank in each kind of parallelism; every size is at least 1."""
 
     world_size: int
     rank: int
@@ -35,7 +35,7 @@ class Ranks:
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """(pipeline, tensor, data, context) parallel sizes."""
+        """The sizes (pipeline, tensor, data, context)."""
         return self.pp_size, self.tp_size, self.dp_size, self.cp_size
 
     @property
@@ -50,20 +50,20 @@ class Ranks:
 
     @property
     def reports_scores(self) -> bool:
-        """Whether this process is the one of its replica whose scores and losses are counted."""
+        """Whether the scores and losses of this process are counted; true for one process per replica."""
         return self.is_last_stage and self.tp_rank == 0 and self.cp_rank == 0
 
 
 def world_size_from_environment() -> int:
-    """Processes of this torchrun; 1 outside of one."""
+    """Number of processes of this torchrun; 1 outside of torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
 def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> Iterator[Ranks]:
-    """Start torch.distributed and megatron-core's groups, seed every generator, and end them after.
+    """Start torch.distributed and megatron-core's groups, seed every generator, and end them after the block.
 
-    A single process outside torchrun makes a group of one.
+    A single process outside torchrun forms a group of one.
     """
     timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
     with tempfile.TemporaryDirectory(prefix="modellink-rm-") as directory:
@@ -82,10 +82,10 @@ def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> 
 
 
 def start_model_parallel(config: ParallelConfig, *, seed: int) -> Ranks:
-    """Make megatron-core's groups over the running torch.distributed, and seed the generators.
+    """Create megatron-core's groups within torch.distributed, and seed the generators.
 
-    Pipeline stages get different seeds, as Megatron-LM does (100 apart); data-parallel replicas
-    get equal ones.
+    Pipeline stages get different seeds, 100 apart as in Megatron-LM; data-parallel replicas get the
+    same one.
     """
     parallel_state.initialize_model_parallel(
         config.tensor_model_parallel_size,
@@ -100,7 +100,7 @@ def start_model_parallel(config: ParallelConfig, *, seed: int) -> Ranks:
 
 
 def current_ranks() -> Ranks:
-    """This process's place in megatron-core's groups."""
+    """This process's ranks in megatron-core's groups."""
     return Ranks(
         world_size=torch.distributed.get_world_size(),
         rank=torch.distributed.get_rank(),
@@ -116,5 +116,5 @@ def current_ranks() -> Ranks:
 
 
 def engine_groups() -> ProcessGroupCollection:
-    """megatron-core's collection of the groups in force."""
+    """megatron-core's collection of the current groups."""
     return ProcessGroupCollection.use_mpu_process_groups()

@@ -8,18 +8,18 @@ import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-# (scores, batch) -> (sum over examples, number of examples, what is kept of the micro-batch)
+# (scores, batch) -> (sum of losses, number of examples, results to collect)
 LossFunction = Callable[[Tensor, Any], tuple[Tensor, Tensor, dict[str, Any]]]
 
 
 def forward_backward(
     model: Sequence[Any], batches: Iterator[Any], loss_function: LossFunction, *, num_micro_batches: int
 ) -> list[dict[str, Any]]:
-    """Forward and backward passes of the micro-batches; gradients are left in the model.
+    """Run forward and backward passes of the micro-batches; gradients accumulate in the model.
 
-    With `calculate_per_token_loss` the engine divides the summed gradient by the number of
-    examples summed over micro-batches and data-parallel replicas: the gradient is that of the mean
-    over the global batch, however it was divided.
+    With `calculate_per_token_loss` the engine divides the summed gradient by the number of examples
+    in all micro-batches and data-parallel replicas. So it is the gradient of the mean over the global
+    batch, however that was divided.
 
     Args:
         model: this process's stage, or its virtual stages.
@@ -27,7 +27,7 @@ def forward_backward(
         num_micro_batches: how many of them, a multiple of `micro_batches_multiple_of(model)` above 0.
 
     Returns:
-        What `loss_function` kept of each micro-batch, on the last stage; elsewhere nothing.
+        The results of `loss_function` for each micro-batch, on the last stage; empty on the others.
     """
 
     def forward_step(iterator: Iterator[Any], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
@@ -42,7 +42,7 @@ def forward_backward(
 def forward_scores(
     model: Sequence[Any], batches: Iterator[Any], *, num_micro_batches: int
 ) -> list[tuple[Tensor, Any]]:
-    """(scores [num_responses] in float32, micro-batch) of each, on the last stage; elsewhere nothing.
+    """The pairs (scores [num_responses] in float32, micro-batch) on the last stage; empty on the others.
 
     Args:
         model: this process's stage, or its virtual stages.
@@ -59,10 +59,10 @@ def forward_scores(
 
 
 def micro_batches_multiple_of(model: Sequence[Any]) -> int:
-    """What the number of micro-batches must be a multiple of.
+    """The number of micro-batches must be a multiple of this.
 
-    A process with several virtual stages takes micro-batches by the pipeline's size: that many
-    through one of its stages, then the same through the next.
+    A process with several virtual stages runs as many micro-batches as the pipeline has stages through one
+    of them, then the same ones through the next.
     """
     return int(model[0].config.microbatch_group_size_per_vp_stage) if len(model) > 1 else 1
 

@@ -1,4 +1,4 @@
-"""Records of preference files, each with its place, parsed where they are used."""
+"""Records of preference files, each with its place; they are parsed by the worker that uses them."""
 
 from modellink_rm.records.inputs import input_files, read_raw_records, read_records
 from modellink_rm.records.limits import Limits

@@ -1,4 +1,4 @@
-"""Files opened for reading, gzip and zstd taken off on the way."""
+"""Files opened for reading, and decompressed (gzip, zstd) on the fly."""
 
 import gzip
 import io
@@ -15,27 +15,27 @@ from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 
 _GZIP = (".gz", ".gzip")
 _ZSTD = (".zst", ".zstd")
-_CHUNK_BYTES = 1 << 10  # of zstd at a time: what comes out may be 32,000 times as long
+_CHUNK_BYTES = 1 << 10  # of zstd input at a time: its output can be 32,000 times as long
 
 
 def format_suffix(path: Path) -> str:
-    """The end of a name that tells its format: ".json" of x.json and of x.JSON.gz."""
+    """The ending of a name that gives its format: ".json" for x.json and for x.JSON.gz."""
     if is_compressed(path):
         path = path.with_suffix("")
     return path.suffix.lower()
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file is to be read through gzip or zstd, by its name."""
+    """Whether a file is compressed with gzip or zstd, judged by its name."""
     return path.suffix.lower() in _GZIP + _ZSTD
 
 
 @contextmanager
 def opened(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[IO[bytes]]:
-    """The content of a file as a stream from its start, without what compresses it.
+    """The decompressed content of a file, as a stream from its start.
 
     Raises:
-        UserError: what is compressed ends early, is damaged or too much, or zstd is not there to read it.
+        UserError: the compressed data is cut off, damaged or too large, or zstandard is not installed.
     """
     suffix = path.suffix.lower()
     with path.open("rb") as file:
@@ -51,10 +51,10 @@ def opened(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def opened_for_seeking(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[IO[bytes]]:
-    """The same as a file that can be read at any place: one on disk where `path` is compressed.
+    """The decompressed content as a seekable file: a temporary one on disk if `path` is compressed.
 
     Raises:
-        UserError: as of `opened`.
+        UserError: as `opened`.
     """
     if not is_compressed(path):
         with path.open("rb") as file:
@@ -75,12 +75,12 @@ def _zstd_stream(file: IO[bytes], path: Path) -> io.RawIOBase:
     try:
         import zstandard
     except ImportError:
-        raise UserError(f"{path} is compressed by zstd: pip install 'modellink-rm[zstd]'") from None
+        raise UserError(f"{path} is compressed with zstd: pip install 'modellink-rm[zstd]'") from None
     return _ZstdStream(file, zstandard)
 
 
 class _BoundedStream(io.RawIOBase):
-    """What a compressed file holds, up to what the limits allow."""
+    """The content of a compressed file, up to what the limits allow."""
 
     def __init__(self, content: Any, path: Path, limits: Limits) -> None:
         self._content = content
@@ -102,14 +102,14 @@ class _BoundedStream(io.RawIOBase):
         self._num_left -= count
         if self._num_left < 0:
             raise UserError(
-                f"{self._path} holds more than {self._limits.max_expansion} times its own size: if that is "
-                "meant, give a larger --max-expansion"
+                f"{self._path} decompresses to more than {self._limits.max_expansion} times its size: if "
+                "that is meant, give a larger --max-expansion"
             )
         return count
 
 
 class _ZstdStream(io.RawIOBase):
-    """All frames of a zstd file; zstandard's own reader takes a cut-off file for a whole one."""
+    """All frames of a zstd file; zstandard's own reader does not notice that a file is cut off."""
 
     def __init__(self, file: IO[bytes], zstandard: Any) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""A key that stands twice in one object: JSON parsers keep one of its values and say nothing."""
+"""Duplicate keys in a JSON object, of which JSON parsers silently keep one value."""
 
 import contextlib
 import json
@@ -10,19 +10,19 @@ _ESCAPED_COLON = b"\\u003"  # with an a or A after it
 
 
 def duplicate_key(text: bytes, value: Any) -> str | None:
-    """A key that an object of a JSON text holds twice, None where there is none.
+    """A key that is twice in one object of a JSON text; None if there is none.
 
-    Keys are only looked at one by one where a count leaves room for doubt: a colon follows every key, so a
-    text with as many colons as its value has when written again holds no key twice.
+    Every key is followed by a colon, so a text with as many colons as its value has when written again
+    has no duplicate key. Only other texts are parsed key by key.
 
     Args:
         text: valid JSON.
-        value: what orjson made of it.
+        value: what orjson parsed from it.
 
     Raises:
-        RecursionError: it is nested too deeply for Python's own parser, and there is room for doubt.
+        RecursionError: the keys must be parsed, and are nested too deeply for Python's own parser.
     """
-    with contextlib.suppress(orjson.JSONEncodeError):  # nested deeper than orjson writes
+    with contextlib.suppress(orjson.JSONEncodeError):  # nested more deeply than orjson can write
         if text.count(b":") == orjson.dumps(value).count(b":") and _ESCAPED_COLON not in text:
             return None
     try:

@@ -11,15 +11,15 @@ _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def is_hub_name(given: str) -> bool:
-    """Whether it could name a data set of the hub: owner/name."""
+    """Whether it has the form of a data set's name on the hub: owner/name."""
     return _NAME.fullmatch(given) is not None
 
 
 def read_hub(name: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
-    """The rows of the train split, streamed; nothing is kept on disk.
+    """The rows of the train split, streamed; nothing is stored on disk.
 
     Raises:
-        UserError: the datasets library is not installed, or the hub does not give that data set.
+        UserError: the datasets library is not installed, or the hub does not return that data set.
     """
     try:
         import datasets
@@ -35,5 +35,5 @@ def read_hub(name: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
     except (OSError, ValueError, RuntimeError) as error:  # datasets, its hub client and httpx differ
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--input {name} does not exist here, and the Hugging Face hub did not give it: {reason}"
+            f"--input {name} does not exist here, and the Hugging Face hub did not return it: {reason}"
         ) from None

@@ -1,4 +1,4 @@
-"""What --input stands for: files, directories, globs and names of the hub."""
+"""What --input can name: files, directories, globs and data sets of the hub."""
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from modellink_rm.records.record import BadRecord, RawRecord, Record, parse_reco
 from modellink_rm.records.tables import read_arrow, read_parquet
 from modellink_rm.records.text_formats import read_csv, read_json, read_lines
 
-# How to read a file, by the end of its name.
+# How to read a file, by the ending of its name.
 READERS: dict[str, Callable[[Path, Limits], Iterator[RawRecord]]] = {
     ".arrow": read_arrow,
     ".csv": read_csv,
@@ -22,24 +22,25 @@ READERS: dict[str, Callable[[Path, Limits], Iterator[RawRecord]]] = {
     ".txt": read_lines,
 }
 _KINDS = ", ".join(sorted(READERS)) + ", or one of them with .gz or .zst"
-# Beside the data in a directory of the datasets library, or of LLaMA-Factory.
+# Files that the datasets library or LLaMA-Factory puts beside the data.
 _ABOUT_THE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 
 def read_records(inputs: str | Sequence[str]) -> Iterator[Record | BadRecord]:
-    """The records of one --input or several, one at a time.
+    """The records of one or more --input, one at a time.
 
     Raises:
-        UserError: no such path, nothing to read in it, or a file that is cut off or damaged.
+        UserError: a path does not exist or holds nothing to read, or a file is cut off or damaged.
     """
     return map(parse_record, read_raw_records(inputs))
 
 
 def read_raw_records(inputs: str | Sequence[str], limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
-    """The texts of the records of one --input or several, in order; a problem for one over the limits.
+    """The texts of the records of one or more --input, in order; a problem for each one over the limits.
 
     Raises:
-        UserError: no such path, nothing to read in it, or a file that is cut off, damaged or over the limits.
+        UserError: a path does not exist or holds nothing to read, or a file is cut off, damaged or over
+            the limits.
     """
     for given in _each(inputs):
         if _is_of_hub(given):
@@ -50,10 +51,10 @@ def read_raw_records(inputs: str | Sequence[str], limits: Limits = DEFAULT_LIMIT
 
 
 def input_files(inputs: str | Sequence[str]) -> list[Path]:
-    """The files that one --input or several stand for, in order; names of the hub have none.
+    """The files that one or more --input name, in order; names of the hub have none.
 
     Raises:
-        UserError: no such path, no file of a known kind, or the same file twice.
+        UserError: a path does not exist, holds no file of a known kind, or names a file twice.
     """
     files = [file for given in _each(inputs) if not _is_of_hub(given) for file in _files_of(given)]
     seen: set[Path] = set()
@@ -69,7 +70,7 @@ def _each(inputs: str | Sequence[str]) -> Sequence[str]:
 
 
 def _is_of_hub(given: str) -> bool:
-    """False for what is in a directory that is here: a mistake in a path must not go to the hub."""
+    """False if the parent directory exists: a mistyped path must not be looked up on the hub."""
     path = Path(given)
     return is_hub_name(given) and not path.parent.exists() and format_suffix(path) not in READERS
 
@@ -95,7 +96,7 @@ def _of_known_kind(file: Path) -> Path:
 
 
 def _files_in(directory: Path) -> list[Path]:
-    """The files of a directory by name; a .txt, which often explains the others, only where it is alone."""
+    """The files of a directory by name; .txt files, often readmes, only if there are no others."""
     files = sorted(file for file in directory.iterdir() if file.is_file() and _is_input(file))
     files = [file for file in files if format_suffix(file) != ".txt"] or files
     if not files:
@@ -108,6 +109,6 @@ def _is_input(file: Path) -> bool:
 
 
 def _is_beside_the_data(path: str) -> bool:
-    """True for hidden files, what describes the data, and the manifest of an earlier run."""
+    """True for hidden files, files that describe the data, and the manifest of an earlier run."""
     name = Path(path).name
     return name.startswith(".") or name.endswith("_manifest.json") or name in _ABOUT_THE_DATA

@@ -1,4 +1,4 @@
-"""One record: its text, its fields, or what is wrong with it."""
+"""One record: its text, its fields, or why it cannot be used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 _NOT_UTF8 = "invalid UTF-8"
 _NESTED = "nested too deeply"
 
-_LONGEST_MESSAGE = 300  # characters; what a record holds may be quoted in it
+_LONGEST_MESSAGE = 300  # characters; a message may quote the record
 
 
 def shortened(message: str) -> str:
-    """A message that fits a line or two, on one line."""
+    """The message on one line, cut to about two terminal lines."""
     message = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}..."
     return " ".join(message.splitlines())
 
 
 class RecordError(ValueError):
-    """What is wrong with one record; the message completes "file:line: ".
+    """A record cannot be used; the message completes "file:line: ".
 
     Attributes:
-        reason: a short form of the message, to count records by.
+        reason: a short form of the message, by which such records are counted.
     """
 
     def __init__(self, reason: str, message: str = "") -> None:
@@ -41,7 +41,7 @@ class RawRecord:
     Attributes:
         place: "file:line", or "file[index]" for an element of an array or a row of a table.
         text: the bytes of one JSON value.
-        problem: why there is no text, where its reader could make none; else "".
+        problem: why its reader could not read the text; "" if it could.
     """
 
     place: str
@@ -50,7 +50,7 @@ class RawRecord:
 
 
 class Chunk(tuple[RawRecord, ...]):
-    """Records that go to a worker together; pickled as one text, which is faster than each on its own."""
+    """Records that go to a worker together, pickled as one text: faster than pickling each one."""
 
     __slots__ = ()
 
@@ -87,8 +87,8 @@ class BadRecord:
 
     Attributes:
         place: as in `RawRecord`.
-        reason: a short form of the message, to count by.
-        message: what is wrong with it.
+        reason: a short form of the message, by which such records are counted.
+        message: why it cannot be used.
     """
 
     place: str
@@ -97,7 +97,7 @@ class BadRecord:
 
 
 def parse_record(raw: RawRecord) -> Record | BadRecord:
-    """The fields of a record, or what is wrong with it."""
+    """The fields of a record, or why it cannot be used."""
     if raw.problem:
         return BadRecord(raw.place, raw.problem, raw.problem)
     try:
@@ -120,7 +120,7 @@ def parse_record(raw: RawRecord) -> Record | BadRecord:
 
 
 def record_of_row(place: str, row: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> RawRecord:
-    """The record of a table's row: numbers and text as in JSON, bytes as UTF-8, anything else as its text."""
+    """A row of a table as a record: numbers and text as in JSON, bytes as UTF-8, anything else as str()."""
     try:
         text = orjson.dumps(row, default=_as_text)
     except TypeError as error:  # bytes, a lone surrogate, or an integer of more than 64 bits

@@ -17,7 +17,7 @@ def read_parquet(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRec
     """The rows of a parquet file.
 
     Raises:
-        UserError: pyarrow is not there to read it, or it is damaged.
+        UserError: pyarrow is not installed, or the file is damaged.
     """
     pyarrow = _pyarrow(path)
     from pyarrow import parquet
@@ -35,7 +35,7 @@ def read_arrow(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecor
     """The rows of an arrow file, or of an arrow stream as the datasets library stores them.
 
     Raises:
-        UserError: pyarrow is not there to read it, or it is damaged.
+        UserError: pyarrow is not installed, or the file is damaged.
     """
     pyarrow = _pyarrow(path)
     with opened_for_seeking(path, limits) as file:
@@ -72,13 +72,13 @@ def _rows(path: Path, batches: Iterator[Any], limits: Limits) -> Iterator[RawRec
 
 
 def _check_names(path: Path, names: list[str]) -> None:
-    """Refuse a table two of whose columns have one name: a row would hold only one of them."""
+    """Refuse a table in which two columns have the same name: a row would hold only one of them."""
     if len(set(names)) < len(names):
         raise UserError(f"{path} names a column twice: {', '.join(names)}")
 
 
 def _row_values(batch: Any) -> list[dict[str, Any] | None]:
-    """The fields of each row, None where they are not UTF-8."""
+    """The fields of each row; None if they are not UTF-8."""
     try:
         rows: list[dict[str, Any] | None] = batch.to_pylist()
         return rows
@@ -92,7 +92,7 @@ def _pyarrow(path: Path) -> Any:
     try:
         import pyarrow
     except ImportError:
-        raise UserError(f"{path} needs pyarrow to be read: pip install 'modellink-rm[arrow]'") from None
+        raise UserError(f"reading {path} needs pyarrow: pip install 'modellink-rm[arrow]'") from None
     return pyarrow
 
 

@@ -1,4 +1,4 @@
-"""Records of text: JSON arrays, a JSON object a line, CSV."""
+"""Records in text files: JSON arrays, one JSON object per line, CSV."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def read_lines(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
-    """One record a line; blank lines are none, and one over the limit has no text."""
+    """One record per line, without blank lines; a record over the limit has no text."""
     longest = limits.max_record_bytes
     with opened(path, limits) as file:
         number = 0
@@ -33,35 +33,35 @@ def read_lines(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecor
 
 
 def _skip_line(file: IO[bytes]) -> None:
-    """Read to the end of a line that is not kept."""
+    """Skip the rest of a line."""
     while (rest := file.readline(_CHUNK_BYTES)) and rest[-1:] != b"\n":
         pass
 
 
 def read_json(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
-    """The elements of an array where the file holds one, else one record a line."""
+    """The elements of an array if the file begins with one, else one record per line."""
     with opened(path, limits) as file:
         start = file.read(1 << 16).removeprefix(_BYTE_ORDER_MARK).lstrip()
     return _read_array(path, limits) if start.startswith(b"[") else read_lines(path, limits)
 
 
-# Strings, brackets and commas of a JSON text; a quote on its own opens a string that does not end.
+# Strings, brackets and commas of a JSON text; a single quotation mark opens a string that does not end.
 _MARKS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
 
 
 def _read_array(path: Path, limits: Limits) -> Iterator[RawRecord]:
     """The elements of one array, cut out of the stream without parsing them.
 
-    A bad element is thus one bad record, and memory grows with the longest element, not the file.
+    So a bad element is one bad record, and memory grows with the longest element, not with the file.
 
     Raises:
         UserError: the array does not end, something follows it, or an element is over the limit.
     """
     with opened(path, limits) as file:
-        buffer, line = b"", 1  # what is not used yet, and the line it starts in
-        start, position = 0, 0  # in the buffer: of the element, and of the next mark
+        buffer, line = b"", 1  # what is not parsed yet, and the line in which it starts
+        start, position = 0, 0  # offsets in the buffer: of the element, and of the next mark
         depth, index = 0, 0
-        # As much again as there is: a long element is not scanned over and over.
+        # Doubling the buffer bounds how often a long element is scanned.
         while chunk := file.read(max(_CHUNK_BYTES, len(buffer))):
             buffer += chunk
             for mark in _MARKS.finditer(buffer, position):
@@ -107,7 +107,7 @@ def _check_nothing_follows(path: Path, rest: bytes, file: IO[bytes], line: int) 
         found = rest.lstrip()
         line += rest.count(b"\n", 0, len(rest) - len(found))
         if found:
-            raise UserError(f"{path}:{line}: something follows the end of the array")
+            raise UserError(f"{path}:{line}: there is text after the end of the array")
         rest = file.read(_CHUNK_BYTES)
 
 
@@ -115,12 +115,12 @@ def read_csv(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]
     """The rows under a header of field names; every field is a text.
 
     Raises:
-        UserError: there is no header, it names a field twice, or a row is over the limit, as where a quote is
-            never closed.
+        UserError: there is no header, it names a field twice, or a row is over the limit, for example
+            because a quotation mark is never closed.
     """
     csv.field_size_limit(limits.max_record_bytes)
     with opened(path, limits) as file:
-        # What is not UTF-8 becomes lone surrogates, which no record can hold: one bad record.
+        # Invalid UTF-8 becomes lone surrogates, which make one bad record.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         lines = _CsvLines(text, path, limits)
         rows = csv.reader(lines)
@@ -143,10 +143,10 @@ def read_csv(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]
 
 
 class _CsvLines:
-    """The lines of a CSV, as long as those of one row are not over the limit.
+    """The lines of a CSV; refuses a row that is over the limit.
 
     Attributes:
-        num_characters: of the lines given since it was last set to 0.
+        num_characters: of all lines returned since it was last set to 0.
     """
 
     def __init__(self, text: io.TextIOWrapper, path: Path, limits: Limits) -> None:
@@ -161,7 +161,7 @@ class _CsvLines:
             self.num_characters += len(line)
             if self.num_characters > longest:
                 raise UserError(
-                    f"{self._path}: a row, with a quote that is not closed?, is {self._limits.too_long}"
+                    f"{self._path}: a row, perhaps with an unclosed quote, is {self._limits.too_long}"
                 )
             yield line
 

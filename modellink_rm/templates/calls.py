@@ -1,8 +1,8 @@
-"""Calls of tools as the models' own publications write them.
+"""Tool calls, in the formats that the models' publishers document.
 
-A call is an answer whose text is JSON of name and arguments, or a list of such, maybe after a text and a line
-break: what the handlers make of `tool_calls`, and what LLaMA-Factory's function_call turns hold. A call that
-is spelled otherwise is written as the record spells it.
+A call is an answer whose text is JSON with name and arguments, or a list of these, optionally after a text
+and a line break. Handlers write `tool_calls` in this form, and LLaMA-Factory's function_call turns have it.
+A call in any other form is written unchanged.
 """
 
 import json
@@ -15,14 +15,14 @@ from modellink_rm.records import RecordError
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: the function's name, and its arguments as an object of JSON."""
+    """One call: the function's name, and its arguments as a JSON object."""
 
     name: str
     arguments: dict[str, Any]
 
 
 def call_texts(call_format: str, content: str) -> tuple[str, ...]:
-    """Texts, each tokenised on its own, of an answer that calls tools; none where it holds no call in JSON.
+    """Texts, each tokenised on its own, of an answer that calls tools; empty if it has no call in JSON.
 
     Raises:
         RecordError: the format has no form for what the answer holds.
@@ -32,7 +32,7 @@ def call_texts(call_format: str, content: str) -> tuple[str, ...]:
 
 
 def text_and_calls(content: str) -> tuple[str, list[Call]]:
-    """What is said before the calls, and these; the whole and none where the end is no JSON of calls.
+    """The text before the calls, and the calls; the whole text and no calls if it does not end with them.
 
     Raises:
         RecordError: a call is nested too deeply.
@@ -94,7 +94,7 @@ CALL_FORMATS: dict[str, Callable[[str, list[Call]], tuple[str, ...]]] = {
     "qwen": _qwen,
     "llama3": _llama3,
 }
-# These stand for the whole answer, its opening line break included.
+# These replace the whole answer, including its opening line break.
 WITHOUT_OPENING = ("chatglm3", "glm4")
 
 

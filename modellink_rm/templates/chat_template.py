@@ -1,4 +1,4 @@
-"""--prompt-type hf: the chat template that comes with a tokenizer, rendered by transformers."""
+"""--prompt-type hf: the tokenizer's own chat template, rendered by transformers."""
 
 import functools
 import json
@@ -18,13 +18,13 @@ from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 NAME = "hf"
 _ROLES = {"user": "user", "observation": "tool", "assistant": "assistant", "function_call": "assistant"}
-# What Jinja texts raise on records that they were not written for, beside Jinja's own errors.
+# Exceptions, besides Jinja's own, of templates that get records they were not written for.
 _RENDERING_ERRORS = (
     *(TypeError, ValueError, LookupError, AttributeError, ArithmeticError, NameError),
     *(RecursionError, MemoryError, RenderingTooLongError),
 )
 _LONGEST_TEXT = 1 << 26  # characters
-# Private characters, one of which marks a control token that a message spells.
+# Private-use characters, one of which marks a control token in the text of a message.
 _MARKS = [chr(code) for code in range(0xE000, 0xE010)]
 
 
@@ -33,14 +33,14 @@ def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None) -> Template
 
     Args:
         tokenizer: read from a directory that transformers can read too.
-        thinking: the `enable_thinking` that the chat template is given; None for its default.
+        thinking: `enable_thinking` for the chat template; None for its default.
 
     Raises:
-        UserError: transformers cannot read the tokenizer, or there is no chat template with it.
+        UserError: transformers cannot read the tokenizer, or it has no chat template.
     """
     own = _transformers_tokenizer(tokenizer)
     if not own.chat_template:
-        raise UserError(f"--prompt-type {NAME}: the tokenizer {tokenizer.name} comes without a chat template")
+        raise UserError(f"--prompt-type {NAME}: the tokenizer {tokenizer.name} has no chat template")
     try:
         text = own.get_chat_template()
     except ValueError as error:  # it has several, none of them the default
@@ -50,12 +50,12 @@ def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None) -> Template
 
 
 def _check_operators(text: str, where: str) -> None:
-    """Refuse a template that cannot be parsed, or that has powers, which no limit of time can interrupt."""
+    """Refuse a template that cannot be parsed, or that uses powers, which no time limit can interrupt."""
     from jinja2 import nodes
     from jinja2.exceptions import TemplateSyntaxError
     from transformers.utils.chat_template_utils import _compile_jinja_template  # transformers 5.23
 
-    # Of another template, as jinja2 computes what is constant when it compiles one.
+    # The environment of an empty template: compiling this one would already compute its constants.
     environment = _compile_jinja_template("").environment
     try:
         with rendering_limits():
@@ -66,11 +66,11 @@ def _check_operators(text: str, where: str) -> None:
             f"--prompt-type {NAME}: the chat template of {where} cannot be read: {shortened(problem)}"
         ) from None
     if has_powers:
-        raise UserError(f"--prompt-type {NAME}: the chat template of {where} uses **, which none needs")
+        raise UserError(f"--prompt-type {NAME}: the chat template of {where} uses **, which is not allowed")
 
 
 class ChatRenderer:
-    """A chat template with the tokenizer it belongs to."""
+    """A chat template with its tokenizer."""
 
     def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
         from jinja2.exceptions import TemplateError
@@ -88,7 +88,7 @@ class ChatRenderer:
         self._added_pattern = re.compile(
             "|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)"
         )
-        # Where the text may be cut in two: nothing before such a token has a part in what follows it.
+        # Where the text may be cut in two: ids after such a token do not depend on the text before it.
         self._cuts = {
             text
             for text, token in added.items()
@@ -101,18 +101,18 @@ class ChatRenderer:
     def response_ids(
         self, system: str | None, tools: str, turns: Sequence[Message], answers: Sequence[Message]
     ) -> "Iterator[array[int]]":
-        """Ids, int32 ("i"), of the prompt with the answer's opener, then for each answer of what follows it.
+        """Ids, int32 ("i"): of the prompt with the answer's opener, then of each answer.
 
         Raises:
-            RecordError: the chat template refuses the record or has no place for its tools, or the ids of a
-                prompt do not begin those with its answer.
+            RecordError: the chat template refuses the record or ignores its tools, or the ids of prompt and
+                answer do not begin with those of the prompt.
         """
         ids = self._ids(system, tools, turns, answers)
         prompt = next(ids)
         yield prompt
         for whole in ids:
             if whole[: len(prompt)] != prompt:
-                reason = "the chat template does not begin prompt and answer with the prompt"
+                reason = "the chat template's prompt and answer do not begin with its prompt"
                 raise RecordError(reason)
             yield whole[len(prompt) :]
 
@@ -121,7 +121,7 @@ class ChatRenderer:
         """How many tokens the chat template adds after the text of an answer.
 
         Raises:
-            UserError: it cannot write a question with its answer.
+            UserError: the template cannot render a question with its answer.
         """
         end = "\N{BLACK SQUARE}"
         turns = [Message("user", "q"), _answer(end)]
@@ -129,7 +129,7 @@ class ChatRenderer:
             text = self._text(_messages(None, turns, with_calls=False), None)
         except RecordError as error:
             raise UserError(
-                f"--prompt-type {NAME}: a question and an answer cannot be written: {error}"
+                f"--prompt-type {NAME}: it cannot render a question and an answer: {error}"
             ) from None
         return len(self._encoded(text.rpartition(end)[2], mark=""))
 
@@ -157,12 +157,12 @@ class ChatRenderer:
             )
 
     def _last_cut(self, text: str) -> int:
-        """Where the last token stands before which the text may be cut; 0 where there is none."""
+        """Position of the last token before which the text may be cut; 0 if there is none."""
         found = [match.start() for match in self._added_pattern.finditer(text) if match[0] in self._cuts]
         return found[-1] if found else 0
 
     def _with_marks(self, texts: list[str]) -> tuple[str, list[str]]:
-        """A character that is in none of the texts, and the texts with it inside each control token."""
+        """A character that none of the texts contains, and the texts with it inside each control token."""
         if not any(self._special_pattern.search(text) for text in texts):
             return "", texts
         mark = next(mark for mark in _MARKS if not any(mark in text for text in texts))
@@ -202,14 +202,14 @@ class ChatRenderer:
         except self._errors as error:
             raise _refusal(error) from None
         if len(text) > _LONGEST_TEXT:
-            raise RecordError("the chat template writes too long a text")
+            raise RecordError("the chat template renders too long a text")
         return text
 
     def _encoded(self, text: str, mark: str) -> "array[int]":
         if not text:
             return array("i")
         if not mark:
-            # As apply_chat_template tokenises what it rendered.
+            # Like apply_chat_template, which tokenises the rendered text.
             return array("i", self._own(text, add_special_tokens=False)["input_ids"])
         ids = array("i")
         start = 0
@@ -222,7 +222,7 @@ class ChatRenderer:
 
 @functools.lru_cache(maxsize=8)
 def chat_renderer_of(template: Template, tokenizer: Tokenizer) -> ChatRenderer:
-    """What renders a template that is a chat template."""
+    """The renderer of a template that is a chat template."""
     return ChatRenderer(template, tokenizer)
 
 
@@ -232,7 +232,7 @@ def _messages(system: str | None, turns: Sequence[Message], *, with_calls: bool)
 
 
 def _message(turn: Message, *, with_calls: bool) -> dict[str, Any]:
-    """A turn as chat templates read it; its calls as `tool_calls` where the chat template knows these."""
+    """A turn in the form of chat templates; its calls are `tool_calls` if the chat template supports them."""
     message: dict[str, Any] = {"role": _ROLES[turn.role], "content": turn.content}
     text, calls = text_and_calls(turn.content) if with_calls and turn.role == "function_call" else ("", [])
     if calls:

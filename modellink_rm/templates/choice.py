@@ -1,4 +1,4 @@
-"""Which template --prompt-type, --prompt-type-path and --enable-thinking mean."""
+"""The template that --prompt-type, --prompt-type-path and --enable-thinking choose."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ _THINKING = {"true": True, "false": False, "none": None}
 
 
 def kept_template(name: str, definition: Mapping[str, Any] | None, *, where: str) -> Template:
-    """The template that a manifest or a contract names, by its own definition where it holds one.
+    """The template that a manifest or a contract names, from the definition in it if it has one.
 
     Raises:
-        UserError: the name is unknown and nothing defines it.
+        UserError: there is no definition, and the name is unknown.
     """
     return TEMPLATES[name] if definition is None else template_of_definition(definition, where=where)
 
@@ -31,13 +31,13 @@ def find_template(
     """The template of that name.
 
     Args:
-        name: of the file `path` where that is given; else "hf", or a name of the table.
-        tokenizer: whose chat template "hf" is.
+        name: a name in the file `path` if that is given, else "hf" or a name of the table.
+        tokenizer: the tokenizer whose chat template "hf" is.
         path: a JSON or YAML file of templates.
         enable_thinking: "true", "false" or "none".
 
     Raises:
-        UserError: there is no such template, or it knows no thoughts to enable.
+        UserError: there is no such template, or it does not support --enable-thinking.
     """
     thinking = _THINKING[enable_thinking]
     if path is None and name == CHAT_TEMPLATE:
@@ -47,13 +47,13 @@ def find_template(
     template = TEMPLATES[name] if path is None else template_in_file(path, name)
     if path is None and name in PUBLISHED_FORMS:
         warn_once(
-            f"--prompt-type {name} writes a record's system text bare after BOS, as ModelLink does; as "
-            f"published: {PUBLISHED_FORMS[name]}, or hf"
+            f"--prompt-type {name} writes a record's system text directly after BOS, as ModelLink does; for "
+            f"the published form use {PUBLISHED_FORMS[name]}, or hf"
         )
     if thinking is None:
         return template
     if not template.strip_thoughts:
-        raise UserError(f"--enable-thinking {enable_thinking}: --prompt-type {name} knows no thoughts")
+        raise UserError(f"--enable-thinking {enable_thinking}: --prompt-type {name} does not support it")
     variant = f"{name}_thinking" if thinking else f"{name}_no_thinking"
     if path is None and variant in list(TEMPLATES):
         return TEMPLATES[variant]

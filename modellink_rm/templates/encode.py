@@ -34,10 +34,10 @@ def tokenize_responses(
 ) -> TokenizedResponses:
     """Token ids of a prompt and of all its responses, the prompt tokenised once.
 
-    The one way from a conversation to ids, in preprocessing and in scoring.
+    Preprocessing and scoring both call this function, and no other.
 
     Raises:
-        RecordError: the template has no form for what the record holds, or a response has no token.
+        RecordError: the template has no form for a part of the record, or a response has no token.
         UserError: the tokenizer lacks a token that the template needs.
     """
     system, tools, prompt = conversation.system, conversation.tools, conversation.prompt
@@ -64,9 +64,9 @@ def _prompt_ids(
     Args:
         system: None or "" for the template's default.
         tools: a JSON list of functions, "" for none.
-        turns: from a user's or observation's to a user's or observation's, alternating.
+        turns: alternating; the first and the last are a user's or an observation's.
         template: how turns are written.
-        tokenizer: what turns text into ids.
+        tokenizer: encodes the texts.
 
     Raises:
         RecordError: there are tools, or a system message, and the template has no form for them.
@@ -109,7 +109,7 @@ def _prompt_ids(
 
 
 def _response_ids(message: Message, template: Template, tokenizer: Tokenizer) -> "array[int]":
-    """Token ids, int32 ("i"), of a final answer, with what the template adds after it.
+    """Token ids, int32 ("i"), of a final answer, with the tokens that the template adds after it.
 
     Raises:
         UserError: the tokenizer lacks a token that the template needs.
@@ -138,7 +138,7 @@ def _with_tools(template: Template, tools: str, system: str) -> tuple[str, ...]:
 
 
 def _answer_ids(turn: Message, content: str, template: Template, renderer: Renderer) -> "array[int]":
-    """Ids of an answer: of its calls in the template's form where it has one, else of the text as it is."""
+    """Ids of an answer: of its calls if the template has a form for them, else of its text."""
     texts: tuple[str, ...] = ()
     if turn.role == "function_call" and template.call_format:
         texts = call_texts(template.call_format, content)
@@ -152,7 +152,7 @@ def _answer_ids(turn: Message, content: str, template: Template, renderer: Rende
 
 
 def _index_of_system(template: Template, turns: Sequence[Message]) -> int:
-    """The turn whose text begins with the system's, -1 where that stands on its own."""
+    """Index of the turn whose text begins with the system text; -1 if that is a turn of its own."""
     if template.system_rule == "last_user":
         return _last_user_turn(turns)
     return 0 if template.system_in_user else -1

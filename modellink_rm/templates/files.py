@@ -1,4 +1,4 @@
-"""Templates from a JSON or YAML file, in the form of ModelLink's and MindSpeed-LLM's templates.json.
+"""Templates from a JSON or YAML file, in the format of ModelLink's and MindSpeed-LLM's templates.json.
 
 A file holds one object, or a list of them:
 
@@ -31,11 +31,11 @@ from modellink_rm.templates.tools import SYSTEM_FORMATS
 
 _SLOTS = ("user", "assistant", "system", "observation", "prefix", "separator")
 _TEXTS = ("name", "default_system", "chat_template", "call_format", "system_rule")
-_ADDED_TEXTS = ("call_format", "system_rule")  # written where they say something
+_ADDED_TEXTS = ("call_format", "system_rule")  # written only if not empty
 _SWITCHES = ("efficient_eos", "replace_eos", "system_in_user", "strip_thoughts", "thinking")
 _CLASSES = {"Llama2Template": "system_in_user", "ReasoningTemplate": "strip_thoughts"}
 _IGNORED = {
-    "format_function": "a call is written as an answer, as the record spells it",
+    "format_function": "a call is written unchanged, as an answer",
     "force_system": "an empty system text is not written",
 }
 _KEYS = (
@@ -53,7 +53,7 @@ def template_in_file(path: str, name: str) -> Template:
     """The template of that name in a file.
 
     Raises:
-        UserError: no such file, no such template in it, or one that cannot be understood.
+        UserError: the file does not exist, or the template is not in it or is not valid.
     """
     entries = _entries(Path(path))
     names = [entry["name"] for entry in entries]
@@ -67,10 +67,10 @@ def template_of_definition(entry: Mapping[str, Any], *, where: str) -> Template:
 
     Args:
         entry: the object.
-        where: what messages call it.
+        where: where it is, for messages.
 
     Raises:
-        UserError: it cannot be understood.
+        UserError: it is not valid.
     """
     for key in entry:
         if key not in _KEYS:
@@ -96,7 +96,7 @@ def template_of_definition(entry: Mapping[str, Any], *, where: str) -> Template:
 
 
 def definition_of(template: Template) -> dict[str, Any]:
-    """The object that defines a template, to keep beside what was made with it."""
+    """The object that defines a template, to store with data and checkpoints that use it."""
     if template.chat_template:
         entry: dict[str, Any] = {"name": template.name, "chat_template": template.chat_template}
         return entry if template.thinking is None else entry | {"thinking": template.thinking}
@@ -188,7 +188,7 @@ def _class_and_tools(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check(values: Mapping[str, Any], where: str) -> None:
-    """Refuse what could not be written, or not be read back."""
+    """Refuse a template that cannot be rendered, or not be read back from its definition."""
     if values.get("chat_template"):
         return
     if "user" not in values:
@@ -203,7 +203,7 @@ def _check(values: Mapping[str, Any], where: str) -> None:
     if values.get("replace_eos") and not values["stop_words"]:
         raise UserError(f"{where}: replace_eos needs stop_words, the first of which is the EOS")
     if values.get("tool_format") and values.get("system_in_user"):
-        raise UserError(f"{where}: tools stand in system messages, which system_in_user has none of")
+        raise UserError(f"{where}: tools are in system messages, which system_in_user does not have")
 
 
 def _of_type(value: Any, wanted: type, described: str, where: str) -> Any:

@@ -1,7 +1,7 @@
-"""Bounds of time and memory around the rendering of a chat template, which is somebody else's program.
+"""Limits of time and memory for rendering a chat template, which is a foreign program.
 
 transformers renders it in jinja2's ImmutableSandboxedEnvironment: no files, no attributes that begin with an
-underscore, ranges of 100,000 numbers at most. What is left is a loop inside a loop, and a text that doubles.
+underscore, ranges of 100,000 numbers at most. Nested loops and texts that grow exponentially remain.
 """
 
 import contextlib
@@ -12,22 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-MAX_SECONDS = 10.0  # of processor time, so that a busy machine changes nothing
-_MAX_BYTES = 1 << 30  # of memory beside what the process has
-_STATM = Path("/proc/self/statm")  # its first number: pages of the address space
+MAX_SECONDS = 10.0  # of processor time, so that the load of the machine does not matter
+_MAX_BYTES = 1 << 30  # of memory, in addition to what the process uses
+_STATM = Path("/proc/self/statm")  # its first number: size of the address space in pages
 
 
 class RenderingTooLongError(Exception):
-    """The template has not come to an end in time."""
+    """The template did not finish in time."""
 
 
 @contextlib.contextmanager
 def rendering_limits() -> Iterator[None]:
-    """A block that may take `MAX_SECONDS` (in the main thread) and 1 GiB of memory (on Linux).
+    """A block limited to `MAX_SECONDS` (in the main thread) and 1 GiB of memory (on Linux).
 
     Raises:
-        RenderingTooLongError: the time is over.
-        MemoryError: the memory is used up.
+        RenderingTooLongError: the block took longer.
+        MemoryError: the block needed more memory.
     """
     with _time_limit(), _memory_limit():
         yield

@@ -1,4 +1,4 @@
-"""A template's slots made ready for one tokenizer: what is constant is tokenised once."""
+"""A template's slots prepared for one tokenizer: constant text is tokenised once."""
 
 import functools
 import re
@@ -21,7 +21,7 @@ def eos_id_of(template: Template, tokenizer: Tokenizer) -> int | None:
     """Id of the template's EOS: its first stop word if it replaces the tokenizer's.
 
     Raises:
-        UserError: the stop word is not a token of the tokenizer's.
+        UserError: the tokenizer has no such token.
     """
     return (
         _required_id(template.stop_words[0], template, tokenizer)
@@ -47,7 +47,7 @@ class _Stretch:
     parts: tuple[str, ...]
 
 
-# A rendered slot: ids that are always the same, or text to fill in and tokenise whole.
+# A prepared slot: constant ids, or text to fill in and then tokenise as a whole.
 _Step: TypeAlias = "array[int] | _Stretch"
 
 
@@ -63,7 +63,7 @@ class Renderer:
             *(template.prefix + template.system + template.separator),
             *(template.user + observation + template.assistant + template.tools_slots),
         )
-        # A message may spell what the template spells: to the tokenizer it is text there.
+        # A message may contain the template's control tokens: there the tokenizer must read them as text.
         self._tokenizer = tokenizer.with_control_tokens(_control_tokens(slots, template, tokenizer))
         self.prefix = self._prepared(template.prefix)
         self.system = self._prepared(template.system)
@@ -74,7 +74,7 @@ class Renderer:
         self.assistant = self._prepared(template.assistant)
         self.content = self._prepared((CONTENT,))
         self.final = array("i", [self._required_eos_id()] if template.efficient_eos else [])
-        # Not among the control tokens above: an answer's own <think> stays what the tokenizer makes of it.
+        # Not among the control tokens above: in an answer, <think> keeps the tokenizer's own meaning.
         self.empty_thought = self._prepared((_EMPTY_THOUGHT,)) if template.thinking is not None else []
         self.num_closing_tokens = self._num_tokens_after_content()
 
@@ -83,7 +83,7 @@ class Renderer:
         """The slots around the JSON of tools.
 
         Raises:
-            RecordError: the tokenizer lacks a token of theirs; records without tools have no need of it.
+            RecordError: the tokenizer lacks one of their tokens; only records with tools need it.
         """
         for slot in self._template.tools_slots:
             if isinstance(slot, Token) and self._tokenizer.token_to_id(slot.name) is None:
@@ -139,7 +139,7 @@ class Renderer:
     def _required_eos_id(self) -> int:
         if self._eos_id is None:
             raise UserError(
-                f"--prompt-type {self._template.name} ends an answer with EOS, and the tokenizer "
+                f"--prompt-type {self._template.name} ends an answer with EOS, but the tokenizer "
                 f"{self._tokenizer.name} has none: declare eos_token in its tokenizer_config.json"
             )
         return self._eos_id
@@ -168,20 +168,20 @@ def renderer_of(template: Template, tokenizer: Tokenizer) -> Renderer:
 
 
 def _with_system_inside(user: Sequence[Slot], system: Sequence[Slot]) -> list[Slot]:
-    """The user's slots with the system's text before the message, in the message's own slot."""
+    """The user's slots with the system text before the message, in the same slot as the message."""
     before = "".join(slot for slot in system if isinstance(slot, str)).replace(CONTENT, _SYSTEM)
     return [slot.replace(CONTENT, before + CONTENT) if isinstance(slot, str) else slot for slot in user]
 
 
 def _split_at_control_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
-    """A slot's text as fields, control tokens that the tokenizer knows, and literals."""
+    """A slot's text, split into fields, control tokens that the tokenizer knows, and literals."""
     parts: list[str] = []
     for part in _FIELDS.split(text):
         spelled = (
             [] if part in _FIELD_NAMES else [token for token in tokenizer.special_tokens if token in part]
         )
         if spelled:
-            # The longest first: at one place, the longer token is meant.
+            # Longest first: where two tokens match, the longer one is meant.
             spelled.sort(key=len, reverse=True)
             parts += re.split("(" + "|".join(map(re.escape, spelled)) + ")", part)
         else:
@@ -190,7 +190,7 @@ def _split_at_control_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
 
 
 def _control_tokens(slots: Sequence[Slot], template: Template, tokenizer: Tokenizer) -> set[str]:
-    """Every token of the tokenizer's that the template spells or names."""
+    """Every token of the tokenizer that the template contains or names."""
     named = {slot.name for slot in slots if isinstance(slot, Token)} | set(template.stop_words)
     for slot in slots:
         if isinstance(slot, str):

@@ -1,4 +1,4 @@
-"""Chat templates: what a prompt and a response look like as slots, and the table of them.
+"""Chat templates, which describe prompts and responses as slots, and the table of them.
 
 The table is ModelLink's (branches 1.0.0 and 2.0.0), which differs from newer LLaMA-Factory in
 trailing newlines and default systems. `modellink_rm.templates.encode` turns slots into token ids.
@@ -27,12 +27,12 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Bos:
-    """A slot that is the tokenizer's BOS, or nothing where it has none."""
+    """A slot that is the tokenizer's BOS, or nothing if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Eos:
-    """A slot that is the EOS: the first stop word where the template replaces the tokenizer's."""
+    """A slot that is the EOS: the tokenizer's, or the first stop word if the template replaces it."""
 
 
 # A str is text around a message, tokenised on its own: tokens never merge across slots.
@@ -48,29 +48,28 @@ class Template:
     """How the turns of a conversation are written for one family of models.
 
     Attributes:
-        name: the first of the names that --prompt-type knows it by.
+        name: the first of its names for --prompt-type.
         user: a user's turn with the opener of the answer.
         assistant: an answer, earlier or final.
         system: system text with the description of tools.
-        observation: an observation with the opener of the answer; None for the user's.
-        prefix: stands once, before everything.
-        separator: stands before every user's turn but the first.
+        observation: an observation with the opener of the answer; None for the slots of `user`.
+        prefix: written once, before everything.
+        separator: written before every user's turn except the first.
         default_system: the system text of a record that has none.
         stop_words: tokens that end an answer.
-        efficient_eos: EOS stands once, after the final answer.
+        efficient_eos: EOS is written once, after the final answer.
         replace_eos: EOS is the first stop word instead of the tokenizer's.
         system_in_user: system text is a part of the first user's message.
-        system_rule: "last_user" where system text is a part of the last user's message, "refused" where a
-            record with system text is refused; else "".
-        strip_thoughts: <think>...</think> is taken out of earlier answers.
-        tool_format: how tools are described in the system text, a name of `tools.SYSTEM_FORMATS`; "" for
-            not at all, and a record with tools is refused unless there are `tools_slots`.
-        tools_slots: stand before the last user's turn of a record with tools, the JSON of these inside.
-        call_format: how calls of tools are written, a name of `calls.CALL_FORMATS`; "" for as the record
-            spells them.
-        thinking: True writes an empty thought before an answer without one; False takes thoughts out of
-            answers and ends the prompt with an empty one; None leaves answers as they are.
-        chat_template: a Jinja text that replaces all slots, "" for none.
+        system_rule: "last_user": system text is a part of the last user's message; "refused": a record with
+            system text is refused; "": neither.
+        strip_thoughts: <think>...</think> is removed from earlier answers.
+        tool_format: how tools are described in the system text, a name of `tools.SYSTEM_FORMATS`; "" if they
+            are not: then a record with tools is refused unless there are `tools_slots`.
+        tools_slots: written before the last user's turn of a record with tools, around their JSON.
+        call_format: how tool calls are written, a name of `calls.CALL_FORMATS`; "" writes them unchanged.
+        thinking: True writes an empty thought before an answer without one; False removes thoughts from
+            answers and ends the prompt with an empty one; None leaves answers unchanged.
+        chat_template: a Jinja template that replaces all slots, "" for none.
     """
 
     name: str
@@ -100,7 +99,7 @@ class Template:
         del content["name"]
         for name in _ADDED_LATER:
             if not content[name] and content[name] is not False:
-                del content[name]  # so that a template without it keeps the fingerprint it had
+                del content[name]  # so that templates without the field keep their fingerprint
         if self.tool_format:
             content["tool_format"] = system_texts(self.tool_format, '[{"name": "f"}]', "s")
         if self.call_format:
@@ -120,7 +119,12 @@ class Template:
         return "no EOS" if self.assistant == (CONTENT,) else "the text of the template ends every answer"
 
 
-TEMPLATES: Registry[Template] = Registry("--prompt-type")
+TEMPLATES: Registry[Template] = Registry(
+    "--prompt-type",
+    entry_points="modellink_rm.templates",
+    accepts=lambda entry: isinstance(entry, Template),
+    expected="a Template",
+)
 
 
 def _add(template: Template, *aliases: str) -> None:
@@ -230,7 +234,7 @@ _QWEN3 = Template(
     call_format="qwen",
 )
 _add(_QWEN3)
-# What --enable-thinking true and false make of qwen3; names, so that data and checkpoints can say them.
+# qwen3 with --enable-thinking true and false; with names, so that data and checkpoints can name them.
 _add(dataclasses.replace(_QWEN3, name="qwen3_thinking", thinking=True))
 _add(dataclasses.replace(_QWEN3, name="qwen3_no_thinking", thinking=False))
 _add(
@@ -272,8 +276,8 @@ _add(
         system_in_user=True,
     )
 )
-# ModelLink's mistral and gemma write system text bare after BOS, as no publisher does: data made with them
-# needs it so. What asks for them by name is told of the others.
+# ModelLink's mistral and gemma write system text directly after BOS, unlike the publishers; existing data
+# needs them unchanged. Users who ask for them by name are told about the published forms.
 PUBLISHED_FORMS = {
     "mistral": "mistral_v1 or mistral_v3",
     "mixtral": "mistral_v1 or mistral_v3",

@@ -1,7 +1,7 @@
-"""Descriptions of tools as the models' own publications write them.
+"""Descriptions of tools, in the formats that the models' publishers document.
 
 A record's tools are a JSON list of functions (name, description, parameters), each bare or wrapped as
-{"type": "function", "function": {...}}. Every format writes them the way its models were trained on.
+{"type": "function", "function": {...}}. Each format is the one that its models were trained with.
 """
 
 import functools
@@ -15,10 +15,10 @@ Function = dict[str, Any]
 
 
 def functions_of(tools: str) -> list[Function]:
-    """The functions that a record's description of tools lists, unwrapped.
+    """The functions in a record's description of tools, unwrapped.
 
     Raises:
-        RecordError: it is no JSON list of functions with names.
+        RecordError: it is not a JSON list of functions with names.
     """
     reason = "tools are not a JSON list of functions"
     try:
@@ -34,12 +34,12 @@ def functions_of(tools: str) -> list[Function]:
     return functions
 
 
-@functools.lru_cache(maxsize=256)  # the tools of a data set are few, its records many
+@functools.lru_cache(maxsize=256)  # a data set has few different tools and many records
 def system_texts(tool_format: str, tools: str, system: str) -> tuple[str, ...]:
-    """Texts of the system messages that describe `tools` beside `system`, which may be empty.
+    """Texts of the system messages that hold `system`, which may be empty, and describe `tools`.
 
     Raises:
-        RecordError: the tools are no JSON list of functions.
+        RecordError: the tools are not a JSON list of functions.
     """
     try:
         return SYSTEM_FORMATS[tool_format](functions_of(tools), system)
@@ -52,7 +52,7 @@ def wrapped_json(tools: str) -> str:
     """The tools as one JSON list of wrapped functions, as mistral-common writes AVAILABLE_TOOLS.
 
     Raises:
-        RecordError: the tools are no JSON list of functions.
+        RecordError: the tools are not a JSON list of functions.
     """
     try:
         return _json([_wrapped(function) for function in functions_of(tools)])
@@ -69,7 +69,7 @@ def _chatglm3(functions: list[Function], system: str) -> tuple[str, ...]:
 
 
 def _glm4(functions: list[Function], system: str) -> tuple[str, ...]:
-    """THUDM/glm-4-9b-chat, chat_template: a message of the tools' own, before the record's."""
+    """THUDM/glm-4-9b-chat, chat_template: a separate system message for the tools, before the record's."""
     parts = [
         "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
         "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具"
@@ -99,7 +99,7 @@ def _qwen(functions: list[Function], system: str) -> tuple[str, ...]:
 def _llama3(functions: list[Function], system: str) -> tuple[str, ...]:
     """meta-llama/Llama-3.1-8B-Instruct, chat_template with the tools in the system message.
 
-    Without its two lines of dates: which day it is is not in a record.
+    Without its two lines of dates: a record has no date.
     """
     described = "".join(f"{_json(_wrapped(function), indent=4)}\n\n" for function in functions)
     return (

@@ -20,9 +20,9 @@ SPECIAL_TOKENS = (
 
 
 def is_chatglm_directory(directory: Path) -> bool:
-    """True for the directories of ChatGLM2 and ChatGLM3, by their tokenizer class or model type.
+    """True for directories of ChatGLM2 and ChatGLM3, recognised by tokenizer class or model type.
 
-    GLM-4's original directories have the same model type and another tokenizer class.
+    GLM-4's original directories have the same model type but another tokenizer class.
     """
     path = directory / "tokenizer_config.json"
     if path.is_file():

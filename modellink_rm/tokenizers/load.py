@@ -1,4 +1,4 @@
-"""Which backend reads which tokenizer files."""
+"""Loading a tokenizer: which backend reads which files."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from modellink_rm.tokenizers.tokenizer import Tokenizer
 def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """The tokenizer that the flags name, read from local files.
 
-    tokenizer.json is read by the tokenizers library; without one, or with
-    --tokenizer-not-use-fast, tokenizer.model by sentencepiece; anything else by transformers.
+    The tokenizers library reads tokenizer.json; without one, or with --tokenizer-not-use-fast,
+    sentencepiece reads tokenizer.model; transformers reads anything else.
 
     Raises:
         UserError: no such path, no tokenizer in it, or one whose own code would have to run.
@@ -26,7 +26,7 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     assert given is not None
     path = Path(given)
     if not path.exists():
-        raise UserError(f"{flag} {given} does not exist; it must be on this machine, nothing is downloaded")
+        raise UserError(f"{flag} {given} does not exist; it must be on this machine: nothing is downloaded")
     if config.tokenizer_model not in (None, given):
         warn_once("--tokenizer-model is ignored: --tokenizer-name-or-path is given")
     tokenizer = _load_file(path) if path.is_file() else _load_directory(path, config)

@@ -1,4 +1,4 @@
-"""The fields of a protobuf message, without its definition: what a tokenizer.model holds."""
+"""The fields of a protobuf message such as tokenizer.model, read without its definition."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Number of a field, and where the bytes of its value stand."""
+    """The number of a field, and where the bytes of its value are."""
 
     number: int
     start: int
@@ -14,7 +14,7 @@ class Field:
 
 
 def message_fields(message: bytes, start: int, end: int) -> Iterator[Field]:
-    """Fields of a protobuf message that takes `start` to `end` of the bytes, in order."""
+    """The fields of the protobuf message in bytes `start` to `end`, in order."""
     while start < end:
         tag, start = _varint(message, start)
         wire_type = tag & 7

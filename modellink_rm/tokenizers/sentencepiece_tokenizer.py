@@ -16,17 +16,17 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A sentencepiece vocabulary with control tokens in it and after it.
+    """A sentencepiece vocabulary, with control tokens inside and after it.
 
     Args:
         model: content of a tokenizer.model.
         added_tokens: token -> id of the tokens declared beside the model.
-        flagged: tokens declared special; those of the model's own user-defined symbols that are among
-            them stay text in `encode`.
-        bos_id: None for none.
-        eos_id: None for none.
-        name: what messages call it.
-        files: what to copy beside a checkpoint.
+        flagged: tokens declared special; `encode` reads them as text, even if they are user-defined
+            symbols of the model.
+        bos_id: None if there is no BOS.
+        eos_id: None if there is no EOS.
+        name: for messages.
+        files: files to copy into a checkpoint.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class SentencePieceTokenizer(Tokenizer):
         return "".join([*parts, self._processor.decode(stretch)])
 
     def with_control_tokens(self, tokens: Collection[str]) -> "SentencePieceTokenizer":
-        """This tokenizer, whose `encode` reads `tokens` too as text."""
+        """This tokenizer with an `encode` that also reads `tokens` as text."""
         if not self._user_defined.intersection(tokens) - self._flagged:
             return self
         derived = SentencePieceTokenizer(
@@ -97,7 +97,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def is_sentencepiece_model(path: Path) -> bool:
-    """True where the file is one; tiktoken vocabularies are also called tokenizer.model."""
+    """Whether the file is a sentencepiece model; tiktoken vocabularies are also called tokenizer.model."""
     try:
         open_processor(path.read_bytes(), str(path))
     except UserError:
@@ -112,7 +112,7 @@ def load_sentencepiece_tokenizer(path: Path) -> SentencePieceTokenizer:
     settings = read_tokenizer_settings(path.parent)
 
     def named_id(name: str, own: int) -> int | None:
-        """Id of the token that the files beside the model name, else the model's own (-1 is none)."""
+        """Id of the token that the files beside the model name, else the model's own (-1 for none)."""
         token = settings.named.get(name)
         if token is None:
             return own if own >= 0 else None
@@ -148,7 +148,7 @@ def open_processor(model: bytes, name: str) -> "sentencepiece.SentencePieceProce
 
 @dataclass(frozen=True, slots=True)
 class _MarkedPiece:
-    """A piece that marks something, and where its type stands in the model (one byte)."""
+    """A control piece, and the position of its type (one byte) in the model."""
 
     index: int
     text: str
@@ -159,8 +159,8 @@ class _MarkedPiece:
 def _marked_pieces(model: bytes) -> Iterator[_MarkedPiece]:
     """The control pieces, the unknown piece and the bracketed user-defined pieces of a model.
 
-    The Python package tells control pieces apart but not user-defined ones, so this walks the
-    protobuf message: field 1 of ModelProto is a piece, whose field 1 is its text and 3 its type.
+    The Python package identifies control pieces but not user-defined ones, so this reads the protobuf
+    message: field 1 of ModelProto is a piece, whose field 1 is its text and field 3 its type.
     """
     pieces = (field for field in message_fields(model, 0, len(model)) if field.number == 1)
     for index, piece in enumerate(pieces):
@@ -175,9 +175,9 @@ def _marked_pieces(model: bytes) -> Iterator[_MarkedPiece]:
 
 
 def _with_controls(model: bytes, pieces: list[_MarkedPiece], flagged: frozenset[str]) -> bytes:
-    """The model with its user-defined pieces among `flagged` made control pieces.
+    """The model, with those user-defined pieces that are in `flagged` turned into control pieces.
 
-    sentencepiece finds user-defined pieces in any text, and control pieces in none.
+    sentencepiece finds user-defined pieces in any text, but never control pieces.
     """
     changed = bytearray(model)
     for piece in pieces:

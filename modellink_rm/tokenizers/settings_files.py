@@ -1,4 +1,4 @@
-"""What the small json files beside a vocabulary say of its special tokens."""
+"""Special tokens, as declared in the small json files beside a vocabulary."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class TokenizerSettings:
     """Special tokens as a Hugging Face directory declares them.
 
     Attributes:
-        named: name among NAMED_TOKENS -> token; absent where none is declared.
+        named: name among NAMED_TOKENS -> token; absent if none is declared.
         added: token -> id, from added_tokens_decoder and added_tokens.json.
         special: tokens that are flagged special or named as such.
         files: the files that were read.
@@ -45,11 +45,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_tokenizer_settings(directory: Path) -> TokenizerSettings:
-    """What tokenizer_config.json, special_tokens_map.json and added_tokens.json declare, if there."""
+    """What tokenizer_config.json, special_tokens_map.json and added_tokens.json declare, if they exist."""
     files = tuple(directory / name for name in SETTINGS_FILES if (directory / name).is_file())
     content = {path.name: read_json_object(path) for path in files}
     config = content.get("tokenizer_config.json", {})
-    # A null in tokenizer_config.json leaves the word to the older file, as in transformers.
+    # After a null in tokenizer_config.json the older file decides, as in transformers.
     declared = content.get("special_tokens_map.json", {}) | {k: v for k, v in config.items() if v is not None}
     named = {}
     for key in NAMED_TOKENS:
@@ -72,7 +72,7 @@ def read_tokenizer_settings(directory: Path) -> TokenizerSettings:
 
 
 def _token_text(entry: object) -> str | None:
-    """The token of an entry, which is the token itself or an object that holds it."""
+    """The token of an entry, which is the token itself or an object that contains it."""
     if isinstance(entry, dict):
         entry = entry.get("content")
     return entry if isinstance(entry, str) and entry else None

@@ -1,4 +1,4 @@
-"""What the data flow asks of a tokenizer, and which backend reads which files."""
+"""The interface of tokenizers."""
 
 import hashlib
 import json
@@ -20,15 +20,15 @@ class Tokenizer(ABC):
     """Text to token ids: plain text by `encode`, control tokens by name.
 
     Attributes:
-        name: what messages and manifests call it.
-        special_tokens: ids of the tokens that a template may spell: control tokens, and other added
+        name: for messages and manifests.
+        special_tokens: ids of the tokens that a template may contain: control tokens, and other added
             tokens in brackets.
         vocab_size: one more than the largest id.
-        bos_id: None where the tokenizer has none.
-        eos_id: None where the tokenizer has none.
-        fingerprint: sha256 over what determines the ids; the same wherever the files lie.
-        files: what to copy beside a checkpoint to get the same tokenizer again.
-        trusts_its_code: whether the user lets Python code that comes with the tokenizer run.
+        bos_id: None if the tokenizer has none.
+        eos_id: None if the tokenizer has none.
+        fingerprint: sha256 of everything that determines the ids; independent of the files' location.
+        files: files to copy into a checkpoint to get the same tokenizer again.
+        trusts_its_code: whether the user allows Python code that comes with the tokenizer to run.
     """
 
     name: str
@@ -45,24 +45,24 @@ class Tokenizer(ABC):
         """Ids of `text` as plain text: no BOS or EOS, and control tokens spelled in it stay text."""
 
     def encode_array(self, text: str) -> "array[int]":
-        """As `encode`, int32 ("i"): the form in which ids are joined and written."""
+        """As `encode`, but an int32 array ("i"): the form in which ids are joined and written."""
         return array("i", self.encode(text))
 
     @abstractmethod
     def decode(self, ids: list[int]) -> str:
-        """Text of `ids`, control tokens included where the backend can spell them."""
+        """Text of `ids`, with control tokens if the backend can spell them."""
 
     @abstractmethod
     def with_control_tokens(self, tokens: Collection[str]) -> "Tokenizer":
-        """This tokenizer, whose `encode` reads `tokens` as text even if they are not flagged special."""
+        """This tokenizer with an `encode` that also reads `tokens` as text, flagged special or not."""
 
     def token_to_id(self, token: str) -> int | None:
-        """Id of a control or added token, None where there is no such token."""
+        """Id of a control or added token; None if there is no such token."""
         return self.special_tokens.get(token)
 
 
 def fingerprint_of(backend: str, vocabulary: bytes, settings: Mapping[str, object]) -> str:
-    """Sha256, in hex, of the vocabulary file's content and the settings that determine ids beside it."""
+    """Sha256, in hex, of the vocabulary file's content and of the other settings that determine ids."""
     digest = hashlib.sha256(backend.encode())
     digest.update(hashlib.sha256(vocabulary).digest())
     digest.update(json.dumps(settings, sort_keys=True).encode())

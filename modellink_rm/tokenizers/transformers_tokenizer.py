@@ -1,4 +1,4 @@
-"""Tokenizers that only transformers, or the code that comes with them, can read."""
+"""Tokenizers that only transformers, or their own Python code, can read."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ _VOCABULARY_JSON = {"vocab.json", "vocab"}
 
 
 class TransformersTokenizer(Tokenizer):
-    """A tokenizer object of transformers that has no backend of the tokenizers library."""
+    """A tokenizer of transformers that is not backed by the tokenizers library."""
 
     def __init__(self, tokenizer: Any, *, name: str, files: tuple[Path, ...]) -> None:
         self._tokenizer = tokenizer
@@ -35,7 +35,7 @@ class TransformersTokenizer(Tokenizer):
         self.fingerprint = fingerprint_of("transformers", content.digest(), settings)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` as plain text, as far as the tokenizer's own code keeps to it."""
+        """Ids of `text` as plain text, as far as the tokenizer's own code supports that."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return ids
 
@@ -45,7 +45,7 @@ class TransformersTokenizer(Tokenizer):
         return text
 
     def with_control_tokens(self, tokens: Collection[str]) -> "TransformersTokenizer":
-        """This tokenizer: which tokens it finds in text is for its own code to say."""
+        """This tokenizer unchanged: its own code decides which tokens it finds in text."""
         return self
 
 
@@ -53,7 +53,7 @@ def load_transformers_tokenizer(directory: Path, *, trust_remote_code: bool) -> 
     """The tokenizer of a directory without tokenizer.json and without a sentencepiece model.
 
     Raises:
-        UserError: transformers finds no tokenizer there, or one whose own code would have to run.
+        UserError: transformers finds no tokenizer there, or only one that needs its own code.
     """
     settings = read_tokenizer_settings(directory)
     patterns = ("vocab*", "merges*", "*.model", "*.tiktoken", "tokenization_*.py")

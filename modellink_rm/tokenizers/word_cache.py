@@ -1,4 +1,4 @@
-"""sentencepiece's own ids, each word's looked up once: most words of a text came before."""
+"""A cache of the ids of words for sentencepiece: most words of a text have occurred before."""
 
 import re
 from array import array
@@ -12,27 +12,27 @@ from modellink_rm.tokenizers.tokenizer import Tokenizer
 # what follows them.
 _WORDS = re.compile(r" +[^ \n]*|\n+[^ \n]*")
 _SPACE = "\u2581"
-_BETWEEN = "\uffff"  # no character: it is in no piece
+_BETWEEN = "\uffff"  # not a character, so it is in no piece
 _JOINED = re.compile(f"[^{_SPACE}{_BETWEEN}]{_SPACE}|[^{_BETWEEN}]\n|\n[^{_BETWEEN}]")
-# Some 20 MB of words and ids, which 1 GB of any text fills; when it is full it starts anew.
+# About 20 MB of words and ids, which 1 GB of any text fills; a full cache is emptied.
 _MAX_CHARACTERS = 1 << 20
 
 
 def with_word_cache(tokenizer: Tokenizer) -> Tokenizer:
-    """A tokenizer with the same ids: a faster one where words can be told to be independent."""
+    """A tokenizer with the same ids, cached if its words are known to be independent."""
     if isinstance(tokenizer, SentencePieceTokenizer) and are_words_independent(tokenizer):
         return WordCachingTokenizer(tokenizer)
     return tokenizer
 
 
 class _IdsOfWords(dict[str, bytes]):
-    """Word, with the spaces or line breaks before it -> its ids as int32, found when first asked for.
+    """Word, with the spaces or line breaks before it -> its ids as int32, computed at the first lookup.
 
-    Bytes are joined several times faster than lists, take a third of their room, and are nothing that the
-    garbage collector looks through.
+    Bytes are joined several times faster than lists, take a third of the memory, and are not scanned by the
+    garbage collector.
 
     Attributes:
-        num_characters: of all words in it.
+        num_characters: of all words in the cache.
     """
 
     def __init__(self, tokenizer: SentencePieceTokenizer) -> None:
@@ -53,10 +53,10 @@ class _IdsOfWords(dict[str, bytes]):
 
 
 class WordCachingTokenizer(Tokenizer):
-    """A sentencepiece BPE none of whose pieces reaches from one word into the next.
+    """A sentencepiece BPE in which no piece crosses the border between two words.
 
-    BPE merges neighbours only, so the ids of such a text are those of its words. Each word goes to
-    sentencepiece the first time it comes.
+    BPE merges only neighbours, so the ids of a text are those of its words. sentencepiece encodes each word
+    once.
     """
 
     def __init__(self, inner: SentencePieceTokenizer) -> None:
@@ -77,7 +77,7 @@ class WordCachingTokenizer(Tokenizer):
 
     def encode_array(self, text: str) -> "array[int]":
         """As `encode`, int32."""
-        if not text or _SPACE in text:  # the mark of a space, spelled in a text, joins spaces
+        if not text or _SPACE in text:  # a text that contains the mark of a space joins words
             return self._inner.encode_array(text)
         if self._ids_of.num_characters > _MAX_CHARACTERS:
             self._ids_of = _IdsOfWords(self._inner)
@@ -88,13 +88,13 @@ class WordCachingTokenizer(Tokenizer):
         return self._inner.decode(ids)
 
     def with_control_tokens(self, tokens: Collection[str]) -> Tokenizer:
-        """This tokenizer, whose `encode` reads `tokens` too as text."""
+        """This tokenizer with an `encode` that also reads `tokens` as text."""
         inner = self._inner.with_control_tokens(tokens)
         return self if inner is self._inner else with_word_cache(inner)
 
 
 def are_words_independent(tokenizer: SentencePieceTokenizer) -> bool:
-    """True for a BPE that takes text as it is and has no piece across the border of two words.
+    """True for a BPE that does not normalize text and has no piece across the border of two words.
 
     Field numbers are those of sentencepiece_model.proto (sentencepiece 0.2).
     """

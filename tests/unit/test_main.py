@@ -41,7 +41,7 @@ def test_a_package_that_cannot_be_imported_does_not_hide_the_others(
     assert call(monkeypatch) == 0
     told = capsys.readouterr().out
     assert "shout       say it loudly" in told
-    assert "broken      (cannot be used: No module named 'no_such')" in told
+    assert "broken      (cannot be used: command broken: no_such of an installed package cannot be" in told
     assert "score       score responses" in told
 
 

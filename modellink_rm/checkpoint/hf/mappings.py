@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-from modellink_rm.model.families.tensors import Layout, StoredTensor, TensorTable
+from modellink_rm.model.families.tensors import RowOrder, StoredTensor, TensorTable
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 
@@ -43,7 +43,7 @@ class _Stored:
 
     names: tuple[str, ...]
     rows: tuple[int, ...]
-    layout: Layout
+    row_order: RowOrder
     row_shape: tuple[int, ...]
 
     @property
@@ -85,16 +85,16 @@ def tensor_plan(
         engine_name: with the layer numbered over the whole model, not over its pipeline stage.
     """
     stored = _stored(engine_name, spec.shape, table)
-    layout, columns, row_shape, zero_rows = stored.layout, None, stored.row_shape, 0
-    ranges: list[tuple[int, int]] = list(layout.order)
-    if layout.divided == "columns":
+    row_order, columns, row_shape, zero_rows = stored.row_order, None, stored.row_shape, 0
+    ranges: list[tuple[int, int]] = list(row_order.order)
+    if row_order.divided == "columns":
         columns = _share(row_shape[0], tp_rank, tp_size)
         row_shape = (columns[1] - columns[0],)
-    elif layout.divided == "each range":
+    elif row_order.divided == "each range":
         shares = (_share(stop - start, tp_rank, tp_size) for start, stop in ranges)
         ranges = [(start + low, start + high) for (start, _), (low, high) in zip(ranges, shares, strict=True)]
-    elif layout.divided == "rows":
-        num_rows = spec.padded_vocab_size if layout.is_padded else sum(layout.sizes)
+    elif row_order.divided == "rows":
+        num_rows = spec.padded_vocab_size if row_order.is_padded else sum(row_order.sizes)
         start, stop = _share(num_rows, tp_rank, tp_size)
         ranges = list(_cut(ranges, start, stop))
         zero_rows = stop - start - sum(last - first for first, last in ranges)
@@ -105,7 +105,7 @@ def tensor_plan(
         columns=columns,
         shape=(num_rows, *row_shape),
         zero_rows=zero_rows,
-        is_divided=layout.divided != "nothing",
+        is_divided=row_order.divided != "nothing",
     )
 
 
@@ -122,12 +122,12 @@ def _stored(engine_name: str, shape: ModelShape, table: TensorTable) -> _Stored:
         number, path = path.removeprefix(_LAYER_PREFIX).split(".", 1)
         entries, layer = table.layer, int(number)
     (entry,) = (entry for entry in entries if entry.engine == path)
-    layout = entry.layout(shape)
+    row_order = entry.row_order(shape)
     return _Stored(
         names=tuple(table.name(name, layer=layer, kind=kind) for name in entry.names),
-        rows=layout.sizes if len(entry.names) > 1 else (sum(layout.sizes),),
-        layout=layout,
-        row_shape=() if layout.columns is None or kind == "bias" else (layout.columns,),
+        rows=row_order.sizes if len(entry.names) > 1 else (sum(row_order.sizes),),
+        row_order=row_order,
+        row_shape=() if row_order.columns is None or kind == "bias" else (row_order.columns,),
     )
 
 

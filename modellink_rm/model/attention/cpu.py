@@ -1,4 +1,4 @@
-"""Attention of queries to keys before them and to their own, without a mask, on a CPU."""
+"""Attention on a CPU, without a mask, of queries to earlier keys and to their own."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ def attention_to_earlier_and_own(
     """Attention output [1, heads, n, head_dim] of n queries that see all earlier keys and, causally, n own.
 
     The two parts are merged by their log-sum-exp; with the merged output and log-sum-exp the backward
-    pass of each part gives its gradients exactly (as in ring attention, arXiv 2310.01889). Against one
-    call with a mask [n, keys] this takes no memory for it, and leaves out what it would hide.
+    pass of each part gives its gradients exactly (as in ring attention, arXiv 2310.01889). Compared with one
+    call with a mask [n, keys], this needs no memory for the mask and does not compute masked products.
 
     Args:
         query: [1, heads, n, head_dim].

@@ -1,7 +1,7 @@
 """Attention over pieces of a packed sequence: a reference, and a kernel per library.
 
-A kernel is made once for a micro-batch, from its pieces, and called in every layer. None makes
-anything of size t x t.
+A kernel is created once per micro-batch, from its pieces, and called in every layer. No kernel creates a
+tensor of size t x t.
 """
 
 import functools
@@ -35,7 +35,7 @@ ATTENTION_KERNELS: Registry[MakeKernel] = Registry("--attention-backend")
 
 
 class ReferenceAttention:
-    """The formula itself, piece by piece: softmax(query key^T scale) value. What the others must equal."""
+    """The reference: the formula softmax(query key^T scale) value, piece by piece."""
 
     def __init__(self, pieces: Sequence[Piece], device: torch.device, dtype: torch.dtype) -> None:
         self._pieces = tuple(pieces)
@@ -97,11 +97,10 @@ def _by_head(states: Tensor) -> Tensor:
 
 
 class _KeysByPiece:
-    """Keys laid out piece after piece, a shared prefix once for each piece that sees it.
+    """Keys in the order of the pieces, with a copy of a shared prefix for each piece that sees it.
 
-    With them each piece is a sequence of its own, whose queries are aligned with the end of its
-    keys: what flash attention calls causal where the two lengths differ. The prefix is copied, not
-    computed again.
+    So each piece becomes a sequence of its own, whose queries are aligned with the end of its keys: the
+    causal mask of flash attention for different lengths. The prefix is copied, not recomputed.
     """
 
     def __init__(self, pieces: Sequence[Piece], device: torch.device) -> None:
@@ -119,13 +118,13 @@ class _KeysByPiece:
         return states.index_select(0, self.index)
 
     def arguments(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Any, ...]:
-        """What flash attention over sequences of several lengths is called with, in its order."""
+        """The arguments of flash attention over sequences of different lengths, in its order."""
         starts = (self.query_starts, self.key_starts)
         return (query, self.take(key), self.take(value), *starts, self.longest_query, self.longest_key)
 
 
 class VarlenAttention:
-    """torch.nn.attention.varlen: flash attention as torch brings it. bfloat16 on a GPU."""
+    """torch.nn.attention.varlen: torch's own flash attention, for bfloat16 on a GPU."""
 
     def __init__(self, pieces: Sequence[Piece], device: torch.device, dtype: torch.dtype) -> None:
         self._keys = _KeysByPiece(pieces, device)
@@ -175,7 +174,7 @@ class FlexAttention:
         self._keys = _KeysByPiece(pieces, device)
         query_piece = tensor_on(device, np.repeat(numbers, num_queries))
         key_piece = tensor_on(device, np.repeat(numbers, num_keys))
-        # Place of a key in its piece, and of the last key that a query sees.
+        # Index of a key in its piece, and of the last key that a query sees.
         place = tensor_on(device, np.concatenate([np.arange(count) for count in num_keys]))
         last = tensor_on(
             device,
@@ -210,12 +209,12 @@ ATTENTION_KERNELS.add(FlashAttention, "flash")
 
 
 def _rows(states: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    """The rows in the ranges; no copy where there is one range."""
+    """The rows in the ranges; not copied if there is only one range."""
     parts = [states[start:end] for start, end in ranges]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _mask(piece: Piece, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What to add to the logits [num_queries, num_keys]: 0 where a query sees, -inf elsewhere."""
+    """The mask to add to the logits [num_queries, num_keys]: 0 where the query sees the key, else -inf."""
     hidden = torch.full((piece.num_queries, piece.num_keys), -torch.inf, dtype=dtype, device=device)
     return hidden.triu(piece.num_keys - piece.num_queries + 1)

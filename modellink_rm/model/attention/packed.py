@@ -22,11 +22,11 @@ from modellink_rm.model.layers.rotary import RotaryAngles
 
 @dataclass(frozen=True)
 class Queries:
-    """What attention needs to know of n queries.
+    """The kernel and the rotary angles for n queries.
 
     Attributes:
-        kernel: of the pieces that they are.
-        cos: [n, 1, w], of their rotary angles.
+        kernel: attention kernel for the pieces of these queries.
+        cos: [n, 1, w], cosine of their rotary angles.
         sin: [n, 1, w].
     """
 
@@ -40,9 +40,9 @@ class ScoredRows:
     """The tokens of this process whose hidden states become scores (see `HeldScores`).
 
     Attributes:
-        rows: int64 [n], index among this process's tokens.
-        queries: of these rows.
-        slots: int64 [r], which of the rows each response is scored at.
+        rows: int64 [n], indices among this process's tokens.
+        queries: the kernel and angles of these rows.
+        slots: int64 [r], index of the row at which each response is scored.
         is_held: bool [r], whether this process holds the response's position.
     """
 
@@ -54,14 +54,14 @@ class ScoredRows:
 
 @dataclass
 class PackedLayout(PackedSeqParams):
-    """Who sees whom in a packed sequence, made once for all layers.
+    """Which tokens each token of a packed sequence sees; created once for all layers.
 
-    It travels through megatron-core's layers in `packed_seq_params`, by closure through activation
-    recompute; `qkv_format` stays None, so that no `thd` path of the engine is taken.
+    megatron-core's layers pass it on as `packed_seq_params`, and activation recomputation keeps it by
+    closure; `qkv_format` stays None, so that the engine takes no `thd` path.
 
     Attributes:
-        tokens: of this process.
-        scored: on the stage that scores.
+        tokens: kernel and angles of all tokens of this process.
+        scored: the scored rows, on the stage that scores.
     """
 
     tokens: Queries | None = None
@@ -96,12 +96,11 @@ def layout_of(
 
 
 class PackedAttention(torch.nn.Module):
-    """Rotates queries and keys, and lets each query see its segment so far and its prefix.
+    """Rotates queries and keys, and lets each query see its prefix and its segment up to itself.
 
-    Rotation stands here, rather than before it in the engine's layer, so that cosine and sine are
-    taken once for all layers. Under context parallelism the keys and values of all ranks are
-    gathered, and their gradients are summed back. The constructor's arguments are those that
-    megatron-core gives to a core attention.
+    Rotation is done here, not before it in the engine's layer, so that cosine and sine are computed once
+    for all layers. Under context parallelism the keys and values of all ranks are gathered, and their
+    gradients are summed back. megatron-core determines the constructor's arguments.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class PackedAttention(torch.nn.Module):
             query: [t, 1, heads, head_dim], the heads of this tensor-parallel rank.
             key: [t, 1, groups, head_dim].
             value: [t, 1, groups, head_dim].
-            attention_mask: None; the layout says what is seen.
+            attention_mask: None; the layout determines what each token sees.
             packed_seq_params: the layout.
         """
         assert packed_seq_params.tokens is not None
@@ -153,13 +152,14 @@ class PackedAttention(torch.nn.Module):
             query: [n, 1, heads, head_dim].
             key: [t, 1, groups, head_dim].
             value: [t, 1, groups, head_dim].
-            queries: what is known of the n queries.
-            keys: of the t tokens; their angles are used.
+            queries: kernel and angles of the n queries.
+            keys: angles of the t tokens.
         """
         query = self.rotate(query[:, 0], queries.cos, queries.sin)
         key, value = self._gathered(self.rotate(key[:, 0], keys.cos, keys.sin), value[:, 0])
         dropout = self.dropout if self.training else 0.0
-        # Heads draw apart over tensor parallelism; under sequence parallelism the engine's block sees to it.
+        # Tensor-parallel ranks draw different dropout for their heads; under sequence parallelism the engine
+        # already does that.
         draws = get_cuda_rng_tracker().fork() if dropout and not self.sequence_parallel else nullcontext()
         with draws:
             output = queries.kernel(
@@ -173,7 +173,7 @@ class PackedAttention(torch.nn.Module):
         if size == 1:
             return key, value
         both = gather_from_sequence_parallel_region(torch.cat((key, value), dim=-1), group=self.cp_group)
-        # Each rank holds two chunks: see `chunks_of`.
-        chunks = both.view(size, 2, -1, *both.shape[1:])
-        ordered = torch.cat((chunks[:, 0], chunks[:, 1].flip(0))).flatten(0, 1)
+        # Each rank holds two slices: see `zigzag_ranges`.
+        slices = both.view(size, 2, -1, *both.shape[1:])
+        ordered = torch.cat((slices[:, 0], slices[:, 1].flip(0))).flatten(0, 1)
         return ordered[..., : key.shape[-1]], ordered[..., key.shape[-1] :]

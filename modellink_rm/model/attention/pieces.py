@@ -1,4 +1,4 @@
-"""Which keys each query of a packed sequence sees: pieces of one shape that every kernel takes."""
+"""Pieces: which keys each query of a packed sequence sees, in the form that every kernel takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Ranges = tuple[tuple[int, int], ...]  # of tokens, (start, end) each
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Queries one after the other, and the keys that the last of them sees; each earlier one sees one less.
+    """A range of queries, and the keys that the last one sees; each earlier query sees one key less.
 
     That is causal attention aligned at the lower right corner: query i of n sees the first
     num_keys - (n - 1 - i) keys.
@@ -35,7 +35,7 @@ class Piece:
 
 
 def ranges_before_last(ranges: Ranges, count: int) -> tuple[Ranges, Ranges]:
-    """(the ranges without their last `count` tokens, these tokens), for a last range that holds these."""
+    """The ranges without their last `count` tokens, and these tokens, which must be in the last range."""
     *before, (start, end) = ranges
     assert end - start >= count
     rest = ((start, end - count),) if end - start > count else ()
@@ -43,7 +43,7 @@ def ranges_before_last(ranges: Ranges, count: int) -> tuple[Ranges, Ranges]:
 
 
 def pieces_of(segments: Sequence[Segment], ranges: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
-    """Pieces of the tokens in `ranges`, which a process holds one after the other.
+    """Pieces of the tokens in `ranges`, which a process holds in this order.
 
     Args:
         segments: of the whole sequence, in order.
@@ -62,7 +62,7 @@ def pieces_of(segments: Sequence[Segment], ranges: Sequence[tuple[int, int]]) ->
 
 
 def scored_pieces(segments: Sequence[Segment], positions: Sequence[int]) -> tuple[Piece, ...]:
-    """One piece per position: a query of its own, query i at positions[i] of the whole sequence."""
+    """One piece per position: query i is at positions[i] of the whole sequence."""
     pieces = []
     for number, position in enumerate(positions):
         segment = next(segment for segment in segments if segment.start <= position < segment.end)
@@ -71,7 +71,7 @@ def scored_pieces(segments: Sequence[Segment], positions: Sequence[int]) -> tupl
 
 
 def _seen_from(segment: Segment, end: int) -> Ranges:
-    """Ranges that the token before `end` of a segment sees; ranges that touch are one."""
+    """Ranges that the token before `end` of a segment sees; adjacent ranges are joined."""
     if segment.prefix is None:
         return ((segment.start, end),)
     if segment.prefix[1] == segment.start:
@@ -80,9 +80,9 @@ def _seen_from(segment: Segment, end: int) -> Ranges:
 
 
 def _append(pieces: list[Piece], piece: Piece) -> None:
-    """Add a piece, as one with the last where it goes on from it.
+    """Add a piece; join it to the last one if it continues that.
 
-    A prompt and the response laid out right after it are so one causal piece, without a mask.
+    So a prompt and the response right after it are one causal piece, without a mask.
     """
     if pieces:
         last = pieces[-1]
@@ -100,13 +100,13 @@ def _append(pieces: list[Piece], piece: Piece) -> None:
 
 @dataclass(frozen=True, slots=True)
 class HeldScores:
-    """The scored positions that one process holds, each once: equal responses must tie to the last bit.
+    """The scored positions of one process, without duplicates: equal responses must get equal scores.
 
     Attributes:
-        positions: in the whole sequence, at least one: a process without any takes its first token,
-            so that every process takes part in the same exchanges.
-        rows: of the same, among this process's tokens.
-        slots: for each response of the batch, which of the rows it is scored at; 0 where not held.
+        positions: indices in the whole sequence, at least one: a process without scored positions takes its
+            first token, so that every process takes part in the same communication.
+        rows: the same positions as indices among this process's tokens.
+        slots: for each response of the batch, index of the row at which it is scored; 0 if not held.
         is_held: for each response, whether this process holds its position.
     """
 
@@ -117,7 +117,7 @@ class HeldScores:
 
 
 def held_scores(scored_positions: Sequence[int], ranges: Sequence[tuple[int, int]]) -> HeldScores:
-    """The scored positions in the ranges that a process holds one after the other."""
+    """The scored positions in the ranges that a process holds."""
     rows: dict[int, int] = {}
     for position in scored_positions:
         offset = 0

@@ -1,1 +1,1 @@
-"""Model families of Hugging Face directories, a file each: shape, tensors and parts of a model_type."""
+"""Model families of Hugging Face directories, one per file: shape, tensors and parts of a model_type."""

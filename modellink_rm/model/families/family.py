@@ -1,4 +1,4 @@
-"""What a family of models says of itself."""
+"""The description of a model family."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Config = Mapping[str, Any]
 
 
 def no_engine_fields(shape: ModelShape) -> Mapping[str, Any]:
-    """Nothing beside what every decoder of `ModelShape` sets."""
+    """No fields in addition to those of every decoder."""
     return {}
 
 
@@ -25,18 +25,18 @@ def no_engine_fields(shape: ModelShape) -> Mapping[str, Any]:
 class Family:
     """One model_type of config.json: its shape, its tensors in the weights, and its parts.
 
-    What follows `tensors` is for families that are not RMSNorm, SwiGLU and rotary positions
-    throughout: they give parts of their own.
+    The fields from `embedding` on are for families with other parts than RMSNorm, SwiGLU and rotary
+    positions.
 
     Attributes:
-        read_shape: the shape that a config.json describes; refuses what it cannot.
-        tensors: their names and the order of their rows.
+        read_shape: returns the shape that a config.json describes, and refuses what is not supported.
+        tensors: names of the stored tensors, and the order of their rows.
         classifier: transformers' class with a `score`, which a written config.json names; "" for none.
         embedding: token ids -> hidden states.
         rotary: rotary angles by position ids.
         layer: the specification of one layer.
         final_norm: the norm after the last layer.
-        engine_fields: fields of megatron-core's configuration that the layers want.
+        engine_fields: additional fields of megatron-core's configuration that the layers need.
     """
 
     read_shape: Callable[[Config], ModelShape]

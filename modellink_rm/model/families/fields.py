@@ -1,4 +1,4 @@
-"""Fields of a config.json, read with the errors they can have."""
+"""Functions that read fields of a config.json and report wrong ones."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ class Rope:
 
     Attributes:
         theta: base of the angles.
-        partial_factor: the part of each head that is rotated.
+        partial_factor: the share of each head that is rotated.
     """
 
     theta: float
@@ -68,9 +68,9 @@ def rope_of(config: Config, *, partial_factor: float = 1.0) -> Rope:
     """The rotary settings: `rope_parameters` of transformers 5, or rope_theta and rope_scaling before.
 
     Args:
-        partial_factor: the part of a head that is rotated where the config does not say.
+        partial_factor: the share of a head that is rotated if the config does not say.
     Raises:
-        UserError: a scaling, or rotary settings by layer.
+        UserError: the config has a scaling, or rotary settings by layer.
     """
     settings = dict(config)
     for field in ("rope_scaling", "rope_parameters"):
@@ -99,7 +99,7 @@ def transformers_shape(
     add_qkv_bias: bool,
     rotary_interleaved: bool = False,
 ) -> ModelShape:
-    """The shape by the fields that transformers' families of this kind share.
+    """The shape, from the fields that the Llama-like families of transformers share.
 
     Raises:
         UserError: a field is missing, or has a value that is not supported.
@@ -140,5 +140,5 @@ def whole_rope(config: Config) -> Rope:
 
 def key_value_heads(config: Config) -> int:
     """num_key_value_heads, which must be given."""
-    # Required: what transformers assumes for a missing one differs between these families.
+    # Required, because the default of transformers differs between these families.
     return int(numbers_of(config, {"num_key_value_heads": int})["num_key_value_heads"])

@@ -9,7 +9,7 @@ from modellink_rm.model.shape import ModelShape
 
 
 def _mistral_shape(config: Config) -> ModelShape:
-    # transformers takes a missing sliding_window for 4096.
+    # In transformers a missing sliding_window means 4096.
     window = config.get("sliding_window", 4096)
     if window is not None:
         raise UserError(

@@ -10,11 +10,13 @@ from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import check_values
 from modellink_rm.model.shape import ModelShape
 
-# A model_type is not typed by the user: a similar one is another model.
+# The user does not type a model_type: a similar one is a different model.
 FAMILIES: Registry[Family] = Registry(
     "model_type",
     package="modellink_rm.model.families",
     entry_points="modellink_rm.families",
+    accepts=lambda entry: isinstance(entry, Family),
+    expected="a Family",
     suggests=False,
 )
 

@@ -1,10 +1,10 @@
 """How a family stores the engine's tensors: their names, and the order of their rows.
 
-Layouts of megatron-core 0.16.1 (transformer/attention.py, `get_query_key_value_tensors`, and
-transformer/mlp.py): the rows of `linear_qkv` are, for each query group, its query heads, its key and
-its value, and a tensor-parallel rank holds a contiguous part of them, also where it holds a part of
-one group only; `linear_fc1` holds a rank's part of the gate, then its part of the up projection;
-`linear_proj` and `linear_fc2` are divided by columns.
+The order in megatron-core 0.16.1 (transformer/attention.py, `get_query_key_value_tensors`, and
+transformer/mlp.py): the rows of `linear_qkv` are, for each query group, its query heads, its key and its
+value, and a tensor-parallel rank holds a contiguous part of them, even if that is less than a group;
+`linear_fc1` holds a rank's part of the gate, then its part of the up projection; `linear_proj` and
+`linear_fc2` are divided by columns.
 """
 
 import dataclasses
@@ -18,16 +18,15 @@ FINAL_LAYERNORM = "decoder.final_layernorm"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
-    """One of the engine's tensors, as rows of the stored ones.
+class RowOrder:
+    """The rows of one of the engine's tensors, in terms of the stored tensors.
 
     Attributes:
-        sizes: rows of each part that may be a stored tensor of its own.
+        sizes: number of rows of each part that may be a separate stored tensor.
         columns: length of a row; None for a vector.
-        order: ranges of the parts' rows, one part after the other, in the engine's order.
-        divided: what tensor parallelism divides: a contiguous share of all rows, or of each range, or
-            the columns, or nothing.
-        is_padded: whether the engine's tensor goes on with rows of zeros, as the vocabulary's does.
+        order: ranges of the concatenated parts' rows, in the engine's order.
+        divided: what tensor parallelism divides: all rows, the rows of each range, the columns, or nothing.
+        is_padded: whether rows of zeros follow in the engine's tensor, as for the vocabulary.
     """
 
     sizes: tuple[int, ...]
@@ -37,24 +36,24 @@ class Layout:
     is_padded: bool = False
 
 
-LayoutOf = Callable[[ModelShape], Layout]
+RowOrderOf = Callable[[ModelShape], RowOrder]
 
 
-def vocabulary(shape: ModelShape) -> Layout:
-    """A row for each token id, and padding."""
+def vocabulary(shape: ModelShape) -> RowOrder:
+    """A row for each token id, then padding."""
     rows = shape.vocab_size
-    return Layout(
+    return RowOrder(
         sizes=(rows,), columns=shape.hidden_size, order=((0, rows),), divided="rows", is_padded=True
     )
 
 
-def hidden_vector(shape: ModelShape) -> Layout:
+def hidden_vector(shape: ModelShape) -> RowOrder:
     """A number for each hidden channel, whole on every rank: the weight of a norm."""
-    return Layout(sizes=(shape.hidden_size,), columns=None, order=((0, shape.hidden_size),))
+    return RowOrder(sizes=(shape.hidden_size,), columns=None, order=((0, shape.hidden_size),))
 
 
-def query_key_value(shape: ModelShape) -> Layout:
-    """All query heads, all keys, all values: by group in the engine."""
+def query_key_value(shape: ModelShape) -> RowOrder:
+    """All query heads, all keys, all values; in the engine ordered by group."""
     channels, groups = shape.kv_channels, shape.num_query_groups
     queries, keys = shape.num_attention_heads * channels, groups * channels
     of_group = shape.heads_per_group * channels
@@ -63,58 +62,60 @@ def query_key_value(shape: ModelShape) -> Layout:
         order.append((group * of_group, (group + 1) * of_group))
         for start in (queries, queries + keys):
             order.append((start + group * channels, start + (group + 1) * channels))
-    return Layout(sizes=(queries, keys, keys), columns=shape.hidden_size, order=tuple(order), divided="rows")
+    return RowOrder(
+        sizes=(queries, keys, keys), columns=shape.hidden_size, order=tuple(order), divided="rows"
+    )
 
 
-def attention_out(shape: ModelShape) -> Layout:
+def attention_out(shape: ModelShape) -> RowOrder:
     """A column for each channel of the query heads."""
     return _by_columns(shape.hidden_size, shape.num_attention_heads * shape.kv_channels)
 
 
-def gate_up(shape: ModelShape) -> Layout:
+def gate_up(shape: ModelShape) -> RowOrder:
     """The gate, then the up projection."""
     rows = shape.ffn_hidden_size
     order = ((0, rows), (rows, 2 * rows))
-    return Layout(sizes=(rows, rows), columns=shape.hidden_size, order=order, divided="each range")
+    return RowOrder(sizes=(rows, rows), columns=shape.hidden_size, order=order, divided="each range")
 
 
-def mlp_out(shape: ModelShape) -> Layout:
+def mlp_out(shape: ModelShape) -> RowOrder:
     """A column for each channel of the MLP's inner state."""
     return _by_columns(shape.hidden_size, shape.ffn_hidden_size)
 
 
-def _by_columns(rows: int, columns: int) -> Layout:
-    return Layout(sizes=(rows,), columns=columns, order=((0, rows),), divided="columns")
+def _by_columns(rows: int, columns: int) -> RowOrder:
+    return RowOrder(sizes=(rows,), columns=columns, order=((0, rows),), divided="columns")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """Where one of the engine's tensors lies in the weights.
+    """How one of the engine's tensors is stored in the weights.
 
     Attributes:
-        engine: the engine's name for it without ".weight", and in a layer without the layer's number.
-        names: stored tensors whose rows follow each other, without ".weight"; {prefix} and {layer} are
-            filled in. One for each of the layout's parts, or one that holds them all.
-        layout: order of the rows.
-        bias: the shape's field that says whether there is a bias of the same rows; "" for none.
+        engine: the engine's name without ".weight", and for a layer without the layer's number.
+        names: names of the stored tensors, without ".weight", with {prefix} and {layer} to fill in: one for
+            each part of the row order, or one that holds all parts.
+        row_order: order of the rows.
+        bias: the field of the shape that says whether there is a bias with the same rows; "" for none.
     """
 
     engine: str
     names: tuple[str, ...]
-    layout: LayoutOf
+    row_order: RowOrderOf
     bias: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorTable:
-    """A family's tensors: the same table reads them and writes them.
+    """The tensors of a family; the same table is used for reading and for writing.
 
     Attributes:
-        prefix: what a model with a head puts before the names of its body.
+        prefix: prefix of the body's names in a model with a head.
         ends: the embedding and the final norm.
-        layer: what every layer has.
+        layer: the tensors of every layer.
         lm_head: the language-model head, which a reward model does not have.
-        buffers: ends of names that are computed, not loaded.
+        buffers: endings of names that are computed, not loaded.
     """
 
     prefix: str
@@ -152,20 +153,20 @@ def decoder_tensors(
     return TensorTable(
         prefix=prefix,
         ends=(
-            StoredTensor(engine=EMBEDDING, names=(embedding,), layout=vocabulary),
-            StoredTensor(engine=FINAL_LAYERNORM, names=(final_norm,), layout=hidden_vector),
+            StoredTensor(engine=EMBEDDING, names=(embedding,), row_order=vocabulary),
+            StoredTensor(engine=FINAL_LAYERNORM, names=(final_norm,), row_order=hidden_vector),
         ),
         layer=(
-            StoredTensor(engine="input_layernorm", names=(input_norm,), layout=hidden_vector),
+            StoredTensor(engine="input_layernorm", names=(input_norm,), row_order=hidden_vector),
             StoredTensor(
-                engine="self_attention.linear_qkv", names=qkv, layout=query_key_value, bias="add_qkv_bias"
+                engine="self_attention.linear_qkv", names=qkv, row_order=query_key_value, bias="add_qkv_bias"
             ),
             StoredTensor(
-                engine="self_attention.linear_proj", names=(attention_output,), layout=attention_out
+                engine="self_attention.linear_proj", names=(attention_output,), row_order=attention_out
             ),
-            StoredTensor(engine="pre_mlp_layernorm", names=(mlp_norm,), layout=hidden_vector),
-            StoredTensor(engine="mlp.linear_fc1", names=gate_and_up, layout=gate_up),
-            StoredTensor(engine="mlp.linear_fc2", names=(mlp_output,), layout=mlp_out),
+            StoredTensor(engine="pre_mlp_layernorm", names=(mlp_norm,), row_order=hidden_vector),
+            StoredTensor(engine="mlp.linear_fc1", names=gate_and_up, row_order=gate_up),
+            StoredTensor(engine="mlp.linear_fc2", names=(mlp_output,), row_order=mlp_out),
         ),
         lm_head=lm_head,
         buffers=buffers,

@@ -1,1 +1,1 @@
-"""Heads: hidden states to what an objective reads."""
+"""Heads, which turn hidden states into the scores that an objective reads."""

@@ -1,4 +1,4 @@
-"""Which head a model ends with."""
+"""The choice of a model's head."""
 
 import torch
 
@@ -7,5 +7,5 @@ from modellink_rm.model.spec import ModelSpec
 
 
 def make_head(spec: ModelSpec, *, device: torch.device) -> RewardHead:
-    """The head that reads the scored rows, its weights not yet drawn or loaded."""
+    """The head that reads the scored rows, with weights that are not initialized yet."""
     return RewardHead(spec.shape.hidden_size, bias=spec.head_bias, device=device)

@@ -1,14 +1,14 @@
-"""The reward head: a hidden state to a score."""
+"""The reward head, which turns a hidden state into a score."""
 
 import torch
 from torch import Tensor, nn
 
 
 class RewardHead(nn.Linear):
-    """hidden -> 1 in float32, equal rows giving equal scores to the last bit.
+    """hidden -> 1 in float32; equal rows get bitwise equal scores.
 
-    A matrix product may round a row by its place among the others; two equal responses would then
-    not tie. Each score is a sum of its own instead: there are only a few rows.
+    The rounding of a matrix product may depend on a row's position, so that two equal responses would get
+    different scores. Each score is computed as a separate sum instead: there are only a few rows.
     """
 
     def __init__(self, hidden_size: int, *, bias: bool, device: torch.device) -> None:

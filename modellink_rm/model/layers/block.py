@@ -1,4 +1,4 @@
-"""The layer specifications given to megatron-core: its modules with our norm, gate and attention."""
+"""Layer specifications for megatron-core: its modules with our norm, gate and attention."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ class MakeLayer(Protocol):
 
         Args:
             number: over the whole model, from 0; for models whose layers differ.
-            scores_rows: whether it is the last one, computed for scored rows only.
+            scores_rows: whether it is the last layer, which is computed for scored rows only.
         """
 
 
@@ -42,13 +42,13 @@ def decoder_layer(
     add_to_residual: Callable[..., Any] | type[torch.nn.Module] = get_bias_dropout_add,
     linears: Linears | None = None,
 ) -> ModuleSpec:
-    """Norm, attention, norm and gated MLP, as `MakeLayer` says; a family binds the parts that it has instead.
+    """A `MakeLayer` for norm, attention, norm and gated MLP; families bind other parts to its arguments.
 
     Args:
         norm: before attention, and before the MLP.
         activation: of the MLP, [..., 2f] -> [..., f].
-        core_attention: rotates and attends.
-        add_to_residual: adds what attention and MLP give to what they were given.
+        core_attention: rotates queries and keys, and attends.
+        add_to_residual: adds the output of attention or MLP to the residual.
     """
     linears = linears or Linears()
     self_attention = ModuleSpec(

@@ -1,4 +1,4 @@
-"""The elementwise work of a layer: norm, rotation and gate, each one function that can be compiled."""
+"""The elementwise operations of a layer: norm, rotation and gate, each a function that can be compiled."""
 
 import functools
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`rotate` where neighbouring channels are the pairs, as in GLM."""
+    """`rotate` with pairs of neighbouring channels, as in GLM."""
     width = cos.shape[-1]
     turned = states[..., : 2 * width]
     first, second = turned[..., 0::2], turned[..., 1::2]
@@ -46,6 +46,6 @@ def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @functools.cache
 def compiled(function: F) -> F:
-    """The function as one kernel for every length: one pass over memory instead of one per operation."""
+    """The function compiled to one kernel for all lengths: one pass over memory, not one per operation."""
     result: F = torch.compile(function, dynamic=True)  # type: ignore[assignment]
     return result

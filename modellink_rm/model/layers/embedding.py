@@ -1,4 +1,4 @@
-"""The token embedding, whose gradient is added up row by row, nothing of the vocabulary's size made."""
+"""The token embedding, whose gradient is accumulated by row, without a tensor of the vocabulary's size."""
 
 from typing import Any
 
@@ -42,15 +42,15 @@ class TokenEmbedding(MegatronModule):
 
 
 class RowwiseEmbedding(VocabParallelEmbedding):
-    """megatron-core's embedding with a gradient for the rows that tokens came from alone.
+    """megatron-core's embedding, with a gradient only for the rows of tokens that occur.
 
-    torch makes a gradient [vocabulary, h] of each micro-batch, nearly all zeros, which is then added
-    to the engine's gradient buffer (`main_grad`). Here as many rows as there are tokens are added to
-    the buffer directly, as the engine's fused linears add theirs.
+    For each micro-batch torch creates a gradient [vocabulary, h], nearly all zeros, which is then added to
+    the engine's gradient buffer (`main_grad`). Here one row per token is added to the buffer directly, as
+    the engine's fused linears do.
     """
 
     def forward(self, input_: Tensor) -> Tensor:
-        """Embeddings [t, 1, h] of ids [t, 1]; [t/tp, 1, h] where tokens are divided."""
+        """Embeddings [t, 1, h] of ids [t, 1]; [t/tp, 1, h] if tokens are divided."""
         if self.tp_group.size() == 1:
             rows: Tensor = _RowsOf.apply(self.weight, input_)  # type: ignore[no-untyped-call]
             return rows
@@ -67,7 +67,7 @@ class RowwiseEmbedding(VocabParallelEmbedding):
 
 
 class _RowsOf(torch.autograd.Function):
-    """Rows of a weight; their gradient goes to its `main_grad` where it has one."""
+    """Rows of a weight; their gradient is added to its `main_grad` if it has one."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rows: Tensor) -> Tensor:
@@ -81,12 +81,12 @@ class _RowsOf(torch.autograd.Function):
         weight = ctx.weight
         has_buffer = hasattr(weight, "main_grad")
         total = weight.main_grad if has_buffer else torch.zeros_like(weight)
-        # index_put_ adds rows of equal ids in one order on a GPU too, where index_add_ does not.
+        # Unlike index_add_, index_put_ adds rows with equal ids in a fixed order on a GPU too.
         total.index_put_((rows,), gradient.to(total.dtype), accumulate=True)
         if not has_buffer:
             return total, None
-        # The engine's hook runs next. It must not add, and with --overlap-grad-reduce it asks that
-        # there be a gradient: one number that looks like all of them takes no memory.
+        # The engine's hook runs next. It must not add, but with --overlap-grad-reduce it requires a
+        # gradient: one expanded number takes no memory.
         weight.grad_added_to_main_grad = True
         weight.grad = total.new_zeros((), dtype=weight.dtype).expand_as(weight)
         return None, None

@@ -1,4 +1,4 @@
-"""The linears of a layer, which tensor parallelism divides."""
+"""The linear modules of a layer, which tensor parallelism divides."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from modellink_rm.model.layers.scored_rows import RowQueriesLinear
 
 @dataclass(frozen=True, kw_only=True)
 class Linears:
-    """Which modules a layer's linears are; what replaces them keeps the names of their weights.
+    """The classes of a layer's linear modules; a replacement must keep the names of the weights.
 
     Attributes:
-        column: divided by rows of the weight: to queries, keys and values, and to gate and up.
-        row: divided by columns of the weight: attention's and the MLP's output.
-        row_queries: `column` to queries, keys and values in the layer of scored rows.
+        column: divided by rows of the weight: projections to queries, keys and values, and to gate and up.
+        row: divided by columns of the weight: output projections of attention and MLP.
+        row_queries: projection to queries, keys and values in the layer of scored rows.
     """
 
     column: type[ColumnParallelLinear] = ColumnParallelLinear

@@ -10,9 +10,9 @@ from modellink_rm.model.layers.elementwise import compiled, rms_norm
 class RMSNorm(torch.nn.Module):
     """Root-mean-square norm that works under sequence parallelism.
 
-    megatron-core's own wrapper of torch's norms refuses sequence parallelism. Its weight, which
-    each tensor-parallel process then applies to its share of the tokens, is flagged so that the
-    engine sums its gradient over those processes.
+    megatron-core's own wrapper of torch's norms refuses sequence parallelism, where each tensor-parallel
+    process applies the weight to its share of the tokens. The weight is flagged, so that the engine sums
+    its gradient over these processes.
     """
 
     def __init__(self, config: RewardModelConfig, hidden_size: int, eps: float) -> None:
@@ -24,5 +24,5 @@ class RMSNorm(torch.nn.Module):
         self.norm = compiled(rms_norm) if config.kernels.compiles_elementwise else rms_norm
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Normed hidden states, of their shape."""
+        """Normed hidden states, with unchanged shape."""
         return self.norm(hidden_states, self.weight, self.eps)

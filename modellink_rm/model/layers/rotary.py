@@ -9,7 +9,7 @@ from modellink_rm.model.shape import ModelShape
 class RotaryAngles(nn.Module):
     """Angles of rotary position embedding (Su et al. 2021, arXiv 2104.09864).
 
-    megatron-core's own module makes one row per index of the sequence; here there is one per
+    megatron-core's own module computes one row per index of the sequence; this one computes a row per
     position id.
     """
 

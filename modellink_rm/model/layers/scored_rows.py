@@ -1,7 +1,7 @@
 """The model's last layer, computed for scored tokens only.
 
-A reward is read at the last token of each response, and nothing comes after the last layer: of the
-other tokens it needs keys and values, but no query, attention output or MLP.
+A reward is read at the last token of each response, and only the head follows the last layer: of the other
+tokens it needs keys and values, but no query, attention output or MLP.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -20,10 +20,10 @@ from modellink_rm.model.attention.packed import PackedLayout
 
 
 class ScoredRowsLayer(TransformerLayer):
-    """[n, 1, h] of the layout's n scored rows, from the hidden states of all tokens.
+    """Hidden states [n, 1, h] of the layout's n scored rows, from those of all tokens.
 
-    Under sequence parallelism the rows are gathered to every tensor-parallel rank: what follows is
-    computed as without it, so neither its linears nor its norm may be treated as divided.
+    Under sequence parallelism the rows are gathered to every tensor-parallel rank. From there on everything
+    is replicated, so neither the linears nor the norm may be treated as divided.
     """
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -36,7 +36,7 @@ class ScoredRowsLayer(TransformerLayer):
     def forward(
         self, hidden_states: Tensor, *, packed_seq_params: PackedLayout, **unused: Any
     ) -> tuple[Tensor, None]:
-        """(hidden states [n, 1, h], equal on every tensor-parallel rank; None, the engine's `context`).
+        """Hidden states [n, 1, h], equal on every tensor-parallel rank, and None for the engine's `context`.
 
         Args:
             hidden_states: [t, 1, h], or [t/tp, 1, h] under sequence parallelism.
@@ -57,9 +57,9 @@ class ScoredRowsLayer(TransformerLayer):
         """The states at the rows, [n, 1, ...], whole on every tensor-parallel rank."""
         if not self.config.sequence_parallel:
             return states[rows]
-        # Each rank holds a part of the tokens: it gives the rows it has and zeros for the others, and
-        # the sum over ranks is exchanged. The sum's backward is the identity, so each rank's own
-        # rows get the whole gradient, once.
+        # Each rank holds a part of the tokens: it contributes its own rows and zeros for the others, and
+        # all ranks get the sum. The sum's backward is the identity, so each rank's own rows get the whole
+        # gradient, once.
         num_local = states.shape[0]
         local = rows - self.tp_group.rank() * num_local
         is_here = (local >= 0) & (local < num_local)
@@ -68,7 +68,7 @@ class ScoredRowsLayer(TransformerLayer):
         return whole
 
     def _equal_draws(self) -> AbstractContextManager[None]:
-        """Dropout that draws alike on every tensor-parallel rank, as the rows are copies."""
+        """Dropout with the same mask on every tensor-parallel rank, because the rows are replicated."""
         if not (self.training and self.hidden_dropout):
             return nullcontext()
         fork: AbstractContextManager[None] = get_cuda_rng_tracker().fork(get_data_parallel_rng_tracker_name())
@@ -76,24 +76,24 @@ class ScoredRowsLayer(TransformerLayer):
 
 
 class ScoredRowsAttention(SelfAttention):
-    """Self attention whose keys and values are all tokens', and whose queries the scored rows'."""
+    """Self-attention with the keys and values of all tokens and the queries of the scored rows."""
 
     def forward(
         self, hidden_states: Tensor, rows: Tensor, packed_seq_params: PackedLayout
     ) -> tuple[Tensor, Tensor | None]:
-        """(output [n, 1, h], no bias).
+        """The output [n, 1, h], and None for the bias.
 
         Args:
             hidden_states: of all tokens, after the norm, [t, 1, h] or [t/tp, 1, h].
-            rows: of the scored rows, after the norm, [n, 1, h].
+            rows: hidden states of the scored rows, after the norm, [n, 1, h].
             packed_seq_params: the layout.
         """
         tokens, scored = packed_seq_params.tokens, packed_seq_params.scored
         assert tokens is not None
         assert scored is not None
         if self.config.num_query_groups < self.world_size:
-            # Several ranks share a key/value head, and no rank's rows of the weight are keys and
-            # values alone: the queries of all tokens are computed.
+            # Several ranks share a key/value head, so no rank has separate rows of the weight for keys
+            # and values: the queries of all tokens are computed.
             query, key, value = self.get_query_key_value_tensors(hidden_states)
             query = query[scored.rows]
         else:
@@ -104,12 +104,12 @@ class ScoredRowsAttention(SelfAttention):
 
 
 class RowQueriesLinear(ColumnParallelLinear):
-    """The projection to queries, keys and values, where queries may be asked for some rows only."""
+    """The projection to queries, keys and values, optionally with the queries of some rows only."""
 
     def forward(self, hidden_states: Tensor, rows: Tensor | None = None) -> Any:
-        """(query [n, 1, heads, d], key [t, 1, groups, d], value [t, 1, groups, d]) of this rank's heads.
+        """Query [n, 1, heads, d], key [t, 1, groups, d] and value [t, 1, groups, d] of this rank's heads.
 
-        Without `rows` the engine's own forward.
+        Without `rows` this is the engine's own forward.
 
         Args:
             hidden_states: [t, 1, h] or [t/tp, 1, h].

@@ -1,1 +1,1 @@
-"""Losses of preference pairs, a file each: what --loss-type names."""
+"""Losses of preference pairs, one per file; --loss-type chooses one."""

@@ -1,4 +1,4 @@
-"""What a loss of pairs is given and returns, and the names that --loss-type knows."""
+"""The interface of losses of pairs, and the names that --loss-type accepts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class ScoredPairs:
 
     Attributes:
         chosen: float32 [n], of the preferred responses.
-        rejected: float32 [n], of the others.
-        margins: float32 [n], by how much the data prefers one to the other; NaN where it does not say.
+        rejected: float32 [n], of the other responses.
+        margins: float32 [n], by how much the data prefers chosen to rejected; NaN if it does not say.
     """
 
     chosen: Tensor
@@ -27,5 +27,9 @@ class ScoredPairs:
 PairLoss = Callable[[ScoredPairs], Tensor]
 
 LOSSES: Registry[PairLoss] = Registry(
-    "--loss-type", package="modellink_rm.objective.losses", entry_points="modellink_rm.losses"
+    "--loss-type",
+    package="modellink_rm.objective.losses",
+    entry_points="modellink_rm.losses",
+    accepts=callable,
+    expected="a function",
 )

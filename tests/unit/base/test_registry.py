@@ -54,14 +54,18 @@ def plug_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (package / "__init__.py").write_text("")
     (package / "registry.py").write_text(
         "from modellink_rm.base.registry import Registry\n"
-        "PAINTS = Registry('--paint', package='paints', entry_points='paints.more')\n"
+        "PAINTS = Registry('--paint', package='paints', entry_points='paints.more',\n"
+        "    accepts=lambda paint: isinstance(paint, int), expected='a number')\n"
     )
     (package / "green.py").write_text("from paints.registry import PAINTS\nPAINTS.add(3, 'green')\n")
-    (tmp_path / "other.py").write_text("OCHRE = 4\n")
-    metadata = tmp_path / "other-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[paints.more]\nochre = other:OCHRE\n")
+    (tmp_path / "other.py").write_text("OCHRE = 4\nBRUSH = 'flat'\n")
+    points = "ochre = other:OCHRE\nbrush = other:BRUSH\nlost = other:LOST\nabsent = no_such:RED\n"
+    offers = {"other": points + "both = other:OCHRE\n", "second": "both = second:OCHRE\n"}
+    for name, entries in offers.items():
+        metadata = tmp_path / f"{name}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[paints.more]\n{entries}")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     for name in [name for name in sys.modules if name.split(".")[0] in ("paints", "other")]:
@@ -81,6 +85,23 @@ def test_a_file_of_the_package_adds_itself_at_the_first_look() -> None:
 def test_an_installed_package_offers_an_entry_that_is_imported_when_used() -> None:
     from paints.registry import PAINTS
 
-    assert sorted(PAINTS) == ["green", "ochre"]
+    assert sorted(PAINTS) == ["absent", "both", "brush", "green", "lost", "ochre"]
     assert "other" not in sys.modules
     assert PAINTS["ochre"] == 4
+
+
+@pytest.mark.usefixtures("plug_ins")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("brush", "^--paint brush: other:BRUSH of an installed package is not a number$"),
+        ("lost", "^--paint lost: other:LOST of an installed package cannot be imported: .*LOST"),
+        ("absent", "^--paint absent: no_such:RED of an installed package cannot be imported: .*no_such"),
+        ("both", r"^--paint both: several installed packages offer it \(other:OCHRE, second:OCHRE\)"),
+    ],
+)
+def test_an_entry_of_an_installed_package_that_cannot_be_used_is_one_line(name: str, message: str) -> None:
+    from paints.registry import PAINTS
+
+    with pytest.raises(UserError, match=message):
+        PAINTS[name]

@@ -92,12 +92,12 @@ def test_equal_answers_leave_the_prompt_before_them():
             "empty prompt",
         ),
         ({"chosen": [Q, A, Q, A], "rejected": [Q, B]}, "field 'chosen' must be one answer after the prompt"),
-        ({"prompt": [Q], "chosen": [Q], "rejected": [B]}, "field 'chosen' is no answer"),
+        ({"prompt": [Q], "chosen": [Q], "rejected": [B]}, "field 'chosen' is not an answer"),
         (
             {"prompt": "q", "chosen": 3, "rejected": "b"},
             "field 'chosen' must be a text or a list of messages",
         ),
-        ({"prompt": [message("bot", "q")], "chosen": "a", "rejected": "b"}, "a message of no known role"),
+        ({"prompt": [message("bot", "q")], "chosen": "a", "rejected": "b"}, "a message with an unknown role"),
         ({"prompt": ["q"], "chosen": "a", "rejected": "b"}, "not a message"),
         (
             {"prompt": [message("user", None)], "chosen": "a", "rejected": "b"},
@@ -132,9 +132,9 @@ def test_hh_rlhf_dialogues():
 @pytest.mark.parametrize(
     ("chosen", "rejected", "reason"),
     [
-        ("\n\nHuman: q", "\n\nHuman: q\n\nAssistant: b", "field 'chosen' is no dialogue"),
-        ("q", "\n\nHuman: q\n\nAssistant: b", "field 'chosen' is no dialogue"),
-        ("x\n\nHuman: q\n\nAssistant: b", "", "field 'chosen' is no dialogue"),
+        ("\n\nHuman: q", "\n\nHuman: q\n\nAssistant: b", "field 'chosen' is not a dialogue"),
+        ("q", "\n\nHuman: q\n\nAssistant: b", "field 'chosen' is not a dialogue"),
+        ("x\n\nHuman: q\n\nAssistant: b", "", "field 'chosen' is not a dialogue"),
         (
             "\n\nHuman: q\n\nAssistant: a",
             "\n\nHuman: p\n\nAssistant: b",
@@ -379,9 +379,8 @@ def test_a_handler_of_an_entry_point(monkeypatch):
 def test_an_entry_point_that_is_no_class_is_an_error(monkeypatch):
     point = EntryPoint("Text", "modellink_rm.version:__version__", "modellink_rm.handlers")
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
-    with pytest.raises(UserError, match="--handler-name Text: what the installed package offers is not a"):
+    with pytest.raises(UserError, match=r"--handler-name Text: .* of an installed package is not a class"):
         make_handler("Text", None)
-    HANDLERS._entries.pop("Text")
 
 
 @pytest.mark.parametrize(

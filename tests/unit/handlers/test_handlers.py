@@ -211,7 +211,7 @@ def test_sharegpt_takes_answers_that_are_text():
         ({"conversations": [{"value": "q"}]}, "'from' of turn 1 is missing", None),
         ({"conversations": ["q"]}, "turn 1 must be an object with 'from' and 'value'", None),
         ({"conversations": [human([{"type": "text"}])]}, "'value' of turn 1 is not a text", None),
-        ({"conversations": [human("q")], "chosen": human("x")}, "field 'chosen' is no answer", None),
+        ({"conversations": [human("q")], "chosen": human("x")}, "field 'chosen' is not an answer", None),
         (
             {"conversations": [human("q")], "chosen": {"from": "gpt"}},
             "'value' of field 'chosen' is missing",

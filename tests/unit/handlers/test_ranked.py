@@ -82,7 +82,7 @@ def test_fields_have_other_names_and_prompts_may_be_messages():
         ({"responses": ["a", 3], "ranks": [1, 2]}, "field 'response 2' must be a text or a list of messages"),
         (
             {"responses": ["a", {"role": "user", "content": "b"}], "ranks": [1, 2]},
-            "a response that is no answer",
+            "a response that is not an answer",
         ),
     ],
 )

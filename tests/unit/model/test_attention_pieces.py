@@ -103,5 +103,5 @@ def test_equal_responses_are_one_row() -> None:
 
 
 def test_a_sequence_that_cannot_be_divided_is_refused() -> None:
-    with pytest.raises(AssertionError, match="7 tokens cannot be divided into 4 chunks"):
+    with pytest.raises(AssertionError, match="7 tokens cannot be divided into 4 slices"):
         batch_of([(3, [2, 2])]).part(rank=0, size=2)

@@ -128,7 +128,7 @@ def test_a_broken_dataset_info_is_an_error(tmp_path, content, message):
             "--handler-name and --dataset-dir exclude each other",
         ),
         ({"map_keys": "{}"}, "--map-keys and --dataset-dir exclude each other"),
-        ({"dataset_dir": None}, "--handler-name is needed"),
+        ({"dataset_dir": None}, "--handler-name is required"),
     ],
 )
 def test_flags_that_say_the_same_twice_are_an_error(flags, message):

@@ -122,7 +122,7 @@ def test_an_array_that_is_cut_off_is_an_error(tmp_path, content):
 
 
 def test_what_follows_an_array_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"x.json:2: something follows"):
+    with pytest.raises(UserError, match=r"x.json:2: there is text after"):
         list(read_records(written(tmp_path / "x.json", '[{"a": 1}]\n{"a": 2}')))
 
 

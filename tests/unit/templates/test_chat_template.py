@@ -166,13 +166,13 @@ def test_what_the_chat_template_refuses_is_one_bad_record(llama2):
 
 def test_a_prompt_that_does_not_begin_the_whole_is_refused(tmp_path_factory):
     tokenizer = load_directory(directory_with(tmp_path_factory, CHATML.replace("assistant\n'", "bot\n'")))
-    with pytest.raises(RecordError, match="does not begin prompt and answer with the prompt"):
+    with pytest.raises(RecordError, match="prompt and answer do not begin with its prompt"):
         tokenize_responses(PAIR, find_template("hf", tokenizer), tokenizer)
 
 
 def test_a_tokenizer_without_a_chat_template_is_named(tmp_path_factory, sentencepiece_path):
     directory = directory_with(tmp_path_factory, None)
-    with pytest.raises(UserError, match="comes without a chat template"):
+    with pytest.raises(UserError, match="has no chat template"):
         find_template("hf", load_directory(directory))
 
 
@@ -186,10 +186,10 @@ HARMFUL = {
     LOOP: "takes more than 0.2 s",
     DOUBLING: "takes too much memory",
     RECURSIVE: "the chat template: maximum recursion depth",
-    "{{ 'x' * 10 ** 10 }}": r"uses \*\*, which none needs",
+    "{{ 'x' * 10 ** 10 }}": r"uses \*\*, which is not allowed",
     "{{ messages[0].role * 100000000000 }}": "takes too much memory",
-    "{{ messages[0].role * 20000000 }}": "writes too long a text",
-    "{% for a in range(10**9) %}{% endfor %}": r"uses \*\*, which none needs",
+    "{{ messages[0].role * 20000000 }}": "renders too long a text",
+    "{% for a in range(10**9) %}{% endfor %}": r"uses \*\*, which is not allowed",
     "{% for a in range(1000000000) %}{% endfor %}": "the chat template: Range too big",
     "{{ 1 // 0 }}": "the chat template: .*by zero",
     "{{ ''.__class__.__mro__ }}": "the chat template: access to attribute '__class__'",
