@@ -1,4 +1,4 @@
-"""Put the weights that a model starts from into this process's part of it."""
+"""Loading the initial weights into this process's model chunks."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from modellink_rm.parallel.groups import Ranks
 
 
 def load_model_weights(chunks: Sequence[RewardModel], source: ModelSource, ranks: Ranks) -> None:
-    """Fill the model from its source; what the source does not have stays as drawn.
+    """Fill the model from its source; weights that the source lacks keep their random values.
 
     A collective over all processes.
     """

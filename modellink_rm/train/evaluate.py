@@ -1,4 +1,4 @@
-"""Loss and metrics over held-out examples, each once."""
+"""Loss and metrics over held-out examples, each read once."""
 
 from modellink_rm.batching.micro_batches import BatchLayout, micro_batches_of
 from modellink_rm.dataset.blend import Part
@@ -18,10 +18,10 @@ def evaluate(
     layout: BatchLayout,
     ranks: Ranks,
 ) -> Summary:
-    """What is reported of the examples of `part`, equal on every process; a collective over all of them.
+    """The summary of the examples of `part`, equal on every process; a collective over all processes.
 
     Args:
-        batch_size: examples that are divided over replicas and micro-batches at a time.
+        batch_size: number of examples that are divided over replicas and micro-batches at a time.
     """
     sums = no_sums(objective, layout.device)
     for chunk in state.model:

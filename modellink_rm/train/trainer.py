@@ -61,7 +61,7 @@ def train(
     *,
     metrics_directory: Path | None = None,
 ) -> TrainState:
-    """Train from where the run stands to its last step; a collective over all processes.
+    """Train from the current step to the last one; a collective over all processes.
 
     Args:
         metrics_directory: where metrics.jsonl goes; --save by default.
@@ -121,7 +121,7 @@ def train(
 
 
 def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
-    """The samples consumed before each step that is left."""
+    """The number of samples consumed before each remaining step."""
     num_steps = plan.train_iters - state.iteration
     first = state.consumed_samples
     return range(first, first + num_steps * plan.batch_size, plan.batch_size)
@@ -195,7 +195,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
 
 
 def _validate(plan: RunPlan, state: TrainState, layout: BatchLayout, ranks: Ranks) -> Summary | None:
-    """What the validation part says in --eval-iters global batches; None without one."""
+    """The summary of --eval-iters global batches of the validation part; None if it is empty."""
     training = plan.config.training
     part = plan.blend.valid.first(training.eval_iters * plan.batch_size)
     if not len(part):
@@ -208,9 +208,9 @@ def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:
 
 
 def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:
-    """FLOP/s that matrix products reach on all processes' devices together.
+    """FLOP/s that matrix products reach on the devices of all processes together.
 
-    All measure at once, as they train at once: processes that share cores take them from each other.
+    All processes measure at the same time, because they also train at the same time and may share cores.
     """
     torch.distributed.barrier()
     peak = torch.tensor([matmul_flops_per_second(platform.device, dtype)], dtype=torch.float64)
@@ -257,13 +257,13 @@ class _Log:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time spent within out of the steps' time."""
+        """A block whose time does not count as time of the steps."""
         started = time.perf_counter()
         yield
         self._started += time.perf_counter() - started
 
     def step(self, sums: Sums, *, grad_norm: float, learning_rate: float) -> None:
-        """Take in one step; every process calls it, since log steps reduce the sums over all."""
+        """Add one step; every process calls it, because log steps reduce the sums over all processes."""
         self._sums += sums
         self._num_steps += 1
         iteration = self._state.iteration
@@ -290,7 +290,7 @@ class _Log:
         self._started = time.perf_counter()
 
     def evaluation(self, summary: Summary | None) -> None:
-        """Report an evaluation, where there was one."""
+        """Report an evaluation if there was one."""
         if self._reporter is not None and summary is not None:
             self._reporter.log_evaluation(
                 summary, iteration=self._state.iteration, consumed_samples=self._state.consumed_samples
