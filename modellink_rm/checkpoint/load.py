@@ -10,7 +10,7 @@ from modellink_rm.parallel.groups import Ranks
 
 
 def load_model_weights(chunks: Sequence[RewardModel], source: ModelSource, ranks: Ranks) -> None:
-    """Fill the model from its source; weights that the source lacks keep their random values.
+    """Fill the model from its source; what the source does not have stays as drawn.
 
     A collective over all processes.
     """

@@ -37,12 +37,12 @@ class RunPlan:
 
     Attributes:
         continues: go on with the run of the checkpoint that is loaded, not from its weights alone.
-        objective: computes losses and metrics from scores.
-        blend: rows for training and validation.
+        objective: what training and evaluation compute of scores.
+        blend: what is trained on and validated.
         batch_size: examples of one step over all replicas.
         max_tokens: tokens of one forward pass.
         train_iters: steps of the whole run.
-        info_files: small files to store in every checkpoint, by name.
+        info_files: small files that go with every checkpoint, by name.
     """
 
     config: RunConfig

@@ -10,7 +10,7 @@ import torch
 
 from modellink_rm.base.log import info, is_first_process
 from modellink_rm.base.platform import Platform, matmul_flops_per_second
-from modellink_rm.batching.micro_batches import BatchLayout
+from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import Progress, load_train_state, save_checkpoint
 from modellink_rm.checkpoint.layout import RUN_NAME, CheckpointInfo
@@ -72,7 +72,7 @@ def train(
         info(f"nothing is left to do: the run stands at iteration {state.iteration} of {plan.train_iters}")
         return state
     loss = StepLoss(objective=plan.objective, shape=plan.model.shape, counts_examples=ranks.cp_rank == 0)
-    layout = BatchLayout(
+    packing = Packing(
         max_tokens=plan.max_tokens,
         divisible_by=config.parallel.tokens_divisible_by(),
         share_prefixes=config.data.prefix_sharing,
@@ -85,7 +85,7 @@ def train(
             num_examples=len(plan.blend.train), shuffle=config.data.shuffle, seed=config.training.seed
         ),
         batch_size=plan.batch_size,
-        layout=layout,
+        packing=packing,
         ranks=ranks,
         platform=platform,
     )
@@ -112,7 +112,7 @@ def train(
             is_last = state.iteration == plan.train_iters
             with log.paused():
                 if _is_due(state.iteration, config.training.eval_interval, is_last):
-                    log.evaluation(_validate(plan, state, layout, ranks))
+                    log.evaluation(_validate(plan, state, packing, ranks))
                 if config.checkpoint.save and _is_due(
                     state.iteration, config.checkpoint.save_interval, is_last
                 ):
@@ -194,13 +194,13 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     return path
 
 
-def _validate(plan: RunPlan, state: TrainState, layout: BatchLayout, ranks: Ranks) -> Summary | None:
+def _validate(plan: RunPlan, state: TrainState, packing: Packing, ranks: Ranks) -> Summary | None:
     """The summary of --eval-iters global batches of the validation part; None if it is empty."""
     training = plan.config.training
     part = plan.blend.valid.first(training.eval_iters * plan.batch_size)
     if not len(part):
         return None
-    return evaluate(state, part, plan.objective, batch_size=plan.batch_size, layout=layout, ranks=ranks)
+    return evaluate(state, part, plan.objective, batch_size=plan.batch_size, packing=packing, ranks=ranks)
 
 
 def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:
@@ -263,7 +263,7 @@ class _Log:
         self._started += time.perf_counter() - started
 
     def step(self, sums: Sums, *, grad_norm: float, learning_rate: float) -> None:
-        """Add one step; every process calls it, because log steps reduce the sums over all processes."""
+        """Take in one step; every process calls it, since log steps reduce the sums over all."""
         self._sums += sums
         self._num_steps += 1
         iteration = self._state.iteration

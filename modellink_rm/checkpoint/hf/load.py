@@ -14,7 +14,7 @@ from modellink_rm.parallel.groups import Ranks
 def load_hugging_face_weights(
     chunks: Sequence[RewardModel], weights: HuggingFaceWeights, ranks: Ranks
 ) -> None:
-    """Fill the model, reading only this process's slices; a missing head keeps its random values."""
+    """Fill the model, reading only this process's slices; a head that is not there stays as drawn."""
     for name, parameter in (pair for chunk in chunks for pair in chunk.global_parameters()):
         if name.startswith("rm_head."):
             continue
