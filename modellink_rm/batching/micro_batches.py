@@ -12,7 +12,7 @@ from modellink_rm.parallel.groups import Ranks
 
 
 @dataclass(frozen=True)
-class BatchLayout:
+class Packing:
     """How examples are packed into micro-batches, and on which device.
 
     Attributes:
@@ -30,29 +30,29 @@ class BatchLayout:
 
 
 def micro_batches_of(
-    examples: Sequence[Example], layout: BatchLayout, ranks: Ranks
+    examples: Sequence[Example], packing: Packing, ranks: Ranks
 ) -> tuple[int, Iterator[Batch]]:
     """The number of this replica's micro-batches, and an iterator that makes them one by one.
 
     Every process computes the same division of the whole global batch; the number is 0 only if there are
     fewer examples than replicas.
     """
-    share = plan_replicas(examples, ranks.dp_size, share_prefixes=layout.share_prefixes)[ranks.dp_rank]
+    share = plan_replicas(examples, ranks.dp_size, share_prefixes=packing.share_prefixes)[ranks.dp_rank]
     groups = plan_micro_batches(
         examples,
         share,
-        layout.max_tokens,
-        share_prefixes=layout.share_prefixes,
-        multiple_of=layout.multiple_of,
+        packing.max_tokens,
+        share_prefixes=packing.share_prefixes,
+        multiple_of=packing.multiple_of,
     )
     batches = (
         pack_examples(
             [examples[position] for position in group],
-            divisible_by=layout.divisible_by,
-            share_prefixes=layout.share_prefixes,
+            divisible_by=packing.divisible_by,
+            share_prefixes=packing.share_prefixes,
         )
         .part(rank=ranks.cp_rank, size=ranks.cp_size)
-        .to(layout.device)
+        .to(packing.device)
         for group in groups
     )
     return len(groups), batches

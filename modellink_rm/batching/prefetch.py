@@ -13,7 +13,7 @@ import torch
 
 from modellink_rm.base.platform import Platform
 from modellink_rm.batching.batch import Batch
-from modellink_rm.batching.micro_batches import BatchLayout, micro_batches_of
+from modellink_rm.batching.micro_batches import Packing, micro_batches_of
 from modellink_rm.dataset.blend import Part
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.parallel.groups import Ranks
@@ -33,7 +33,7 @@ class GlobalBatches:
     part: Part
     order: SampleOrder
     batch_size: int
-    layout: BatchLayout
+    packing: Packing
     ranks: Ranks
     platform: Platform
 
@@ -44,7 +44,7 @@ class GlobalBatches:
             UserError: a row is damaged.
         """
         places = self.order.samples(consumed_samples, consumed_samples + self.batch_size)
-        on_host = dataclasses.replace(self.layout, device=torch.device("cpu"))
+        on_host = dataclasses.replace(self.packing, device=torch.device("cpu"))
         batches = micro_batches_of([self.part[place] for place in places], on_host, self.ranks)[1]
         return [batch.with_tensors(self.platform.pinned) for batch in batches]
 

@@ -1,1 +1,1 @@
-"""Weights in and out: Hugging Face directories, distributed checkpoints, the inference contract."""
+"""Loading and saving: Hugging Face directories, distributed checkpoints, the inference contract."""

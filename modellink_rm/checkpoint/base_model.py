@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the Hugging Face directory that its run began with, to write one again."""
+"""Files of the run's first Hugging Face directory that a checkpoint keeps, to write such a directory."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _KEPT = (
 
 
 def base_model_files(source: ModelSource) -> dict[str, bytes]:
-    """What goes into a checkpoint, by name relative to it; nothing where the run began with random weights.
+    """The files to store in a checkpoint, by relative name; empty if the run began with random weights.
 
     Raises:
         UserError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""The inference contract: what turns a prompt and a response into the ids that training scored."""
+"""The inference contract: how to turn a prompt and a response into the ids that training scored."""
 
 import dataclasses
 import json
@@ -20,10 +20,10 @@ SCORED_TOKEN = "last token of the rendered response"
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceContract:
-    """How scores of a checkpoint are to be computed, by any program.
+    """How any program must compute scores with a checkpoint.
 
     Attributes:
-        prompt_type: name of the template, or None where the data did not say.
+        prompt_type: name of the template; None if the data did not name one.
         template_fingerprint: sha256 of the template's content.
         template_definition: the template itself, as in a file of --prompt-type-path.
         eos_rule: which token ends a rendered response, in words.
@@ -32,8 +32,8 @@ class InferenceContract:
         tokenizer_not_use_fast: sentencepiece reads tokenizer.model although there is a tokenizer.json.
         seq_length: longest prompt + response, in tokens; longer ones are truncated.
         truncation: how.
-        handler: --handler-name by which the training data's records were read; None where data sets differ
-            or do not say.
+        handler: --handler-name that read the training data's records; None if data sets differ or do not
+            name one.
         map_keys: --map-keys of that handler, as given.
     """
 
@@ -80,13 +80,13 @@ def make_contract(
 
 
 def contract_files(contract: InferenceContract, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """What goes into a checkpoint, by name relative to it: the contract and the tokenizer's files."""
+    """The files to store in a checkpoint, by relative name: the contract and the tokenizer's files."""
     files = {f"{TOKENIZER_FOLDER}/{path.name}": path.read_bytes() for path in tokenizer.files}
     return {CONTRACT_NAME: contract.to_json(), **files}
 
 
 def contract_tokenizer(contract: InferenceContract, checkpoint: Path) -> TokenizerConfig:
-    """Flags that load the tokenizer kept in the checkpoint."""
+    """Flags that load the tokenizer stored in the checkpoint."""
     return TokenizerConfig(
         tokenizer_name_or_path=str(checkpoint / TOKENIZER_FOLDER),
         tokenizer_not_use_fast=contract.tokenizer_not_use_fast,

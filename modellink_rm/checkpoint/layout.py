@@ -1,4 +1,4 @@
-"""Where the files of checkpoints lie, read without torch."""
+"""The files of a checkpoint, read without torch."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself.
+    """The description of a checkpoint.
 
     Attributes:
         path: the directory iter_N.
@@ -54,7 +54,7 @@ def checkpoint_directory(root: Path, iteration: int) -> Path:
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """The newest whole checkpoint under `root`, or None where there is none.
+    """The newest complete checkpoint under `root`; None if there is none.
 
     Raises:
         UserError: the file that names it is not a number, or names one that is not there.
@@ -73,7 +73,7 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 
 def find_checkpoint(path: Path) -> Path | None:
-    """The checkpoint that `path` is or holds the newest of, or None."""
+    """The checkpoint at `path`, or the newest one under it; None if there is none."""
     if (path / RUN_NAME).is_file():
         return path
     return latest_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Put the weights that a model starts from into this process's part of it."""
+"""Loading the initial weights into this process's model chunks."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a model starts from, opened and planned: a Hugging Face directory, a checkpoint, or flags alone."""
+"""The source of a model: a Hugging Face directory, a checkpoint, or flags alone."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from modellink_rm.model.spec import ModelSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where weights come from: one of the two, or neither for random ones."""
+    """Where weights come from: one of the two, or neither for random weights."""
 
     hugging_face: HuggingFaceWeights | None = None
     checkpoint: CheckpointInfo | None = None
@@ -45,10 +45,10 @@ class ModelPlan:
 
 
 def open_source(load: str | None) -> ModelSource:
-    """What --load names, its headers read and no weights.
+    """The source that --load names; reads headers but no weights.
 
     Raises:
-        UserError: the directory is missing, neither of the two, or damaged.
+        UserError: the directory is missing, damaged, or neither a model nor a checkpoint.
     """
     if load is None:
         return ModelSource()
@@ -66,7 +66,7 @@ def open_source(load: str | None) -> ModelSource:
 
 
 def tokenizer_of(config: TokenizerConfig, source: ModelSource) -> TokenizerConfig:
-    """The tokenizer's flags; where none is named, the directory of the weights stands in."""
+    """The tokenizer's flags; if they name no tokenizer, the directory of the weights is used."""
     if config.tokenizer_name_or_path is not None or config.tokenizer_model is not None:
         return config
     if source.hugging_face is not None:
@@ -82,10 +82,10 @@ def plan_model(
     """Check the weights against the flags.
 
     Args:
-        loosely: forgive a base model its missing head and its language-model head.
+        loosely: accept a base model without a reward head, and ignore its language-model head.
 
     Raises:
-        UserError: they do not go together.
+        UserError: the weights and the flags do not fit.
     """
     if source.checkpoint is not None:
         spec = _spec_of_checkpoint(source.checkpoint, model, parallel)

@@ -1,1 +1,1 @@
-"""One file per verb: flags in, the work called, figures out."""
+"""The commands, one per file: parse flags, call the work, print results."""

@@ -1,4 +1,4 @@
-"""python -m modellink_rm inspect: what a data set holds."""
+"""python -m modellink_rm inspect: show the contents of a data set."""
 
 import sys
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _DESCRIPTION = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code of inspect with these words after its name.
+    """Run the command with these words after its name; return its exit code.
 
     Raises:
         UserError: a mistake of the user's, to be printed without a traceback.

@@ -1,4 +1,4 @@
-"""preprocess_data.py: the flags in, the files and a summary out."""
+"""preprocess_data.py: preprocess records into the files of a data set."""
 
 import signal
 import sys
@@ -21,7 +21,7 @@ _DESCRIPTION = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code of preprocess_data.py with these words after its name.
+    """Run the command with these words after its name; return its exit code.
 
     Raises:
         UserError: a mistake of the user's, to be printed without a traceback.
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
     config: PreprocessConfig = groups[PreprocessConfig]
     started = time.monotonic()
-    # What ends the process must first let the temporary files be removed.
+    # A signal must not end the process before the temporary files are removed.
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         manifest = preprocess_data(config, groups[TokenizerConfig])
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _merge(argv: Sequence[str]) -> int:
-    """Exit code of preprocess_data.py --merge-shards or --merge-group-keys."""
+    """Run preprocess_data.py --merge-shards or --merge-group-keys; return the exit code."""
     groups = parse_flags(
         argv,
         [MergeConfig],

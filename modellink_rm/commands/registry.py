@@ -8,11 +8,11 @@ from modellink_rm.base.registry import Registry
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command; an installed package may offer any object or module with these two attributes.
+    """A command; an installed package can offer any object or module with these two attributes.
 
     Attributes:
         summary: one line for the list of commands.
-        main: the exit code of the command with these words after its name.
+        main: runs the command with the words after its name, and returns the exit code.
     """
 
     summary: str

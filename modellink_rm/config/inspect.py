@@ -14,7 +14,7 @@ class InspectConfig:
         help="the data set's --output-prefix; may stand first, without its flag", metavar="PREFIX"
     )
     rows: int = flag(3, help="rows to decode, 0 for the report alone")
-    first_row: int = flag(0, help="the first row to decode")
+    first_row: int = flag(0, help="the first of them")
     load: str | None = flag(
         None,
         help="a model's directory, for its tokenizer; without a tokenizer token ids are shown",

@@ -68,7 +68,7 @@ class OptimConfig:
             raise UserError("--overlap-param-gather needs --overlap-grad-reduce")
 
     def schedule(self, train_iters: int, batch_size: int) -> tuple[int, int]:
-        """The lengths (warmup, decay) in samples, for a run of `train_iters` steps.
+        """(warmup, decay) in samples, of a run of `train_iters` steps.
 
         Raises:
             UserError: warmup is not shorter than the schedule.

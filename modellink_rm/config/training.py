@@ -30,10 +30,8 @@ class TrainingConfig:
     train_iters: int | None = flag(None, help="optimizer steps")
     train_samples: int | None = flag(None, help="pairs to train on, instead of --train-iters")
     eval_interval: int = flag(1000, help="steps between evaluations")
-    eval_iters: int = flag(100, help="global batches of one evaluation, at most all validation rows")
-    seed: int = flag(
-        1234, help="seed for the order of samples, for dropout and for weights that are not loaded"
-    )
+    eval_iters: int = flag(100, help="global batches of one evaluation, at most the validation part")
+    seed: int = flag(1234, help="seed of the order of samples, of dropout and of weights that are not loaded")
 
     def __post_init__(self) -> None:
         if not self.is_pairwise_dataset:

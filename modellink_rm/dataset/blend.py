@@ -1,4 +1,4 @@
-"""Data sets that a run reads together: each divided by itself, their parts read as one."""
+"""Blends of data sets: each data set is split separately, and their parts are read as one."""
 
 import functools
 import itertools
@@ -23,7 +23,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Rows of some data sets, the sources one after the other; a place counts over all of them."""
+    """Rows of several data sets in sequence; a place is an index over all of them."""
 
     sources: tuple[Source, ...]
     reader: ExampleReader
@@ -65,12 +65,12 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Blend:
-    """What a run reads.
+    """The rows that a run reads.
 
     Attributes:
-        train: what its steps take, in the order of a `SampleOrder`.
-        valid: what its evaluations take.
-        test: what it leaves alone.
+        train: rows for the steps, which read them in the order of a `SampleOrder`.
+        valid: rows for evaluations.
+        test: rows that the run does not use.
     """
 
     train: Part
@@ -79,15 +79,15 @@ class Blend:
 
 
 def blend_datasets(datasets: Sequence[Dataset], split: str, reader: ExampleReader) -> Blend:
-    """Every data set divided by itself, by weights such as "969,30,1"; each row of a part weighs the same.
+    """Split each data set by weights such as "969,30,1", and join the parts; all rows weigh the same.
 
     Raises:
-        UserError: a data set has no row to train on, or two are the same.
+        UserError: a data set has no row to train on, or two data sets are the same.
     """
     for one, other in itertools.combinations(datasets, 2):
         if one.has_rows_of(other):
             raise UserError(
-                f"--data-path {one.prefix} and {other.prefix} hold the same rows, so that rows that are "
+                f"--data-path {one.prefix} and {other.prefix} hold the same rows, so rows that are "
                 "trained on would be validated on: give each data set once"
             )
     splits = [split_rows(len(dataset), split, name=str(dataset.prefix)) for dataset in datasets]

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORED_LABEL = -100  # a label that no loss counts: every token of the prompt
+IGNORED_LABEL = -100  # label of tokens that do not count in a loss: those of the prompt
 
 
 class RowName(NamedTuple):
-    """What messages call an example; names are ordered by data set, then by row.
+    """The name of an example in messages; names are ordered by data set, then by row.
 
     Attributes:
-        dataset: prefix of the data set's files, "" for an example that is of none.
+        dataset: prefix of the data set's files, "" for an example without a data set.
         row: row in the data set.
     """
 
@@ -27,7 +27,7 @@ class Response:
 
     Attributes:
         input_ids: int32 [num_tokens], prompt tokens then response tokens.
-        num_prompt_tokens: how many of them are the prompt.
+        num_prompt_tokens: number of prompt tokens among them.
     """
 
     input_ids: NDArray[np.int32]
@@ -36,17 +36,17 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What the global batch counts and the loss weighs as one: a prompt with its responses.
+    """A prompt with its responses: the unit that the global batch counts and the loss weighs.
 
     Attributes:
-        index: row in the data set, to name it in messages.
+        index: row in the data set, for messages.
         responses: best first; a pair has (chosen, rejected).
         is_truncated: whether tokens were cut from it.
-        ranks: of the responses, from 1 for the best, equal for a tie; empty where none is preferred.
+        ranks: of the responses, from 1 for the best, equal for a tie; empty if none is preferred.
         margins: by how much the best response is preferred to each other one, on the data's own scale; None
-            where the data does not say.
-        source: where the record comes from; "" where the data does not say.
-        dataset: prefix of the data set's files, "" for an example that is of none.
+            if the data does not say.
+        source: where the record comes from; "" if the data does not say.
+        dataset: prefix of the data set's files, "" for an example without a data set.
     """
 
     index: int
@@ -59,5 +59,5 @@ class Example:
 
     @property
     def name(self) -> RowName:
-        """What messages call it."""
+        """Its name in messages."""
         return RowName(self.dataset, self.index)

@@ -1,4 +1,4 @@
-"""What a data set holds, as text: its report, and rows decoded with their control tokens marked."""
+"""A data set as text: its report, and decoded rows with marked control tokens."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _BAR = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """What stands around control tokens and around the scored token."""
+    """The marks around control tokens and around the scored token."""
 
     control: tuple[str, str]
     scored: tuple[str, str]
@@ -23,7 +23,7 @@ COLOURED = Marks(control=("\x1b[36m[", "]\x1b[0m"), scored=("\x1b[1;30;43m>>", "
 
 
 def report(manifest: Manifest) -> Iterator[str]:
-    """Lines on how a data set was made, what was dropped and found, and its lengths."""
+    """Lines that say how a data set was made, what was dropped, what the checks found, and its lengths."""
     yield f"made by        modellink_rm {manifest.package_version}"
     yield f"handler        {manifest.handler}"
     yield f"template       {manifest.template}, fingerprint {manifest.template_fingerprint[:12]}"
@@ -59,10 +59,10 @@ def report(manifest: Manifest) -> Iterator[str]:
 def decoded_rows(
     data: RowFiles, rows: Sequence[int], tokenizer: Tokenizer | None, marks: Marks
 ) -> Iterator[str]:
-    """Lines of rows: the prompt once, then each answer, in text or, without a tokenizer, in ids.
+    """The rows as lines: the prompt, then each answer, as text or, without a tokenizer, as ids.
 
     A control token is written as [</s> 2]; the last token of an answer, where the score is read, is
-    written >>so<<. What the data says beside (rank, margin, source) stands in the headings.
+    written >>so<<. The headings show rank, margin and source.
     """
     for row in rows:
         source = data.source(row)
@@ -83,7 +83,7 @@ def decoded_rows(
 
 
 def marked_text(ids: list[int], tokenizer: Tokenizer | None, marks: Marks, *, is_scored: bool) -> str:
-    """Ids as text, control tokens marked, the last token marked as the one that is scored."""
+    """Ids as text, with marked control tokens, and the last token marked as the scored one."""
     body, last = (ids[:-1], ids[-1:]) if is_scored else (ids, [])
     text = _text(body, tokenizer, marks)
     if last:

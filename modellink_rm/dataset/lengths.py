@@ -18,7 +18,7 @@ class LengthStatistics:
         p95: likewise for 95%.
         p99: likewise for 99%.
         longest: 0 where there are none.
-        histogram: "0-31", "32-63", "64-127" and so on by doubling -> how many.
+        histogram: "0-31", "32-63", "64-127" and so on by doubling -> count.
     """
 
     total: int
@@ -32,7 +32,7 @@ class LengthStatistics:
 
 
 class LengthCounts:
-    """How many there are of each length; memory grows with the longest alone."""
+    """Counts of each length; memory grows only with the longest."""
 
     def __init__(self) -> None:
         self._counts: NDArray[np.int64] = np.zeros(64, np.int64)
@@ -44,7 +44,7 @@ class LengthCounts:
         self._counts = counts
 
     def statistics(self) -> LengthStatistics:
-        """What the counts amount to."""
+        """The statistics of the counts so far."""
         counts = self._counts
         values = np.flatnonzero(counts)
         num = int(counts.sum())
@@ -52,7 +52,7 @@ class LengthCounts:
         cumulative = np.cumsum(counts)
 
         def quantile(percent: int) -> int:
-            # in whole numbers: no rounding that another machine does otherwise
+            # in integers: no rounding that depends on the machine
             return int(np.searchsorted(cumulative, -(-num * percent // 100))) if num else 0
 
         return LengthStatistics(

@@ -1,4 +1,4 @@
-"""Rows of a data set as examples, truncated as a run asks."""
+"""Rows of a data set as examples, truncated to the sequence length of a run."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class ExampleReader:
         seq_length: longest prompt + response, in tokens.
         truncation: "right" or "keep-ends".
         num_closing_tokens: tokens that the template adds after a response's text, for keep-ends.
-        num_ids: rows of the model's embedding; no id may reach it.
+        num_ids: rows of the model's embedding; every id must be below.
     """
 
     seq_length: int
@@ -28,7 +28,7 @@ class ExampleReader:
         """The example of a row, its responses best first: chosen, then rejected.
 
         Raises:
-            UserError: a side has no token, or an id that the model has no row for.
+            UserError: a side has no token, or an id outside of the model's embedding.
         """
         responses = dataset.rows.responses(row)
         for response in responses:
@@ -49,10 +49,10 @@ class ExampleReader:
         )
 
     def check_rows(self, dataset: Dataset) -> None:
-        """Look at every id of a data set: for files that no manifest vouches for.
+        """Check every id of a data set; for files without a manifest.
 
         Raises:
-            UserError: names the first row with no token, or with an id that the model has no row for.
+            UserError: a row has no token, or an id outside of the model's embedding; names the first one.
         """
         row = dataset.rows.first_bad_row(self.num_ids)
         if row is not None:

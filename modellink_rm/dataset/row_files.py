@@ -20,8 +20,8 @@ class RowFiles:
     """The arrays and columns of one data set.
 
     Attributes:
-        first_rejected: the row of rejected_ids where the rejected responses of each prompt begin; None in a
-            data set of pairs, where that is the prompt's own.
+        first_rejected: for each prompt the row of rejected_ids where its rejected responses begin; None in a
+            data set of pairs, where it is the prompt's own row.
     """
 
     chosen_ids: IndexedReader
@@ -65,7 +65,7 @@ class RowFiles:
     def first_bad_row(self, num_ids: int) -> int | None:
         """The first row with a side of no token, or with an id outside of [0, num_ids); reads every id.
 
-        Responses that are not the best ones of their prompts are looked at after those that are.
+        The best responses of all prompts are checked before the others.
         """
         row = self.chosen_ids.first_row_outside(num_ids)
         if row is not None:
@@ -93,12 +93,12 @@ class RowFiles:
         return PAIR_RANKS if self.ranks is None else tuple(self.ranks[row].tolist())
 
     def margins(self, row: int) -> tuple[float, ...] | None:
-        """By how much the best response is preferred to each other one; None where the data says none."""
+        """By how much the best response is preferred to each other one; None if the data does not say."""
         values = () if self.margin is None else tuple(self.margin[row].tolist())
         return None if not values or math.isnan(values[0]) else values
 
     def source(self, row: int) -> str:
-        """Where a row comes from; "" where the data does not say."""
+        """Where a row comes from; "" if the data does not say."""
         return "" if self.source_names is None else self.source_names[row].tobytes().decode(errors="replace")
 
     def longest_sides(self) -> NDArray[np.int32]:

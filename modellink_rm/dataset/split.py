@@ -1,4 +1,4 @@
-"""Which rows of a data set are trained on, validated and tested."""
+"""The split of a data set's rows into training, validation and test parts."""
 
 import itertools
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def split_rows(num_rows: int, split: str, *, name: str) -> Split:
 
 
 def divide(items: Sequence[int], parts: int) -> list[Sequence[int]]:
-    """Contiguous parts as equal in number as can be, the longer ones first."""
+    """Contiguous parts of sizes that differ by at most one, longer ones first."""
     size, rest = divmod(len(items), parts)
     starts = [number * size + min(number, rest) for number in range(parts + 1)]
     return [items[start:end] for start, end in itertools.pairwise(starts)]

@@ -1,4 +1,4 @@
-"""Cutting a prompt and its responses to the sequence length at train time, and counting it."""
+"""Truncation of a prompt and its responses to the sequence length, at training time."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ MODES = ("right", "keep-ends")
 
 @dataclass(frozen=True, slots=True)
 class TruncationCount:
-    """What one example lost.
+    """What was cut from one example.
 
     Attributes:
         num_prompts_cut: 1 if its prompt was cut, else 0.
@@ -31,8 +31,8 @@ class TruncationCount:
 def lengths_to_keep(num_prompt: int, num_response: int, cutoff: int) -> tuple[int, int]:
     """(prompt tokens, response tokens) to keep of a prompt and its longest response.
 
-    LLaMA-Factory 0.9's `infer_seqlen` (src/llamafactory/data/processor/processor_utils.py), in its
-    order of floating-point operations: (2070, 1530, 3000) hangs on it.
+    LLaMA-Factory 0.9's `infer_seqlen` (src/llamafactory/data/processor/processor_utils.py), with the same
+    order of floating-point operations, on which the result for (2070, 1530, 3000) depends.
     """
     if num_response * 2 < cutoff:
         most = cutoff
@@ -49,14 +49,14 @@ def truncate(
 ) -> tuple[tuple[Response, ...], TruncationCount]:
     """The responses of one example, none longer than `seq_length` tokens with its prompt.
 
-    The lengths to keep follow from the longest prompt and the longest response, so that what the
-    responses share stays shared.
+    The lengths to keep are computed from the longest prompt and the longest response, so that a shared
+    prompt remains shared.
 
     Args:
         responses: of one prompt.
         seq_length: most tokens of a prompt and a response together.
-        mode: "right" cuts both at the right; "keep-ends" takes a prompt's middle and what stands
-            before a response's closing tokens.
+        mode: "right" cuts both at the right; "keep-ends" cuts the middle of a prompt, and a response before
+            its closing tokens.
         num_closing_tokens: tokens that the template adds after a response's text.
     """
     assert mode in MODES, mode

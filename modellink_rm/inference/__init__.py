@@ -1,1 +1,1 @@
-"""Scores of conversations by a trained model."""
+"""Scoring conversations with a trained model."""

@@ -1,4 +1,4 @@
-"""How to score: the groups of flags of a scorer, also as keywords."""
+"""The groups of flags of a scorer, also as keywords."""
 
 import dataclasses
 import json
@@ -36,12 +36,12 @@ class ScorerOptions:
 
     @property
     def model(self) -> ModelConfig:
-        """The overrides as flags of a model, whose shape is the weights'."""
+        """The overrides as flags of a model with the shape of its weights."""
         return ModelConfig(**dataclasses.asdict(self.overrides))
 
 
 def scorer_options(load: str, keywords: Mapping[str, Any]) -> ScorerOptions:
-    """The flags as keywords: `micro_batch_size=4` is --micro-batch-size 4.
+    """Options from keywords: `micro_batch_size=4` means --micro-batch-size 4.
 
     Args:
         load: --load.

@@ -1,4 +1,4 @@
-"""Everything about scoring that can be known, and refused, before any process group starts."""
+"""The plan of scoring: everything that can be checked before any process group starts."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ from modellink_rm.tokenizers.word_cache import with_word_cache
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringPlan:
-    """How to score, once checked: the model and its inference contract.
+    """Validated settings for scoring: the model and its inference contract.
 
     Attributes:
-        inputs: what makes examples of records.
+        inputs: turns records into examples.
     """
 
     options: ScorerOptions
@@ -32,10 +32,10 @@ class ScoringPlan:
 
 
 def plan_scoring(options: ScorerOptions) -> ScoringPlan:
-    """Put the flags and the checkpoint's contract together.
+    """Combine the flags with the checkpoint's contract.
 
     Raises:
-        UserError: they contradict each other, or something is said by neither.
+        UserError: they contradict each other, or a setting is in neither.
     """
     scorer = options.scorer
     options.parallel.data_parallel_size(world_size_from_environment())
@@ -70,10 +70,10 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
 
 
 def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer) -> Template:
-    """The template that is named, by the contract's own definition where that holds it.
+    """The template of --prompt-type or of the contract, from the contract's definition if it has one.
 
     Raises:
-        UserError: none is named, or another than the one of the contract.
+        UserError: no template is named, or another one than in the contract.
     """
     name = scorer.prompt_type or (contract.prompt_type if contract is not None else None)
     if name is None:

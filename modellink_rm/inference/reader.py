@@ -1,4 +1,4 @@
-"""Records to the conversations that are scored, by the handler that is meant."""
+"""Records to conversations for scoring, and the choice of the handler that reads them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from modellink_rm.records import BadRecord, Record, RecordError
 DEFAULT_HANDLER = "OpenAiMessagesPairwiseHandler"
 RESPONSES_HANDLER = "PromptResponseHandler"
 _RESPONSES = ("response", "responses")
-# Fields that say something another handler reads, with what to give for them.
+# Fields with content for another handler, with the flags that would read them.
 _OTHER_HANDLERS = {
     "conversations": "--handler-name SharegptStylePairwiseHandler",
     "instruction": "--handler-name AlpacaStylePairwiseHandler",
@@ -26,20 +26,20 @@ _OF_RESPONSES = dict.fromkeys(_RESPONSES, f"--handler-name {RESPONSES_HANDLER}")
 
 
 class HandlerNeededError(RecordError):
-    """It cannot be told which handler a record is for: --handler-name has to say it."""
+    """The handler for a record is ambiguous: --handler-name must be given."""
 
 
 class RecordReader:
-    """Reads a record by --handler-name; else by its `response` or `responses`; else as in training.
+    """Reads records with --handler-name; else by their `response` or `responses`; else as in training.
 
     Args:
         handler_name: as given, or None.
         map_keys: of `handler_name`.
-        trained_handler: name of the handler that the training data was read by; None where nothing says it.
-        trained_map_keys: of `trained_handler`.
+        trained_handler: name of the handler that read the training data; None if unknown.
+        trained_map_keys: --map-keys of `trained_handler`.
 
     Raises:
-        UserError: an unknown handler, or keys that it does not have.
+        UserError: the handler is unknown, or does not have one of the keys.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RecordReader:
         self._given = make_handler(handler_name, map_keys) if handler_name is not None else None
         self._trained_name = trained_handler
         self._trained: Handler | None = None
-        # A file of the user's is never run because a checkpoint names it.
+        # A user's file is never run just because a checkpoint names it.
         if trained_handler is not None and trained_handler in HANDLERS:
             self._trained = make_handler(trained_handler, trained_map_keys)
         self._default = make_handler(DEFAULT_HANDLER, None)
@@ -63,7 +63,7 @@ class RecordReader:
         """The conversation of a record.
 
         Raises:
-            HandlerNeededError: --handler-name has to say how to read it.
+            HandlerNeededError: --handler-name must say how to read it.
             RecordError: the record cannot be used.
         """
         return conversation_of(self._handler_for(fields), fields)
@@ -90,7 +90,7 @@ class RecordReader:
 
 
 def check_first(reader: RecordReader, records: Sequence[Record | BadRecord]) -> None:
-    """The first record that can be parsed does not need --handler-name: others are most likely alike.
+    """Check that the first valid record does not need --handler-name; the others are likely similar.
 
     Raises:
         UserError: it does.
@@ -111,7 +111,7 @@ def _has_any(fields: Mapping[str, Any], names: tuple[str, ...]) -> bool:
 
 
 def _check_nothing_is_left(fields: Mapping[str, Any], others: Mapping[str, str], handler: str) -> None:
-    """The record has no field that says something and that the handler, which nobody named, does not read.
+    """Check that a handler that the user did not choose ignores no field with content.
 
     Raises:
         HandlerNeededError: it has one.

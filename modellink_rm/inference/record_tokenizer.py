@@ -1,4 +1,4 @@
-"""Records to the examples that are scored, by the functions that preprocessing uses."""
+"""Records to examples for scoring, with the functions that preprocessing uses."""
 
 from dataclasses import dataclass
 

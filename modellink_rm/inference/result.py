@@ -1,4 +1,4 @@
-"""What became of a record that was to be scored."""
+"""The results of scoring a record."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ class Scored:
     """A record with its scores.
 
     Attributes:
-        scores: of the conversation's responses, in its order: best first where there is a best.
-        is_truncated: some tokens did not fit.
+        scores: of the conversation's responses, in its order: best first if they are ranked.
+        is_truncated: whether tokens were cut.
     """
 
     conversation: Conversation
@@ -25,7 +25,7 @@ class Scored:
 
     @property
     def in_record_order(self) -> list[float]:
-        """The scores as the record lists its responses; of a pair the preferred one's first."""
+        """The scores in the record's own order of responses; of a pair the preferred one's first."""
         places = self.conversation.places if isinstance(self.conversation, Ranking) else None
         if places is None:
             return list(self.scores)

@@ -1,4 +1,4 @@
-"""The scorer: records to scores, by the ids and the position that training used."""
+"""The scorer: records to scores, with the same token ids and scored positions as in training."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from modellink_rm.records import BadRecord, Record
 
 
 class Scorer:
-    """A reward model that scores records, as the records of its training were read.
+    """A reward model that scores records, which it reads as its training data was read.
 
         with Scorer.open("checkpoints/llama2") as scorer:
             scorer.score([{"prompt": "the cat", "response": "sings"}])
@@ -38,7 +38,7 @@ class Scorer:
     """
 
     def __init__(self, plan: ScoringPlan) -> None:
-        """Start the process groups and load the model; `open` is the shorter way.
+        """Start the process groups and load the model; `open` is simpler.
 
         Raises:
             UserError: this process has process groups already, or a kernel does not work here.
@@ -101,7 +101,7 @@ class Scorer:
         return [scores[0] if len(scores) == 1 else scores for scores in lists]
 
     def results(self, records: Sequence[Record | BadRecord]) -> list[Scored | NotScored]:
-        """What became of each record, in order; a collective over all processes, equal on each."""
+        """The result of each record, in order; a collective, with equal results on all processes."""
         return self._scored([self._plan.inputs(record) for record in records])
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class Scorer:
         ]
 
     def _scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
-        """Scores of each example's responses; a collective over all processes, equal on each."""
+        """Scores of each example's responses; a collective over all processes, with equal results on each."""
         ranks, options = self._ranks, self._plan.options
         size = options.scorer.micro_batch_size
         mine = divide(range(len(examples)), ranks.dp_size)[ranks.dp_rank]

@@ -1,4 +1,4 @@
-"""What is looked for in every pair: counted always, and dropped where --drop says so."""
+"""Checks of every pair: their findings are always counted, and --drop drops the pairs."""
 
 import re
 from collections.abc import Collection
@@ -28,12 +28,12 @@ def mask_of(names: Collection[str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PairChecks:
-    """The checks that see one pair, or one prompt with its responses, alone.
+    """The checks that need only one pair, or one prompt with its responses.
 
     Attributes:
-        max_prompt_length: tokens, None for no limit.
-        max_answer_length: tokens, what the template adds included; None for no limit.
-        special: finds the tokenizer's control tokens in a text, None where it has none.
+        max_prompt_length: tokens; None for no limit.
+        max_answer_length: tokens, including those that the template adds; None for no limit.
+        special: finds the tokenizer's control tokens in a text; None if it has none.
     """
 
     max_prompt_length: int | None
@@ -41,7 +41,7 @@ class PairChecks:
     special: "re.Pattern[str] | None"
 
     def __call__(self, example: Conversation, tokens: TokenizedResponses) -> int:
-        """Bits of what is found."""
+        """The bits of the checks that find something."""
         flags = 0
         answers = [response.content for response in example.responses]
         if len(set(answers)) < len(answers) and len(set(example.responses)) < len(answers):
@@ -61,19 +61,19 @@ class PairChecks:
 
 
 def special_token_pattern(tokenizer: Tokenizer) -> "re.Pattern[str] | None":
-    """What finds the tokens in brackets that a template may spell; words such as `sop` are left out."""
+    """A pattern that finds control tokens in brackets; words such as `sop` are not searched for."""
     tokens = sorted(filter(is_bracketed, tokenizer.special_tokens), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, tokens))) if tokens else None
 
 
 class DigestSet:
-    """Digests of 64 bits seen so far, in a table of 8 bytes a slot.
+    """A set of 64-bit digests, in a table with 8 bytes per slot.
 
-    Among a hundred million different pairs, the chance that any two are taken for equal is 0.03%.
+    Among a hundred million different pairs, the probability that any two have the same digest is 0.03%.
 
     Args:
-        num_slots: at the start, a power of two. Memory is touched as digests come; the table doubles
-            when it is two thirds full.
+        num_slots: at the start, a power of two. Memory is used as digests are added; the table doubles when
+            it is two thirds full.
     """
 
     def __init__(self, num_slots: int = 1 << 22) -> None:
@@ -83,7 +83,7 @@ class DigestSet:
         self._count = 0
 
     def add(self, digest: int) -> bool:
-        """True where `digest` was there already."""
+        """Add `digest`; True if it was in the set before."""
         digest = digest or 1  # 0 is an empty slot
         index = digest & self._mask
         while self._slots[index]:

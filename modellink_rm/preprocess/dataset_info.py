@@ -1,4 +1,4 @@
-"""LLaMA-Factory's dataset_info.json: what its entries with `ranking: true` mean as flags of ours."""
+"""LLaMA-Factory's dataset_info.json: its entries with `ranking: true`, translated to our flags."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ _HANDLERS = {
     "sharegpt": "SharegptStylePairwiseHandler",
     "openai": "SharegptStylePairwiseHandler",
 }
-# What "formatting": "openai" stands for in LLaMA-Factory.
+# The meaning of "formatting": "openai" in LLaMA-Factory.
 _OPENAI_TAGS = {
     "role_tag": "role",
     "content_tag": "content",
@@ -31,10 +31,10 @@ _WITHOUT_EFFECT = ("file_sha1", "ms_hub_url", "om_hub_url")
 
 
 def with_dataset_info(config: PreprocessConfig) -> PreprocessConfig:
-    """The flags with --dataset-dir and the names after --input replaced by what they stand for.
+    """The flags, with --dataset-dir and the names in --input replaced by files, handler and fields.
 
     Raises:
-        UserError: there is no such entry, or it is not one of preference pairs in local files.
+        UserError: there is no such entry, or it does not describe preference pairs.
     """
     if config.dataset_dir is None:
         return config
@@ -94,7 +94,7 @@ def _handler_and_keys(entry: Mapping[str, Any], where: str) -> tuple[str, dict[s
         raise UserError(f"{where}: {unknown_name_message('formatting', formatting, _HANDLERS)}")
     known = [field.name for field in dataclasses.fields(HANDLERS[_HANDLERS[formatting]])]
     columns = _object(entry, "columns", where)
-    # null switches a column off; one that the handler does not know is off anyway.
+    # null switches a column off; a column unknown to the handler is off anyway.
     keys = {key: value for key, value in columns.items() if value is not None or key in known}
     tags = _object(entry, "tags", where)
     if formatting == "openai":

@@ -1,4 +1,4 @@
-"""What preprocess_data.py tells while it runs and at its end."""
+"""The progress and the summary of preprocess_data.py."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """A bar on a terminal, a line now and then elsewhere, and the first bad records.
+    """Shows a bar on a terminal, a line at intervals elsewhere, and the first bad records.
 
     Args:
         num_bytes: of the whole input.
@@ -53,7 +53,7 @@ class Progress:
             info(f"... and {hidden:,} more bad records, counted below")
 
     def add(self, *, num_records: int, num_bytes: int, bad: Sequence[Refused]) -> None:
-        """Count records that are done, and report the bad ones among them."""
+        """Count finished records, and report the bad ones among them."""
         shown = bad[: max(0, _BAD_RECORDS_SHOWN - self._num_bad)]
         self._num_bad += len(bad)
         if shown:
@@ -100,7 +100,7 @@ def summary(manifest: Manifest, prefix: Path, *, seconds: float) -> str:
 
 
 def _ranking_line(manifest: Manifest) -> list[str]:
-    """Of prompts with more than two responses."""
+    """Lines about prompts with more than two responses."""
     if set(manifest.num_responses) <= {"2"}:
         return []
     total = sum(int(number) * count for number, count in manifest.num_responses.items())

@@ -8,9 +8,9 @@ from modellink_rm.preprocess.pipeline import Shard, preprocess
 
 
 def preprocess_data(config: PreprocessConfig, tokenizer: TokenizerConfig) -> Manifest | Shard:
-    """The manifest of the data set that these flags of preprocess_data.py write.
+    """Write the data set that the flags of preprocess_data.py describe, and return its manifest.
 
-    With num_shards: the shard, which `preprocess_data.py --merge-shards` makes the data set of.
+    With num_shards: write and return a shard; `preprocess_data.py --merge-shards` merges all of them.
 
     Raises:
         UserError: the flags or the input cannot work, or nothing was kept.

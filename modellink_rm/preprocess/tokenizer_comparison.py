@@ -1,4 +1,4 @@
-"""Whether the two tokenizer files of a directory give the same ids."""
+"""A comparison of the ids of a directory's two tokenizer files."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ from modellink_rm.tokenizers.sentencepiece_tokenizer import is_sentencepiece_mod
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 _NUM_RECORDS = 100
-# Where the two kinds of files are known to differ: spaces, line breaks, control tokens that are spelled.
+# Texts for which the two kinds of files are known to differ: spaces, line breaks, control tokens.
 _FIXED_SAMPLES = (
     "a  b   c",
     " a",
@@ -33,11 +33,11 @@ _SHOWN_IDS = 12
 
 
 def warn_if_files_differ(tokenizer: Tokenizer, config: TokenizerConfig, records: Iterable[RawRecord]) -> None:
-    """Say by how much tokenizer.json and tokenizer.model differ, where a directory holds both.
+    """Warn if tokenizer.json and tokenizer.model of a directory give different ids.
 
     Args:
-        tokenizer: the one that is used.
-        config: the flags it was loaded by.
+        tokenizer: the one in use.
+        config: the flags it was loaded with.
         records: the first of them are the sample, with a few fixed texts.
     """
     directory = Path(config.tokenizer_name_or_path or "")
@@ -88,7 +88,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _shortest(differing: list[str], tokenizer: Tokenizer, other: Tokenizer) -> str:
-    """The first line of the first text that differs by itself, else the text."""
+    """The first line of the text whose ids differ by themselves, else the whole text."""
     lines = (line for line in differing[0].splitlines() if tokenizer.encode(line) != other.encode(line))
     return next(lines, differing[0])
 

@@ -1,4 +1,4 @@
-"""A run's lines on standard output: short ones for a terminal, Megatron's full ones for everything else."""
+"""A run's lines on standard output: short ones on a terminal, Megatron's full ones elsewhere."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ from modellink_rm.base.terminal import (
 Row = dict[str, Any]
 Metrics = Mapping[str, float]
 _COLUMNS_OF_A_LINE = 100
-# Cells of the line of an evaluation, for the metrics that this file knows; others follow by their names.
+# Cells of an evaluation's line for the metrics that this file knows; others follow with their names.
 _EVALUATION_CELLS = {
     "accuracy": "acc: {accuracy:.4f}",
     "ties": "ties: {ties}",
@@ -55,19 +55,19 @@ class Console(Protocol):
 
 
 def make_console(*, train_iters: int, batch_size: int, first_iteration: int) -> Console:
-    """Short lines and a bar where standard output is a terminal, else full lines."""
+    """Short lines and a bar if standard output is a terminal, else full lines."""
     if sys.stdout.isatty():
         return TerminalConsole(train_iters=train_iters, first_iteration=first_iteration)
     return FullConsole(train_iters=train_iters, batch_size=batch_size, first_iteration=first_iteration)
 
 
 class FullConsole:
-    """Megatron's line with every figure, which users' programs read: its form stays."""
+    """Megatron's line with every figure; its format is fixed, because users' programs parse it."""
 
     def __init__(self, *, train_iters: int, batch_size: int, first_iteration: int) -> None:
         self._train_iters = train_iters
         self._batch_size = batch_size
-        # What comes out of a pipe may be shown on the terminal that the bar is on; a file is not.
+        # The other end of a pipe may print to the same terminal as the bar; a file does not.
         is_file = stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode) if sys.stderr.isatty() else False
         self._bar = progress_bar(total=train_iters, initial=first_iteration, unit="step", is_shown=is_file)
 
@@ -112,7 +112,7 @@ class FullConsole:
 
 
 class TerminalConsole:
-    """A short line a log step, with the time left, above a bar."""
+    """One short line per log step, with the time left, above a bar."""
 
     def __init__(self, *, train_iters: int, first_iteration: int) -> None:
         from tqdm.contrib.logging import logging_redirect_tqdm
@@ -132,7 +132,7 @@ class TerminalConsole:
                 "{remaining} left",
             )
         )
-        # Messages go above the bar too.
+        # Messages are also printed above the bar.
         self._closing.enter_context(logging_redirect_tqdm(loggers=[logger]))
 
     def step(self, row: Row, metrics: Metrics, *, milliseconds: float) -> None:
@@ -161,7 +161,7 @@ class TerminalConsole:
     def _line(
         self, head: str, scores: list[tuple[str, str]], more: list[tuple[str, str]], *, colour: str
     ) -> None:
-        """Print a line, without its last cells where they do not fit."""
+        """Print a line, without those last cells that do not fit."""
         columns = min(num_columns(), _COLUMNS_OF_A_LINE)
         line, length = self._coloured(head, colour), len(head)
         for label, value in [*scores, *more]:
@@ -186,7 +186,7 @@ class TerminalConsole:
 
 
 def _scores(metrics: Metrics) -> list[tuple[str, str]]:
-    """The few that matter; an objective may have others, which metrics.jsonl holds."""
+    """The most important metrics; metrics.jsonl has those of the objective that are missing here."""
     forms = {"loss": ("loss", ".4f"), "accuracy": ("acc", ".3f"), "margin": ("margin", "6.3f")}
     return [(label, f"{metrics[name]:{form}}") for name, (label, form) in forms.items() if name in metrics]
 

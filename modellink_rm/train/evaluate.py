@@ -1,6 +1,6 @@
-"""Loss and metrics over held-out examples, each once."""
+"""Loss and metrics over held-out examples, each read once."""
 
-from modellink_rm.batching.micro_batches import BatchLayout, micro_batches_of
+from modellink_rm.batching.micro_batches import Packing, micro_batches_of
 from modellink_rm.dataset.blend import Part
 from modellink_rm.objective.objective import Objective
 from modellink_rm.parallel.groups import Ranks
@@ -15,21 +15,21 @@ def evaluate(
     objective: Objective,
     *,
     batch_size: int,
-    layout: BatchLayout,
+    packing: Packing,
     ranks: Ranks,
 ) -> Summary:
-    """What is reported of the examples of `part`, equal on every process; a collective over all of them.
+    """The summary of the examples of `part`, equal on every process; a collective over all processes.
 
     Args:
-        batch_size: examples that are divided over replicas and micro-batches at a time.
+        batch_size: number of examples that are divided over replicas and micro-batches at a time.
     """
-    sums = no_sums(objective, layout.device)
+    sums = no_sums(objective, packing.device)
     for chunk in state.model:
         chunk.eval()
     with synced_params(state.model):
         for start in range(0, len(part), batch_size):
             examples = [part[place] for place in range(start, min(start + batch_size, len(part)))]
-            number, batches = micro_batches_of(examples, layout, ranks)
+            number, batches = micro_batches_of(examples, packing, ranks)
             if not number:
                 continue  # fewer examples than replicas
             for scores, batch in forward_scores(state.model, batches, num_micro_batches=number):

@@ -1,4 +1,4 @@
-"""The rows of a run in files: metrics.jsonl, and TensorBoard's events."""
+"""The files with a run's metrics: metrics.jsonl, and TensorBoard's events."""
 
 import json
 from pathlib import Path
@@ -11,16 +11,16 @@ METRICS_NAME = "metrics.jsonl"
 
 
 class MetricsFile:
-    """metrics.jsonl, a line a row.
+    """metrics.jsonl, with one line per row.
 
     Args:
-        resumed_iteration: rows after it, of a run that was killed, are taken away.
+        resumed_iteration: later rows, of a run that was killed, are removed.
     """
 
     def __init__(self, path: Path, *, resumed_iteration: int) -> None:
         keep_rows(path, last_iteration=resumed_iteration)
         self._path = path
-        self._file = path.open("ab", buffering=0)  # a row is there once it is told
+        self._file = path.open("ab", buffering=0)  # a row is in the file when this returns
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row."""
@@ -32,7 +32,7 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """Events for TensorBoard, a scalar a value: train/loss, valid/loss."""
+    """Events for TensorBoard, with one scalar per value: train/loss, valid/loss."""
 
     def __init__(self, directory: str, *, resumed_iteration: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -49,13 +49,13 @@ class TensorBoard:
                     self._writer.add_scalar(tag, value, row["iteration"])
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write buffered events."""
         with naming(self._directory):
             self._writer.close()
 
 
 def keep_rows(path: Path, *, last_iteration: int) -> None:
-    """Take away the rows after `last_iteration`, and a last row that was cut off, if there are any."""
+    """Remove the rows after `last_iteration`, and a last row that was cut off, if there are any."""
     if not path.exists():
         return
     kept = []

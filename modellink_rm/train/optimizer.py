@@ -27,12 +27,12 @@ from modellink_rm.model.reward_model import RewardModel
 
 @dataclass
 class TrainState:
-    """Everything that a step changes, and a checkpoint holds.
+    """Everything that a step changes and that a checkpoint stores.
 
     Attributes:
-        model: this process's stage, or where stages are interleaved its virtual stages.
-        iteration: steps taken.
-        consumed_samples: examples (pairs) of those steps.
+        model: this process's stage, or its virtual stages if stages are interleaved.
+        iteration: number of steps so far.
+        consumed_samples: number of examples (pairs) in those steps.
     """
 
     model: list[DistributedDataParallel]
@@ -43,10 +43,10 @@ class TrainState:
 
 
 def divides_optimizer_state(optim: OptimConfig, precision: PrecisionConfig) -> bool:
-    """Whether the engine's distributed optimizer is used: when asked, and under --bf16 always.
+    """Whether the engine's distributed optimizer is used: if requested, and always with --bf16.
 
-    The engine's other optimizer for bfloat16 cannot save a model with a float32 part, as the head
-    is; among one replica the distributed one does the same work.
+    The engine's other optimizer for bfloat16 cannot save a model with a float32 part, and the head is one;
+    with a single replica the distributed optimizer does the same work.
     """
     return optim.use_distributed_optimizer or precision.bf16
 
@@ -61,10 +61,10 @@ def wrap_for_training(
         use_distributed_optimizer=divides_optimizer_state(optim, precision),
         overlap_grad_reduce=optim.overlap_grad_reduce,
         overlap_param_gather=optim.overlap_param_gather,
-        align_param_gather=is_interleaved,  # started for a whole chunk by the schedule, not by its layers
+        align_param_gather=is_interleaved,  # the schedule starts it for a whole chunk
     )
-    # Without Megatron-LM's `disable_bucketing` of later chunks, which gathers a float32 head in one
-    # call with bf16 layers: gloo then mixes up the two without a word.
+    # Without Megatron-LM's `disable_bucketing` of later chunks, which gathers a float32 head and bf16
+    # layers in one call: gloo silently mixes them up.
     wrapped = [DistributedDataParallel(config, ddp_config, chunk) for chunk in chunks]
     config.finalize_model_grads_func = finalize_model_grads
     if optim.overlap_grad_reduce:
@@ -76,9 +76,9 @@ def wrap_for_training(
 
 @contextmanager
 def synced_params(model: Sequence[DistributedDataParallel]) -> Iterator[None]:
-    """Within, every process holds all updated weights, and forward passes exchange none.
+    """A block in which every process holds all updated weights, and forward passes gather none.
 
-    With --overlap-param-gather the weights of a step are gathered as the next forward pass goes.
+    With --overlap-param-gather the weights of a step are gathered during the next forward pass.
     """
     chunks = [chunk for chunk in model if chunk.ddp_config.overlap_param_gather]
     for chunk in chunks:
@@ -108,9 +108,9 @@ def build_optimizer(
         use_distributed_optimizer=divides_optimizer_state(optim, precision),
     )
     overrides = get_standard_config_overrides(config)
-    # The float32 head needs parameter groups of its own: the distributed optimizer cannot save a
-    # group of mixed dtypes. Of the keys by which the engine tells groups apart when it loads them,
-    # this is the one that changes nothing else.
+    # The float32 head needs its own parameter groups: the distributed optimizer cannot save a group
+    # of mixed dtypes. Of the keys by which the engine distinguishes groups when it loads them, this
+    # is the one without any other effect.
     overrides[ParamKey(name="*rm_head.*")] = {"is_decoupled_lr": True}
     optimizer = get_megatron_optimizer(config, list(model), config_overrides=overrides)
     if use_fused_adam(optimizer):
@@ -119,7 +119,7 @@ def build_optimizer(
 
 
 def use_fused_adam(optimizer: MegatronOptimizer) -> bool:
-    """Switch torch's AdamW, if the engine took it, to one pass over a tensor; whether it did.
+    """Switch torch's AdamW, if the engine uses it, to its fused form; return whether it did.
 
     The engine cannot be asked for it. A loaded state brings the settings of the run that wrote it,
     so this is called after loading too: the fused form wants its step counts on the device.

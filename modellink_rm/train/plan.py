@@ -1,4 +1,4 @@
-"""Everything about a run that can be known, and refused, before any process group starts."""
+"""The plan of a run: everything that can be checked before any process group starts."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The data of a run: data sets opened, their template found, and their rows divided."""
+"""The data of a run: opens the data sets, finds their template, and splits their rows."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def open_datasets(paths: Sequence[str], tokenizer: Tokenizer) -> tuple[Dataset, 
 
 
 def template_of(name: str | None, datasets: Sequence[Dataset], tokenizer: Tokenizer) -> Template | None:
-    """The template of the data; None where neither --prompt-type nor a manifest names it.
+    """The template of the data; None if neither --prompt-type nor a manifest names one.
 
     Raises:
         UserError: there is no such template, or a data set was made with another.
@@ -47,7 +47,7 @@ def template_of(name: str | None, datasets: Sequence[Dataset], tokenizer: Tokeni
 def _kept_or_known_template(
     name: str | None, datasets: Sequence[Dataset], tokenizer: Tokenizer
 ) -> Template | None:
-    """The template of that name, or of any where none is given, as a data set keeps it if one does."""
+    """The template of that name, or of the data; from a data set's definition if it has one."""
     for dataset in datasets:
         if dataset.manifest is not None and name in (None, dataset.manifest.template):
             return dataset.template()
@@ -55,7 +55,7 @@ def _kept_or_known_template(
 
 
 def handler_of(datasets: Sequence[Dataset]) -> tuple[str | None, str | None]:
-    """--handler-name and --map-keys by which all of the data was read; (None, None) where they differ."""
+    """--handler-name and --map-keys that read all the data; (None, None) if data sets differ."""
     manifests = [dataset.manifest for dataset in datasets]
     read = {
         (manifest.handler, json.dumps(parsed_map_keys(manifest.map_keys), sort_keys=True)): manifest
@@ -77,7 +77,7 @@ def plan_blend(
     *,
     num_ids: int,
 ) -> Blend:
-    """The data sets, each divided by --split, to be read as the flags ask.
+    """The blend of the data sets, each divided by --split.
 
     Args:
         num_ids: rows of the model's embedding.

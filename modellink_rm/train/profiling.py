@@ -1,4 +1,4 @@
-"""A trace of a few steps, by torch's profiler."""
+"""Traces of a few steps with torch's profiler."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from modellink_rm.config.run import RunConfig
 
 
 class StepTrace:
-    """Traces steps after --profile-step-start up to --profile-step-end, on the ranks asked for.
+    """Traces the steps after --profile-step-start up to --profile-step-end, on the chosen ranks.
 
     Args:
         directory: where `profile/rankN.pt.trace.json` is written.
@@ -32,13 +32,13 @@ class StepTrace:
         self._finish()
 
     def before_step(self, iteration: int) -> None:
-        """Start where the step after `iteration` steps is the first to trace."""
+        """Start the trace if the step after `iteration` steps is the first one to trace."""
         if self._is_wanted and self._profiler is None and iteration in self._steps:
             self._profiler = profile(activities=_activities(), record_shapes=True)
             self._profiler.start()
 
     def after_step(self, iteration: int) -> None:
-        """Write the trace where the last step to trace was the one that made `iteration` steps."""
+        """Write the trace if step `iteration` was the last one to trace."""
         if iteration >= self._steps.stop:
             self._finish()
 
@@ -56,7 +56,7 @@ class StepTrace:
 
 
 def check_profile(config: RunConfig, *, train_iters: int, world_size: int) -> None:
-    """--profile has a directory to write to, ranks to trace and steps to trace.
+    """Check that --profile has a directory to write to, and ranks and steps to trace.
 
     Raises:
         UserError: one of them is missing.

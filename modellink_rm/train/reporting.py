@@ -1,4 +1,4 @@
-"""What a run reports: a row a log step and an evaluation, to the console, metrics.jsonl and TensorBoard."""
+"""A run's reports: a row per log step and evaluation, to the console, metrics.jsonl and TensorBoard."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ class Reporter:
 
     Args:
         directory: of metrics.jsonl, or None.
-        resumed_iteration: rows after it, of a run that was killed, are taken away.
+        resumed_iteration: later rows, of a run that was killed, are removed.
         details: metrics that only evaluations report.
     """
 
@@ -63,7 +63,7 @@ class Reporter:
         """Report the last `num_steps` steps, which took `seconds`.
 
         Args:
-            matmul_peak: FLOP/s that matrix products reach on all processes' devices together.
+            matmul_peak: FLOP/s that matrix products reach on the devices of all processes together.
         """
         speed = {
             "tokens_per_second": summary.num_tokens / seconds,
@@ -87,7 +87,7 @@ class Reporter:
         self._console.step(row, metrics, milliseconds=1000 * seconds / num_steps)
 
     def step_done(self, iteration: int) -> None:
-        """Say that a step is done, at no cost for the device."""
+        """Report that a step is done, without waiting for the device."""
         self._console.advance(iteration)
 
     def log_evaluation(self, summary: Summary, *, iteration: int, consumed_samples: int) -> None:

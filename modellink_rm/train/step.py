@@ -24,10 +24,10 @@ from modellink_rm.train.sums import Sums, no_sums, sums_of
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves for the log.
+    """The results of a step, for the log.
 
     Attributes:
-        sums: of this process's micro-batches; zeros where it scores none.
+        sums: over this process's micro-batches; zeros if it scores none.
         grad_norm: of the whole gradient, before clipping.
     """
 
@@ -41,8 +41,8 @@ class StepLoss:
 
     Attributes:
         shape: of the model, to count its FLOPs.
-        counts_examples: False on all context-parallel ranks but the first: each holds all scores, and
-            the gradient of those at its own tokens, but an example is one.
+        counts_examples: True only on the first context-parallel rank: each rank holds all scores, and the
+            gradient of those at its own tokens, but each example must be counted once.
     """
 
     objective: Objective
@@ -50,10 +50,10 @@ class StepLoss:
     counts_examples: bool = True
 
     def __call__(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """(loss summed over examples, number of examples, what is kept), for scores [num_responses].
+        """The sum of losses, the number of examples, and results to collect, from scores [num_responses].
 
-        What is kept: `sums`, and to name an example whose loss is not finite, `losses` [n] float32 and
-        `names`.
+        The results are `sums`, and `losses` [n] float32 with `names`, to name examples whose loss is not
+        finite.
         """
         result = self.objective(scores, batch.targets)
         detached = result.losses.detach()
@@ -62,8 +62,8 @@ class StepLoss:
             "losses": detached,
             "names": batch.names,
         }
-        # A loss that is not finite makes the gradient NaN, so that one check of the gradient norm
-        # covers both without another exchange between processes.
+        # A loss that is not finite makes the gradient NaN, so one check of the gradient norm covers
+        # both without further communication.
         poison = torch.where(torch.isfinite(detached), 1.0, torch.nan)
         num_counted = batch.num_examples if self.counts_examples else 0
         # Filled on the device: torch.tensor would copy from the host and wait for it.

@@ -1,4 +1,4 @@
-"""What is counted over examples: sums that add up over micro-batches, steps and processes."""
+"""Sums over examples, which add up over micro-batches, steps and processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from modellink_rm.batching.batch import Batch
 from modellink_rm.objective.objective import Objective, ObjectiveResult
 
-# Of every objective alike; its own sums follow.
+# The sums of every objective; each one's own follow.
 _COMMON = ("examples", "loss", "tokens", "computed", "padding", "truncated", "flops")
 
 
@@ -36,7 +36,7 @@ class Sums:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What is reported of some examples.
+    """The reported figures of some examples.
 
     Attributes:
         metrics: "loss", the mean over the examples, and then the objective's.
@@ -57,7 +57,7 @@ class Summary:
 
 
 def no_sums(objective: Objective, device: torch.device) -> Sums:
-    """Zeros: what a process that counts nothing adds."""
+    """Sums of zeros, for a process that counts nothing."""
     names = (*_COMMON, *objective.sum_names)
     return Sums(names=names, values=torch.zeros(len(names), dtype=torch.float64, device=device))
 
@@ -87,7 +87,7 @@ def sums_of(result: ObjectiveResult, batch: Batch, *, flops: int = 0) -> Sums:
 
 
 def summary_of(total: Mapping[str, float], objective: Objective) -> Summary:
-    """What sums over at least one example say."""
+    """The summary from sums over at least one example."""
     num_examples = round(total["examples"])
     return Summary(
         metrics={"loss": total["loss"] / num_examples, **objective.metrics(total, num_examples)},

@@ -10,7 +10,7 @@ import torch
 
 from modellink_rm.base.log import info, is_first_process
 from modellink_rm.base.platform import Platform, matmul_flops_per_second
-from modellink_rm.batching.micro_batches import BatchLayout
+from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import Progress, load_train_state, save_checkpoint
 from modellink_rm.checkpoint.layout import RUN_NAME, CheckpointInfo
@@ -61,7 +61,7 @@ def train(
     *,
     metrics_directory: Path | None = None,
 ) -> TrainState:
-    """Train from where the run stands to its last step; a collective over all processes.
+    """Train from the current step to the last one; a collective over all processes.
 
     Args:
         metrics_directory: where metrics.jsonl goes; --save by default.
@@ -72,7 +72,7 @@ def train(
         info(f"nothing is left to do: the run stands at iteration {state.iteration} of {plan.train_iters}")
         return state
     loss = StepLoss(objective=plan.objective, shape=plan.model.shape, counts_examples=ranks.cp_rank == 0)
-    layout = BatchLayout(
+    packing = Packing(
         max_tokens=plan.max_tokens,
         divisible_by=config.parallel.tokens_divisible_by(),
         share_prefixes=config.data.prefix_sharing,
@@ -85,7 +85,7 @@ def train(
             num_examples=len(plan.blend.train), shuffle=config.data.shuffle, seed=config.training.seed
         ),
         batch_size=plan.batch_size,
-        layout=layout,
+        packing=packing,
         ranks=ranks,
         platform=platform,
     )
@@ -112,7 +112,7 @@ def train(
             is_last = state.iteration == plan.train_iters
             with log.paused():
                 if _is_due(state.iteration, config.training.eval_interval, is_last):
-                    log.evaluation(_validate(plan, state, layout, ranks))
+                    log.evaluation(_validate(plan, state, packing, ranks))
                 if config.checkpoint.save and _is_due(
                     state.iteration, config.checkpoint.save_interval, is_last
                 ):
@@ -121,7 +121,7 @@ def train(
 
 
 def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
-    """The samples consumed before each step that is left."""
+    """The number of samples consumed before each remaining step."""
     num_steps = plan.train_iters - state.iteration
     first = state.consumed_samples
     return range(first, first + num_steps * plan.batch_size, plan.batch_size)
@@ -194,13 +194,13 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     return path
 
 
-def _validate(plan: RunPlan, state: TrainState, layout: BatchLayout, ranks: Ranks) -> Summary | None:
-    """What the validation part says in --eval-iters global batches; None without one."""
+def _validate(plan: RunPlan, state: TrainState, packing: Packing, ranks: Ranks) -> Summary | None:
+    """The summary of --eval-iters global batches of the validation part; None if it is empty."""
     training = plan.config.training
     part = plan.blend.valid.first(training.eval_iters * plan.batch_size)
     if not len(part):
         return None
-    return evaluate(state, part, plan.objective, batch_size=plan.batch_size, layout=layout, ranks=ranks)
+    return evaluate(state, part, plan.objective, batch_size=plan.batch_size, packing=packing, ranks=ranks)
 
 
 def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:
@@ -208,9 +208,9 @@ def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:
 
 
 def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:
-    """FLOP/s that matrix products reach on all processes' devices together.
+    """FLOP/s that matrix products reach on the devices of all processes together.
 
-    All measure at once, as they train at once: processes that share cores take them from each other.
+    All processes measure at the same time, because they also train at the same time and may share cores.
     """
     torch.distributed.barrier()
     peak = torch.tensor([matmul_flops_per_second(platform.device, dtype)], dtype=torch.float64)
@@ -257,7 +257,7 @@ class _Log:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time spent within out of the steps' time."""
+        """A block whose time does not count as time of the steps."""
         started = time.perf_counter()
         yield
         self._started += time.perf_counter() - started
@@ -290,7 +290,7 @@ class _Log:
         self._started = time.perf_counter()
 
     def evaluation(self, summary: Summary | None) -> None:
-        """Report an evaluation, where there was one."""
+        """Report an evaluation if there was one."""
         if self._reporter is not None and summary is not None:
             self._reporter.log_evaluation(
                 summary, iteration=self._state.iteration, consumed_samples=self._state.consumed_samples

@@ -64,7 +64,7 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
     """Loss, gradient norm and an updated weight of one step, on each rank."""
     from modellink_rm.base.log import set_up_logging
     from modellink_rm.base.platform import detect_platform
-    from modellink_rm.batching.micro_batches import BatchLayout, micro_batches_of
+    from modellink_rm.batching.micro_batches import Packing, micro_batches_of
     from modellink_rm.commands.train import run_config
     from modellink_rm.parallel.groups import process_groups
     from modellink_rm.parallel.pipeline import forward_backward, micro_batches_multiple_of
@@ -79,14 +79,14 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
     platform = detect_platform()
     with process_groups(config.parallel, platform, seed=1) as ranks:
         state = build_train_state(plan, kernels_of(plan, platform), ranks)
-        layout = BatchLayout(
+        packing = Packing(
             max_tokens=plan.max_tokens,
             divisible_by=config.parallel.tokens_divisible_by(),
             share_prefixes=share_prefixes,
             device=platform.device,
             multiple_of=micro_batches_multiple_of(state.model),
         )
-        number, batches = micro_batches_of(examples(), layout, ranks)
+        number, batches = micro_batches_of(examples(), packing, ranks)
         loss = StepLoss(
             objective=AnyNumberObjective(), shape=plan.model.shape, counts_examples=ranks.cp_rank == 0
         )

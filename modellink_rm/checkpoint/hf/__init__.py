@@ -1,1 +1,1 @@
-"""Hugging Face directories: read and written by the same tables."""
+"""Reading and writing Hugging Face directories with the same tables."""

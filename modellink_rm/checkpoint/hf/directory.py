@@ -33,12 +33,12 @@ _NAMES_IN_A_MESSAGE = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """How the names of a directory meet those of the reward model.
+    """How the tensors of a directory match those of the reward model.
 
     Attributes:
-        missing: tensors that the reward model takes and the directory does not have.
-        unexpected: tensors that the reward model has no place for.
-        forgiven: those of either kind that --load-checkpoint-loosely lets pass.
+        missing: tensors of the reward model that the directory does not have.
+        unexpected: tensors of the directory that the reward model does not have.
+        forgiven: missing or unexpected tensors that --load-checkpoint-loosely accepts.
     """
 
     missing: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Put the weights of a Hugging Face directory into this process's part of the model."""
+"""Loading the weights of a Hugging Face directory into this process's model chunks."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The engine's tensors as pieces of the weights' tensors: pure data, read in one direction or the other."""
+"""The engine's tensors as pieces of the stored tensors: pure data, used for reading and for writing."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,9 +24,9 @@ class TensorPlan:
     """One rank's tensor of the engine: pieces stacked along dim 0, then rows of zeros.
 
     Attributes:
-        columns: [start, stop) of dim 1 that is taken of every piece, or None for all of it.
-        shape: of the rank's tensor, padding included.
-        zero_rows: rows at the end that the weights do not have (padding of the vocabulary).
+        columns: [start, stop) of dim 1 to take from every piece; None for all columns.
+        shape: of the rank's tensor, including padding.
+        zero_rows: rows of zeros at the end, the padding of the vocabulary.
         is_divided: whether the ranks hold different parts, and not copies of one tensor.
     """
 
@@ -39,7 +39,7 @@ class TensorPlan:
 
 @dataclasses.dataclass(frozen=True)
 class _Stored:
-    """The stored tensors that one of the engine's is made of: names, rows of each, and the row order."""
+    """The stored tensors that make up one of the engine's: their names and rows, and the row order."""
 
     names: tuple[str, ...]
     rows: tuple[int, ...]
@@ -64,7 +64,7 @@ def engine_names(shape: ModelShape, table: TensorTable) -> list[str]:
 
 
 def expected_shapes(shape: ModelShape, table: TensorTable) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of the weights that the reward model takes, the head apart."""
+    """The shape of every stored tensor that the reward model uses, except the head."""
     shapes: dict[str, tuple[int, ...]] = {}
     for engine_name in engine_names(shape, table):
         shapes |= stored_shapes(engine_name, shape, table)
@@ -72,14 +72,14 @@ def expected_shapes(shape: ModelShape, table: TensorTable) -> dict[str, tuple[in
 
 
 def stored_shapes(engine_name: str, shape: ModelShape, table: TensorTable) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights' tensors that one of the engine's is made of, by name, in their order."""
+    """The shapes, by name and in order, of the stored tensors that make up one of the engine's."""
     return _stored(engine_name, shape, table).shapes
 
 
 def tensor_plan(
     engine_name: str, spec: ModelSpec, table: TensorTable, *, tp_rank: int, tp_size: int
 ) -> TensorPlan:
-    """How a tensor-parallel rank's tensor is put together from the weights' tensors.
+    """How a tensor-parallel rank's tensor is assembled from stored tensors.
 
     Args:
         engine_name: with the layer numbered over the whole model, not over its pipeline stage.
@@ -115,7 +115,7 @@ def _kinds(entry: StoredTensor, shape: ModelShape) -> tuple[str, ...]:
 
 
 def _stored(engine_name: str, shape: ModelShape, table: TensorTable) -> _Stored:
-    """The weights' tensors that one of the engine's is made of."""
+    """The stored tensors that make up one of the engine's."""
     path, kind = engine_name.rsplit(".", 1)
     entries, layer = table.ends, 0
     if path.startswith(_LAYER_PREFIX):
@@ -138,7 +138,7 @@ def _share(size: int, tp_rank: int, tp_size: int) -> tuple[int, int]:
 
 
 def _cut(ranges: Iterable[tuple[int, int]], start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """What lies in [start, stop) of the rows that `ranges` give one after the other."""
+    """The part [start, stop) of the concatenated rows in `ranges`."""
     offset = 0
     for first, last in ranges:
         low, high = max(start - offset, 0), min(stop - offset, last - first)

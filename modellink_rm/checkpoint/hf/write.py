@@ -1,4 +1,4 @@
-"""Write the model's weights as a Hugging Face directory, from wherever its parts lie.
+"""Writing the weights of a divided model as a Hugging Face directory.
 
 The tables that read a directory write it: a plan tells which rows and columns of which stored tensors
 a rank's tensor holds. No process holds more than a file of tensors: a tensor's parts are gathered over
@@ -39,7 +39,7 @@ _HEAD_PREFIX = "rm_head."
 
 @dataclass(frozen=True)
 class _File:
-    """A file of tensors: the engine's that go into it, or the head alone (none of them)."""
+    """A file of tensors: those of the engine that it stores, or none for the head alone."""
 
     engine_names: tuple[str, ...]
     tensor_names: tuple[str, ...]
@@ -47,7 +47,7 @@ class _File:
 
 
 def check_writable_model(spec: ModelSpec) -> None:
-    """The model has a form in transformers.
+    """Check that transformers has a class for the model.
 
     Raises:
         UserError: its scores are read before the final norm, which no class of transformers does.
@@ -69,12 +69,12 @@ def write_hugging_face(
     files: Mapping[str, bytes] | None = None,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> None:
-    """Write `directory`, which appears when it is whole; a collective over all processes.
+    """Write `directory`, which appears only when it is complete; a collective over all processes.
 
     Args:
         chunks: this process's stage, or its virtual stages.
         config: the base model's config.json.
-        files: small files that go with it, by name: the tokenizer's.
+        files: other small files to write, by name: the tokenizer's.
         max_shard_bytes: of tensors in one file; a larger tensor has a file of its own.
 
     Raises:
@@ -154,7 +154,7 @@ def _file_names(files: Sequence[_File]) -> list[str]:
 def _tensors_of(
     file: _File, spec: ModelSpec, parameters: Mapping[str, Tensor], ranks: Ranks
 ) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor on the host) of what goes into a file, on the first tensor-parallel rank."""
+    """The pairs (name, tensor on the host) of a file, on the first tensor-parallel rank."""
     table = FAMILIES[spec.shape.family].tensors
     for name in file.engine_names:
         parameter = parameters[name].detach()
@@ -171,7 +171,7 @@ def _tensors_of(
 
 
 def _gathered(parameter: Tensor, ranks: Ranks) -> list[Tensor]:
-    """All tensor-parallel ranks' parts, on the host of the first of them; elsewhere none."""
+    """The parts of all tensor-parallel ranks, on the host of the first one; empty on the others."""
     if ranks.tp_size == 1:
         return [parameter.cpu()]
     parts = [torch.empty_like(parameter) for _ in range(ranks.tp_size)] if ranks.tp_rank == 0 else None
@@ -187,7 +187,7 @@ def _gathered(parameter: Tensor, ranks: Ranks) -> list[Tensor]:
 def _joined(
     shapes: Mapping[str, tuple[int, ...]], plans: Sequence[TensorPlan], parts: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """The stored tensors that the ranks' parts hold; the inverse of reading them by the same plans."""
+    """The stored tensors, assembled from the ranks' parts: the inverse of reading them."""
     tensors = {name: torch.empty(shape, dtype=parts[0].dtype) for name, shape in shapes.items()}
     for plan, part in zip(plans, parts, strict=False):  # a tensor that is whole on every rank has one part
         row = 0
@@ -200,7 +200,7 @@ def _joined(
 
 
 def _value_head(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A head with a bias, in LLaMA-Factory's form, as transformers' `score` has none; else nothing."""
+    """A head with a bias in LLaMA-Factory's form, because transformers' `score` has no bias; else empty."""
     bias = parameters.get(f"{_HEAD_PREFIX}bias")
     if bias is None:
         return {}

@@ -1,4 +1,4 @@
-"""A function over a stream by several processes, the results in the stream's order."""
+"""A function applied to a stream by several processes, with results in order."""
 
 import collections
 import gc
@@ -15,13 +15,13 @@ from modellink_rm.base.errors import UserError
 
 
 class WorkerDiedError(UserError):
-    """A process that was killed; what the others did is whole."""
+    """A worker process was killed; the results of the others are complete."""
 
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items that a worker has at a time: one it does, two that lie ready while the first process does one itself.
+# Items that a worker has at a time: one in work, and two waiting while the first process works on one itself.
 _ITEMS_PER_WORKER = 3
 # Items given out before the first of them is done.
 _ITEMS_AHEAD_PER_PROCESS = 8
@@ -31,11 +31,11 @@ _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Worker:
-    """A worker as the first process sees it.
+    """A worker, as seen by the first process.
 
     Attributes:
-        end: this process's, of the connection.
-        num_items: given to it and not done.
+        end: the first process's end of the connection.
+        num_items: items given to it and not finished.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -44,15 +44,15 @@ class _Worker:
         self._unsent: collections.deque[memoryview] = collections.deque()
 
     def give(self, value: Any) -> None:
-        """Hand over an item, as much of it as the connection has room for."""
+        """Give the worker an item, and send as much of it as the connection has room for."""
         self.num_items += 1
         self._unsent.extend(map(memoryview, _message(value)))
         self.send()
 
     def send(self) -> bool:
-        """Send what there is room for; True where something is left.
+        """Send as much as there is room for; True if something is left.
 
-        This process never waits for a worker to read: that one may be waiting for it to do so.
+        This process never waits for a worker to read, because the worker may be waiting for this process.
         """
         while self._unsent:
             try:
@@ -65,20 +65,20 @@ class _Worker:
         return False
 
     def events(self) -> int:
-        """What to wait for."""
+        """The events to wait for."""
         return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
 
 
 def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
-    """`work(item)` for every item, in order, by this process and `workers` - 1 others.
+    """Yield `work(item)` for every item, in order, computed by this process and `workers` - 1 others.
 
-    The others are forked: what `work` holds, such as a tokenizer, is loaded once and shared. Items go
-    to whichever process is free, and are read only as far ahead as they are needed.
+    The others are forked, so that the objects in `work`, such as a tokenizer, are loaded once and shared.
+    Each item goes to a free process, and items are read only as far ahead as needed.
 
     Args:
-        work: what to do with an item.
-        items: picklable, as the results must be.
-        workers: how many processes, this one among them.
+        work: the function of an item.
+        items: picklable, like the results.
+        workers: number of processes, including this one.
 
     Raises:
         WorkerDiedError: a process died.
@@ -91,7 +91,7 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, worker
         yield from _in_order(work, _start_workers(work, workers - 1, processes), iter(items))
     except (EOFError, ConnectionError):
         raise WorkerDiedError(
-            "a process of --workers died, perhaps for want of memory; --resume continues, also with fewer"
+            "a process of --workers died, perhaps for lack of memory; --resume continues, also with fewer"
         ) from None
     finally:
         for process in processes:
@@ -103,10 +103,10 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, worker
 def _start_workers(
     work: Callable[[Any], Any], workers: int, processes: list[multiprocessing.process.BaseProcess]
 ) -> list[_Worker]:
-    """The workers, whose processes are put into `processes`."""
+    """Start the workers, and append their processes to `processes`."""
     context = multiprocessing.get_context("fork")
     pipes = list(_socket_pairs(workers))
-    # An interruption waits until every worker is in the list from which it is ended.
+    # Interrupts are delayed until every worker is in the list, so that all can be ended.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
     try:
         for index in range(workers):
@@ -121,7 +121,7 @@ def _start_workers(
 
 
 def _socket_pairs(count: int) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Pairs of sockets in which as much as the system allows can wait."""
+    """Pairs of sockets with the largest buffers that the system allows."""
     for _ in range(count):
         pair = socket.socketpair()
         for end in pair:
@@ -131,16 +131,16 @@ def _socket_pairs(count: int) -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def _message(value: Any) -> list[bytes]:
-    """A value as bytes, before them their number."""
+    """A value as bytes, prefixed with their number."""
     data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     return [len(data).to_bytes(_SIZE_BYTES, "little"), data]
 
 
 def _received(end: socket.socket) -> Any:
-    """The next value, read into place: multiprocessing's own connections copy it twice more.
+    """The next value, received without copies; multiprocessing's own connections copy it twice.
 
     Raises:
-        EOFError: the other side is gone.
+        EOFError: the other side has ended.
     """
     return pickle.loads(_bytes_of(end, int.from_bytes(_bytes_of(end, _SIZE_BYTES), "little")))
 
@@ -157,7 +157,7 @@ def _bytes_of(end: socket.socket, size: int) -> bytearray:
 
 
 def _in_order(work: Callable[[Any], Any], workers: list[_Worker], items: Iterator[Any]) -> Iterator[Any]:
-    """Give out the items and take the results back, each in its turn; with none to take, do one here."""
+    """Distribute the items and yield the results in order; if no result is ready, work on an item here."""
     num_yielded = 0
     done: dict[int, Any] = {}
     numbered = enumerate(items)
@@ -188,11 +188,11 @@ def _in_order(work: Callable[[Any], Any], workers: list[_Worker], items: Iterato
 
 
 def _readable(workers: list[_Worker], *, waits: bool) -> list[_Worker]:
-    """Those that send a result or are gone; meanwhile items go on to all of them.
+    """The workers that sent a result or have ended; sends pending items to all of them meanwhile.
 
     Args:
-        workers: all that have items.
-        waits: until there is one.
+        workers: all workers with items.
+        waits: wait until there is one.
     """
     found: list[_Worker] = []
     with selectors.PollSelector() as selector:
@@ -210,21 +210,21 @@ def _readable(workers: list[_Worker], *, waits: bool) -> list[_Worker]:
 
 
 def _serve(work: Callable[[Any], Any], pipes: list[tuple[socket.socket, socket.socket]], index: int) -> None:
-    """Do the items that come, until the first process ends this one, or is gone.
+    """Process items until the first process ends this one, or has ended itself.
 
-    No thread takes items ahead: in a process with a second one, every malloc and free costs more.
+    There is no thread that reads ahead: with a second thread every malloc and free costs more.
     """
-    # Ctrl-C reaches every process of a terminal; the one that writes ends the others.
+    # Ctrl-C reaches every process of a terminal; the first process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
     connection = pipes[index][1]
-    # The other ends, were they open here too, would hide that the first process is gone.
+    # If the other ends were also open here, this process would not notice that the first one has ended.
     for ours, theirs in pipes:
         ours.close()
         if theirs is not connection:
             theirs.close()
-    gc.freeze()  # memory of the first process is shared as long as nothing, the collector too, writes to it
+    gc.freeze()  # the garbage collector would write to memory that is shared with the first process
     try:
         while True:
             number, item = _received(connection)
