@@ -12,7 +12,7 @@ def test_an_evaluation_draws_no_dropout_and_the_steps_after_it_do(workers: Worke
     write_tiny_llama(tmp_path / "model", value_head=True)
     write_tokenizer(tmp_path / "tokenizer")
     prefix = write_random_rows(tmp_path / "pairs", 12)
-    # A learning rate of 0 leaves the weights alone: only dropout could make one evaluation differ from another.
+    # At a learning rate of 0 only dropout could make one evaluation differ from another.
     arguments = (
         f"--stage rm --is-pairwise-dataset --load {tmp_path}/model --load-checkpoint-loosely --lr 0 "
         f"--tokenizer-name-or-path {tmp_path}/tokenizer --data-path {prefix} --split 1,2,0 --seq-length 40 "
