@@ -97,11 +97,13 @@ def main(argv: Sequence[str]) -> int:
     # Everything below needs torch, which takes seconds to import: a wrong flag is told at once.
     from modellink_rm.inference.plan import plan_scoring
     from modellink_rm.inference.scorer import Scorer
+    from modellink_rm.parallel.failures import end_with_launcher, ending_together
 
+    end_with_launcher()
     plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
     check_first(plan.inputs.reader, chunk)
     summary = _Summary()
-    with Scorer(plan) as scorer, _output(score.output) as write:
+    with Scorer(plan) as scorer, ending_together(), _output(score.output) as write:
         while chunk:
             for row in _rows(scorer, chunk, summary):
                 write(row)
