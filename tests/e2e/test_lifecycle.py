@@ -43,7 +43,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(directory: Path, flags: str, *, processes: int = 1) -> list[str]:
     words = (
         f"--stage rm --is-pairwise-dataset --load {directory}/model --load-checkpoint-loosely "
-        f"--data-path {directory}/pairs --split 1,0,0 --seq-length 48 --global-batch-size 4 --lr 1e-3 {flags}"
+        f"--data-path {directory}/pairs --split 1,0,0 --seq-length 48 --global-batch-size 4 --lr 1e-3 "
+        f"--compile never {flags}"  # compiled or not rounds otherwise
     )
     start = [sys.executable] if processes == 1 else LAUNCHER
     return [*start, str(ROOT / "pretrain_rm.py"), *words.split()]
