@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 # How long the other processes of a torchrun wait for the one that prints before they exit too:
 # torchrun ends every process as soon as the first one fails.
 SECONDS_FOR_THE_MESSAGE = 5.0
+# ... and before one tells a mistake that it may have met alone; a busy machine ends processes slowly.
+SECONDS_BEFORE_ITS_OWN_MESSAGE = 20.0
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -76,7 +78,7 @@ def print_error(message: str, *, is_agreed: bool = False) -> None:
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         print(f"error: {message}", file=sys.stderr, flush=True)
     else:
-        time.sleep(SECONDS_FOR_THE_MESSAGE)
+        time.sleep(SECONDS_FOR_THE_MESSAGE if is_agreed else SECONDS_BEFORE_ITS_OWN_MESSAGE)
         if is_agreed:
             return
         print(f"error (rank {os.environ.get('RANK')}): {message}", file=sys.stderr, flush=True)

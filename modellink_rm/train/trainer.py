@@ -96,16 +96,7 @@ def _take_steps(
         device=platform.device,
         multiple_of=micro_batches_multiple_of(state.model),
     )
-    data = GlobalBatches(
-        part=plan.blend.train,
-        order=SampleOrder(
-            num_examples=len(plan.blend.train), shuffle=config.data.shuffle, seed=config.training.seed
-        ),
-        batch_size=plan.batch_size,
-        packing=packing,
-        ranks=ranks,
-        platform=platform,
-    )
+    data = _global_batches(plan, packing, ranks, platform)
     reporting = config.reporting
     traces = trace_directory(reporting.tensorboard_dir, config.checkpoint.save)
     with (
@@ -138,6 +129,22 @@ def _take_steps(
                 told = "--auto-resume goes on" if config.checkpoint.save else "nothing is kept without --save"
                 info(f"left after iteration {state.iteration} of {plan.train_iters} ({reason}); {told}")
                 break
+
+
+def _global_batches(plan: RunPlan, packing: Packing, ranks: Ranks, platform: Platform) -> GlobalBatches:
+    """This replica's part of every global batch of the run."""
+    config = plan.config
+    order = SampleOrder(
+        num_examples=len(plan.blend.train), shuffle=config.data.shuffle, seed=config.training.seed
+    )
+    return GlobalBatches(
+        part=plan.blend.train,
+        order=order,
+        batch_size=plan.batch_size,
+        packing=packing,
+        ranks=ranks,
+        platform=platform,
+    )
 
 
 def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
