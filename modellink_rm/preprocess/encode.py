@@ -1,4 +1,4 @@
-"""Records to rows of token ids: what every worker does with a chunk of records."""
+"""Records to rows of token ids: what every worker does with a block of records."""
 
 import hashlib
 import itertools
@@ -22,7 +22,7 @@ from modellink_rm.tokenizers.word_cache import with_word_cache
 
 
 class PairTokenizer:
-    """A handler, a template, a tokenizer and the checks, at hand for one chunk after the other."""
+    """A handler, a template, a tokenizer and the checks, at hand for one block after the other."""
 
     def __init__(self, config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> None:
         self._handler = make_handler(config.handler_name, config.map_keys)
@@ -45,12 +45,12 @@ class PairTokenizer:
         self._keeps_refused_text = config.rejects is not None
         self._keeps_all_texts = self._keeps_refused_text and "duplicate" in config.drop
 
-    def __call__(self, chunk: Sequence[RawRecord]) -> bytes:
-        """The rows of a chunk's records and what was refused of it, as `to_bytes` writes them."""
+    def __call__(self, block: Sequence[RawRecord]) -> bytes:
+        """The rows of a block's records and what was refused of it, as `to_bytes` writes them."""
         refused: list[Refused] = []
         rows: list[_Row] = []
         kept: list[RawRecord] = []
-        for raw in chunk:
+        for raw in block:
             row = self._row(raw, len(rows))
             if isinstance(row, Refused):
                 refused.append(row)
@@ -64,9 +64,9 @@ class PairTokenizer:
         has_sources = any(row.source for row in rows)
         return to_bytes(
             Rows(
-                num_bytes=sum(len(raw.text) for raw in chunk),
-                num_records=len(chunk),
-                crc32=text_crc32(chunk),
+                num_bytes=sum(len(raw.text) for raw in block),
+                num_records=len(block),
+                crc32=text_crc32(block),
                 refused=refused,
                 num_responses=num_responses,
                 lengths=lengths,

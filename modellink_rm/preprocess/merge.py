@@ -62,9 +62,9 @@ def _shards_of(prefix: Path) -> list[Path]:
 
 
 def _in_turns(shards: Sequence[Iterator[Rows]]) -> Iterator[Rows]:
-    """The chunks in the order of the input: chunk k is in shard k % num_shards."""
-    for chunks in zip_longest(*shards):
-        for rows in chunks:
+    """The blocks in the order of the input: block k is in shard k % num_shards."""
+    for blocks in zip_longest(*shards):
+        for rows in blocks:
             if rows is not None:
                 yield rows
 

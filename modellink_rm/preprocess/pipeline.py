@@ -35,10 +35,10 @@ from modellink_rm.preprocess.rows import Rows, from_bytes, text_crc32
 from modellink_rm.preprocess.tokenizer_comparison import warn_if_files_differ
 from modellink_rm.preprocess.writer import PairWriter
 from modellink_rm.records import (
-    Chunk,
     Limits,
     RawRecord,
     Record,
+    RecordBlock,
     input_files,
     parse_record,
     read_raw_records,
@@ -47,8 +47,8 @@ from modellink_rm.templates.files import definition_of
 from modellink_rm.version import __version__
 
 # Records that a worker takes at a time; also bounded in bytes, for very long ones.
-_CHUNK_RECORDS = 64
-_CHUNK_BYTES = 1 << 20
+_BLOCK_RECORDS = 64
+_BLOCK_BYTES = 1 << 20
 
 # What may differ between a run and the one that continues it, or between the shards of one.
 _NOT_OF_THE_ROWS = ("output_prefix", "workers", "log_interval", "strict", "resume", "rejects", "shard_index")
@@ -96,12 +96,12 @@ def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest |
         if config.resume:
             parts.check(identity)
         try:
-            chunks = _all_rows(config, work, parts, identity)
+            blocks = _all_rows(config, work, parts, identity)
             if config.num_shards > 1:
-                num_records = sum(rows.num_records for rows in chunks)
+                num_records = sum(rows.num_records for rows in blocks)
                 parts.end()
                 return Shard(path=path, num_records=num_records)
-            manifest = write_dataset(chunks, prefix, identity, rejects=config.rejects)
+            manifest = write_dataset(blocks, prefix, identity, rejects=config.rejects)
         except (WorkerDiedError, InputChangedError):
             raise  # what is done is good: --resume continues from it
         except UserError:
@@ -112,12 +112,12 @@ def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest |
 
 
 def write_dataset(
-    chunks: Iterable[Rows], prefix: Path, identity: dict[str, Any], *, rejects: str | None
+    blocks: Iterable[Rows], prefix: Path, identity: dict[str, Any], *, rejects: str | None
 ) -> Manifest:
     """Write rows as a data set, in their order.
 
     Args:
-        chunks: the rows.
+        blocks: the rows.
         prefix: of the files.
         identity: of the run or the shards that made the rows.
         rejects: path for the refused records, or None.
@@ -132,7 +132,7 @@ def write_dataset(
     with whole_files(paths, optional=columns) as files:
         data, (manifest_file, *rest) = files[: len(data_paths)], files[len(data_paths) :]
         writer = PairWriter(data, drop=identity["drop"], rejects=rest[0] if rest else None)
-        for rows in chunks:
+        for rows in blocks:
             writer.add(rows)
         if writer.num_kept == 0:
             raise UserError(_nothing_kept_message(writer, identity))
@@ -149,10 +149,10 @@ def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
 def _all_rows(
     config: PreprocessConfig, work: PairTokenizer, parts: Parts, identity: dict[str, Any]
 ) -> Iterator[Rows]:
-    """The rows of every chunk in order: first those that an earlier run finished, then new ones."""
+    """The rows of every block in order: first those that an earlier run finished, then new ones."""
     num_bytes = sum(path.stat().st_size for path in input_files(config.input))
     records = _checked_against_map_keys(_raw_records(config), config.map_keys)
-    chunks = itertools.islice(_chunks(records), config.shard_index, None, config.num_shards)
+    blocks = itertools.islice(_blocks(records), config.shard_index, None, config.num_shards)
     with Progress(num_bytes // config.num_shards, log_interval=config.log_interval) as progress:
         finished: Iterator[Rows] = iter(())
         if config.resume:
@@ -164,12 +164,12 @@ def _all_rows(
         num_finished = 0
         for rows in finished:
             num_finished += 1
-            _check_input_of_part(rows, next(chunks, Chunk()))
+            _check_input_of_part(rows, next(blocks, RecordBlock()))
             progress.add(num_records=rows.num_records, num_bytes=rows.num_bytes, bad=[])
             yield rows
         if config.resume:
             info(f"--resume: {num_finished:,} parts were there already")
-        for part in ordered_map(work, chunks, workers=config.workers):
+        for part in ordered_map(work, blocks, workers=config.workers):
             new = from_bytes(part)
             assert new is not None
             bad = [refused for refused in new.refused if refused.is_bad]
@@ -180,14 +180,14 @@ def _all_rows(
             yield new
 
 
-def _check_input_of_part(rows: Rows, chunk: Chunk) -> None:
+def _check_input_of_part(rows: Rows, block: RecordBlock) -> None:
     """Make sure that a finished part was made of these records.
 
     Raises:
         InputChangedError: the input changed since.
     """
-    if (rows.num_records, rows.crc32) != (len(chunk), text_crc32(chunk)):
-        where = f"from {chunk[0].place} on" if chunk else "at its end"
+    if (rows.num_records, rows.crc32) != (len(block), text_crc32(block)):
+        where = f"from {block[0].place} on" if block else "at its end"
         raise InputChangedError(
             f"--resume: the input changed {where}, which the earlier run has read; "
             "run without --resume to begin anew"
@@ -283,15 +283,15 @@ def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None
         yield raw
 
 
-def _chunks(records: Iterable[RawRecord]) -> Iterator[Chunk]:
-    """The records in chunks of bounded length, whatever the number of workers."""
-    chunk: list[RawRecord] = []
+def _blocks(records: Iterable[RawRecord]) -> Iterator[RecordBlock]:
+    """The records in blocks of bounded length, whatever the number of workers."""
+    block: list[RawRecord] = []
     num_bytes = 0
     for record in records:
-        chunk.append(record)
+        block.append(record)
         num_bytes += len(record.text)
-        if len(chunk) == _CHUNK_RECORDS or num_bytes >= _CHUNK_BYTES:
-            yield Chunk(chunk)
-            chunk, num_bytes = [], 0
-    if chunk:
-        yield Chunk(chunk)
+        if len(block) == _BLOCK_RECORDS or num_bytes >= _BLOCK_BYTES:
+            yield RecordBlock(block)
+            block, num_bytes = [], 0
+    if block:
+        yield RecordBlock(block)

@@ -1,4 +1,4 @@
-"""What became of a chunk of records, as workers hand it over and as parts of a run keep it."""
+"""What became of a block of records, as workers hand it over and as parts of a run keep it."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ class Refused:
         message: what is wrong with it.
         is_bad: False where the record could be used and a check or a limit dropped it.
         flags: bits of the checks that found something.
-        index: how many rows of the chunk come before it.
+        index: how many rows of the block come before it.
         text: the record, latin-1 for bytes, where --rejects wants it.
     """
 
@@ -49,7 +49,7 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What became of a chunk of records.
+    """What became of a block of records.
 
     Attributes:
         num_bytes: of the records' text.
@@ -84,13 +84,13 @@ class Rows:
     texts: list[str] = field(default_factory=list)
 
 
-def text_crc32(chunk: Iterable[RawRecord]) -> int:
+def text_crc32(block: Iterable[RawRecord]) -> int:
     """Checksum of the texts of records, one after the other."""
-    return functools.reduce(lambda crc, raw: zlib.crc32(raw.text, crc), chunk, 0)
+    return functools.reduce(lambda crc, raw: zlib.crc32(raw.text, crc), block, 0)
 
 
 def to_bytes(rows: Rows) -> bytes:
-    """The chunk in a form without pickles, closed by a checksum."""
+    """The block in a form without pickles, closed by a checksum."""
     arrays = {name: getattr(rows, name).astype(kind, copy=False) for name, kind in _ARRAYS.items()}
     head: dict[str, Any] = {
         "num_bytes": rows.num_bytes,
@@ -109,7 +109,7 @@ def to_bytes(rows: Rows) -> bytes:
 
 
 def from_bytes(data: bytes) -> Rows | None:
-    """The chunk of `to_bytes`; None where the bytes are not whole."""
+    """The block of `to_bytes`; None where the bytes are not whole."""
     view = memoryview(data)
     if len(data) < 12 or zlib.crc32(view[:-4]) != int.from_bytes(view[-4:], "little"):
         return None

@@ -1,4 +1,4 @@
-"""Chunks of rows to the indexed files of a data set, with everything that the manifest counts."""
+"""Blocks of rows to the indexed files of a data set, with everything that the manifest counts."""
 
 import collections
 import json
@@ -49,7 +49,7 @@ class PairWriter:
         self.lengths = {name: LengthCounts() for name in ("prompt", "chosen", "rejected", "row")}
 
     def add(self, rows: Rows) -> None:
-        """Append the rows of a chunk."""
+        """Append the rows of a block."""
         is_new = np.array([not self._digests.add(digest) for digest in rows.digests.tolist()], bool)
         refused = rows.refused
         flags = rows.flags | np.where(is_new, 0, checks.DUPLICATE).astype(np.uint8)

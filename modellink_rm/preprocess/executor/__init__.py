@@ -1,1 +1,1 @@
-"""How chunks of records are shared by processes."""
+"""How blocks of records are shared by processes."""
