@@ -1,4 +1,4 @@
-"""Shards to the data set of a single run, and indexed files to larger ones."""
+"""Merging shards into the data set of a single run, and indexed files into larger ones."""
 
 import glob
 import re
@@ -20,10 +20,10 @@ _BLOCK_ROWS = 1024
 
 
 def merge_shards(prefix: Path, *, rejects: str | None) -> Manifest:
-    """Write the data set whose shards lie at `prefix`, byte for byte a single run's, and remove them.
+    """Write the data set of the shards at `prefix`, byte for byte as a single run does, and remove them.
 
     Raises:
-        UserError: a shard is missing, not complete, or of another run.
+        UserError: a shard is missing, incomplete, or of another run.
     """
     paths = _shards_of(prefix)
     with locked_parts(parts_path(prefix), flag=f"--output-prefix {prefix}"):

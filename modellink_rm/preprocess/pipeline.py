@@ -1,4 +1,4 @@
-"""Preference records to indexed files: the flow of preprocess_data.py."""
+"""Preference records to indexed files: the pipeline of preprocess_data.py."""
 
 import dataclasses
 import glob
@@ -46,25 +46,25 @@ from modellink_rm.records import (
 from modellink_rm.templates.files import definition_of
 from modellink_rm.version import __version__
 
-# Records that a worker takes at a time; also bounded in bytes, for very long ones.
+# Records in a block; its bytes are bounded too, for very long records.
 _BLOCK_RECORDS = 64
 _BLOCK_BYTES = 1 << 20
 
-# What may differ between a run and the one that continues it, or between the shards of one.
+# Settings that may differ between a run and its continuation, or between the shards of a run.
 _NOT_OF_THE_ROWS = ("output_prefix", "workers", "log_interval", "strict", "resume", "rejects", "shard_index")
 
 
 class InputChangedError(UserError):
-    """The input is not what the run that --resume continues has read."""
+    """The input has changed since the run that --resume continues."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What one process of a job array wrote.
+    """The shard that one process of a job array wrote.
 
     Attributes:
-        path: of its parts.
-        num_records: read for this shard.
+        path: of its parts file.
+        num_records: number of records in it.
     """
 
     path: Path
@@ -149,7 +149,7 @@ def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
 def _all_rows(
     config: PreprocessConfig, work: PairTokenizer, parts: Parts, identity: dict[str, Any]
 ) -> Iterator[Rows]:
-    """The rows of every block in order: first those that an earlier run finished, then new ones."""
+    """The results of every block in order: first those of an earlier run, then new ones."""
     num_bytes = sum(path.stat().st_size for path in input_files(config.input))
     records = _checked_against_map_keys(_raw_records(config), config.map_keys)
     blocks = itertools.islice(_blocks(records), config.shard_index, None, config.num_shards)
@@ -181,7 +181,7 @@ def _all_rows(
 
 
 def _check_input_of_part(rows: Rows, block: RecordBlock) -> None:
-    """Make sure that a finished part was made of these records.
+    """Check that a finished part was made from these records.
 
     Raises:
         InputChangedError: the input changed since.
@@ -195,7 +195,7 @@ def _check_input_of_part(rows: Rows, block: RecordBlock) -> None:
 
 
 def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
-    """Everything that determines the rows, as JSON gives it back."""
+    """Everything that determines the rows, as values that JSON preserves."""
     flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_OF_THE_ROWS}
     identity = {
         **flags,
@@ -215,7 +215,7 @@ def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
 
 
 def _file_identity(path: Path) -> list[object]:
-    """Name, size, and a hash of the first and the last 64 KiB of a file."""
+    """The name and size of a file, and a hash of its first and last 64 KiB."""
     size = path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(1 << 16))
@@ -271,9 +271,9 @@ def _nothing_kept_message(writer: PairWriter, identity: dict[str, Any]) -> str:
 
 
 def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None) -> Iterator[RawRecord]:
-    """The records; if the first lacks a field that --map-keys names, a warning comes with it.
+    """The records; warns if the first one lacks a field that --map-keys names.
 
-    An optional field that is in no record would otherwise be a typo that nobody sees.
+    Otherwise nobody would notice a mistyped name of an optional field.
     """
     for index, raw in enumerate(records):
         record = parse_record(raw) if index == 0 else None
@@ -284,7 +284,7 @@ def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None
 
 
 def _blocks(records: Iterable[RawRecord]) -> Iterator[RecordBlock]:
-    """The records in blocks of bounded length, whatever the number of workers."""
+    """The records in blocks of bounded length, which do not depend on the number of workers."""
     block: list[RawRecord] = []
     num_bytes = 0
     for record in records:

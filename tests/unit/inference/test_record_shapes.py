@@ -233,7 +233,7 @@ def test_fields_that_say_nothing_do_no_harm():
 
 
 @pytest.mark.parametrize("name", ["own.py:Own", "NotInstalledHandler"])
-def test_a_handler_from_outside_has_to_be_given_again(name, tmp_path, monkeypatch):
+def test_a_foreign_handler_must_be_given_again(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("raise SystemExit('the file of a checkpoint was run')\n")
     with pytest.raises(HandlerNeededError, match=f"read by {name} in training.* --handler-name {name}"):
