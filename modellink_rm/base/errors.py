@@ -27,8 +27,8 @@ class AgreedError(UserError):
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Run `main(argv)` and return its exit code; 2 for a user's mistake, 130 for Ctrl-C.
 
-    A file that cannot be read or written, for want of space say, is the user's to mend too. Under torchrun
-    only the first process of each node prints; the others give it time to.
+    A mistake is printed on stderr as one line. So is a file that cannot be read or written, on a full disk
+    for example. Under torchrun only the first process of each node prints, while the others wait for it.
     """
     try:
         code = main(argv)
