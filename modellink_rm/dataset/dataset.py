@@ -33,7 +33,7 @@ class Dataset:
 
     Attributes:
         prefix: path of the files without their endings; what messages call the data set.
-        manifest: how it was made; None where another tool wrote it.
+        manifest: how it was made; None if another tool wrote it.
         rows: its arrays and columns.
     """
 
@@ -50,7 +50,7 @@ class Dataset:
         return self.rows.ranks is not None
 
     def template(self) -> Template | None:
-        """The template that the data was made with, as its manifest keeps it; None where nothing says.
+        """The template that the data was made with, as in its manifest; None without a manifest.
 
         Raises:
             UserError: the manifest names a template that nothing defines.

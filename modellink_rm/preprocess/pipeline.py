@@ -202,7 +202,7 @@ def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
         "package_version": __version__,
         "keeps_rejects": config.rejects is not None,
         "input_files": [_file_identity(path) for path in input_files(config.input)],
-        # Of what --enable-thinking made of it: a name by which training finds it again.
+        # After --enable-thinking: a name with which training finds the template again.
         "prompt_type": work.template.name,
         "template_fingerprint": work.template.fingerprint,
         "template_definition": definition_of(work.template),
