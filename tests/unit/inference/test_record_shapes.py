@@ -14,7 +14,7 @@ from modellink_rm.inference.record_tokenizer import RecordTokenizer
 from modellink_rm.inference.result import NotScored
 from modellink_rm.preprocess.encode import PairTokenizer
 from modellink_rm.preprocess.rows import from_bytes
-from modellink_rm.records import BadRecord, Chunk, RawRecord, Record, RecordError, parse_record
+from modellink_rm.records import BadRecord, RawRecord, Record, RecordBlock, RecordError, parse_record
 from modellink_rm.templates.table import TEMPLATES
 from tests.unit.conftest import load_directory
 
@@ -133,7 +133,7 @@ def test_preprocessing_and_scoring_agree(shape, fast_directory):
         input=("x",), output_prefix="x", handler_name=handler, map_keys=map_keys, prompt_type="qwen3"
     )
     work = PairTokenizer(config, TokenizerConfig(tokenizer_name_or_path=str(fast_directory)))
-    rows = from_bytes(work(Chunk([raw])))
+    rows = from_bytes(work(RecordBlock([raw])))
     inputs = RecordTokenizer(
         reader=RecordReader(trained_handler=handler, trained_map_keys=map_keys),
         template=TEMPLATES["qwen3"],
