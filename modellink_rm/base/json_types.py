@@ -1,4 +1,4 @@
-"""Whether values read from JSON have the types that a dataclass declares."""
+"""Checks that values read from JSON have the types that a dataclass declares."""
 
 import dataclasses
 import types

@@ -1,4 +1,4 @@
-"""A process that fails or disappears takes the others of its run with it, and the first error is told."""
+"""If one process of a run fails or disappears, the others end too, and the first error is reported."""
 
 import os
 import sys

@@ -75,7 +75,7 @@ def plan_length(config: RunConfig, world_size: int, checkpoint: CheckpointInfo |
 
 
 def batch_size_of(checkpoint: CheckpointInfo) -> int | None:
-    """Examples of one step of the run, also where its flags leave them to be derived."""
+    """Examples of one step of the run, even if its flags do not give them."""
     size = checkpoint.setting("training", "global_batch_size")
     if size is None:
         micro_batch_size = checkpoint.setting("training", "micro_batch_size")
@@ -115,7 +115,7 @@ def check_continues(
 
 
 def check_contract(now: InferenceContract, then: InferenceContract) -> None:
-    """The run that is continued goes on with the tokenizer and the template it began with.
+    """Check that a continued run keeps the tokenizer and the template that it began with.
 
     Raises:
         UserError: one of them differs.
@@ -157,7 +157,7 @@ def _changed_schedule(config: RunConfig, checkpoint: CheckpointInfo, length: Run
 
 
 def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
-    """The optimizer's state can be read: its kind is the one that wrote it.
+    """Check that the optimizer has the kind that wrote the state.
 
     Raises:
         UserError: --bf16 or --use-distributed-optimizer differs.
@@ -177,7 +177,7 @@ def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
 
 
 def _check_data(fingerprints: Sequence[Mapping[str, Any]], checkpoint: CheckpointInfo) -> None:
-    """The data are those that the run began with, in their order; they may lie elsewhere.
+    """Check that the data sets and their order are those of the run's start; their paths may differ.
 
     Raises:
         UserError: they are not.

@@ -48,7 +48,7 @@ class Leaving:
             self._agreed()  # nothing may be under way when the groups end
 
     def after_step(self, iteration: int) -> str | None:
-        """Why the run is to be left now, equal on every process; None where it goes on."""
+        """Why the run must stop now, equal on every process; None if it continues."""
         minutes = self._config.exit_duration_in_mins
         if minutes is not None and time.monotonic() - self._started >= 60 * minutes:
             self._wish = self._wish or _DURATION
@@ -65,7 +65,7 @@ class Leaving:
         return f"--exit-interval {interval}" if interval and iteration % interval == 0 else None
 
     def _agreed(self) -> int:
-        """What came of the wishes after the step before."""
+        """The agreed result of the requests after the previous step."""
         if self._pending is None:
             return 0
         wishes, work = self._pending
