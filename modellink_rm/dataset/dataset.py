@@ -97,7 +97,8 @@ class Dataset:
         .idx, and both ends of a .bin.
         """
         if self.manifest is not None:
-            files = {name: entry.sha256 for name, entry in self.manifest.files.items()}
+            entries = self.manifest.files.items()
+            files = {name: entry.sha256 for name, entry in entries if name.endswith((".bin", ".idx"))}
         else:
             columns = [
                 path for name in columns_of(self.prefix, None) for path in column_files(self.prefix, name)
