@@ -4,10 +4,11 @@ import contextlib
 import errno
 import fcntl
 import io
+import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,10 +18,16 @@ from modellink_rm.base.errors import UserError
 SECONDS_FOR_A_DYING_RUN = 5.0
 _BUFFER_BYTES = 1 << 17
 _held: set[Path] = set()  # by this process
+_temporaries = itertools.count()  # one file may be written while another of that name is
 
 
 @contextlib.contextmanager
-def whole_files(paths: Sequence[Path], *, optional: Sequence[Path] = ()) -> Iterator[list[BinaryIO]]:
+def whole_files(
+    paths: Sequence[Path],
+    *,
+    optional: Sequence[Path] = (),
+    before_renaming: Callable[[], object] = lambda: None,
+) -> Iterator[list[BinaryIO]]:
     """Binary files to write, which take the names `paths` together when the block ends well.
 
     Until then they have temporary names beside their own; an exception in the block removes them.
@@ -29,11 +36,14 @@ def whole_files(paths: Sequence[Path], *, optional: Sequence[Path] = ()) -> Iter
         paths: final names of the files.
         optional: those of them that, where they are empty at the end, are not to be there: an older file
             of such a name is removed.
+        before_renaming: called when all of them are whole on the disk and none has its name yet. Files take
+            their names one by one: a run that is killed between two of them leaves new ones beside old ones,
+            of which a mark that was made here can tell.
 
     Raises:
         OSError: a file cannot be written; it holds the file's final name.
     """
-    pairs = [(path.with_name(f".{path.name}.{os.getpid()}.tmp"), path) for path in paths]
+    pairs = [(path.with_name(f".{path.name}.{os.getpid()}.{next(_temporaries)}.tmp"), path) for path in paths]
     files: list[io.BufferedWriter] = []
     try:
         for temporary, path in pairs:
@@ -45,6 +55,7 @@ def whole_files(paths: Sequence[Path], *, optional: Sequence[Path] = ()) -> Iter
                 os.fsync(file.fileno())
                 file.close()
         unused = [pair for pair in pairs if pair[1] in optional and not pair[0].stat().st_size]
+        before_renaming()
         for _, path in unused:
             path.unlink(missing_ok=True)
         _rename_all([pair for pair in pairs if pair not in unused])
@@ -69,6 +80,15 @@ def write_whole(path: Path, content: bytes) -> None:
     """Make `path` a file of these bytes; until it is whole an older one of that name stays."""
     with whole_file(path) as file:
         file.write(content)
+
+
+def version_of(path: Path) -> tuple[int, int, int] | None:
+    """Something that changes when another file takes the name; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def replace_directory(new: Path, old: Path) -> None:

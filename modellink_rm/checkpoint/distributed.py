@@ -3,10 +3,9 @@
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch.distributed.checkpoint.api import CheckpointException
 
+from modellink_rm.base.checksums import FileEntry
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import replace_directory, write_whole
 from modellink_rm.base.log import info
@@ -26,13 +26,9 @@ from modellink_rm.base.megatron_compat import (
     set_all_rng_states,
     write_results_in_this_process,
 )
-from modellink_rm.checkpoint.layout import (
-    FILES_NAME,
-    LATEST_NAME,
-    CheckpointInfo,
-    checkpoint_directory,
-    describe_files,
-)
+from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, describe_files, files_json
+from modellink_rm.checkpoint.layout import LATEST_NAME, CheckpointInfo, checkpoint_directory
+from modellink_rm.checkpoint.verify import reading
 from modellink_rm.parallel.groups import Ranks
 
 # torch's writer of files reports a full disk as a position in this source file that is not the expected one.
@@ -89,22 +85,39 @@ def save_checkpoint(
     with _cleared_when_it_fails(unfinished, ranks):
         dist_checkpointing.save(state, str(unfinished))
     torch.distributed.barrier()
+    tensors = _described_tensors(unfinished, ranks)
     if ranks.rank == 0:
-        _finish_checkpoint(unfinished, info_files)
+        _finish_checkpoint(unfinished, info_files, tensors)
         replace_directory(unfinished, final)
         write_whole(root / LATEST_NAME, f"{progress.iteration}\n".encode())
     torch.distributed.barrier()
     return final
 
 
-def _finish_checkpoint(unfinished: Path, info_files: dict[str, bytes]) -> None:
-    """Write the small files, and at last the list of all files."""
+def _described_tensors(unfinished: Path, ranks: Ranks) -> dict[str, FileEntry]:
+    """Size and checksum of every file of tensors; each process reads those that it has just written."""
+    mine = describe_files(unfinished, unfinished.glob(f"__{ranks.rank}_*{TENSOR_SUFFIX}"))
+    gathered: list[dict[str, FileEntry]] = [{}] * ranks.world_size
+    torch.distributed.all_gather_object(gathered, mine)
+    return {name: entry for part in gathered for name, entry in part.items()}
+
+
+def _finish_checkpoint(
+    unfinished: Path, info_files: dict[str, bytes], tensors: Mapping[str, FileEntry]
+) -> None:
+    """Write the small files, and at last the list of all files.
+
+    Args:
+        tensors: what the files of tensors hold.
+    """
     try:
         for name, content in info_files.items():
             path = unfinished / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content)
-        write_whole(unfinished / FILES_NAME, json.dumps(describe_files(unfinished), indent=1).encode())
+        others = [path for path in unfinished.rglob("*") if path.is_file() and path.name not in tensors]
+        entries = {**tensors, **describe_files(unfinished, others)}
+        write_whole(unfinished / FILES_NAME, files_json(entries))
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -131,9 +144,20 @@ def _not_written(unfinished: Path, reason: str, ranks: Ranks) -> str:
     return f"the checkpoint {unfinished.with_suffix('')} could not be written: {told}"
 
 
-def load_weights(chunks: Sequence[Any], checkpoint: CheckpointInfo) -> None:
-    """Read the weights of a checkpoint into a model of any parallel size."""
-    _set_weights(chunks, dist_checkpointing.load(_sharded_weights(chunks), str(checkpoint.path)))
+def load_weights(
+    chunks: Sequence[Any], checkpoint: CheckpointInfo, ranks: Ranks, *, verifies: bool = True
+) -> None:
+    """Read the weights of a checkpoint into a model of any parallel size.
+
+    Args:
+        verifies: compare the files of tensors with their checksums first.
+
+    Raises:
+        CheckpointNotReadError: on every process: a file is not what was written, or cannot be read.
+    """
+    with reading(checkpoint, ranks, verifies=verifies):
+        loaded = dist_checkpointing.load(_sharded_weights(chunks), str(checkpoint.path))
+    _set_weights(chunks, loaded)
 
 
 def load_train_state(
@@ -145,10 +169,17 @@ def load_train_state(
     load_optim: bool,
     load_rng: bool,
     ranks: Ranks,
+    verifies: bool = True,
 ) -> Progress:
     """Read everything that a run continues with, at any parallel size.
 
     The random generators' states are read only at the parallel sizes that wrote them.
+
+    Args:
+        verifies: compare the files of tensors with their checksums first.
+
+    Raises:
+        CheckpointNotReadError: on every process: a file is not what was written, or cannot be read.
     """
     state = _sharded_state(chunks, optimizer, is_loading=True) if load_optim else _sharded_weights(chunks)
     has_rng = load_rng and checkpoint.parallel_sizes == ranks.sizes
@@ -156,7 +187,8 @@ def load_train_state(
         info(f"random generators start anew: {checkpoint.path} was written at other parallel sizes")
     if has_rng:
         state["rng"] = _sharded_rng(ranks)
-    loaded = dist_checkpointing.load(state, str(checkpoint.path))
+    with reading(checkpoint, ranks, verifies=verifies):
+        loaded = dist_checkpointing.load(state, str(checkpoint.path))
     _set_weights(chunks, loaded)
     if load_optim:
         _load_optimizer(optimizer, loaded["optimizer"])

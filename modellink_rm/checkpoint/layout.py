@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -12,19 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.json_types import check_types, has_type
+from modellink_rm.base.json_types import check_types
 from modellink_rm.base.log import warn_once
+from modellink_rm.checkpoint.files import (
+    FILES_NAME,
+    TENSOR_SUFFIX,
+    check_contents,
+    check_sizes,
+    read_files,
+)
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 
 LATEST_NAME = "latest_checkpointed_iteration.txt"
 RUN_NAME = "run.json"
-FILES_NAME = "files.json"
-TENSOR_SUFFIX = ".distcp"
 # Of run.json and what lies beside it. Raised when a reader of the number before would misread a checkpoint,
 # as it would one whose model has a part that it does not know; a new field that may be ignored does not
-# raise it. Version 1 did not say its number.
-FORMAT_VERSION = 2
+# raise it. Version 1 did not say its number; in version 2 files.json had no checksum of tensors, nor its own.
+FORMAT_VERSION = 3
 _MOST_DIGITS = 18  # of an iteration
 
 
@@ -77,7 +81,7 @@ def latest_checkpoint(root: Path) -> Path | None:
     tracker = root / LATEST_NAME
     if not os.path.lexists(tracker):
         # A run killed between its first checkpoint and the file that names it, or a lost file.
-        return max(_checkpoint_directories(root), key=lambda path: int(path.name[5:]), default=None)
+        return max(_checkpoint_directories(root), key=_iteration_of, default=None)
     try:
         with tracker.open("rb") as file:
             word = file.read(100).decode(errors="replace").strip()
@@ -94,12 +98,19 @@ def latest_checkpoint(root: Path) -> Path | None:
             f"{tracker} names iteration {word}, but there is no {directory}; remove the file, and the newest "
             "iter_ directory is taken"
         )
+    newest = max(_checkpoint_directories(root), key=_iteration_of)
+    if _iteration_of(newest) > int(word):
+        warn_once(f"{tracker} names iteration {word}, which is taken, though there is {newest}")
     return directory
 
 
 def _checkpoint_directories(root: Path) -> list[Path]:
     name = re.compile("iter_[0-9]+")
     return [path for path in root.glob("iter_*") if name.fullmatch(path.name) and path.is_dir()]
+
+
+def _iteration_of(directory: Path) -> int:
+    return int(directory.name.removeprefix("iter_"))
 
 
 def find_checkpoint(path: Path) -> Path | None:
@@ -109,27 +120,10 @@ def find_checkpoint(path: Path) -> Path | None:
     return latest_checkpoint(path)
 
 
-def describe_files(directory: Path) -> dict[str, tuple[int, str | None]]:
-    """(size in bytes, sha256 or None) of each file of a checkpoint, by its name relative to it.
-
-    The files of tensors, which may be many gigabytes, are known by their size alone.
-    """
-    return {
-        str(path.relative_to(directory)): (
-            path.stat().st_size,
-            None if path.suffix == TENSOR_SUFFIX else _sha256(path),
-        )
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def read_checkpoint_info(directory: Path) -> CheckpointInfo:
-    """What the checkpoint iter_N says of itself, its files' sizes checked, and small files' content.
+    """What the checkpoint iter_N says of itself, its files' sizes checked, and what small files hold.
+
+    The files of tensors, which may be many gigabytes, are checked when they are loaded, by all processes.
 
     Raises:
         UserError: a file is missing, or is not what was written, or was written by a newer version.
@@ -137,10 +131,8 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo:
     for name in (RUN_NAME, FILES_NAME):
         if not (directory / name).is_file():
             raise UserError(f"{directory} is not a checkpoint of this tool: it has no {name}")
+    files = read_files(directory / FILES_NAME)
     with _damage_named(directory):
-        files: dict[str, tuple[int, str | None]] = json.loads((directory / FILES_NAME).read_bytes())
-        if not has_type(files, dict[str, tuple[int, str | None]]) or not all(map(str.isprintable, files)):
-            raise ValueError(f"{FILES_NAME} is no list of files")
         values = json.loads((directory / RUN_NAME).read_bytes())
         version = values.pop("format_version", 1)
         if type(version) is not int or version < 1:
@@ -152,21 +144,11 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo:
         )
     with _damage_named(directory):
         checkpoint = _read_run(directory, values, version)
-    for name, (size, digest) in files.items():
-        _check_file(directory / name, size, digest)
+    check_sizes(directory, files)
+    check_contents(
+        directory, {name: entry for name, entry in files.items() if not name.endswith(TENSOR_SUFFIX)}
+    )
     return checkpoint
-
-
-def _check_file(path: Path, size: int, digest: str | None) -> None:
-    try:
-        if not path.is_file():
-            raise UserError(f"checkpoint file {path} is missing")
-        if path.stat().st_size != size:
-            raise UserError(f"checkpoint file {path} has {path.stat().st_size} bytes; {size} were written")
-        if digest is not None and _sha256(path) != digest:
-            raise UserError(f"checkpoint file {path} has changed since it was written")
-    except OSError as error:
-        raise UserError(f"checkpoint file {path} cannot be read: {error.strerror}") from None
 
 
 @contextlib.contextmanager

@@ -12,18 +12,24 @@ from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
 
 
-def load_model_weights(chunks: Sequence[RewardModel], source: ModelSource, ranks: Ranks) -> None:
+def load_model_weights(
+    chunks: Sequence[RewardModel], source: ModelSource, ranks: Ranks, *, verifies: bool = True
+) -> None:
     """Fill the model from its source; what the source does not have stays as drawn.
 
     A collective over all processes.
 
+    Args:
+        verifies: compare the files of tensors with their checksums first, where they have some.
+
     Raises:
+        CheckpointNotReadError: on every process: a file is not what was written, or cannot be read.
         AgreedError: a weight that was read is not a finite number.
     """
     if source.hugging_face is not None:
-        load_hugging_face_weights(chunks, source.hugging_face, ranks)
+        load_hugging_face_weights(chunks, source.hugging_face, ranks, verifies=verifies)
     elif source.checkpoint is not None:
-        load_weights(chunks, source.checkpoint)
+        load_weights(chunks, source.checkpoint, ranks, verifies=verifies)
     if not source.is_random:
         check_finite(chunks, source.name)
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         usage="PREFIX",
         example="python -m modellink_rm inspect data/pairs --load llama-2-7b-hf --rows 1",
     )
-    from modellink_rm.dataset.dataset import open_dataset
+    from modellink_rm.dataset.dataset import open_dataset, verify_contents
     from modellink_rm.dataset.inspect import COLOURED, PLAIN, decoded_rows, report
     from modellink_rm.tokenizers.load import load_tokenizer
 
@@ -49,10 +49,14 @@ def main(argv: Sequence[str]) -> int:
         is_given = True
     tokenizer = load_tokenizer(tokenizer_config) if is_given else None
     dataset = open_dataset(Path(config.data_path))
+    if config.verify:
+        verify_contents(dataset)
     if tokenizer is not None:
         dataset.check_tokenizer(tokenizer.fingerprint)
     if dataset.manifest is not None:
         print(*report(dataset.manifest), sep="\n")
+    if config.verify:
+        print("verified       every file is what was written")
     rows = range(len(dataset))[config.first_row : config.first_row + config.rows]
     marks = COLOURED if has_colours(sys.stdout) else PLAIN
     for line in decoded_rows(dataset.rows, rows, tokenizer, marks):

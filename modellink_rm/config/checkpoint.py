@@ -26,6 +26,11 @@ class CheckpointConfig:
     save: str | None = flag(None, help="directory for checkpoints and metrics.jsonl")
     save_interval: int | None = flag(None, help="steps between checkpoints; by default only at the end")
     auto_resume: bool = flag(False, help="continue from the newest checkpoint in --save when there is one")
+    verify_checksums: bool = flag(
+        True,
+        level="rare",
+        help="take data and checkpoints as they are read, without comparing them with their checksums",
+    )
 
     def __post_init__(self) -> None:
         if self.save_interval is not None and self.save_interval < 1:

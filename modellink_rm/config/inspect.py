@@ -15,6 +15,7 @@ class InspectConfig:
     )
     rows: int = flag(3, help="rows to decode, 0 for the report alone")
     first_row: int = flag(0, help="the first of them")
+    verify: bool = flag(False, help="read all files and compare them with the manifest's checksums")
     load: str | None = flag(
         None,
         help="a model's directory, for its tokenizer; without a tokenizer token ids are shown",

@@ -49,6 +49,9 @@ class ScorerConfig:
     )
     bf16: bool = flag(False, level="rare", help="weights and activations in bfloat16; by default as trained")
     seed: int = flag(1234, level="rare", help="seed of a head that is not loaded")
+    verify_checksums: bool = flag(
+        True, level="rare", help="take the weights as they are read, without comparing them with checksums"
+    )
 
     def __post_init__(self) -> None:
         if self.map_keys is not None and self.handler_name is None:

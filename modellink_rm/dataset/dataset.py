@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modellink_rm.base.checksums import sha256_of_all
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import version_of
 from modellink_rm.base.log import warn_once
-from modellink_rm.dataset.indexed import bin_path
+from modellink_rm.dataset.checksums import read_checksums
+from modellink_rm.dataset.indexed import ArrayChecksums, bin_path
 from modellink_rm.dataset.manifest import (
     Manifest,
     array_prefix,
@@ -94,7 +97,8 @@ class Dataset:
         .idx, and both ends of a .bin.
         """
         if self.manifest is not None:
-            files = {name: entry.sha256 for name, entry in self.manifest.files.items()}
+            entries = self.manifest.files.items()
+            files = {name: entry.sha256 for name, entry in entries if name.endswith((".bin", ".idx"))}
         else:
             columns = [
                 path for name in columns_of(self.prefix, None) for path in column_files(self.prefix, name)
@@ -112,23 +116,55 @@ class Dataset:
         return _id_checksums(self.prefix, self.manifest) == _id_checksums(other.prefix, other.manifest)
 
 
-def open_dataset(prefix: Path) -> Dataset:
+def open_dataset(prefix: Path, *, verifies: bool = True) -> Dataset:
     """The data set of a prefix, whole, its files mapped into memory.
 
+    Args:
+        verifies: compare what is read with the checksums of what was written: .idx files now, a block of a
+            .bin when a row in it is first read.
+
     Raises:
-        UserError: names the file that is missing, cut off, or whose rows are not those of the others.
+        UserError: names the file that is missing, cut off or changed, or whose rows are not those of the
+            others; or the data set is being replaced.
     """
+    version = version_of(manifest_path(prefix))
     manifest = read_manifest(prefix)
     columns = [path for column in columns_of(prefix, manifest) for path in column_files(prefix, column)]
     paths = [*data_files(prefix), *columns]
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path} is missing: --data-path {prefix} stands for 8 files and a manifest")
+    checksums: dict[str, ArrayChecksums] = {}
     if manifest is None:
         warn_once(f"{prefix} has no manifest: written by another tool, its tokenizer cannot be checked")
     else:
         _check_sizes(prefix, manifest, paths)
-    return Dataset(prefix=prefix, manifest=manifest, rows=RowFiles.open(prefix, manifest))
+        checksums = read_checksums(prefix, manifest) if verifies else {}
+    rows = RowFiles.open(prefix, manifest, checksums)
+    # Who replaces a data set marks the manifest first and writes it last: the files that are open belong
+    # together if it is still the same.
+    if version_of(manifest_path(prefix)) != version:
+        raise UserError(f"{manifest_path(prefix)} was written anew while the data set was opened: try again")
+    return Dataset(prefix=prefix, manifest=manifest, rows=rows)
+
+
+def verify_contents(dataset: Dataset) -> None:
+    """Read all of a data set and compare it with its checksums.
+
+    Raises:
+        UserError: names the file that is not what was written, or there are no checksums.
+    """
+    prefix, manifest = dataset.prefix, dataset.manifest
+    if manifest is None:
+        raise UserError(f"{prefix} has no manifest, so there are no checksums to verify it by")
+    names = [name for name in manifest.files if name.endswith((".bin", ".idx"))]
+    paths = [prefix.with_name(prefix.name + name) for name in names]
+    for name, path, digest in zip(names, paths, sha256_of_all(paths), strict=True):
+        if digest != manifest.files[name].sha256:
+            raise UserError(
+                f"{path} has changed since it was written: copy it again from where it is whole, or "
+                "preprocess the data again"
+            )
 
 
 def _check_sizes(prefix: Path, manifest: Manifest, paths: list[Path]) -> None:

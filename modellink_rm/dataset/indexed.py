@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from modellink_rm.base.checksums import BlockChecksums, FileEntry, VerifiedBlocks
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import start_writing_out
 
@@ -36,11 +37,16 @@ def idx_path(prefix: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """Size in bytes and checksum in hex of one file."""
+class ArrayChecksums:
+    """What a .bin and its .idx held when they were written.
 
-    size: int
-    sha256: str
+    Attributes:
+        idx_sha256: of the .idx.
+        bin_blocks: uint32, of every block of the .bin; None where they are not known.
+    """
+
+    idx_sha256: str
+    bin_blocks: NDArray[np.uint32] | None
 
 
 class IndexedWriter:
@@ -50,6 +56,9 @@ class IndexedWriter:
         bin_file: where the rows go.
         idx_file: a file with a name, since its lengths are read again for what follows them.
         dtype: of the values: uint8, int32 or float32.
+
+    Attributes:
+        bin_blocks: checksums of the .bin so far.
     """
 
     def __init__(self, bin_file: BinaryIO, idx_file: BinaryIO, dtype: str = "int32") -> None:
@@ -58,6 +67,7 @@ class IndexedWriter:
         self._code = _DTYPE_CODES[dtype]
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._digest = hashlib.sha256()
+        self.bin_blocks = BlockChecksums()
         self._size = 0
         self._on_its_way = 0  # bytes that the system was told to write to the disk
         self._num_rows = 0
@@ -80,6 +90,7 @@ class IndexedWriter:
         data = rows.astype(self._dtype, copy=False).data.cast("B") if len(rows) else b""
         self._bin_file.write(data)
         self._digest.update(data)
+        self.bin_blocks.update(data)
         self._size += len(data)
         if self._size - self._on_its_way >= _BYTES_TO_START_WRITING:
             start_writing_out(self._bin_file, self._on_its_way, self._size)
@@ -146,6 +157,8 @@ class IndexedReader:
     Args:
         prefix: path of the two files without .bin or .idx.
         dtype: which the values must have; None for any.
+        checksums: of the files, which are compared with what is read: the .idx now, a row of the .bin when it
+            is first read; None to take them as they are.
 
     Attributes:
         dtype: uint8, int32 or float32.
@@ -153,11 +166,18 @@ class IndexedReader:
         documents: int32, rows of each document; ModelLink's empty documents are left out.
 
     Raises:
-        UserError: a file is missing, of another kind, or cut off.
+        UserError: a file is missing, of another kind, cut off, or changed.
     """
 
-    def __init__(self, prefix: Path, dtype: str | None = "int32") -> None:
+    def __init__(
+        self, prefix: Path, dtype: str | None = "int32", *, checksums: ArrayChecksums | None = None
+    ) -> None:
         index = _read(idx_path(prefix))
+        if checksums is not None and hashlib.sha256(index).hexdigest() != checksums.idx_sha256:
+            raise UserError(
+                f"{idx_path(prefix)} has changed since it was written: copy it again from where it is whole, "
+                "or preprocess the data again"
+            )
         if len(index) < _HEADER.size:
             raise UserError(
                 f"{idx_path(prefix)} is cut off: it holds {len(index)} bytes, less than its header"
@@ -190,17 +210,40 @@ class IndexedReader:
             )
         if np.any(self._starts < 0) or np.any(self._starts + self.lengths > num_items):
             raise UserError(f"{idx_path(prefix)} is damaged: it points outside of its .bin")
+        self._blocks = None
+        if checksums is not None and checksums.bin_blocks is not None:
+            data = self._items.data.cast("B") if num_items else memoryview(b"")
+            self._blocks = VerifiedBlocks(bin_path(prefix), data, checksums.bin_blocks)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, row: int) -> NDArray[Any]:
-        """Row `row`, [length], a view of the file."""
+        """Row `row`, [length], a view of the file.
+
+        Raises:
+            UserError: the file is not what was written.
+        """
         start = self._starts[row]
-        return self._items[start : start + self.lengths[row]]
+        stop = start + self.lengths[row]
+        self._verify(int(start), int(stop))
+        return self._items[start:stop]
+
+    def verify_all(self) -> None:
+        """Compare every block of the .bin with its checksum.
+
+        Raises:
+            UserError: the file is not what was written.
+        """
+        self._verify(0, len(self._items))
+
+    def _verify(self, start: int, stop: int) -> None:
+        if self._blocks is not None:
+            self._blocks.verify(start * self._items.itemsize, stop * self._items.itemsize)
 
     def first_row_outside(self, num_ids: int) -> int | None:
         """The first row that is empty or holds a value outside of [0, num_ids); reads every value."""
+        self.verify_all()
         if self.lengths.all() and self._items.min(initial=0) >= 0 and self._items.max(initial=0) < num_ids:
             return None
         for row, length in enumerate(self.lengths):

@@ -6,14 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modellink_rm.base.checksums import FileEntry, sealed_json, unsealed
 from modellink_rm.base.errors import UserError
-from modellink_rm.dataset.indexed import FileEntry, bin_path, idx_path
+from modellink_rm.base.files import write_whole
+from modellink_rm.dataset.indexed import bin_path, idx_path
 from modellink_rm.dataset.lengths import LengthStatistics
 
-FORMAT_VERSION = 1
+# Version 1 has neither its own checksum nor the file of block checksums.
+FORMAT_VERSION = 2
 PAIR_ARRAYS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 # What is beside them where the records say more than a pair; of which dtype.
 COLUMNS = {"ranks": "int32", "margin": "float32", "source": "uint8"}
+_UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,8 @@ class Manifest:
         num_ties: prompts two of whose responses have one rank.
         lengths: "prompt", "chosen", "rejected" (answers) and "row" (prompt and an answer) -> statistics
             of their tokens; empty in data of earlier versions.
-        files: file name without the prefix's (so that a data set can be renamed) -> size, checksum.
+        files: file name without the prefix's (so that a data set can be renamed) -> size, checksum. The
+            .bin files stand in the order in which the file of block checksums has theirs.
     """
 
     format_version: int = FORMAT_VERSION
@@ -103,29 +108,63 @@ def manifest_path(prefix: Path) -> Path:
     return prefix.with_name(f"{prefix.name}_manifest.json")
 
 
+def checksums_path(prefix: Path) -> Path:
+    """{prefix}_checksums.crc32: uint32, little-endian, a CRC-32 of every 64 KiB of every .bin."""
+    return prefix.with_name(f"{prefix.name}_checksums.crc32")
+
+
+def mark_unfinished(prefix: Path) -> None:
+    """Have nobody open the data set until its manifest is written."""
+    mark = {"format_version": FORMAT_VERSION, _UNFINISHED: True}
+    write_whole(manifest_path(prefix), json.dumps(mark).encode() + b"\n")
+
+
 def serialized(manifest: Manifest) -> bytes:
     """The content of {prefix}_manifest.json."""
-    return (json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n").encode()
+    return sealed_json(dataclasses.asdict(manifest), indent=2)
 
 
 def read_manifest(prefix: Path) -> Manifest | None:
     """The manifest of a data set; None if it has none.
 
     Raises:
-        UserError: the file is no manifest, or one of a later format.
+        UserError: the file is no manifest, has changed, or is one of a later format; or the data set is being
+            written.
     """
     path = manifest_path(prefix)
     if not path.exists():
         return None
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
-        if content["format_version"] != FORMAT_VERSION:
+        if content["format_version"] not in (1, FORMAT_VERSION):
             raise UserError(
-                f"{path} has format version {content['format_version']}, this package reads {FORMAT_VERSION}"
+                f"{path} has format version {content['format_version']}, this package reads up to "
+                f"{FORMAT_VERSION}"
             )
-        content["files"] = {name: FileEntry(**entry) for name, entry in content["files"].items()}
+        if content.get(_UNFINISHED):
+            raise UserError(
+                f"{path}: the data set is being written, or the run that wrote it was stopped within; wait "
+                "for its end, or preprocess the data again"
+            )
+        if content["format_version"] > 1:
+            content = unsealed(content)
+        content["files"] = _file_entries(content["files"])
         lengths = content.get("lengths", {})
         content["lengths"] = {name: LengthStatistics(**entry) for name, entry in lengths.items()}
         return Manifest(**content)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): preprocess the data again") from None
+
+
+def _file_entries(files: dict[str, Any]) -> dict[str, FileEntry]:
+    """The entries of a manifest, whose names stay in its directory.
+
+    Raises:
+        ValueError: one does not.
+    """
+    for name in files:
+        if "/" in name or "\\" in name:
+            raise ValueError(f"{name!r} is a path, not the end of a file's name")
+    return {name: FileEntry(**entry) for name, entry in files.items()}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import PAIR_RANKS
 from modellink_rm.dataset.example import IGNORED_LABEL, Response
-from modellink_rm.dataset.indexed import IndexedReader, idx_path
+from modellink_rm.dataset.indexed import ArrayChecksums, IndexedReader, idx_path
 from modellink_rm.dataset.manifest import COLUMNS, PAIR_ARRAYS, Manifest, array_prefix, columns_of
 
 
@@ -34,15 +34,23 @@ class RowFiles:
     source_names: IndexedReader | None
 
     @classmethod
-    def open(cls, prefix: Path, manifest: Manifest | None) -> "RowFiles":
+    def open(
+        cls, prefix: Path, manifest: Manifest | None, checksums: Mapping[str, ArrayChecksums]
+    ) -> "RowFiles":
         """The files of a prefix, mapped into memory, whose rows belong together.
+
+        Args:
+            checksums: of the arrays and columns, by name; those of others are taken as they are.
 
         Raises:
             UserError: names the file that is damaged, or whose rows are not those of the others.
         """
         names = [*PAIR_ARRAYS, *columns_of(prefix, manifest)]
         readers = {
-            name: IndexedReader(array_prefix(prefix, name), COLUMNS.get(name, "int32")) for name in names
+            name: IndexedReader(
+                array_prefix(prefix, name), COLUMNS.get(name, "int32"), checksums=checksums.get(name)
+            )
+            for name in names
         }
         num_rows = len(readers[PAIR_ARRAYS[0]]) if manifest is None else manifest.num_kept
         _check_rows(prefix, readers, num_rows)
@@ -61,6 +69,12 @@ class RowFiles:
 
     def __len__(self) -> int:
         return len(self.chosen_ids)
+
+    @property
+    def readers(self) -> tuple[IndexedReader, ...]:
+        """All that there are."""
+        pairs = (self.chosen_ids, self.chosen_labels, self.rejected_ids, self.rejected_labels)
+        return (*pairs, *filter(None, (self.ranks, self.margin, self.source_names)))
 
     def first_bad_row(self, num_ids: int) -> int | None:
         """The first row with a side of no token, or with an id outside of [0, num_ids); reads every id.

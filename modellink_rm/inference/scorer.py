@@ -68,7 +68,9 @@ class Scorer:
                     seed=seed,
                     initialize=plan.model.source.is_random,
                 )
-                load_model_weights(built, plan.model.source, self._ranks)
+                load_model_weights(
+                    built, plan.model.source, self._ranks, verifies=options.scorer.verify_checksums
+                )
             self._model = [chunk.eval() for chunk in built]
             self._resources = resources.pop_all()
 

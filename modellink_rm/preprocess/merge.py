@@ -11,7 +11,7 @@ import numpy as np
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import whole_files
 from modellink_rm.dataset.indexed import IndexedReader, IndexedWriter, bin_path, idx_path
-from modellink_rm.dataset.manifest import Manifest
+from modellink_rm.dataset.manifest import Manifest, manifest_path, mark_unfinished
 from modellink_rm.preprocess.parts import first_difference, locked_parts, parts_path, read_shard
 from modellink_rm.preprocess.pipeline import write_dataset
 from modellink_rm.preprocess.rows import Rows
@@ -89,7 +89,7 @@ def merge_groups(directory: Path, keys: Sequence[str], prefix: Path) -> dict[str
     prefix.parent.mkdir(parents=True, exist_ok=True)
     paths = [path(output) for output in outputs.values() for path in (bin_path, idx_path)]
     counts = {}
-    with whole_files(paths) as files:
+    with whole_files(paths, before_renaming=lambda: mark_unfinished(prefix)) as files:
         for index, (key, key_sources) in enumerate(sources.items()):
             readers = [IndexedReader(source, dtype=None) for source in key_sources]
             _check_dtypes(key, key_sources, readers)
@@ -98,6 +98,7 @@ def merge_groups(directory: Path, keys: Sequence[str], prefix: Path) -> dict[str
                 _append_file(writer, reader)
             counts[key] = sum(map(len, readers))
             writer.finish()
+    manifest_path(prefix).unlink()  # one that was there before was of other files
     return counts
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modellink_rm.base.checksums import FileEntry
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import whole_files
 from modellink_rm.base.log import info, warn_once
@@ -20,10 +21,12 @@ from modellink_rm.dataset.manifest import (
     COLUMNS,
     Manifest,
     array_prefix,
+    checksums_path,
     column_files,
     data_files,
     key_of,
     manifest_path,
+    mark_unfinished,
     serialized,
 )
 from modellink_rm.handlers import missing_fields
@@ -127,16 +130,23 @@ def write_dataset(
     """
     columns = [path for column in COLUMNS for path in column_files(prefix, column)]
     data_paths = [*data_files(prefix), *columns]
-    paths = [*data_paths, manifest_path(prefix), *([Path(rejects)] if rejects else [])]
+    # The manifest takes its name last: it says which files belong together.
+    paths = [
+        *data_paths,
+        *([Path(rejects)] if rejects else []),
+        checksums_path(prefix),
+        manifest_path(prefix),
+    ]
     _remove_remains(paths)
-    with whole_files(paths, optional=columns) as files:
-        data, (manifest_file, *rest) = files[: len(data_paths)], files[len(data_paths) :]
+    with whole_files(paths, optional=columns, before_renaming=lambda: mark_unfinished(prefix)) as files:
+        data, (*rest, checksums_file, manifest_file) = files[: len(data_paths)], files[len(data_paths) :]
         writer = PairWriter(data, drop=identity["drop"], rejects=rest[0] if rest else None)
         for rows in blocks:
             writer.add(rows)
         if writer.num_kept == 0:
             raise UserError(_nothing_kept_message(writer, identity))
         manifest = _manifest(writer, prefix, identity)
+        checksums_file.write(writer.block_checksums())
         manifest_file.write(serialized(manifest))
     return manifest
 
@@ -237,6 +247,10 @@ def _manifest(writer: PairWriter, prefix: Path, identity: dict[str, Any]) -> Man
         for name, pair in writer.finish().items()
         for path, entry in zip((bin_path, idx_path), pair, strict=True)
     }
+    blocks = writer.block_checksums()
+    entries[key_of(checksums_path(prefix), prefix)] = FileEntry(
+        size=len(blocks), sha256=hashlib.sha256(blocks).hexdigest()
+    )
     lengths = {name: counts.statistics() for name, counts in writer.lengths.items()}
     return Manifest(
         package_version=identity["package_version"],

@@ -92,7 +92,7 @@ def summary(manifest: Manifest, prefix: Path, *, seconds: float) -> str:
     ]
     if manifest.notes:
         lines += ["kept, though", *_counts(manifest.notes)]
-    num_files = len(manifest.files)
+    num_files = sum(name.endswith((".bin", ".idx")) for name in manifest.files)
     lines.append(
         f"written: {prefix}_packed_*_document.bin and .idx ({num_files} files), {prefix}_manifest.json"
     )

@@ -8,9 +8,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from modellink_rm.base.checksums import FileEntry
 from modellink_rm.config.preprocess import CHECKS
 from modellink_rm.dataset.example import IGNORED_LABEL
-from modellink_rm.dataset.indexed import FileEntry, IndexedWriter
+from modellink_rm.dataset.indexed import IndexedWriter
 from modellink_rm.dataset.lengths import LengthCounts
 from modellink_rm.dataset.manifest import COLUMNS, PAIR_ARRAYS
 from modellink_rm.preprocess import checks
@@ -139,11 +140,19 @@ class PairWriter:
         """Complete the files; what the .bin and the .idx of each array and each column with values hold."""
         entries = {}
         for name, writer in self._writers.items():
-            if name in COLUMNS and name not in self._columns:
-                writer.discard()
-            else:
+            if self._has_values(name):
                 entries[name] = writer.finish()
+            else:
+                writer.discard()
         return entries
+
+    def block_checksums(self) -> bytes:
+        """The checksums of every .bin, in the order of `finish`."""
+        writers = (writer for name, writer in self._writers.items() if self._has_values(name))
+        return b"".join(writer.bin_blocks.values().tobytes() for writer in writers)
+
+    def _has_values(self, name: str) -> bool:
+        return name not in COLUMNS or name in self._columns
 
 
 def _duplicates(rows: Rows, flags: np.ndarray, is_new: np.ndarray) -> list[Refused]:

@@ -94,7 +94,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
             f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, above the model's "
             f"{model.shape.vocab_size} embedding rows; give the tokenizer that belongs to the weights"
         )
-    datasets = open_datasets(config.data.data_path, tokenizer)
+    datasets = open_datasets(config.data.data_path, tokenizer, verifies=config.checkpoint.verify_checksums)
     objective.check_data(datasets)
     template = template_of(config.data.prompt_type, datasets, tokenizer)
     blend = plan_blend(config.data, datasets, template, tokenizer, num_ids=model.shape.vocab_size)

@@ -17,13 +17,16 @@ from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 
-def open_datasets(paths: Sequence[str], tokenizer: Tokenizer) -> tuple[Dataset, ...]:
+def open_datasets(paths: Sequence[str], tokenizer: Tokenizer, *, verifies: bool) -> tuple[Dataset, ...]:
     """The data sets of --data-path.
+
+    Args:
+        verifies: compare what is read with its checksums.
 
     Raises:
         UserError: files are missing or cut off, or were made with another tokenizer.
     """
-    datasets = tuple(open_dataset(Path(path)) for path in paths)
+    datasets = tuple(open_dataset(Path(path), verifies=verifies) for path in paths)
     for dataset in datasets:
         dataset.check_tokenizer(tokenizer.fingerprint)
     return datasets

@@ -167,7 +167,7 @@ def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainSta
         initialize=source.is_random,
     )
     if not plan.continues:
-        load_model_weights(model, source, ranks)
+        load_model_weights(model, source, ranks, verifies=config.checkpoint.verify_checksums)
     wrapped = wrap_for_training(model, optim=config.optim, precision=config.precision)
     optimizer = build_optimizer(wrapped, optim=config.optim, precision=config.precision)
     scheduler = build_scheduler(optimizer, config.optim, plan.length.schedule)
@@ -181,6 +181,7 @@ def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainSta
             load_optim=config.checkpoint.load_optim,
             load_rng=config.checkpoint.load_rng,
             ranks=ranks,
+            verifies=config.checkpoint.verify_checksums,
         )
         check_finite([chunk.module for chunk in wrapped], source.name)
         use_fused_adam(optimizer)

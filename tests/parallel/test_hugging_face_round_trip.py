@@ -202,3 +202,14 @@ def test_model_that_scores_before_the_norm_is_refused(tmp_path: Path) -> None:
     plan = plan_model(open_source(str(tmp_path)), model, ParallelConfig(), loosely=False)
     with pytest.raises(UserError, match="--no-post-layer-norm cannot be written"):
         check_writable_model(plan.spec)
+
+
+def test_flipped_bit_of_what_this_package_exported_is_refused(workers: Workers, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "read", kind="score")
+    workers.run(read_and_write, 1, str(tmp_path / "read"), str(tmp_path / "written"), [], {})
+    weights = tmp_path / "written" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 4  # of a weight: its header does not tell
+    weights.write_bytes(content)
+    with pytest.raises(AssertionError, match=r"model\.safetensors has changed since it was written"):
+        workers.run(read_and_write, 1, str(tmp_path / "written"), str(tmp_path / "again"), [], {})

@@ -20,6 +20,7 @@ from modellink_rm.model.shape import ModelShape
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+CHECKSUMS_FILE = "modellink_rm_checksums.json"  # beside what this package wrote
 # transformers' *ForSequenceClassification keeps the head among the weights, LLaMA-Factory beside them.
 SCORE_NAME = "score.weight"
 VALUE_HEAD_FILE = "value_head.safetensors"
@@ -248,6 +249,9 @@ def _open_weights(directory: Path) -> dict[str, Any]:
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise UserError(f"{directory / INDEX_FILE} has no weight_map of tensors to files; download it again")
     shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        if "/" in shard or "\\" in shard:  # links are followed: the Hugging Face cache consists of them
+            raise UserError(f"{directory / INDEX_FILE} names {shard!r}, which is no file's name but a path")
     absent = [shard for shard in shards if not (directory / shard).exists()]
     if absent:
         raise UserError(

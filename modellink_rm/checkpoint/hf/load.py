@@ -4,17 +4,29 @@ from collections.abc import Sequence
 
 import torch
 
-from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights
+from modellink_rm.checkpoint.files import read_files
+from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE, HuggingFaceWeights
 from modellink_rm.checkpoint.hf.mappings import tensor_plan
+from modellink_rm.checkpoint.verify import check_contents_together
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
 
 
 @torch.no_grad()
 def load_hugging_face_weights(
-    chunks: Sequence[RewardModel], weights: HuggingFaceWeights, ranks: Ranks
+    chunks: Sequence[RewardModel], weights: HuggingFaceWeights, ranks: Ranks, *, verifies: bool = True
 ) -> None:
-    """Fill the model, reading only this process's slices; a head that is not there stays as drawn."""
+    """Fill the model, reading only this process's slices; a head that is not there stays as drawn.
+
+    Args:
+        verifies: compare the files with the checksums that this package's own exports have.
+
+    Raises:
+        CheckpointNotReadError: on every process: a file is not what was written.
+    """
+    checksums = weights.directory / CHECKSUMS_FILE
+    if verifies and checksums.is_file():
+        check_contents_together(weights.directory, read_files(checksums), ranks)
     for name, parameter in (pair for chunk in chunks for pair in chunk.global_parameters()):
         if name.startswith("rm_head."):
             continue

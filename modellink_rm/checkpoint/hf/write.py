@@ -19,7 +19,9 @@ from torch import Tensor
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import replace_directory
+from modellink_rm.checkpoint.files import describe_files, files_json
 from modellink_rm.checkpoint.hf.directory import (
+    CHECKSUMS_FILE,
     INDEX_FILE,
     SCORE_NAME,
     SINGLE_FILE,
@@ -105,6 +107,8 @@ def write_hugging_face(
         save_file(value_head, unfinished / VALUE_HEAD_FILE, metadata={"format": "pt"})
     torch.distributed.barrier()
     if ranks.rank == 0:
+        written = describe_files(unfinished, unfinished.glob("*.safetensors"))
+        (unfinished / CHECKSUMS_FILE).write_bytes(files_json(written))
         _write_small_files(
             unfinished, names, all_files, _written_config(config, spec, parameters), files or {}
         )

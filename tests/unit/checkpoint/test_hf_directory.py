@@ -327,6 +327,19 @@ def test_tensor_that_its_shard_lacks_is_named(tmp_path: Path) -> None:
         HuggingFaceWeights(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/etc/hostname", "..\\elsewhere.safetensors"])
+def test_weight_map_that_leaves_its_directory_is_refused(name: str, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "model", sharded=True)
+    index_file = tmp_path / "model" / "model.safetensors.index.json"
+    index = json.loads(index_file.read_text())
+    for shard in set(index["weight_map"].values()):
+        (tmp_path / "elsewhere.safetensors").write_bytes((tmp_path / "model" / shard).read_bytes())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], name)
+    index_file.write_text(json.dumps(index))
+    with pytest.raises(UserError, match="is no file's name but a path"):
+        HuggingFaceWeights(tmp_path / "model")
+
+
 def test_pickled_weights_alone_are_refused_and_not_opened(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path)
     (tmp_path / "model.safetensors").unlink()

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.files import FILES_NAME, describe_files, files_json
 from modellink_rm.checkpoint.layout import (
-    FILES_NAME,
     FORMAT_VERSION,
+    LATEST_NAME,
     RUN_NAME,
     CheckpointInfo,
-    describe_files,
+    latest_checkpoint,
     read_checkpoint_info,
 )
 from modellink_rm.model.shape import ModelShape
@@ -55,7 +56,7 @@ def write(directory: Path, edit: Callable[[dict[str, Any]], object] = lambda val
     values = json.loads(info_in(directory).to_json())
     edit(values)
     (directory / RUN_NAME).write_text(json.dumps(values))
-    (directory / FILES_NAME).write_text(json.dumps(describe_files(directory)))
+    (directory / FILES_NAME).write_bytes(files_json(describe_files(directory, [directory / RUN_NAME])))
 
 
 def test_what_is_written_is_read_again(tmp_path: Path, warnings: list[str]) -> None:
@@ -112,3 +113,12 @@ def test_anything_else_is_damage(value: object, tmp_path: Path) -> None:
     (tmp_path / RUN_NAME).write_text(json.dumps(content))
     with pytest.raises(UserError, match="is damaged"):
         read_checkpoint_info(tmp_path)
+
+
+def test_tracker_that_names_an_older_checkpoint_is_told_of(tmp_path: Path, warnings: list[str]) -> None:
+    for name in ("iter_0000010", "iter_0000030", "iter_0000040.tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / LATEST_NAME).write_text("10\n")
+    assert latest_checkpoint(tmp_path) == tmp_path / "iter_0000010"
+    (warning,) = warnings
+    assert warning.endswith(f"names iteration 10, which is taken, though there is {tmp_path}/iter_0000030")

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.contract import CONTRACT_NAME, read_contract
+from modellink_rm.checkpoint.files import FILES_NAME, describe_files, files_json
 from modellink_rm.checkpoint.layout import (
-    FILES_NAME,
     LATEST_NAME,
     RUN_NAME,
     CheckpointInfo,
-    describe_files,
     latest_checkpoint,
     read_checkpoint_info,
 )
@@ -66,7 +65,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def describe_again(directory: Path) -> None:
     (directory / FILES_NAME).unlink(missing_ok=True)
-    (directory / FILES_NAME).write_text(json.dumps(describe_files(directory)))
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    (directory / FILES_NAME).write_bytes(files_json(describe_files(directory, paths)))
 
 
 def read_and_go_on(directory: Path) -> None:

@@ -12,6 +12,7 @@ from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.manifest import (
     PAIR_ARRAYS,
     array_prefix,
+    checksums_path,
     data_files,
     key_of,
     manifest_path,
@@ -37,7 +38,7 @@ def made(tmp_path_factory, sentencepiece_path):
 @pytest.fixture
 def prefix(made, tmp_path):
     """A copy of a data set to damage, under another name."""
-    for path in [*data_files(made), manifest_path(made)]:
+    for path in [*data_files(made), checksums_path(made), manifest_path(made)]:
         shutil.copy(path, tmp_path / path.name.replace("x", "copy", 1))
     return tmp_path / "copy"
 
@@ -150,6 +151,6 @@ def test_a_damaged_manifest_is_named(prefix, content):
 
 def test_a_manifest_of_a_later_format_is_refused(prefix):
     path = manifest_path(prefix)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 2}))
-    with pytest.raises(UserError, match="format version 2"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 3}))
+    with pytest.raises(UserError, match="format version 3"):
         open_dataset(prefix)

@@ -57,7 +57,7 @@ def test_the_report_counts_what_was_kept_dropped_and_found(
         in lines
     )
     assert any(line.split()[0] == "0-31" and int(line.split()[1]) == 4 for line in lines if line.split())
-    assert sum(line.startswith("sha256 ") for line in lines) == 8
+    assert sum(line.startswith("sha256 ") for line in lines) == 9
 
 
 def test_without_a_tokenizer_ids_are_shown(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from modellink_rm.base.log import warn_once
 from modellink_rm.commands.preprocess import main
 from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.indexed import IndexedReader
-from modellink_rm.dataset.manifest import array_prefix, data_files, manifest_path
+from modellink_rm.dataset.manifest import array_prefix, checksums_path, data_files, manifest_path
 from modellink_rm.preprocess.executor.local import ordered_map
 
 SCRIPT = Path(__file__).parents[3] / "preprocess_data.py"
@@ -66,7 +66,7 @@ def test_a_bare_prefix_and_one_in_a_new_directory_both_work(run):
     assert run([GOOD], prefix="x") == 0
     assert run([GOOD], prefix="new/er/x") == 0
     assert files_in("new/er") == sorted(
-        path.name for path in [*data_files(Path("x")), manifest_path(Path("x"))]
+        path.name for path in [*data_files(Path("x")), checksums_path(Path("x")), manifest_path(Path("x"))]
     )
 
 
@@ -76,7 +76,7 @@ def test_any_number_of_workers_writes_the_same_files(run):
     records[300] = {"instruction": "q"}
     for workers in (1, 2, 3):
         assert run(records, "--workers", str(workers), prefix=f"w{workers}/x") == 0
-    for path in [*data_files(Path("x")), manifest_path(Path("x"))]:
+    for path in [*data_files(Path("x")), checksums_path(Path("x")), manifest_path(Path("x"))]:
         contents = {Path(f"w{workers}", path.name).read_bytes() for workers in (1, 2, 3)}
         assert len(contents) == 1, path
     assert rows_of("w3/x", "chosen_input_ids")[99] != rows_of("w3/x", "chosen_input_ids")[100]

@@ -20,6 +20,7 @@ from modellink_rm.dataset.manifest import (
     COLUMNS,
     PAIR_ARRAYS,
     array_prefix,
+    checksums_path,
     column_files,
     columns_of,
     data_files,
@@ -156,7 +157,7 @@ def test_bytes_do_not_depend_on_workers_shards_and_resuming(words):
         assert run_command(main, [*words, *shard, "--resume"]) == 0
     assert run_command(main, ["--merge-shards", "--output-prefix", "s/x"]) == 0
     assert contents("one/x") == contents("two/x") == contents("s/x")
-    assert len(contents("one/x")) == 8 + 2 * 3 + 1
+    assert len(contents("one/x")) == 8 + 2 * 3 + 2
 
 
 def test_merge_group_keys_keeps_documents_and_dtypes(words):
@@ -229,7 +230,9 @@ def test_two_responses_each_without_ratings_are_a_plain_data_set_of_pairs(words,
         )
     )
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
-    assert sorted(contents("x")) == sorted(path.name for path in [*data_files(X), manifest_path(X)])
+    assert sorted(contents("x")) == sorted(
+        path.name for path in [*data_files(X), checksums_path(X), manifest_path(X)]
+    )
     dataset = open_dataset(X)
     assert (dataset.holds_rankings, dataset.rows.ranks_of(0)) == (False, PAIR_RANKS)
     assert "(8 files)" in capsys.readouterr().out
@@ -259,7 +262,9 @@ def test_margins_and_sources_of_pairs_are_written_where_there_are_any(words, cap
     # a run without them takes the older files away
     words[words.index("--map-keys") + 1] = "{}"
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
-    assert sorted(contents("x")) == sorted(path.name for path in [*data_files(X), manifest_path(X)])
+    assert sorted(contents("x")) == sorted(
+        path.name for path in [*data_files(X), checksums_path(X), manifest_path(X)]
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from modellink_rm.base.errors import UserError, run_command
 from modellink_rm.commands.preprocess import main
-from modellink_rm.dataset.manifest import PAIR_ARRAYS, array_prefix, data_files, manifest_path
+from modellink_rm.dataset.manifest import PAIR_ARRAYS, array_prefix, checksums_path, data_files, manifest_path
 from modellink_rm.preprocess.parts import locked_parts, parts_path, read_shard
 from modellink_rm.preprocess.rows import Refused, Rows, from_bytes, to_bytes
 
@@ -41,7 +41,7 @@ def run(words, prefix, *flags):
 
 
 def contents(directory):
-    paths = [*data_files(X), manifest_path(X), Path("rejects.jsonl")]
+    paths = [*data_files(X), checksums_path(X), manifest_path(X), Path("rejects.jsonl")]
     return {path.name: Path(directory, path.name).read_bytes() for path in paths}
 
 

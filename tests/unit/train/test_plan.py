@@ -293,7 +293,7 @@ def test_manifest_is_read_once_for_a_plan(
     monkeypatch.setattr(Path, "read_bytes", noted_read)
     plan(directory, f"--data-path {tmp_path}/x --split 1,0,0")
     names = [path.name for path in reads if path.parent == tmp_path]
-    assert len(names) == len(set(names)) == 5  # and a .idx each
+    assert len(names) == len(set(names)) == 6  # the checksums, and a .idx each
 
 
 def test_lost_tracker_does_not_hide_a_checkpoint(directory: Path, tmp_path: Path) -> None:

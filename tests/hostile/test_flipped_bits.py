@@ -1,0 +1,115 @@
+"""50 flipped bits in each file that is read: refused, or nothing that is read changes. Never silent.
+
+The counts are those of docs/reliability.md; `pytest -m full -s tests/hostile` prints them.
+"""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from modellink_rm.base.errors import run_command
+from modellink_rm.commands.preprocess import main as preprocess_main
+from modellink_rm.dataset.dataset import open_dataset
+from tests.distributed import Workers
+from tests.hostile.flips import outcomes_of_flips
+from tests.runs import run_training
+from tests.tiny_data import random_pairs, write_random_rows, write_tokenizer
+from tests.tiny_models import write_tiny_llama
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
+STEPS = 2
+RECORDS = [
+    {"prompt": "the cat sings", "response": "a dog runs"},
+    {"prompt": "sun", "response": "river falls"},
+]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory, workers: Workers) -> Path:
+    """A tiny model, data of every array and column, and a checkpoint of a run on one process."""
+    made = tmp_path_factory.mktemp("hostile")
+    write_tiny_llama(made / "model", value_head=True)
+    write_tokenizer(made / "model")
+    write_random_rows(made / "rows", 20)
+    lines = [{**record, "by": number / 8, "set": "s"} for number, record in enumerate(random_pairs(40))]
+    (made / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = f"--input {made}/in.jsonl --output-prefix {made}/x --handler-name SharegptStylePairwiseHandler"
+    words += f" --prompt-type llama2 --tokenizer-name-or-path {made}/model"
+    flags = ["--map-keys", '{"margin": "by", "source": "set"}']
+    assert run_command(preprocess_main, [*words.split(), *flags]) == 0
+    run = f"--stage rm --is-pairwise-dataset --load {made}/model --load-checkpoint-loosely --seq-length 64"
+    run += f" --data-path {made}/rows --global-batch-size 2 --train-iters {STEPS} --prompt-type llama2"
+    run_training(workers, 1, run.split(), made / "save")
+    return made
+
+
+def rows_of(prefix: Path) -> list[object]:
+    dataset = open_dataset(prefix)
+    rows = dataset.rows
+    return [
+        [
+            *([one.input_ids.tolist(), one.num_prompt_tokens] for one in rows.responses(row)),
+            rows.margins(row),
+            rows.source(row),
+        ]
+        for row in range(len(dataset))
+    ]
+
+
+def scores_of(load: Path, keywords: dict[str, object]) -> list[object]:
+    """The scores of some responses, as bytes that are equal where they are to the last bit."""
+    from modellink_rm.inference.scorer import Scorer
+
+    with Scorer.open(load, **keywords) as scorer:
+        return [torch.tensor(scores).numpy().tobytes() for scores in scorer.score(RECORDS)]
+
+
+def flips_while_scoring(
+    path: Path, load: Path, keywords: dict[str, object], first_bytes: int | None = None
+) -> Counter[str]:
+    return outcomes_of_flips(path, lambda: scores_of(load, keywords), first_bytes=first_bytes)
+
+
+def assert_none_is_silent(counts: dict[str, Counter[str]]) -> None:
+    for name, outcomes in counts.items():
+        told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        print(f"{name}: {told}")
+    assert not {name for name, outcomes in counts.items() if outcomes["silent"]}
+
+
+def test_no_flipped_bit_of_a_data_set_changes_rows(directory: Path, tmp_path: Path) -> None:
+    for path in directory.glob("x_*"):
+        shutil.copy(path, tmp_path)
+    paths = sorted(tmp_path.glob("x_*"))
+    assert len(paths) == 8 + 2 * 2 + 2
+    counts = {path.name: outcomes_of_flips(path, lambda: rows_of(tmp_path / "x")) for path in paths}
+    assert_none_is_silent(counts)
+
+
+def test_no_flipped_bit_of_a_checkpoint_changes_scores(
+    directory: Path, tmp_path: Path, workers: Workers
+) -> None:
+    save = Path(shutil.copytree(directory / "save", tmp_path / "save"))
+    checkpoint = save / f"iter_{STEPS:07d}"
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    paths.append(save / "latest_checkpointed_iteration.txt")
+    counts = {}
+    for path in paths:
+        (counts[str(path.relative_to(save))],) = workers.run(flips_while_scoring, 1, path, save, {})
+    assert_none_is_silent(counts)
+
+
+def test_no_flipped_bit_of_a_safetensors_header_changes_scores(
+    directory: Path, tmp_path: Path, workers: Workers
+) -> None:
+    model = Path(shutil.copytree(directory / "model", tmp_path / "model"))
+    keywords: dict[str, object] = {"prompt_type": "llama2", "load_checkpoint_loosely": True}
+    counts = {}
+    for path in sorted(model.glob("*.safetensors")):
+        header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+        (counts[path.name],) = workers.run(flips_while_scoring, 1, path, model, keywords, header)
+    assert_none_is_silent(counts)
