@@ -279,6 +279,7 @@ def _sync_directory(directory: Path) -> None:
     """Make renames in `directory` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(directory):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

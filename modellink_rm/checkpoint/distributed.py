@@ -90,21 +90,21 @@ def save_checkpoint(
         dist_checkpointing.save(state, str(unfinished))
     torch.distributed.barrier()
     if ranks.rank == 0:
-        _finish_checkpoint(unfinished, info_files)
-        replace_directory(unfinished, final)
+        _finish_checkpoint(unfinished, final, info_files)
         write_whole(root / LATEST_NAME, f"{progress.iteration}\n".encode())
     torch.distributed.barrier()
     return final
 
 
-def _finish_checkpoint(unfinished: Path, info_files: dict[str, bytes]) -> None:
-    """Write the small files, and at last the list of all files."""
+def _finish_checkpoint(unfinished: Path, final: Path, info_files: dict[str, bytes]) -> None:
+    """Write the small files, at last the list of all files, and give the directory its name."""
     try:
         for name, content in info_files.items():
             path = unfinished / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content)
         write_whole(unfinished / FILES_NAME, json.dumps(describe_files(unfinished), indent=1).encode())
+        replace_directory(unfinished, final)
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

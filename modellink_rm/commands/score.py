@@ -131,8 +131,8 @@ def main(argv: Sequence[str]) -> int:
     check_first(plan.inputs.reader, chunk)
     summary = _Summary()
     with (
+        _output(score.output) as write,  # first: where another run has it, no model is loaded
         Scorer(plan) as scorer,
-        _output(score.output) as write,
         progress_bar(total=None, unit="input", is_shown=_shows_progress(score)) as bar,
     ):
         while chunk:

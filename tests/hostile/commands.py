@@ -232,4 +232,7 @@ def written(command: str, directory: Path) -> dict[str, bytes]:
 def remains(directory: Path) -> list[str]:
     """Names of files that a command should not leave when it ends."""
     names = [str(path.relative_to(directory)) for path in directory.rglob("*")]
-    return sorted(name for name in names if name.endswith((".tmp", ".old", ".lock", ".out.parts")))
+    kept = ("run/.lock",)  # of every run
+    return sorted(
+        name for name in names if name not in kept and name.endswith((".tmp", ".old", ".lock", ".parts"))
+    )
