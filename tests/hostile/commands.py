@@ -151,12 +151,19 @@ class Material:
     directory: Path
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def copy(self, target: Path) -> Path:
-        """A directory of its own with the material for one trial."""
+    def copy(self, target: Path, *, links: bool = True) -> Path:
+        """A directory of its own with the material for one trial.
+
+        Args:
+            links: to what is only read; False for copies that can be changed.
+        """
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         for name in ("model", "data", "trained"):
-            (target / name).symlink_to(self.directory / name)
+            if links:
+                (target / name).symlink_to(self.directory / name)
+            else:
+                shutil.copytree(self.directory / name, target / name)
         for path in self.directory.iterdir():
             if path.is_file():
                 shutil.copyfile(path, target / path.name)
