@@ -31,7 +31,8 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
     """Run `main(argv)` and return its exit code; 2 for a user's mistake, 130 for Ctrl-C.
 
     A mistake is printed on stderr as one line. So are a file that cannot be read or written, on a full disk
-    for example, and a lack of memory or of open files. Under torchrun only the first process of each node prints, while the others wait for it.
+    for example, and a lack of memory or of open files. Under torchrun only the first process of each node
+    prints, while the others wait for it.
     """
     try:
         code = main(argv)

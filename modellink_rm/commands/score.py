@@ -81,24 +81,17 @@ class _Summary:
         )
         return told
 
-    def check_some_finite(self, weights_not_finite: str) -> None:
-        """Some score is finite, or none was to be had.
-
-        Args:
-            weights_not_finite: the names of weights that are not finite, or "".
+    def check_some_finite(self) -> None:
+        """Some score is finite, or the records themselves are at fault.
 
         Raises:
             UserError: every score is NaN or infinite.
         """
-        if not self.not_finite or self.not_finite < self.bad or self.bad < self.inputs:
-            return
-        cause = (
-            f"the weights are not finite either ({weights_not_finite}): load an earlier checkpoint"
-            if weights_not_finite
-            else "the weights are finite, so their products are too large: most likely they are damaged, or "
-            "of another model than its config.json says"
-        )
-        raise UserError(f"no score of the {self.not_finite} inputs is finite; {cause}")
+        if self.not_finite and self.not_finite == self.bad == self.inputs:
+            raise UserError(
+                f"no score of the {self.inputs} inputs is finite: most likely the weights of --load are "
+                "damaged, or of another model than its config.json says; load an earlier checkpoint"
+            )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -140,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
                 write(row)
             bar.update(len(chunk))
             chunk = list(islice(records, INPUTS_AT_A_TIME))
-        summary.check_some_finite(scorer.not_finite)
+        summary.check_some_finite()
     for line in summary.lines():
         _tell(line, to_stderr=score.output is None)
     return 1 if summary.bad else 0

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.log import warn_once
 from modellink_rm.base.platform import detect_platform
 from modellink_rm.batching.batch import pack_examples
-from modellink_rm.checkpoint.load import load_model_weights, tensors_not_finite
+from modellink_rm.checkpoint.load import load_model_weights
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.dataset.example import Example
 from modellink_rm.dataset.split import divide
@@ -37,9 +36,6 @@ class Scorer:
 
     It holds torch.distributed's process groups until it is closed, so a process has one at a time. Under
     torchrun every process opens it and calls it with the same records.
-
-    Attributes:
-        not_finite: the names of loaded weights that are not finite, in one line; "" where all are.
     """
 
     def __init__(self, plan: ScoringPlan) -> None:
@@ -72,9 +68,6 @@ class Scorer:
                 initialize=plan.model.source.is_random,
             )
             load_model_weights(built, plan.model.source, self._ranks)
-            self.not_finite = tensors_not_finite(built)
-            if self.not_finite:
-                warn_once(f"{options.scorer.load} holds weights that are not finite: {self.not_finite}")
             self._model = [chunk.eval() for chunk in built]
             self._resources = resources.pop_all()
 
