@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import check_outputs
 from modellink_rm.base.flags import flag_name
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.base_model import base_model_files
@@ -74,6 +76,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     for flag, directory in directories.items():
         _check_writable(flag, directory)
     source, continues = find_source(config.checkpoint)
+    _check_outside_of_checkpoint(directories, source)
     if config.checkpoint.save is None:
         warn_once("without --save the trained weights are not kept")
     model = plan_model(
@@ -138,6 +141,20 @@ def _check_writable(flag: str, directory: str | None) -> None:
         raise UserError(f"{flag} {directory} cannot be made a directory: {nearest} is none")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{flag} {directory} cannot be written to")
+
+
+def _check_outside_of_checkpoint(directories: Mapping[str, str | None], source: ModelSource) -> None:
+    """Nothing is written into the checkpoint that is loaded.
+
+    Raises:
+        UserError: a directory of a flag is, or lies in, that checkpoint.
+    """
+    inputs = [source.checkpoint.path] if source.checkpoint is not None else []
+    named = [(f"{flag} {directory}", directory) for flag, directory in directories.items() if directory]
+    # Each flag has files of its own in its directory, which may be one for both.
+    check_outputs(
+        [(flag, Path(directory, f".{flag.split()[0]}")) for flag, directory in named], inputs=inputs
+    )
 
 
 def find_source(config: CheckpointConfig) -> tuple[ModelSource, bool]:

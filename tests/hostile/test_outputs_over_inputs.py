@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.commands import HANDLER, PREPROCESS, Material, run
+from tests.hostile.commands import HANDLER, PREPROCESS, TRAIN, Material, run
 
 SCORE = "--load trained --micro-batch-size 4"
 LAST = "trained/iter_0000002"
@@ -40,6 +40,13 @@ def files_of(directory: Path) -> dict[str, bytes]:
             "--load model --load-checkpoint-loosely --prompt-type llama2 --input pairs.json "
             "--output model/config.json",
             "is model/config.json, which",
+        ),
+        ("train", f"{TRAIN} --load trained --finetune --save {LAST}", f"lies in {LAST}, which"),
+        ("train", f"{TRAIN} --load trained --finetune --save {LAST}/more", f"lies in {LAST}, which"),
+        (
+            "train",
+            f"{TRAIN} --load trained --finetune --save run --tensorboard-dir {LAST}/events",
+            f"lies in {LAST}, which",
         ),
         ("score", f"{SCORE} --input pairs.json --output /dev/null", "/dev/null is not a regular file"),
         ("score", f"{SCORE} --input pairs.json --output data", "data is not a regular file"),
