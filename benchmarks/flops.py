@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, from the model's shape and what is laid out."""
+"""Floating-point operations of a training step, from the model's shape and the packed tokens."""
 
 import json
 from collections.abc import Iterable
@@ -61,13 +61,13 @@ def training_flops(
 ) -> int:
     """Operations of one forward and backward pass: 2 a multiplied weight, and twice that backward.
 
-    Scores of attention and their use cost 2 each for every head dimension of a token seen. Embedding, norms,
-    rotary angles, softmax and the head are left out, as is anything computed again in the backward pass.
+    Attention scores and weighted values cost 2 each per head dimension and seen token. Embedding, norms,
+    rotary angles, softmax, the head, and recomputation in the backward pass are not counted.
 
     Args:
-        stretches: all that is laid out, without padding.
-        scored_see: how many tokens each scored token sees, where the last layer computes queries,
-            attention and MLP for scored tokens alone; None where it computes them for all.
+        stretches: all stored tokens, without padding.
+        scored_see: number of tokens that each scored token sees, if the last layer computes queries,
+            attention and MLP only for scored tokens; None if it computes them for all tokens.
     """
     stretches = list(stretches)
     num_tokens = sum(stretch.length for stretch in stretches)

@@ -10,8 +10,8 @@ A small Llama (hidden size 256, 4 layers, vocabulary 32,000) in float32, one thr
 - context: context-parallel processes that divide one pair;
 - pipeline: micro-batches of a step over two stages, and how much of the time a stage waits.
 
-All but "responses" are runs of pretrain_rm.py, each in processes of its own, the first step not timed; the
-trainer takes pairs, so "responses" runs its model's forward and backward passes (benchmarks/responses.py).
+All but "responses" are runs of pretrain_rm.py, each in its own processes, without timing the first step; the
+trainer takes pairs, so "responses" runs the model's forward and backward passes (benchmarks/responses.py).
 Memory is that of the largest process. A row whose run fails says so, and the exit code is 1.
 """
 

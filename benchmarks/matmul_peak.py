@@ -1,6 +1,6 @@
 """The matrix-product rate of this machine: a runner of train.py.
 
-The best over shapes of the median over repeats: what a step could reach if it were nothing but products of
+The best over shapes of the median over repeats: what a step could reach if it consisted only of products of
 the best size. Square products, and those of the model's own layers at `--tokens` tokens.
 """
 

@@ -9,7 +9,7 @@ each trainer. Words after `--` go to the trainer, to see the same figure when th
 
     python benchmarks/parity.py ... --processes 2 -- --tensor-model-parallel-size 2 --sequence-parallel
 
-Data parallelism cannot be compared so: the recorded runs took one pair a step.
+Data parallelism cannot be compared in this way: the recorded runs have one pair per step.
 """
 
 import argparse
@@ -30,7 +30,7 @@ MODEL = "tiny-llama"
 PEERS = {"lf": "LLaMA-Factory", "trl": "TRL", "orlhf": "OpenRLHF"}
 LEARNING_RATES = ("1e-7", "1e-4")
 NUM_STEPS = 100
-# (loss, chosen - rejected score, gradient norm) of every step, as runs.json has them.
+# (loss, chosen - rejected score, gradient norm) of every step, as in runs.json.
 Run = list[list[float]]
 # Colours: theirs, ours, the peers' spread.
 THEIRS, OURS, SPREAD = "#f0a35e", "#1f4e79", "#d9d9d9"

@@ -3,8 +3,8 @@
     pip install -e '.[datasets]'
     python benchmarks/preprocess.py --records dpo_en_demo.json --tokenizer-model tokenizer.model
 
-The records (sharegpt pairs) are repeated, each copy with a prefix of its own in its first turn. All paths
-use the same tokenizer, loaded before the time is taken, and the template llama2:
+The records (sharegpt pairs) are repeated, each copy with its own prefix in the first turn. All paths use the
+same tokenizer, loaded before the timing starts, and the template llama2:
 
 - ours: preprocess_data.py's own functions, from the file of records to the files of the data set, with
   the reading, the checks and the checksums, at 1 and 2 workers;

@@ -1,6 +1,6 @@
 """Forward and backward passes of the model for any number of responses to a prompt: run by growth.py.
 
-Words after `--` are the trainer's: the model, and how its micro-batches are laid out.
+Words after `--` go to the trainer: the model, and how its micro-batches are packed.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Run megatron-core, which names "cuda" in many places, on a host without a GPU.
 
 megatron-core 0.16.1 hard-codes CUDA devices, streams and random states in its schedules,
-optimizers and layers. `redirect_cuda_to_cpu` answers exactly those calls with the CPU's; it is
-called in one place (`modellink_rm.base.platform`), and never where there is a GPU.
+optimizers and layers. `redirect_cuda_to_cpu` redirects exactly those calls to the CPU; only
+`modellink_rm.base.platform` calls it, and never if there is a GPU.
 """
 
 import functools

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 
 # How long the other processes of a torchrun wait for the one that prints before they exit too:
 # torchrun ends every process as soon as the first one fails.
-SECONDS_FOR_THE_MESSAGE = 3.0
+SECONDS_FOR_THE_MESSAGE = 5.0
+# ... and before one tells a mistake that it may have met alone; a busy machine ends processes slowly.
+SECONDS_BEFORE_ITS_OWN_MESSAGE = 20.0
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -27,6 +29,10 @@ class UserError(ValueError):
     """A user's mistake, in one line: the rule, what was given instead, and what to do."""
 
 
+class AgreedError(UserError):
+    """A mistake that every process of a run meets at the same point: none waits for another one."""
+
+
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Run `main(argv)` and return its exit code; 2 for a user's mistake, 130 for Ctrl-C.
 
@@ -39,7 +45,7 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         sys.stdout.flush()
         return code
     except UserError as error:
-        print_error(str(error))
+        print_error(str(error), is_agreed=isinstance(error, AgreedError))
         return 2
     except KeyboardInterrupt:
         print_error("interrupted")
@@ -89,9 +95,18 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_error(message: str) -> None:
-    """Print one line from the first process of each node, while the others wait for it."""
+def print_error(message: str, *, is_agreed: bool = False) -> None:
+    """Print one line from the first process of each node, while the others wait for it.
+
+    Those that are still there afterwards met a mistake of their own, and tell it with their rank.
+
+    Args:
+        is_agreed: every process met it, and one line is enough.
+    """
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         print(f"error: {message}", file=sys.stderr, flush=True)
     else:
-        time.sleep(SECONDS_FOR_THE_MESSAGE)
+        time.sleep(SECONDS_FOR_THE_MESSAGE if is_agreed else SECONDS_BEFORE_ITS_OWN_MESSAGE)
+        if is_agreed:
+            return
+        print(f"error (rank {os.environ.get('RANK')}): {message}", file=sys.stderr, flush=True)

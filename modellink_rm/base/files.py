@@ -138,7 +138,7 @@ def replace_directory(new: Path, old: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path, message: str) -> Iterator[BinaryIO]:
-    """The file `path`, made if need be, open for reading and writing, and nobody else's meanwhile.
+    """The file `path`, created if necessary, open for reading and writing, and locked by this process.
 
     The file may be removed within the block. Processes that die let go of it.
 
@@ -163,7 +163,7 @@ def exclusive(path: Path, message: str) -> Iterator[BinaryIO]:
 
 
 def _locked(path: Path) -> io.FileIO | None:
-    """The open file `path` with a lock on it, or None where that has to be tried again."""
+    """The open file `path` with a lock on it; None if that must be tried again."""
     file = _NamedFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", path)
     try:
         # Unlike flock's, this lock is not kept by forked children of a process that is gone. It is the
@@ -182,7 +182,7 @@ def _locked(path: Path) -> io.FileIO | None:
 
 
 def start_writing_out(file: BinaryIO, start: int, end: int) -> None:
-    """Have the system write bytes `start` to `end` to the disk while the program goes on.
+    """Let the system write bytes `start` to `end` to the disk in the background.
 
     The wait for the disk before a file takes its name is then short. Linux begins to write what it is
     told that nobody needs; elsewhere nothing happens.

@@ -16,7 +16,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch.distributed.checkpoint.api import CheckpointException
 
-from modellink_rm.base.errors import UserError
+from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import replace_directory, write_whole
 from modellink_rm.base.log import info
 from modellink_rm.base.megatron_compat import (
@@ -40,8 +40,8 @@ _TORCH_FILE_WRITER = "inline_container.cc"
 _ALMOST_NOTHING = 1 << 20  # bytes
 
 
-class CheckpointNotWrittenError(UserError):
-    """Every process met it."""
+class CheckpointNotWrittenError(AgreedError):
+    """The engine could not write a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,14 +202,23 @@ def _sharded_state(chunks: Sequence[Any], optimizer: Any, *, is_loading: bool) -
 
 
 def _load_optimizer(optimizer: Any, state: Any) -> None:
-    """Load the optimizer's state, around two faults of megatron-core 0.16.1 with torch's AdamW.
+    """Load the optimizer's moments; its settings stay this run's.
 
-    Its distributed optimizer looks for `step` among the saved tensors, where it is not, and leaves
-    all parameters with one shared `step` tensor, which every parameter's update then increments.
+    Two faults of megatron-core 0.16.1 with torch's AdamW are worked around: its distributed optimizer looks
+    for `step` among the saved tensors, where it is not, and leaves all parameters with one shared `step`
+    tensor, which every parameter's update then increments.
     """
     for part in filter(_is_distributed, _parts(optimizer)):
         keep_own_step(part)
+    # The saved groups bring the learning rates, betas and epsilon of the run that wrote them; this run's
+    # flags are those of its own groups, which the engine keeps in their order.
+    settings = [
+        {name: value for name, value in group.items() if name not in ("params", "step")}
+        for group in optimizer.param_groups
+    ]
     optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
     for part in _parts(optimizer):
         if part.is_stub_optimizer:
             continue

@@ -4,12 +4,15 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.json_types import check_types, has_type
 from modellink_rm.base.log import warn_once
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
@@ -22,6 +25,7 @@ TENSOR_SUFFIX = ".distcp"
 # as it would one whose model has a part that it does not know; a new field that may be ignored does not
 # raise it. Version 1 did not say its number.
 FORMAT_VERSION = 2
+_MOST_DIGITS = 18  # of an iteration
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,25 @@ class CheckpointInfo:
     Attributes:
         path: the directory iter_N.
         parallel_sizes: (pipeline, tensor, data, context) sizes of the run that wrote it.
-        config: every flag of that run, by group and field.
+        config: every flag of that run, by group and field; --global-batch-size as it was in force.
+        consumed_samples: examples (pairs) of its steps; None in checkpoints of earlier versions, as what
+            follows.
+        schedule: (warmup, decay) of the learning rate, in samples.
+        data: what tells its data sets from others, in the order of --data-path.
     """
 
     path: Path
     iteration: int
     spec: ModelSpec
-    parallel_sizes: tuple[int, ...]
+    parallel_sizes: tuple[int, int, int, int]
     config: dict[str, dict[str, Any]]
+    consumed_samples: int | None = None
+    schedule: tuple[int, int] | None = None
+    data: tuple[dict[str, Any], ...] | None = None
+
+    def setting(self, group: str, name: str) -> Any:
+        """A flag of the run; None where the checkpoint does not say."""
+        return self.config.get(group, {}).get(name)
 
     def to_json(self) -> bytes:
         """The content of run.json."""
@@ -57,19 +72,34 @@ def latest_checkpoint(root: Path) -> Path | None:
     """The newest complete checkpoint under `root`; None if there is none.
 
     Raises:
-        UserError: the file that names it is not a number, or names one that is not there.
+        UserError: the file that names it holds no iteration, or names one that is not there.
     """
     tracker = root / LATEST_NAME
-    if not tracker.is_file():
+    if not os.path.lexists(tracker):
         # A run killed between its first checkpoint and the file that names it, or a lost file.
-        return max(root.glob("iter_*[0-9]"), default=None)
-    word = tracker.read_text().strip()
-    if not word.isdigit():
-        raise UserError(f"{tracker} must hold an iteration, got {word!r}")
+        return max(_checkpoint_directories(root), key=lambda path: int(path.name[5:]), default=None)
+    try:
+        with tracker.open("rb") as file:
+            word = file.read(100).decode(errors="replace").strip()
+    except OSError as error:
+        raise UserError(f"{tracker} cannot be read: {error.strerror}; remove it") from None
+    if not (word.isascii() and word.isdigit() and len(word) <= _MOST_DIGITS):
+        raise UserError(
+            f"{tracker} must hold the iteration of the newest checkpoint, got {word[:40]!r}; remove the "
+            "file, and the newest iter_ directory is taken"
+        )
     directory = checkpoint_directory(root, int(word))
     if not directory.is_dir():
-        raise UserError(f"{tracker} names iteration {word}, but there is no {directory}")
+        raise UserError(
+            f"{tracker} names iteration {word}, but there is no {directory}; remove the file, and the newest "
+            "iter_ directory is taken"
+        )
     return directory
+
+
+def _checkpoint_directories(root: Path) -> list[Path]:
+    name = re.compile("iter_[0-9]+")
+    return [path for path in root.glob("iter_*") if name.fullmatch(path.name) and path.is_dir()]
 
 
 def find_checkpoint(path: Path) -> Path | None:
@@ -109,6 +139,8 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo:
             raise UserError(f"{directory} is not a checkpoint of this tool: it has no {name}")
     with _damage_named(directory):
         files: dict[str, tuple[int, str | None]] = json.loads((directory / FILES_NAME).read_bytes())
+        if not has_type(files, dict[str, tuple[int, str | None]]) or not all(map(str.isprintable, files)):
+            raise ValueError(f"{FILES_NAME} is no list of files")
         values = json.loads((directory / RUN_NAME).read_bytes())
         version = values.pop("format_version", 1)
         if type(version) is not int or version < 1:
@@ -121,14 +153,20 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo:
     with _damage_named(directory):
         checkpoint = _read_run(directory, values, version)
     for name, (size, digest) in files.items():
-        path = directory / name
+        _check_file(directory / name, size, digest)
+    return checkpoint
+
+
+def _check_file(path: Path, size: int, digest: str | None) -> None:
+    try:
         if not path.is_file():
             raise UserError(f"checkpoint file {path} is missing")
         if path.stat().st_size != size:
             raise UserError(f"checkpoint file {path} has {path.stat().st_size} bytes; {size} were written")
         if digest is not None and _sha256(path) != digest:
             raise UserError(f"checkpoint file {path} has changed since it was written")
-    return checkpoint
+    except OSError as error:
+        raise UserError(f"checkpoint file {path} cannot be read: {error.strerror}") from None
 
 
 @contextlib.contextmanager
@@ -136,8 +174,9 @@ def _damage_named(directory: Path) -> Iterator[None]:
     """Tell a user that what cannot be read within is damaged."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{directory}: {RUN_NAME} or {FILES_NAME} is damaged ({error})") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{directory}: {RUN_NAME} or {FILES_NAME} is damaged ({reason})") from error
 
 
 def _read_run(directory: Path, values: dict[str, Any], version: int) -> CheckpointInfo:
@@ -149,14 +188,25 @@ def _read_run(directory: Path, values: dict[str, Any], version: int) -> Checkpoi
     shape = ModelShape(**_known(ModelShape, spec["shape"], where))
     known = _known(CheckpointInfo, {**values, "path": directory}, where)
     known["spec"] = ModelSpec(**{**_known(ModelSpec, spec, where), "shape": shape})
-    known["parallel_sizes"] = tuple(known["parallel_sizes"])
+    for name in ("parallel_sizes", "schedule", "data"):
+        if known.get(name) is not None:
+            known[name] = tuple(known[name])
+    if known["iteration"] < 0 or min(known["parallel_sizes"]) < 1:
+        raise ValueError(f"iteration {known['iteration']}, parallel_sizes {known['parallel_sizes']}")
     return CheckpointInfo(**known)
 
 
 def _known(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values of the fields of a dataclass; others, of a later package, are told of and left out."""
+    """The values of the fields of a dataclass; others, of a later package, are told of and left out.
+
+    Raises:
+        TypeError: a value is of another type than its field.
+    """
+    check_types(kind, values)
     names = {field.name for field in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - names)
+    unknown = ", ".join(sorted(set(values) - names))
     if unknown:
-        warn_once(f"{where}: {', '.join(unknown)} is unknown to this version of modellink-rm and is ignored")
+        warn_once(
+            f"{where}: {' '.join(unknown.split())} is unknown to this version of modellink-rm and is ignored"
+        )
     return {name: value for name, value in values.items() if name in names}

@@ -26,6 +26,13 @@ class ModelSource:
     checkpoint: CheckpointInfo | None = None
 
     @property
+    def name(self) -> str:
+        """The directory that the weights are read from, as messages call it."""
+        if self.hugging_face is not None:
+            return str(self.hugging_face.directory)
+        return str(self.checkpoint.path) if self.checkpoint is not None else "random weights"
+
+    @property
     def is_random(self) -> bool:
         """Whether no weights are loaded."""
         return self.hugging_face is None and self.checkpoint is None

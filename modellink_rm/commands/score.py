@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modellink_rm.base.errors import UserError
+from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import check_outputs, exclusive, remove_remains, whole_file
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import info, is_first_process, set_up_logging, warn_once
@@ -85,10 +85,10 @@ class _Summary:
         """Some score is finite, or the records themselves are at fault.
 
         Raises:
-            UserError: every score is NaN or infinite.
+            AgreedError: every score is NaN or infinite.
         """
         if self.not_finite and self.not_finite == self.bad == self.inputs:
-            raise UserError(
+            raise AgreedError(
                 f"no score of the {self.inputs} inputs is finite: most likely the weights of --load are "
                 "damaged, or of another model than its config.json says; load an earlier checkpoint"
             )
@@ -119,13 +119,16 @@ def main(argv: Sequence[str]) -> int:
     # Everything below needs torch, which takes seconds to import: a wrong flag is told at once.
     from modellink_rm.inference.plan import plan_scoring
     from modellink_rm.inference.scorer import Scorer
+    from modellink_rm.parallel.failures import end_with_launcher, ending_together
 
+    end_with_launcher()
     plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
     check_first(plan.inputs.reader, chunk)
     summary = _Summary()
     with (
-        _output(score.output) as write,  # first: where another run has it, no model is loaded
         Scorer(plan) as scorer,
+        ending_together(),
+        _output(score.output) as write,
         progress_bar(total=None, unit="input", is_shown=_shows_progress(score)) as bar,
     ):
         while chunk:

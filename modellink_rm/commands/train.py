@@ -34,7 +34,7 @@ GROUPS = {  # in the order of --help
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; 0 when the run is done, 1 when a loss or gradient was not finite.
+    """Run the command; 0 when the run is done, 75 when it was left early, 1 when a loss was not finite.
 
     Raises:
         UserError: the flags, the weights, the tokenizer or the data cannot work.
@@ -42,15 +42,16 @@ def main(argv: Sequence[str]) -> int:
     set_up_logging()
     config = run_config(argv)
     # Everything below needs torch, which takes seconds to import: a wrong flag is told at once.
-    from modellink_rm.train.run import train_model
+    from modellink_rm.train.leaving import EXIT_CODE
+    from modellink_rm.train.run import run
     from modellink_rm.train.step import NonFiniteError
 
     try:
-        train_model(config)
+        end = run(config)
     except NonFiniteError as error:
-        print_error(str(error))
+        print_error(str(error), is_agreed=True)
         return 1
-    return 0
+    return 0 if end.is_done else EXIT_CODE
 
 
 def run_config(argv: Sequence[str]) -> RunConfig:

@@ -67,19 +67,19 @@ class OptimConfig:
         if self.overlap_param_gather and not self.overlap_grad_reduce:
             raise UserError("--overlap-param-gather needs --overlap-grad-reduce")
 
-    def schedule(self, train_iters: int, batch_size: int) -> tuple[int, int]:
-        """(warmup, decay) in samples, of a run of `train_iters` steps.
+    def schedule(self, num_samples: int, batch_size: int) -> tuple[int, int]:
+        """(warmup, decay) in samples, of a run over `num_samples`.
 
         Raises:
             UserError: warmup is not shorter than the schedule.
         """
-        decay_iters = self.lr_decay_iters or train_iters
+        decay = self.lr_decay_iters * batch_size if self.lr_decay_iters else num_samples
         warmup = self.lr_warmup_iters * batch_size
         if self.lr_warmup_fraction is not None:
-            warmup = int(self.lr_warmup_fraction * decay_iters * batch_size)
-        if warmup >= decay_iters * batch_size:
+            warmup = int(self.lr_warmup_fraction * decay)
+        if warmup >= decay:
             raise UserError(
                 f"warmup must be shorter than the schedule: --lr-warmup-iters {self.lr_warmup_iters} of "
-                f"{decay_iters} steps"
+                f"{decay // batch_size} steps"
             )
-        return warmup, decay_iters * batch_size
+        return warmup, decay

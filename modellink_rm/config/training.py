@@ -31,6 +31,15 @@ class TrainingConfig:
     train_samples: int | None = flag(None, help="pairs to train on, instead of --train-iters")
     eval_interval: int = flag(1000, help="steps between evaluations")
     eval_iters: int = flag(100, help="global batches of one evaluation, at most the validation part")
+    exit_interval: int | None = flag(
+        None, level="rare", help="save and leave after a step that is a multiple of this, with exit code 75"
+    )
+    exit_duration_in_mins: int | None = flag(
+        None, level="rare", help="save and leave after so many minutes, with exit code 75"
+    )
+    exit_signal_handler: bool = flag(
+        False, level="rare", help="save and leave on SIGTERM too, as on SIGUSR1, with exit code 75"
+    )
     seed: int = flag(1234, help="seed of the order of samples, of dropout and of weights that are not loaded")
 
     def __post_init__(self) -> None:
@@ -44,6 +53,8 @@ class TrainingConfig:
             "global_batch_size",
             "train_iters",
             "train_samples",
+            "exit_interval",
+            "exit_duration_in_mins",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -68,8 +79,13 @@ class TrainingConfig:
             )
         return size
 
-    def num_steps(self, batch_size: int) -> int:
-        """Optimizer steps of the run; --train-samples are rounded down to whole batches."""
+    def num_steps(self, batch_size: int, *, done: int = 0, consumed_samples: int = 0) -> int:
+        """Optimizer steps of the run; --train-samples are rounded down to whole batches.
+
+        Args:
+            done: steps of it that were taken before, perhaps with batches of another size.
+            consumed_samples: examples (pairs) of those steps.
+        """
         if self.train_iters is not None:
             return self.train_iters
         assert self.train_samples is not None
@@ -77,4 +93,4 @@ class TrainingConfig:
             raise UserError(
                 f"--train-samples {self.train_samples} is below one global batch of {batch_size} pairs"
             )
-        return self.train_samples // batch_size
+        return done + (self.train_samples - consumed_samples) // batch_size

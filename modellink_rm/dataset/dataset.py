@@ -1,7 +1,10 @@
 """A data set, opened once with all its checks."""
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import warn_once
@@ -21,6 +24,7 @@ from modellink_rm.templates.choice import kept_template
 from modellink_rm.templates.table import Template
 
 _ID_ARRAYS = ("chosen_input_ids", "rejected_input_ids")
+_BYTES_OF_AN_END = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class Dataset:
 
     Attributes:
         prefix: path of the files without their endings; what messages call the data set.
-        manifest: how it was made; None where another tool wrote it.
+        manifest: how it was made; None if another tool wrote it.
         rows: its arrays and columns.
     """
 
@@ -46,7 +50,7 @@ class Dataset:
         return self.rows.ranks is not None
 
     def template(self) -> Template | None:
-        """The template that the data was made with, as its manifest keeps it; None where nothing says.
+        """The template that the data was made with, as in its manifest; None without a manifest.
 
         Raises:
             UserError: the manifest names a template that nothing defines.
@@ -82,6 +86,22 @@ class Dataset:
                 f"{self.manifest.template}, another template than the one given now: give that one or "
                 "preprocess again"
             )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells its content from another data set's, wherever it lies, for JSON.
+
+        Checksums of its files, as the manifest has them; without one, of what is read of them in no time: a
+        .idx, and both ends of a .bin.
+        """
+        if self.manifest is not None:
+            files = {name: entry.sha256 for name, entry in self.manifest.files.items()}
+        else:
+            columns = [
+                path for name in columns_of(self.prefix, None) for path in column_files(self.prefix, name)
+            ]
+            paths = [*data_files(self.prefix), *columns]
+            files = {key_of(path, self.prefix): _quick_checksum(path) for path in paths}
+        return {"prefix": str(self.prefix), "num_rows": len(self), "files": files}
 
     def has_rows_of(self, other: "Dataset") -> bool:
         """Whether both are the same files, or files of the same token ids."""
@@ -121,6 +141,18 @@ def _check_sizes(prefix: Path, manifest: Manifest, paths: list[Path]) -> None:
             raise UserError(
                 f"{path} has {size} bytes, its manifest says {entry.size}: preprocess the data again"
             )
+
+
+def _quick_checksum(path: Path) -> str:
+    """sha256 of the size and the content, of a .bin its first and last bytes alone."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if path.suffix == ".bin" and size > 2 * _BYTES_OF_AN_END:
+            digest.update(file.read(_BYTES_OF_AN_END))
+            file.seek(-_BYTES_OF_AN_END, os.SEEK_END)
+        digest.update(file.read())
+    return digest.hexdigest()
 
 
 def _ids_file(prefix: Path) -> Path:

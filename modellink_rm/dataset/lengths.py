@@ -13,11 +13,11 @@ class LengthStatistics:
     Attributes:
         total: sum of them.
         mean: rounded to two places.
-        shortest: 0 where there are none.
+        shortest: 0 if there are none.
         median: the smallest length that half of them do not exceed.
         p95: likewise for 95%.
         p99: likewise for 99%.
-        longest: 0 where there are none.
+        longest: 0 if there are none.
         histogram: "0-31", "32-63", "64-127" and so on by doubling -> count.
     """
 

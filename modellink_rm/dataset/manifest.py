@@ -109,7 +109,7 @@ def serialized(manifest: Manifest) -> bytes:
 
 
 def read_manifest(prefix: Path) -> Manifest | None:
-    """The manifest of a data set, or None where there is none.
+    """The manifest of a data set; None if it has none.
 
     Raises:
         UserError: the file is no manifest, or one of a later format.

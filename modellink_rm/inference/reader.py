@@ -103,7 +103,7 @@ def check_first(reader: RecordReader, records: Sequence[Record | BadRecord]) -> 
     except HandlerNeededError as error:
         raise UserError(f"{first.place}: {error}") from None
     except RecordError:
-        return  # what is wrong with it is told where it is scored
+        return  # scoring reports what is wrong with it
 
 
 def _has_any(fields: Mapping[str, Any], names: tuple[str, ...]) -> bool:

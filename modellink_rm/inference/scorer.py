@@ -23,6 +23,7 @@ from modellink_rm.inference.record_tokenizer import ScoringInput
 from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
 from modellink_rm.model.build import build_model
 from modellink_rm.model.kernel_choice import choose_kernels
+from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import Ranks, process_groups
 from modellink_rm.parallel.pipeline import forward_scores, micro_batches_multiple_of
 from modellink_rm.records import BadRecord, Record
@@ -58,16 +59,17 @@ class Scorer:
         with ExitStack() as resources:
             groups = process_groups(options.parallel, platform, seed=seed)
             self._ranks: Ranks = resources.enter_context(groups)
-            built = build_model(
-                plan.model.spec,
-                model=options.model,
-                parallel=options.parallel,
-                precision=precision,
-                kernels=kernels,
-                seed=seed,
-                initialize=plan.model.source.is_random,
-            )
-            load_model_weights(built, plan.model.source, self._ranks)
+            with ending_together():
+                built = build_model(
+                    plan.model.spec,
+                    model=options.model,
+                    parallel=options.parallel,
+                    precision=precision,
+                    kernels=kernels,
+                    seed=seed,
+                    initialize=plan.model.source.is_random,
+                )
+                load_model_weights(built, plan.model.source, self._ranks)
             self._model = [chunk.eval() for chunk in built]
             self._resources = resources.pop_all()
 

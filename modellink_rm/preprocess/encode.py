@@ -1,4 +1,4 @@
-"""Records to rows of token ids: what every worker does with a chunk of records."""
+"""Records to rows of token ids: the work that each worker does on a block of records."""
 
 import hashlib
 import itertools
@@ -22,7 +22,7 @@ from modellink_rm.tokenizers.word_cache import with_word_cache
 
 
 class PairTokenizer:
-    """A handler, a template, a tokenizer and the checks, at hand for one chunk after the other."""
+    """A handler, a template, a tokenizer and the checks, applied to blocks of records."""
 
     def __init__(self, config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> None:
         self._handler = make_handler(config.handler_name, config.map_keys)
@@ -34,7 +34,7 @@ class PairTokenizer:
             enable_thinking=config.enable_thinking,
         )
         self._seq_length = config.seq_length
-        # Prepares the template, so that a token which the tokenizer lacks is known before any input.
+        # Prepares the template, so that a token missing in the tokenizer is found before any input is read.
         num_closing_tokens(self.template, self.tokenizer)
         self._checks = checks.PairChecks(
             max_prompt_length=config.max_prompt_length,
@@ -45,12 +45,12 @@ class PairTokenizer:
         self._keeps_refused_text = config.rejects is not None
         self._keeps_all_texts = self._keeps_refused_text and "duplicate" in config.drop
 
-    def __call__(self, chunk: Sequence[RawRecord]) -> bytes:
-        """The rows of a chunk's records and what was refused of it, as `to_bytes` writes them."""
+    def __call__(self, block: Sequence[RawRecord]) -> bytes:
+        """The rows and the refused records of a block, as written by `to_bytes`."""
         refused: list[Refused] = []
         rows: list[_Row] = []
         kept: list[RawRecord] = []
-        for raw in chunk:
+        for raw in block:
             row = self._row(raw, len(rows))
             if isinstance(row, Refused):
                 refused.append(row)
@@ -64,9 +64,9 @@ class PairTokenizer:
         has_sources = any(row.source for row in rows)
         return to_bytes(
             Rows(
-                num_bytes=sum(len(raw.text) for raw in chunk),
-                num_records=len(chunk),
-                crc32=text_crc32(chunk),
+                num_bytes=sum(len(raw.text) for raw in block),
+                num_records=len(block),
+                crc32=text_crc32(block),
                 refused=refused,
                 num_responses=num_responses,
                 lengths=lengths,
@@ -82,7 +82,7 @@ class PairTokenizer:
         )
 
     def _row(self, raw: RawRecord, index: int) -> "_Row | Refused":
-        """Token ids of a record with the flags of its checks, or why there are none."""
+        """Token ids of a record with the findings of its checks, or why it is refused."""
         text = raw.text.decode("latin-1") if self._keeps_refused_text else None
         record = parse_record(raw)
         if isinstance(record, BadRecord):
@@ -118,12 +118,12 @@ class _Row:
 
 
 def _margins(example: Conversation) -> tuple[float, ...]:
-    """The margins, NaN for each where the record has none."""
+    """The margins; NaN if the record has none."""
     return (math.nan,) * (len(example.responses) - 1) if example.margins is None else example.margins
 
 
 def _digests(ids: np.ndarray, lengths: np.ndarray, num_responses: np.ndarray) -> np.ndarray:
-    """Of every row, uint64: 8 bytes of a hash over its ids and where its parts end."""
+    """uint64 per row: 8 bytes of a hash over its ids and the ends of its parts."""
     data = ids.view(np.uint8).data
     part_ends = np.cumsum(lengths, dtype=np.int64) * ids.itemsize
     last_parts = np.cumsum(num_responses + 1)

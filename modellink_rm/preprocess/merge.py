@@ -1,4 +1,4 @@
-"""Shards to the data set of a single run, and indexed files to larger ones."""
+"""Merging shards into the data set of a single run, and indexed files into larger ones."""
 
 import glob
 import re
@@ -20,10 +20,10 @@ _BLOCK_ROWS = 1024
 
 
 def merge_shards(prefix: Path, *, rejects: str | None) -> Manifest:
-    """Write the data set whose shards lie at `prefix`, byte for byte a single run's, and remove them.
+    """Write the data set of the shards at `prefix`, byte for byte as a single run does, and remove them.
 
     Raises:
-        UserError: a shard is missing, not complete, or of another run.
+        UserError: a shard is missing, incomplete, or of another run.
     """
     paths = _shards_of(prefix)
     check_outputs(dataset_outputs(prefix, rejects), inputs=paths)
@@ -63,9 +63,9 @@ def _shards_of(prefix: Path) -> list[Path]:
 
 
 def _in_turns(shards: Sequence[Iterator[Rows]]) -> Iterator[Rows]:
-    """The chunks in the order of the input: chunk k is in shard k % num_shards."""
-    for chunks in zip_longest(*shards):
-        for rows in chunks:
+    """The blocks in the order of the input: block k is in shard k % num_shards."""
+    for blocks in zip_longest(*shards):
+        for rows in blocks:
             if rows is not None:
                 yield rows
 

@@ -1,4 +1,4 @@
-"""The finished parts of a run, in one file: what --resume continues from and shards are merged from."""
+"""The file of a run's finished parts, from which --resume continues and shards are merged."""
 
 import contextlib
 import json
@@ -24,21 +24,21 @@ def parts_path(prefix: Path, shard_index: int = 0, num_shards: int = 1) -> Path:
 
 
 class Parts:
-    """A file of parts that is open and locked, so that no second run uses its name."""
+    """An open file of parts, locked so that no second run uses its name."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self._file = file
 
     def start(self, identity: dict[str, Any]) -> None:
-        """Begin anew."""
+        """Discard all parts."""
         self._file.truncate(0)
         self._file.seek(0)
         self._file.write(_MAGIC)
         self.append(_with_checksum(json.dumps(identity, sort_keys=True).encode()))
 
     def holds_parts(self) -> bool:
-        """True where an earlier run left something."""
+        """Whether an earlier run left parts."""
         return os.fstat(self._file.fileno()).st_size > len(_MAGIC)
 
     def append(self, part: bytes) -> None:
@@ -46,14 +46,14 @@ class Parts:
         write_in_one_call(self._file, len(part).to_bytes(8, "little") + part, self.path)
 
     def end(self) -> None:
-        """Say that nothing is missing."""
+        """Mark the file as complete."""
         self.append(_END)
 
     def check(self, identity: dict[str, Any]) -> None:
-        """Make sure that what an earlier run left can be continued.
+        """Check that the parts of an earlier run can be continued.
 
         Raises:
-            UserError: it is of a run with other flags, or of another input.
+            UserError: they are from a run with other flags, or on another input.
         """
         self._file.seek(0)
         found = _read_identity(self._file)
@@ -65,7 +65,7 @@ class Parts:
             )
 
     def whole_parts(self, identity: dict[str, Any]) -> Iterator[Rows]:
-        """The parts that an earlier run finished; then the file is ready for those that follow."""
+        """The parts that an earlier run finished; afterwards further parts can be added."""
         self._file.seek(0)
         if _read_identity(self._file) is None:
             self.start(identity)
@@ -87,10 +87,10 @@ class Parts:
 
 @contextlib.contextmanager
 def locked_parts(path: Path, *, flag: str) -> Iterator[Parts]:
-    """The parts file of that name, this process's alone until the block ends; an empty one is removed.
+    """The parts file of that name, locked by this process until the block ends; an empty one is removed.
 
     Raises:
-        UserError: another process, still alive, has it.
+        UserError: another living process has locked it.
     """
     message = (
         f"{flag}: another run is writing it ({path} is locked); wait for its end, or give another prefix"
@@ -105,10 +105,10 @@ def locked_parts(path: Path, *, flag: str) -> Iterator[Parts]:
 
 
 def read_shard(path: Path) -> tuple[dict[str, Any], Iterator[Rows]]:
-    """Which run a shard is of, and its parts, which fail if the shard is not complete.
+    """The identity of a shard's run, and its parts, whose iterator fails if the shard is incomplete.
 
     Raises:
-        UserError: the file is missing or no parts.
+        UserError: the file is missing or holds no parts.
     """
     try:
         file = path.open("rb")
@@ -133,7 +133,7 @@ def _rows_of_shard(path: Path, file: BinaryIO) -> Iterator[Rows]:
 
 
 def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """The first name under which two identities differ."""
+    """The first key whose values differ between two identities."""
     return next((key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)), None)
 
 
@@ -152,7 +152,7 @@ def _read_identity(file: BinaryIO) -> dict[str, Any] | None:
 
 
 def _frames(file: BinaryIO) -> Iterator[bytes]:
-    """The parts' bytes, up to one that is torn."""
+    """The bytes of the parts, up to an incomplete one."""
     while len(size := file.read(8)) == 8:
         data = file.read(int.from_bytes(size, "little"))
         if len(data) < int.from_bytes(size, "little"):

@@ -1,4 +1,4 @@
-"""Preference records to indexed files: the flow of preprocess_data.py."""
+"""Preference records to indexed files: the pipeline of preprocess_data.py."""
 
 import dataclasses
 import hashlib
@@ -34,10 +34,10 @@ from modellink_rm.preprocess.rows import Rows, from_bytes, text_crc32
 from modellink_rm.preprocess.tokenizer_comparison import warn_if_files_differ
 from modellink_rm.preprocess.writer import PairWriter
 from modellink_rm.records import (
-    Chunk,
     Limits,
     RawRecord,
     Record,
+    RecordBlock,
     input_files,
     parse_record,
     read_raw_records,
@@ -46,25 +46,25 @@ from modellink_rm.templates.files import definition_of
 from modellink_rm.tokenizers.directory import tokenizer_files
 from modellink_rm.version import __version__
 
-# Records that a worker takes at a time; also bounded in bytes, for very long ones.
-_CHUNK_RECORDS = 64
-_CHUNK_BYTES = 1 << 20
+# Records in a block; its bytes are bounded too, for very long records.
+_BLOCK_RECORDS = 64
+_BLOCK_BYTES = 1 << 20
 
-# What may differ between a run and the one that continues it, or between the shards of one.
+# Settings that may differ between a run and its continuation, or between the shards of a run.
 _NOT_OF_THE_ROWS = ("output_prefix", "workers", "log_interval", "strict", "resume", "rejects", "shard_index")
 
 
 class InputChangedError(UserError):
-    """The input is not what the run that --resume continues has read."""
+    """The input has changed since the run that --resume continues."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What one process of a job array wrote.
+    """The shard that one process of a job array wrote.
 
     Attributes:
-        path: of its parts.
-        num_records: read for this shard.
+        path: of its parts file.
+        num_records: number of records in it.
     """
 
     path: Path
@@ -97,12 +97,12 @@ def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest |
         if config.resume:
             parts.check(identity)
         try:
-            chunks = _all_rows(config, work, parts, identity)
+            blocks = _all_rows(config, work, parts, identity)
             if config.num_shards > 1:
-                num_records = sum(rows.num_records for rows in chunks)
+                num_records = sum(rows.num_records for rows in blocks)
                 parts.end()
                 return Shard(path=path, num_records=num_records)
-            manifest = write_dataset(chunks, prefix, identity, rejects=config.rejects)
+            manifest = write_dataset(blocks, prefix, identity, rejects=config.rejects)
         except (WorkerDiedError, InputChangedError):
             raise  # what is done is good: --resume continues from it
         except UserError:
@@ -113,12 +113,12 @@ def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest |
 
 
 def write_dataset(
-    chunks: Iterable[Rows], prefix: Path, identity: dict[str, Any], *, rejects: str | None
+    blocks: Iterable[Rows], prefix: Path, identity: dict[str, Any], *, rejects: str | None
 ) -> Manifest:
     """Write rows as a data set, in their order.
 
     Args:
-        chunks: the rows.
+        blocks: the rows.
         prefix: of the files.
         identity: of the run or the shards that made the rows.
         rejects: path for the refused records, or None.
@@ -133,7 +133,7 @@ def write_dataset(
     with whole_files(paths, optional=columns) as files:
         data, (manifest_file, *rest) = files[: len(data_paths)], files[len(data_paths) :]
         writer = PairWriter(data, drop=identity["drop"], rejects=rest[0] if rest else None)
-        for rows in chunks:
+        for rows in blocks:
             writer.add(rows)
         if writer.num_kept == 0:
             raise UserError(_nothing_kept_message(writer, identity))
@@ -171,10 +171,10 @@ def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
 def _all_rows(
     config: PreprocessConfig, work: PairTokenizer, parts: Parts, identity: dict[str, Any]
 ) -> Iterator[Rows]:
-    """The rows of every chunk in order: first those that an earlier run finished, then new ones."""
+    """The results of every block in order: first those of an earlier run, then new ones."""
     num_bytes = sum(path.stat().st_size for path in input_files(config.input))
     records = _checked_against_map_keys(_raw_records(config), config.map_keys)
-    chunks = itertools.islice(_chunks(records), config.shard_index, None, config.num_shards)
+    blocks = itertools.islice(_blocks(records), config.shard_index, None, config.num_shards)
     with Progress(num_bytes // config.num_shards, log_interval=config.log_interval) as progress:
         finished: Iterator[Rows] = iter(())
         if config.resume:
@@ -186,12 +186,12 @@ def _all_rows(
         num_finished = 0
         for rows in finished:
             num_finished += 1
-            _check_input_of_part(rows, next(chunks, Chunk()))
+            _check_input_of_part(rows, next(blocks, RecordBlock()))
             progress.add(num_records=rows.num_records, num_bytes=rows.num_bytes, bad=[])
             yield rows
         if config.resume:
             info(f"--resume: {num_finished:,} parts were there already")
-        for part in ordered_map(work, chunks, workers=config.workers):
+        for part in ordered_map(work, blocks, workers=config.workers):
             new = from_bytes(part)
             assert new is not None
             bad = [refused for refused in new.refused if refused.is_bad]
@@ -202,14 +202,14 @@ def _all_rows(
             yield new
 
 
-def _check_input_of_part(rows: Rows, chunk: Chunk) -> None:
-    """Make sure that a finished part was made of these records.
+def _check_input_of_part(rows: Rows, block: RecordBlock) -> None:
+    """Check that a finished part was made from these records.
 
     Raises:
         InputChangedError: the input changed since.
     """
-    if (rows.num_records, rows.crc32) != (len(chunk), text_crc32(chunk)):
-        where = f"from {chunk[0].place} on" if chunk else "at its end"
+    if (rows.num_records, rows.crc32) != (len(block), text_crc32(block)):
+        where = f"from {block[0].place} on" if block else "at its end"
         raise InputChangedError(
             f"--resume: the input changed {where}, which the earlier run has read; "
             "run without --resume to begin anew"
@@ -217,14 +217,14 @@ def _check_input_of_part(rows: Rows, chunk: Chunk) -> None:
 
 
 def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
-    """Everything that determines the rows, as JSON gives it back."""
+    """Everything that determines the rows, as values that JSON preserves."""
     flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_OF_THE_ROWS}
     identity = {
         **flags,
         "package_version": __version__,
         "keeps_rejects": config.rejects is not None,
         "input_files": [_file_identity(path) for path in input_files(config.input)],
-        # Of what --enable-thinking made of it: a name by which training finds it again.
+        # After --enable-thinking: a name with which training finds the template again.
         "prompt_type": work.template.name,
         "template_fingerprint": work.template.fingerprint,
         "template_definition": definition_of(work.template),
@@ -237,7 +237,7 @@ def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
 
 
 def _file_identity(path: Path) -> list[object]:
-    """Name, size, and a hash of the first and the last 64 KiB of a file."""
+    """The name and size of a file, and a hash of its first and last 64 KiB."""
     size = path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(1 << 16))
@@ -286,9 +286,9 @@ def _nothing_kept_message(writer: PairWriter, identity: dict[str, Any]) -> str:
 
 
 def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None) -> Iterator[RawRecord]:
-    """The records; if the first lacks a field that --map-keys names, a warning comes with it.
+    """The records; warns if the first one lacks a field that --map-keys names.
 
-    An optional field that is in no record would otherwise be a typo that nobody sees.
+    Otherwise nobody would notice a mistyped name of an optional field.
     """
     for index, raw in enumerate(records):
         record = parse_record(raw) if index == 0 else None
@@ -298,15 +298,15 @@ def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None
         yield raw
 
 
-def _chunks(records: Iterable[RawRecord]) -> Iterator[Chunk]:
-    """The records in chunks of bounded length, whatever the number of workers."""
-    chunk: list[RawRecord] = []
+def _blocks(records: Iterable[RawRecord]) -> Iterator[RecordBlock]:
+    """The records in blocks of bounded length, which do not depend on the number of workers."""
+    block: list[RawRecord] = []
     num_bytes = 0
     for record in records:
-        chunk.append(record)
+        block.append(record)
         num_bytes += len(record.text)
-        if len(chunk) == _CHUNK_RECORDS or num_bytes >= _CHUNK_BYTES:
-            yield Chunk(chunk)
-            chunk, num_bytes = [], 0
-    if chunk:
-        yield Chunk(chunk)
+        if len(block) == _BLOCK_RECORDS or num_bytes >= _BLOCK_BYTES:
+            yield RecordBlock(block)
+            block, num_bytes = [], 0
+    if block:
+        yield RecordBlock(block)

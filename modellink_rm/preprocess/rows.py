@@ -1,4 +1,4 @@
-"""What became of a chunk of records, as workers hand it over and as parts of a run keep it."""
+"""The results of a block of records, which workers return and parts files store."""
 
 import dataclasses
 import functools
@@ -26,16 +26,16 @@ _ARRAYS = {
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A record that is no row.
+    """A record that did not become a row.
 
     Attributes:
         place: "file:line", or "file[index]".
-        reason: a short form of the message, to count by.
-        message: what is wrong with it.
-        is_bad: False where the record could be used and a check or a limit dropped it.
+        reason: a short form of the message, by which such records are counted.
+        message: why it was refused.
+        is_bad: False if the record is valid, but a check or a limit dropped it.
         flags: bits of the checks that found something.
-        index: how many rows of the chunk come before it.
-        text: the record, latin-1 for bytes, where --rejects wants it.
+        index: number of the block's rows before it.
+        text: the record, latin-1 for bytes, if --rejects is given.
     """
 
     place: str
@@ -49,22 +49,22 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What became of a chunk of records.
+    """The results of a block of records.
 
     Attributes:
         num_bytes: of the records' text.
-        num_records: read, whatever became of them.
-        crc32: of the records' text, to tell whether the input is still the same.
-        refused: those that are no rows, in order.
+        num_records: all records of the block.
+        crc32: of the records' text, to check whether the input is unchanged.
+        refused: the records that did not become rows, in order.
         num_responses: int32 [num_rows], 2 for a pair.
-        lengths: int32, of every row the tokens of its prompt and of each answer.
-        digests: uint64 [num_rows], equal where all ids are.
+        lengths: int32, for each row the tokens of its prompt and of each answer.
+        digests: uint64 [num_rows], equal if all ids are equal.
         flags: uint8 [num_rows], bits of the checks.
-        ranks: int32, of every row those of its responses, best first.
-        margins: float32, of every row those of its responses but the first; NaN where it has none.
-        ids: int32, of every row its prompt and its answers, best first.
-        sources: of the rows, "" where one has none; empty where none of them has one.
-        places: of the rows, where --rejects may want them.
+        ranks: int32, for each row the ranks of its responses, best first.
+        margins: float32, for each row the margins of its responses but the first; NaN if it has none.
+        ids: int32, for each row its prompt and its answers, best first.
+        sources: of the rows, "" if a row has none; empty if no row has one.
+        places: of the rows, if --rejects may need them.
         texts: of the rows, latin-1 for bytes, likewise.
     """
 
@@ -84,13 +84,13 @@ class Rows:
     texts: list[str] = field(default_factory=list)
 
 
-def text_crc32(chunk: Iterable[RawRecord]) -> int:
-    """Checksum of the texts of records, one after the other."""
-    return functools.reduce(lambda crc, raw: zlib.crc32(raw.text, crc), chunk, 0)
+def text_crc32(block: Iterable[RawRecord]) -> int:
+    """Checksum of the concatenated texts of records."""
+    return functools.reduce(lambda crc, raw: zlib.crc32(raw.text, crc), block, 0)
 
 
 def to_bytes(rows: Rows) -> bytes:
-    """The chunk in a form without pickles, closed by a checksum."""
+    """The results as bytes without pickles, followed by a checksum."""
     arrays = {name: getattr(rows, name).astype(kind, copy=False) for name, kind in _ARRAYS.items()}
     head: dict[str, Any] = {
         "num_bytes": rows.num_bytes,
@@ -109,7 +109,7 @@ def to_bytes(rows: Rows) -> bytes:
 
 
 def from_bytes(data: bytes) -> Rows | None:
-    """The chunk of `to_bytes`; None where the bytes are not whole."""
+    """The results that `to_bytes` wrote; None if the bytes are incomplete."""
     view = memoryview(data)
     if len(data) < 12 or zlib.crc32(view[:-4]) != int.from_bytes(view[-4:], "little"):
         return None

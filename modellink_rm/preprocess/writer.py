@@ -1,4 +1,4 @@
-"""Chunks of rows to the indexed files of a data set, with everything that the manifest counts."""
+"""Writing rows to the indexed files of a data set, and counting what the manifest reports."""
 
 import collections
 import json
@@ -18,13 +18,13 @@ from modellink_rm.preprocess.rows import Refused, Rows
 
 
 class PairWriter:
-    """Writes rows in the order they come, finds duplicates among them, and counts.
+    """Writes rows in the given order, finds duplicates among them, and counts.
 
     Args:
-        files: a .bin and a .idx for each of PAIR_ARRAYS and of COLUMNS; those of a column that says nothing
-            are left empty.
-        drop: names of the checks whose pairs are no rows.
-        rejects: where refused records go, a line each, or None.
+        files: a .bin and a .idx for each of PAIR_ARRAYS and of COLUMNS; those of a column without values
+            stay empty.
+        drop: names of the checks whose pairs are dropped.
+        rejects: file for the refused records, one per line, or None.
     """
 
     def __init__(self, files: Sequence[BinaryIO], *, drop: Collection[str], rejects: BinaryIO | None) -> None:
@@ -49,7 +49,7 @@ class PairWriter:
         self.lengths = {name: LengthCounts() for name in ("prompt", "chosen", "rejected", "row")}
 
     def add(self, rows: Rows) -> None:
-        """Append the rows of a chunk."""
+        """Append the rows of a block."""
         is_new = np.array([not self._digests.add(digest) for digest in rows.digests.tolist()], bool)
         refused = rows.refused
         flags = rows.flags | np.where(is_new, 0, checks.DUPLICATE).astype(np.uint8)
@@ -128,7 +128,7 @@ class PairWriter:
             self._rejects.write(_rejects_line(refused))
 
     def notes(self) -> dict[str, int]:
-        """What is odd but kept -> number of pairs, without zeros."""
+        """Finding -> number of kept pairs with it, without zeros."""
         return {CHECKS[name]: count for name, count in self._noted.items() if count}
 
     def found(self) -> dict[str, int]:
@@ -157,7 +157,7 @@ def _duplicates(rows: Rows, flags: np.ndarray, is_new: np.ndarray) -> list[Refus
 
 
 def _rejects_line(refused: Refused) -> bytes:
-    """One line of --rejects: the record as it is where it is JSON, else as text."""
+    """One line of --rejects: the record itself if it is JSON, else its text."""
     entry: dict[str, object] = {"place": refused.place, "reason": refused.reason, "message": refused.message}
     text = (refused.text or "").encode("latin-1")
     try:

@@ -4,9 +4,9 @@ from modellink_rm.records.inputs import input_files, read_raw_records, read_reco
 from modellink_rm.records.limits import Limits
 from modellink_rm.records.record import (
     BadRecord,
-    Chunk,
     RawRecord,
     Record,
+    RecordBlock,
     RecordError,
     parse_record,
     shortened,
@@ -14,10 +14,10 @@ from modellink_rm.records.record import (
 
 __all__ = [
     "BadRecord",
-    "Chunk",
     "Limits",
     "RawRecord",
     "Record",
+    "RecordBlock",
     "RecordError",
     "input_files",
     "parse_record",

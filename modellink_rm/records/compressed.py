@@ -15,7 +15,7 @@ from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 
 _GZIP = (".gz", ".gzip")
 _ZSTD = (".zst", ".zstd")
-_CHUNK_BYTES = 1 << 10  # of zstd input at a time: its output can be 32,000 times as long
+_READ_BYTES = 1 << 10  # of zstd input at a time: its output can be 32,000 times as long
 
 
 def format_suffix(path: Path) -> str:
@@ -125,22 +125,22 @@ class _ZstdStream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Number of bytes written to `buffer`; 0 at the end."""
         while not self._content:
-            chunk = self._compressed or self._file.read(_CHUNK_BYTES)
-            if not chunk:
+            data = self._compressed or self._file.read(_READ_BYTES)
+            if not data:
                 if self._frame is not None:
                     raise EOFError("it ends inside a frame")
                 return 0
-            self._content = memoryview(self._decompressed(chunk))
+            self._content = memoryview(self._decompressed(data))
         count = min(len(buffer), len(self._content))
         buffer[:count] = self._content[:count]
         self._content = self._content[count:]
         return count
 
-    def _decompressed(self, chunk: bytes) -> bytes:
+    def _decompressed(self, data: bytes) -> bytes:
         if self._frame is None:
             self._frame = self._zstandard.ZstdDecompressor().decompressobj()
         try:
-            content: bytes = self._frame.decompress(chunk)
+            content: bytes = self._frame.decompress(data)
         except self._zstandard.ZstdError as error:
             raise _DamagedError(error) from None
         self._compressed = b""

@@ -49,7 +49,7 @@ class RawRecord:
     problem: str = ""
 
 
-class Chunk(tuple[RawRecord, ...]):
+class RecordBlock(tuple[RawRecord, ...]):
     """Records that go to a worker together, pickled as one text: faster than pickling each one."""
 
     __slots__ = ()
@@ -57,7 +57,7 @@ class Chunk(tuple[RawRecord, ...]):
     def __reduce__(self) -> tuple[Any, ...]:
         places = [raw.place for raw in self]
         problems = {index: raw.problem for index, raw in enumerate(self) if raw.problem}
-        return _chunk_of, (
+        return _block_of, (
             b"".join([raw.text for raw in self]),
             [len(raw.text) for raw in self],
             places,
@@ -65,9 +65,9 @@ class Chunk(tuple[RawRecord, ...]):
         )
 
 
-def _chunk_of(text: bytes, sizes: list[int], places: list[str], problems: dict[int, str]) -> Chunk:
+def _block_of(text: bytes, sizes: list[int], places: list[str], problems: dict[int, str]) -> RecordBlock:
     ends = list(accumulate(sizes, initial=0))
-    return Chunk(
+    return RecordBlock(
         RawRecord(place, text[start:end], problems.get(index, ""))
         for index, (place, (start, end)) in enumerate(zip(places, pairwise(ends), strict=True))
     )

@@ -13,7 +13,7 @@ from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.record import RawRecord, record_of_row
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_CHUNK_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
 
 
 def read_lines(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
@@ -34,7 +34,7 @@ def read_lines(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecor
 
 def _skip_line(file: IO[bytes]) -> None:
     """Skip the rest of a line."""
-    while (rest := file.readline(_CHUNK_BYTES)) and rest[-1:] != b"\n":
+    while (rest := file.readline(_READ_BYTES)) and rest[-1:] != b"\n":
         pass
 
 
@@ -62,8 +62,8 @@ def _read_array(path: Path, limits: Limits) -> Iterator[RawRecord]:
         start, position = 0, 0  # offsets in the buffer: of the element, and of the next mark
         depth, index = 0, 0
         # Doubling the buffer bounds how often a long element is scanned.
-        while chunk := file.read(max(_CHUNK_BYTES, len(buffer))):
-            buffer += chunk
+        while data := file.read(max(_READ_BYTES, len(buffer))):
+            buffer += data
             for mark in _MARKS.finditer(buffer, position):
                 kind = buffer[mark.start()]
                 position = mark.end()
@@ -108,7 +108,7 @@ def _check_nothing_follows(path: Path, rest: bytes, file: IO[bytes], line: int) 
         line += rest.count(b"\n", 0, len(rest) - len(found))
         if found:
             raise UserError(f"{path}:{line}: there is text after the end of the array")
-        rest = file.read(_CHUNK_BYTES)
+        rest = file.read(_READ_BYTES)
 
 
 def read_csv(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:

@@ -136,10 +136,10 @@ def use_fused_adam(optimizer: MegatronOptimizer) -> bool:
 
 
 def build_scheduler(
-    optimizer: MegatronOptimizer, optim: OptimConfig, *, train_iters: int, global_batch_size: int
+    optimizer: MegatronOptimizer, optim: OptimConfig, schedule: tuple[int, int]
 ) -> OptimizerParamScheduler:
-    """Megatron-LM's schedule, counted in samples."""
-    warmup_samples, decay_samples = optim.schedule(train_iters, global_batch_size)
+    """Megatron-LM's schedule; `schedule` is (warmup, decay) in samples."""
+    warmup_samples, decay_samples = schedule
     return OptimizerParamScheduler(
         optimizer,
         init_lr=optim.lr_warmup_init,

@@ -1,52 +1,104 @@
 """A whole training run as one call, for the command and for Python."""
 
-import os
-import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from modellink_rm.base.errors import UserError, file_error_message
+import torch
+
+from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import exclusive
-from modellink_rm.base.log import is_first_process
+from modellink_rm.base.log import info, is_first_process
 from modellink_rm.base.platform import detect_platform
-from modellink_rm.checkpoint.distributed import CheckpointNotWrittenError
-from modellink_rm.checkpoint.layout import latest_checkpoint
 from modellink_rm.config.run import RunConfig
-from modellink_rm.parallel.groups import process_groups, world_size_from_environment
-from modellink_rm.train.plan import plan_run
+from modellink_rm.parallel.failures import end_with_launcher, ending_together
+from modellink_rm.parallel.groups import Ranks, process_groups, world_size_from_environment
+from modellink_rm.train.plan import RunPlan, newest_under_save, plan_run
 from modellink_rm.train.trainer import kernels_of, train
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunEnd:
+    """How a run ended.
+
+    Attributes:
+        checkpoint: the newest under --save; None without --save.
+        is_done: False where it was left before its last step, on a signal say.
+    """
+
+    checkpoint: Path | None
+    is_done: bool
+
+
 def train_model(config: RunConfig) -> Path | None:
-    """The newest checkpoint under --save when the run is done; None without --save.
+    """The newest checkpoint under --save when the run is done, or left early; None without --save.
 
     A single process starts and ends its process groups itself; under torchrun every process calls this with
-    the same flags. There, an error that one rank alone meets ends that process with exit code 2, since the
-    others wait for it in an exchange; the launcher ends them.
+    the same flags. There, an error that one rank alone meets ends that process with a line, since the others
+    wait for it in an exchange; they end too.
 
     Raises:
         UserError: the flags, the weights, the tokenizer or the data cannot work.
         NonFiniteError: a loss or a gradient was not finite.
     """
-    plan = plan_run(config, world_size=world_size_from_environment())
+    return run(config).checkpoint
+
+
+def run(config: RunConfig) -> RunEnd:
+    """Plan and train, alone or as a process of a torchrun.
+
+    Raises:
+        UserError: the flags, the weights, the tokenizer or the data cannot work.
+        NonFiniteError: a loss or a gradient was not finite.
+    """
+    world_size = world_size_from_environment()
+    end_with_launcher()
+    plan = plan_run(config, world_size=world_size)
     platform = detect_platform(config.parallel.distributed_backend)
     kernels = kernels_of(plan, platform)
-    save = config.checkpoint.save
     with (
-        _lock(save),
+        _lock(config.checkpoint.save),
         process_groups(config.parallel, platform, seed=config.training.seed) as ranks,
+        ending_together(),
     ):
-        try:
-            train(plan, platform, kernels, ranks)
-        except CheckpointNotWrittenError:
-            raise
-        except (UserError, OSError) as error:  # of this rank's rows or files: no other may have met it
-            message = file_error_message(error) if isinstance(error, OSError) else str(error)
-            if ranks.world_size == 1 or message is None:
-                raise
-            print(f"error (rank {ranks.rank}): {message}", file=sys.stderr, flush=True)
-            os._exit(2)  # the others wait for it in an exchange; the launcher ends them
-    return latest_checkpoint(Path(save)) if save is not None else None
+        plan = _plan_under_lock(plan, config, ranks)
+        state = train(plan, platform, kernels, ranks)
+        is_done = state.iteration >= plan.train_iters
+        return RunEnd(checkpoint=newest_under_save(config.checkpoint), is_done=is_done)
+
+
+def _plan_under_lock(plan: RunPlan, config: RunConfig, ranks: Ranks) -> RunPlan:
+    """The plan, made again where --save has changed since: another run held it. A collective.
+
+    The first process, which has the lock, says which checkpoint is the newest.
+
+    Raises:
+        AgreedError: the run cannot be planned so any more, or the processes do not see the same --save.
+    """
+    if config.checkpoint.save is None:
+        return plan
+    newest = newest_under_save(config.checkpoint) if ranks.rank == 0 else None
+    newest = _of_every_process(newest, ranks)[0]
+    if not any(_of_every_process(plan.existing != newest, ranks)):
+        return plan
+    info(f"--save {config.checkpoint.save} was changed by another run meanwhile: the run is planned again")
+    try:
+        plan = plan_run(config, world_size=ranks.world_size)
+    except UserError as error:
+        raise AgreedError(str(error)) from None
+    if any(_of_every_process(plan.existing != newest, ranks)):
+        raise AgreedError(
+            f"the processes do not see the same files in --save {config.checkpoint.save}: it must be a "
+            "directory that all of them share"
+        )
+    return plan
+
+
+def _of_every_process(value: Any, ranks: Ranks) -> list[Any]:
+    values: list[Any] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def _lock(save: str | None) -> AbstractContextManager[object]:

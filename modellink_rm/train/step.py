@@ -11,6 +11,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from torch import Tensor
 
+from modellink_rm.base.errors import AgreedError
 from modellink_rm.batching.batch import Batch
 from modellink_rm.dataset.example import RowName
 from modellink_rm.model.flops import training_flops
@@ -71,7 +72,7 @@ class StepLoss:
         return (result.losses * poison).sum(), count, kept
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(AgreedError):
     """A loss or gradient that is not finite; nothing was updated."""
 
 

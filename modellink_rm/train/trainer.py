@@ -14,7 +14,7 @@ from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import Progress, load_train_state, save_checkpoint
 from modellink_rm.checkpoint.layout import RUN_NAME, CheckpointInfo
-from modellink_rm.checkpoint.load import load_model_weights
+from modellink_rm.checkpoint.load import check_finite, load_model_weights
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.build import build_model
 from modellink_rm.model.config import Kernels
@@ -22,6 +22,7 @@ from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import micro_batches_multiple_of
 from modellink_rm.train.evaluate import evaluate
+from modellink_rm.train.leaving import Leaving
 from modellink_rm.train.optimizer import (
     TrainState,
     build_optimizer,
@@ -67,10 +68,26 @@ def train(
         metrics_directory: where metrics.jsonl goes; --save by default.
     """
     config = plan.config
-    state = build_train_state(plan, kernels, ranks)
-    if state.iteration >= plan.train_iters:
-        info(f"nothing is left to do: the run stands at iteration {state.iteration} of {plan.train_iters}")
-        return state
+    with Leaving(config.training, world_size=ranks.world_size) as leaving:
+        state = build_train_state(plan, kernels, ranks)
+        if state.iteration >= plan.train_iters:
+            stands = f"{state.iteration} of {plan.train_iters}"
+            info(f"nothing is left to do: the run stands at iteration {stands}")
+        else:
+            _take_steps(plan, state, platform, ranks, leaving, metrics_directory)
+    return state
+
+
+def _take_steps(
+    plan: RunPlan,
+    state: TrainState,
+    platform: Platform,
+    ranks: Ranks,
+    leaving: Leaving,
+    metrics_directory: Path | None,
+) -> None:
+    """Step, log, evaluate and save to the end, or until the run is to be left."""
+    config = plan.config
     loss = StepLoss(objective=plan.objective, shape=plan.model.shape, counts_examples=ranks.cp_rank == 0)
     packing = Packing(
         max_tokens=plan.max_tokens,
@@ -79,16 +96,7 @@ def train(
         device=platform.device,
         multiple_of=micro_batches_multiple_of(state.model),
     )
-    data = GlobalBatches(
-        part=plan.blend.train,
-        order=SampleOrder(
-            num_examples=len(plan.blend.train), shuffle=config.data.shuffle, seed=config.training.seed
-        ),
-        batch_size=plan.batch_size,
-        packing=packing,
-        ranks=ranks,
-        platform=platform,
-    )
+    data = _global_batches(plan, packing, ranks, platform)
     reporting = config.reporting
     traces = trace_directory(reporting.tensorboard_dir, config.checkpoint.save)
     with (
@@ -108,16 +116,35 @@ def train(
                 ranks=ranks,
             )
             trace.after_step(state.iteration)
-            log.step(result.sums, grad_norm=result.grad_norm, learning_rate=learning_rate)
             is_last = state.iteration == plan.train_iters
+            reason = leaving.after_step(state.iteration)
+            ends = is_last or reason is not None
+            log.step(result.sums, grad_norm=result.grad_norm, learning_rate=learning_rate, ends=ends)
             with log.paused():
                 if _is_due(state.iteration, config.training.eval_interval, is_last):
                     log.evaluation(_validate(plan, state, packing, ranks))
-                if config.checkpoint.save and _is_due(
-                    state.iteration, config.checkpoint.save_interval, is_last
-                ):
+                if config.checkpoint.save and _is_due(state.iteration, config.checkpoint.save_interval, ends):
                     save(plan, state, ranks)
-    return state
+            if ends and not is_last:
+                told = "--auto-resume goes on" if config.checkpoint.save else "nothing is kept without --save"
+                info(f"left after iteration {state.iteration} of {plan.train_iters} ({reason}); {told}")
+                break
+
+
+def _global_batches(plan: RunPlan, packing: Packing, ranks: Ranks, platform: Platform) -> GlobalBatches:
+    """This replica's part of every global batch of the run."""
+    config = plan.config
+    order = SampleOrder(
+        num_examples=len(plan.blend.train), shuffle=config.data.shuffle, seed=config.training.seed
+    )
+    return GlobalBatches(
+        part=plan.blend.train,
+        order=order,
+        batch_size=plan.batch_size,
+        packing=packing,
+        ranks=ranks,
+        platform=platform,
+    )
 
 
 def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
@@ -143,9 +170,7 @@ def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainSta
         load_model_weights(model, source, ranks)
     wrapped = wrap_for_training(model, optim=config.optim, precision=config.precision)
     optimizer = build_optimizer(wrapped, optim=config.optim, precision=config.precision)
-    scheduler = build_scheduler(
-        optimizer, config.optim, train_iters=plan.train_iters, global_batch_size=plan.batch_size
-    )
+    scheduler = build_scheduler(optimizer, config.optim, plan.length.schedule)
     state = TrainState(wrapped, optimizer, scheduler)
     if source.checkpoint is not None and plan.continues:
         progress = load_train_state(
@@ -157,6 +182,7 @@ def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainSta
             load_rng=config.checkpoint.load_rng,
             ranks=ranks,
         )
+        check_finite([chunk.module for chunk in wrapped], source.name)
         use_fused_adam(optimizer)
         state.iteration, state.consumed_samples = progress.iteration, progress.consumed_samples
         info(f"continuing after iteration {state.iteration} of {source.checkpoint.path}")
@@ -179,6 +205,9 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
         spec=plan.model.spec,
         parallel_sizes=ranks.sizes,
         config=dataclasses.asdict(plan.config),
+        consumed_samples=state.consumed_samples,
+        schedule=plan.length.schedule,
+        data=plan.fingerprints,
     )
     with synced_params(state.model):
         path = save_checkpoint(
@@ -230,7 +259,6 @@ class _Log:
         self._state = state
         self._platform = platform
         self._interval = plan.config.reporting.log_interval
-        self._train_iters = plan.train_iters
         self._objective = plan.objective
         self._sums = no_sums(plan.objective, platform.device)
         self._num_steps = 0
@@ -262,14 +290,18 @@ class _Log:
         yield
         self._started += time.perf_counter() - started
 
-    def step(self, sums: Sums, *, grad_norm: float, learning_rate: float) -> None:
-        """Take in one step; every process calls it, since log steps reduce the sums over all."""
+    def step(self, sums: Sums, *, grad_norm: float, learning_rate: float, ends: bool) -> None:
+        """Take in one step; every process calls it, since log steps reduce the sums over all.
+
+        Args:
+            ends: no step follows.
+        """
         self._sums += sums
         self._num_steps += 1
         iteration = self._state.iteration
         if self._reporter is not None:
             self._reporter.step_done(iteration)
-        if iteration % self._interval and iteration != self._train_iters:
+        if iteration % self._interval and not ends:
             return
         summary = summary_of(self._sums.over_processes(), self._objective)
         self._platform.synchronize()

@@ -61,7 +61,7 @@ CASES = {
     ),
 }
 
-# Combinations of what other cases show alone, and cases that tests/parallel/test_any_layout.py covers too.
+# Combinations of separately tested cases, and cases that tests/parallel/test_any_parallel_size.py covers too.
 FURTHER = {
     "tp2",
     "dp2",

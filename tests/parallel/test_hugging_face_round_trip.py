@@ -116,7 +116,7 @@ def test_replicas_write_one_directory(workers: Workers, tmp_path: Path) -> None:
     assert_same_tensors(tmp_path / "written", tmp_path / "read")
 
 
-def test_bf16_weights_come_back_beside_a_float32_head(workers: Workers, tmp_path: Path) -> None:
+def test_bf16_weights_are_restored_with_a_float32_head(workers: Workers, tmp_path: Path) -> None:
     write_tiny_qwen2(tmp_path / "read", kind="score", dtype=torch.bfloat16)
     workers.run(read_and_write, 1, str(tmp_path / "read"), str(tmp_path / "written"), ["--bf16"], {})
     got, wanted = tensors_in(tmp_path / "written"), tensors_in(tmp_path / "read")
@@ -186,7 +186,7 @@ def test_head_with_a_bias_comes_back_as_a_value_head(workers: Workers, tmp_path:
     assert "score.weight" not in tensors_in(tmp_path / "written")
 
 
-def test_directory_that_is_there_is_not_written_over(workers: Workers, tmp_path: Path) -> None:
+def test_existing_directory_is_not_overwritten(workers: Workers, tmp_path: Path) -> None:
     write_tiny_llama(tmp_path / "read", kind="score")
     (tmp_path / "written").mkdir()
     with pytest.raises(

@@ -82,7 +82,7 @@ def test_keys_of_a_handler_may_be_a_dict(workers: Workers, model: str) -> None:
     assert found[0] == pytest.approx(expected[0], abs=1e-6)
 
 
-def test_wrong_use_is_told_in_a_line(workers: Workers, model: str) -> None:
+def test_wrong_use_is_one_line(workers: Workers, model: str) -> None:
     (told,) = workers.run(failures, 1, model)
     expected = [
         "unknown option 'prompt_typ'; did you mean prompt_type?",

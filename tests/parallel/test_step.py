@@ -74,7 +74,7 @@ def reads_of_a_run(arguments: list[str], adds_one: bool) -> tuple[list[int], lis
 
 @pytest.mark.parametrize("flags", ["", "--hidden-dropout 0.1 --attention-dropout 0.1", "--bf16"])
 @pytest.mark.parametrize("max_tokens", [60, 10000])
-def test_step_reads_the_device_at_its_end_alone(
+def test_step_reads_the_device_only_at_its_end(
     max_tokens: int, flags: str, arguments: list[str], workers: Workers
 ) -> None:
     words = [*arguments, *flags.split(), "--max-tokens-per-micro-batch", str(max_tokens), "--eval-iters", "0"]
@@ -84,7 +84,7 @@ def test_step_reads_the_device_at_its_end_alone(
     assert steps == [2] * NUM_STEPS  # and we the gradient norm
 
 
-def test_sequence_parallel_step_reads_the_device_at_its_end_alone(
+def test_sequence_parallel_step_reads_the_device_only_at_its_end(
     arguments: list[str], workers: Workers
 ) -> None:
     words = [*arguments, "--tensor-model-parallel-size", "2", "--sequence-parallel", "--eval-iters", "0"]
@@ -129,7 +129,7 @@ def train_on_a_damaged_row(arguments: list[str], damaged: int) -> str:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_damaged_row_is_told_at_its_step(
+def test_damaged_row_is_reported_at_its_step(
     num_workers: int, arguments: list[str], workers: Workers, tmp_path: Path
 ) -> None:
     row = 2 * GLOBAL_BATCH_SIZE + 1  # of the third step

@@ -1,1 +1,1 @@
-"""How chunks of records are shared by processes."""
+"""Executors, which distribute blocks of records over processes."""

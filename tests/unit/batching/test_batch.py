@@ -18,7 +18,7 @@ def example(index: int, prompt: int, *answers: int) -> Example:
     return Example(index, tuple(Response(ids.astype(np.int32), prompt) for ids in responses))
 
 
-def test_prompt_of_an_example_is_laid_out_once_before_its_responses() -> None:
+def test_prompt_of_an_example_is_stored_once_before_its_responses() -> None:
     batch = pack_examples([example(0, 2, 3, 1), example(7, 1, 1, 2)])
     assert batch.input_ids.tolist() == [100, 101, 110, 111, 112, 120, 800, 810, 820, 821]
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 4, 2, 0, 1, 1, 2]
@@ -93,7 +93,7 @@ def test_batch_of_no_example_is_padding_that_nothing_is_scored_in(divisible_by: 
 
 
 @pytest.mark.parametrize("share_prefixes", [True, False])
-def test_equal_responses_are_laid_out_once_and_scored_at_one_position(share_prefixes: bool) -> None:
+def test_equal_responses_are_stored_once_and_scored_at_one_position(share_prefixes: bool) -> None:
     same = Response(np.array([5, 7, 1, 2], dtype=np.int32), 2)
     other = Response(np.array([5, 7, 3], dtype=np.int32), 2)
     batch = pack_examples([Example(0, (same, other, same))], share_prefixes=share_prefixes)
@@ -107,7 +107,7 @@ def test_prefix_length_counts_the_tokens_before_a_segment_that_it_sees() -> None
     assert [segment.prefix_length for segment in (Segment(0, 5), Segment(9, 12, (5, 9)))] == [0, 4]
 
 
-def test_context_parallel_ranks_hold_a_chunk_from_either_half() -> None:
+def test_context_parallel_ranks_hold_a_slice_of_each_half() -> None:
     batch = pack_examples([example(0, 2, 3, 1), example(7, 1, 1)])
     parts = [batch.part(rank=rank, size=2) for rank in range(2)]
     assert [part.ranges for part in parts] == [((0, 2), (6, 8)), ((2, 4), (4, 6))]

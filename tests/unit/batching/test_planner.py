@@ -23,7 +23,7 @@ def examples_of(lengths: list[tuple[int, int, int]]) -> list[Example]:
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=30), st.integers(1, 8))
-def test_replicas_get_every_example_once_and_none_stays_without(
+def test_replicas_get_every_example_once_and_each_gets_one(
     lengths: list[tuple[int, int, int]], num_replicas: int
 ) -> None:
     shares = plan_replicas(examples_of(lengths), num_replicas, share_prefixes=True)
@@ -79,7 +79,7 @@ def test_empty_micro_batches_make_up_the_multiple_where_examples_lack() -> None:
 
 
 @given(st.lists(LENGTHS, min_size=1, max_size=10), st.booleans())
-def test_tokens_of_the_plan_are_those_that_are_laid_out(
+def test_planned_tokens_are_those_of_the_packed_batch(
     lengths: list[tuple[int, int, int]], share_prefixes: bool
 ) -> None:
     examples = examples_of(lengths)

@@ -35,7 +35,7 @@ def test_a_contract_of_an_earlier_version_names_no_handler(tmp_path: Path) -> No
     assert read_contract(tmp_path) == dataclasses.replace(CONTRACT, handler=None, map_keys=None)
 
 
-def test_a_field_of_a_newer_version_is_told_of(
+def test_a_field_of_a_newer_version_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / CONTRACT_NAME).write_text(json.dumps({**json.loads(CONTRACT.to_json()), "later": 1}))

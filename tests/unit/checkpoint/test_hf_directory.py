@@ -184,7 +184,7 @@ def test_model_with_a_score_and_no_lm_head_needs_no_loosely(tmp_path: Path, fami
 
 
 @pytest.mark.parametrize("family", MAKERS)
-def test_base_model_is_forgiven_its_two_heads_with_loosely_alone(tmp_path: Path, family: str) -> None:
+def test_base_model_is_accepted_only_with_loosely(tmp_path: Path, family: str) -> None:
     MAKERS[family](tmp_path)
     weights = HuggingFaceWeights(tmp_path)
     lm_head = LM_HEADS.get(family, "lm_head.weight")
@@ -198,7 +198,7 @@ def test_base_model_is_forgiven_its_two_heads_with_loosely_alone(tmp_path: Path,
     assert "--load-checkpoint-loosely" in str(error.value)
 
 
-def test_lm_head_beside_a_value_head_is_forgiven_with_loosely_alone(tmp_path: Path) -> None:
+def test_lm_head_beside_a_value_head_is_accepted_only_with_loosely(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path, value_head=True)
     weights = HuggingFaceWeights(tmp_path)
     assert check_names(weights, loosely=True).forgiven == ("lm_head.weight",)

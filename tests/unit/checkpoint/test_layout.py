@@ -85,7 +85,7 @@ def test_format_version_that_is_no_number_is_damage(version: object, tmp_path: P
 
 
 @pytest.mark.parametrize("place", [(), ("spec",), ("spec", "shape")])
-def test_unknown_field_is_told_of_and_left_out(
+def test_unknown_field_is_reported_and_ignored(
     place: tuple[str, ...], tmp_path: Path, warnings: list[str]
 ) -> None:
     def edit(values: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def parts(kept: Any) -> Any:
     ]
 
 
-def test_what_fits_is_left_as_it_is() -> None:
+def test_short_responses_are_not_truncated() -> None:
     responses = (response(range(4), range(10, 14)), response(range(4), range(20, 22)))
     for mode in ("right", "keep-ends"):
         for seq_length in (8, 9, 100):

@@ -14,7 +14,7 @@ from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.handlers import HANDLERS
 from modellink_rm.preprocess.encode import PairTokenizer
 from modellink_rm.preprocess.rows import from_bytes
-from modellink_rm.records import Chunk, RawRecord
+from modellink_rm.records import RawRecord, RecordBlock
 
 NUM_RECORDS = int(os.environ.get("FUZZ_RECORDS", "300"))
 
@@ -160,8 +160,8 @@ def test_every_spoiled_record_is_a_row_or_is_refused(name, fast_directory):
     while left:
         count = min(left, 50)
         left -= count
-        chunk = Chunk(RawRecord("x:1", spoiled(GOOD[name], choose)) for _ in range(count))
-        rows = from_bytes(work(chunk))
+        block = RecordBlock(RawRecord("x:1", spoiled(GOOD[name], choose)) for _ in range(count))
+        rows = from_bytes(work(block))
         assert len(rows.num_responses) + len(rows.refused) == rows.num_records == count
         assert all(refused.reason for refused in rows.refused)
         num_bad = sum(refused.reason in NOT_PARSED for refused in rows.refused)
@@ -178,6 +178,6 @@ def test_every_handler_of_data_to_train_on_is_tried():
 
 @pytest.mark.parametrize("name", sorted(GOOD))
 def test_what_is_spoiled_is_a_row_before(name, fast_directory):
-    chunk = Chunk([RawRecord("x:1", json.dumps(GOOD[name]).encode())])
-    rows = from_bytes(pair_tokenizer(name, fast_directory)(chunk))
+    block = RecordBlock([RawRecord("x:1", json.dumps(GOOD[name]).encode())])
+    rows = from_bytes(pair_tokenizer(name, fast_directory)(block))
     assert (len(rows.num_responses), rows.refused) == (1, [])

@@ -73,7 +73,7 @@ def test_alpaca_reads_the_fields_that_map_keys_names():
 
 
 @pytest.mark.parametrize("system", ["", None])
-def test_an_empty_system_is_none(system):
+def test_an_empty_system_text_counts_as_missing(system):
     assert alpaca({"instruction": "q", "system": system}, system="system").system is None
     assert sharegpt({"conversations": [human("q")], "system": system}, system="system").system is None
 

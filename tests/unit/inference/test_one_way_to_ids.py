@@ -197,9 +197,9 @@ def test_three_responses_are_scored_by_the_ids_that_are_stored(chat_directory, t
 
 def test_unranked_records_are_not_preprocessed(chat_directory):
     from modellink_rm.preprocess.rows import from_bytes
-    from modellink_rm.records import Chunk, RawRecord
+    from modellink_rm.records import RawRecord, RecordBlock
 
     work = pair_tokenizer("PromptResponseHandler", None, "qwen3", chat_directory)
-    rows = from_bytes(work(Chunk([RawRecord("x:1", b'{"prompt": "q", "responses": ["a", "b"]}')])))
+    rows = from_bytes(work(RecordBlock([RawRecord("x:1", b'{"prompt": "q", "responses": ["a", "b"]}')])))
     assert [refused.reason for refused in rows.refused] == ["no response is preferred"]
     assert len(rows.num_responses) == 0

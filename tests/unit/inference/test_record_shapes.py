@@ -14,7 +14,7 @@ from modellink_rm.inference.record_tokenizer import RecordTokenizer
 from modellink_rm.inference.result import NotScored
 from modellink_rm.preprocess.encode import PairTokenizer
 from modellink_rm.preprocess.rows import from_bytes
-from modellink_rm.records import BadRecord, Chunk, RawRecord, Record, RecordError, parse_record
+from modellink_rm.records import BadRecord, RawRecord, Record, RecordBlock, RecordError, parse_record
 from modellink_rm.templates.table import TEMPLATES
 from tests.unit.conftest import load_directory
 
@@ -133,7 +133,7 @@ def test_preprocessing_and_scoring_agree(shape, fast_directory):
         input=("x",), output_prefix="x", handler_name=handler, map_keys=map_keys, prompt_type="qwen3"
     )
     work = PairTokenizer(config, TokenizerConfig(tokenizer_name_or_path=str(fast_directory)))
-    rows = from_bytes(work(Chunk([raw])))
+    rows = from_bytes(work(RecordBlock([raw])))
     inputs = RecordTokenizer(
         reader=RecordReader(trained_handler=handler, trained_map_keys=map_keys),
         template=TEMPLATES["qwen3"],
@@ -233,7 +233,7 @@ def test_fields_that_say_nothing_do_no_harm():
 
 
 @pytest.mark.parametrize("name", ["own.py:Own", "NotInstalledHandler"])
-def test_a_handler_from_outside_has_to_be_given_again(name, tmp_path, monkeypatch):
+def test_a_foreign_handler_must_be_given_again(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("raise SystemExit('the file of a checkpoint was run')\n")
     with pytest.raises(HandlerNeededError, match=f"read by {name} in training.* --handler-name {name}"):

@@ -51,7 +51,7 @@ def test_flops_are_those_counted_by_hand() -> None:
     assert training_flops(SHAPE, batch) == 3 * forward_flops(SHAPE, batch)
 
 
-def test_prompts_laid_out_apart_take_more() -> None:
+def test_separate_prompts_take_more_tokens() -> None:
     batch = pack_examples([example(2, 1, 3)], share_prefixes=False)
     assert num_seen(batch) == (1 + 2 + 3) + (1 + 2 + 3 + 4 + 5)
     assert num_seen_by_scored(batch) == 3 + 5

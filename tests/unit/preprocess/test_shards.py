@@ -47,7 +47,7 @@ def contents(directory):
 
 def test_merged_shards_are_a_single_runs_bytes(words, capsys):
     assert run(words, "one/x") == 0
-    for num_shards in (2, 3, 11):  # 11 are more than there are chunks
+    for num_shards in (2, 3, 11):  # 11 are more than there are blocks
         prefix = f"s{num_shards}/x"
         for index in reversed(range(num_shards)):
             shard = ["--num-shards", str(num_shards), "--shard-index", str(index)]

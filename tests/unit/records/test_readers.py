@@ -302,11 +302,11 @@ def test_memory_does_not_grow_with_an_array(tmp_path, name):
         tracemalloc.stop()
         return most
 
-    # The buffer holds one chunk of 1 MiB and what is left of the one before.
+    # The buffer holds one read of 1 MiB and the rest of the one before.
     assert peak(20_000) < 1.1 * peak(8_000)
 
 
-def test_an_element_longer_than_a_chunk_is_read_whole(tmp_path):
+def test_an_element_longer_than_a_read_is_read_whole(tmp_path):
     rows = [{"a": '\\"[,' * 700_000}, {"a": 1}, {"a": ["]"] * 500_000}]
     path = tmp_path / "x.json"
     path.write_text(json.dumps(rows))

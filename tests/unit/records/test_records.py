@@ -149,7 +149,7 @@ def test_an_empty_directory_is_an_error(tmp_path):
         list(read_records(str(tmp_path)))
 
 
-def test_jsonl_is_read_as_it_is_asked_for(tmp_path):
+def test_jsonl_is_read_lazily(tmp_path):
     path = tmp_path / "x.jsonl"
     with path.open("wb") as file:
         file.write(b'{"a": 1}\n' * 3)

@@ -416,7 +416,7 @@ def test_only_the_templates_own_control_tokens_become_text_in_messages(qwen_like
     assert response.count(tokenizer.token_to_id("<|im_end|>")) == 1  # the template's, not the message's
 
 
-def test_a_tokenizer_without_bos_has_none_written(qwen_like):
+def test_a_tokenizer_without_bos_writes_none(qwen_like):
     tokenizer = load_directory(qwen_like)
     assert tokenizer.bos_id is None
     prompt = encode_prompt(None, "", (user("q"),), TEMPLATES["intern2"], tokenizer)

@@ -66,7 +66,7 @@ def test_a_plain_bpe_is_cached(plain):
         ("across-lines", {**PLAIN, "user_defined_symbols": ["\n\n"]}),
     ],
 )
-def test_a_model_whose_words_are_not_independent_is_left_as_it_is(made, name, options):
+def test_a_model_whose_words_are_not_independent_is_unchanged(made, name, options):
     tokenizer, processor = made(name, **options)
     assert not isinstance(tokenizer, WordCachingTokenizer)
     assert tokenizer.encode("capital of France\n\nParis ") == processor.encode("capital of France\n\nParis ")

@@ -22,7 +22,7 @@ def take_steps(adam: torch.optim.AdamW, num_steps: int) -> None:
         adam.step()
 
 
-def test_state_of_the_plain_form_goes_on_fused() -> None:
+def test_state_of_the_plain_form_continues_fused() -> None:
     plain = adam_after_steps(2, fused=False)
     adam = adam_after_steps(2, fused=True)
     adam.load_state_dict(copy.deepcopy(plain.state_dict()))
@@ -36,7 +36,7 @@ def test_state_of_the_plain_form_goes_on_fused() -> None:
     assert [state["step"].item() for state in adam.state.values()] == [5.0]
 
 
-def test_other_optimizers_and_empty_ones_are_left_alone() -> None:
+def test_other_and_empty_optimizers_are_unchanged() -> None:
     sgd = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
     chain = SimpleNamespace(
         chained_optimizers=[SimpleNamespace(optimizer=sgd), SimpleNamespace(optimizer=None)]

@@ -123,7 +123,7 @@ def test_line_and_row_of_an_evaluation_have_every_metric(
     )
 
 
-def test_metrics_of_another_objective_are_told_by_their_names(
+def test_metrics_of_another_objective_are_shown_with_their_names(
     reporter: Reporter, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = dataclasses.replace(SUMMARY, metrics={"loss": 0.5, "rank_correlation": 0.125})

@@ -23,7 +23,7 @@ def batch_of(num_pairs: int) -> Batch:
     return pack_examples(examples)
 
 
-def test_loss_is_summed_over_pairs_beside_their_number_and_names() -> None:
+def test_loss_function_returns_the_sum_and_the_number_and_names_of_pairs() -> None:
     scores = torch.tensor([1.0, 0.5, 2.0, 2.0, -1.0, 3.0], requires_grad=True)
     loss, count, kept = LOSS(scores, batch_of(3))
     margins = [0.5, 0.0, -4.0]

@@ -1,0 +1,39 @@
+"""Whether values read from JSON have the types that a dataclass declares."""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+
+def has_type(value: Any, hint: Any) -> bool:
+    """Whether a JSON value can stand where `hint` is declared; a hint that JSON has no type for accepts all.
+
+    An int stands for a float, a list for a tuple; a bool does not stand for an int.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(has_type(value, argument) for argument in arguments)
+    if origin is tuple and isinstance(value, list | tuple):
+        if arguments[-1] is Ellipsis:
+            return all(has_type(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(has_type, value, arguments))
+    if origin is dict and isinstance(value, dict):
+        return all(isinstance(name, str) and has_type(item, arguments[1]) for name, item in value.items())
+    if hint is float:
+        return type(value) in (int, float)
+    if hint in (int, bool, str, type(None)):
+        return type(value) is hint
+    return origin not in (tuple, dict)
+
+
+def check_types(kind: type, values: dict[str, Any]) -> None:
+    """The values have the types of the fields of a dataclass.
+
+    Raises:
+        TypeError: names the first that has another.
+    """
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in values and not has_type(values[field.name], hints[field.name]):
+            raise TypeError(f"{field.name} is {repr(values[field.name])[:60]}")

@@ -1,0 +1,208 @@
+"""Going on with the run of a checkpoint: what it needs, what is the default, what is announced or refused."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import flag_name
+from modellink_rm.base.log import info, warn_once
+from modellink_rm.checkpoint.contract import InferenceContract
+from modellink_rm.checkpoint.layout import CheckpointInfo
+from modellink_rm.config.data import split_fractions
+from modellink_rm.config.run import RunConfig
+from modellink_rm.train.optimizer import divides_optimizer_state
+
+_NEW_RUN = "--finetune starts a new run from its weights, under another --save"
+# Flags that change what is learned, and may change on the way. Of the others some are free; some are compared
+# by more than their words: with the weights, the contract, the optimizer's kind, the content of the data.
+_ANNOUNCED = {
+    "training": {"loss_type", "global_batch_size", "seed"},
+    "data": {"seq_length", "truncation", "shuffle"},
+    "optim": {"lr", "min_lr", "lr_decay_style", "lr_warmup_init", "weight_decay", "clip_grad"}
+    | {"adam_beta1", "adam_beta2", "adam_eps"},
+    "model": {"attention_dropout", "hidden_dropout"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLength:
+    """How long a run is.
+
+    Attributes:
+        batch_size: examples of one step over all replicas.
+        train_iters: steps of the whole run, those of the checkpoint included.
+        schedule: (warmup, decay) of the learning rate, in samples.
+    """
+
+    batch_size: int
+    train_iters: int
+    schedule: tuple[int, int]
+
+
+def plan_length(config: RunConfig, world_size: int, checkpoint: CheckpointInfo | None) -> RunLength:
+    """The length of a run; one that goes on from `checkpoint` keeps its global batch by default.
+
+    Raises:
+        UserError: a batch below the number of replicas, or warmup for all the steps.
+    """
+    training = config.training
+    num_replicas = config.parallel.data_parallel_size(world_size)
+    if checkpoint is None:
+        batch_size = training.batch_size(num_replicas)
+        train_iters = training.num_steps(batch_size)
+        num_samples = train_iters * batch_size
+        return RunLength(
+            batch_size=batch_size,
+            train_iters=train_iters,
+            schedule=config.optim.schedule(num_samples, batch_size),
+        )
+    before = batch_size_of(checkpoint)
+    if training.global_batch_size is None and before is not None:
+        if before != training.micro_batch_size * num_replicas:
+            info(f"--global-batch-size {before}, as in the run that goes on")
+        training = dataclasses.replace(training, global_batch_size=before)
+    batch_size = training.batch_size(num_replicas)
+    done, consumed = checkpoint.iteration, consumed_samples_of(checkpoint)
+    train_iters = training.num_steps(batch_size, done=done, consumed_samples=consumed)
+    num_samples = consumed + (train_iters - done) * batch_size
+    return RunLength(
+        batch_size=batch_size,
+        train_iters=train_iters,
+        schedule=config.optim.schedule(max(num_samples, batch_size), batch_size),
+    )
+
+
+def batch_size_of(checkpoint: CheckpointInfo) -> int | None:
+    """Examples of one step of the run, also where its flags leave them to be derived."""
+    size = checkpoint.setting("training", "global_batch_size")
+    if size is None:
+        micro_batch_size = checkpoint.setting("training", "micro_batch_size")
+        size = micro_batch_size * checkpoint.parallel_sizes[2] if type(micro_batch_size) is int else None
+    return size if type(size) is int and size > 0 else None
+
+
+def consumed_samples_of(checkpoint: CheckpointInfo) -> int:
+    """Examples of the run's steps so far."""
+    if checkpoint.consumed_samples is not None:
+        return checkpoint.consumed_samples
+    return checkpoint.iteration * (batch_size_of(checkpoint) or 0)
+
+
+def check_continues(
+    config: RunConfig,
+    checkpoint: CheckpointInfo,
+    *,
+    length: RunLength,
+    fingerprints: Sequence[Mapping[str, Any]],
+) -> None:
+    """Refuse flags and data with which the run cannot go on, and announce those with which it changes.
+
+    Args:
+        config: with the global batch that is in force.
+        fingerprints: of the data sets, in order.
+
+    Raises:
+        UserError: the optimizer's kind, the data or their division differ.
+    """
+    if config.checkpoint.load_optim:
+        _check_optimizer(config, checkpoint)
+    _check_data(fingerprints, checkpoint)
+    _check_split(config.data.split, checkpoint)
+    for change in (*_changed_flags(config, checkpoint), *_changed_schedule(config, checkpoint, length)):
+        warn_once(f"the run goes on with {change}")
+
+
+def check_contract(now: InferenceContract, then: InferenceContract) -> None:
+    """The run that is continued goes on with the tokenizer and the template it began with.
+
+    Raises:
+        UserError: one of them differs.
+    """
+    for name, flag in (("tokenizer_fingerprint", "tokenizer"), ("template_fingerprint", "--prompt-type")):
+        if getattr(now, name) != getattr(then, name):
+            raise UserError(f"the run cannot go on with another {flag} than it began with; {_NEW_RUN}")
+
+
+def _changed_flags(config: RunConfig, checkpoint: CheckpointInfo) -> Iterator[str]:
+    """Each flag that is announced and differs: "--lr 0.1; it began with 0.01"."""
+    for group, names in _ANNOUNCED.items():
+        flags = getattr(config, group)
+        for field in dataclasses.fields(flags):
+            now, before = getattr(flags, field.name), checkpoint.setting(group, field.name)
+            if field.name == "global_batch_size":
+                before = batch_size_of(checkpoint)
+            if field.name not in names or before in (None, now):
+                continue
+            if isinstance(now, bool):
+                name = flag_name(field.name, negated=field.default is True)
+                yield (
+                    f"{name}; it began without"
+                    if now is not field.default
+                    else f"no {name}; it began with it"
+                )
+            else:
+                yield f"{flag_name(field.name)} {now!r}; it began with {before!r}"
+
+
+def _changed_schedule(config: RunConfig, checkpoint: CheckpointInfo, length: RunLength) -> Iterator[str]:
+    """What differs in the lengths of the schedule, as far as the learning rate depends on them."""
+    if checkpoint.schedule is None:  # of an earlier version
+        return
+    names = ("warmup",) if config.optim.lr_decay_style == "constant" else ("warmup", "decay")
+    for name, now, before in zip(names, length.schedule, checkpoint.schedule, strict=False):
+        if now != before:
+            yield f"a learning rate whose {name} takes {now} samples; it began with {before}"
+
+
+def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
+    """The optimizer's state can be read: its kind is the one that wrote it.
+
+    Raises:
+        UserError: --bf16 or --use-distributed-optimizer differs.
+    """
+    was_bf16, is_bf16 = checkpoint.setting("precision", "bf16") is True, config.precision.bf16
+    was_divided = checkpoint.setting("optim", "use_distributed_optimizer") is True or was_bf16
+    is_divided = divides_optimizer_state(config.optim, config.precision)
+    for flag, was, now in (
+        ("--bf16", was_bf16, is_bf16),
+        ("--use-distributed-optimizer", was_divided, is_divided),
+    ):
+        if was != now:
+            raise UserError(
+                f"{checkpoint.path} was written {'with' if was else 'without'} {flag}, whose optimizer "
+                f"state is another; {'give it too' if was else 'leave it out'}, or give --no-load-optim"
+            )
+
+
+def _check_data(fingerprints: Sequence[Mapping[str, Any]], checkpoint: CheckpointInfo) -> None:
+    """The data are those that the run began with, in their order; they may lie elsewhere.
+
+    Raises:
+        UserError: they are not.
+    """
+    if checkpoint.data is None:  # of an earlier version
+        return
+    if len(fingerprints) != len(checkpoint.data):
+        raise UserError(
+            f"the run cannot go on with {len(fingerprints)} data sets: it began with {len(checkpoint.data)}; "
+            f"{_NEW_RUN}"
+        )
+    for one, then in zip(fingerprints, checkpoint.data, strict=True):
+        if one["files"] != then.get("files"):
+            raise UserError(
+                f"the run cannot go on with other data than it began with: --data-path {one['prefix']} "
+                f"holds {one['num_rows']} rows, other ones than the {then.get('num_rows')} of "
+                f"{then.get('prefix')}; "
+                f"{_NEW_RUN}"
+            )
+
+
+def _check_split(split: str, checkpoint: CheckpointInfo) -> None:
+    before = checkpoint.setting("data", "split")
+    if isinstance(before, str) and split_fractions(before) != split_fractions(split):
+        raise UserError(
+            f"the run cannot go on with --split {split}: rows that were trained on would be validated on; it "
+            f"began with {before}; {_NEW_RUN}"
+        )
