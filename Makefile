@@ -19,6 +19,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # --system-site-packages lets a new .venv see, and keep, a torch that the machine already has.
 VENV_FLAGS ?=
+# A file of versions with hashes to install, in place of the newest that pyproject.toml allows.
+LOCK ?=
 REFERENCE ?= ../shared/reference
 DATA ?= ../shared/data
 
@@ -39,13 +41,14 @@ install: $(INSTALLED)
 
 # Without ensurepip (Debian's python3 without python3-venv) pip itself fills the new environment.
 # torch comes alone and first: left to the resolver, a host without a GPU gets gigabytes of CUDA packages.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(BIN)/python -m pip --version 2>/dev/null || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV) || \
 	    { $(PYTHON) -m venv $(VENV_FLAGS) --without-pip $(VENV) && \
 	      $(PYTHON) -m pip --python $(BIN)/python install pip; }
 	$(BIN)/python -m pip show --quiet torch 2>/dev/null || $(BIN)/python -m pip install torch==2.13.0
-	$(BIN)/python -m pip install --editable '.[dev]'
+	$(if $(LOCK),$(BIN)/python -m pip install --no-deps --require-hashes --requirement $(LOCK))
+	$(BIN)/python -m pip install $(if $(LOCK),--no-deps) --editable '.[dev]'
 	@touch $@
 
 quickstart: install

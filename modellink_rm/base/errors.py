@@ -14,6 +14,15 @@ SECONDS_BEFORE_ITS_OWN_MESSAGE = 20.0
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How libraries name a limit of the system, whatever their error's type is, and what a user can do.
+_NO_MEMORY = "not enough memory; free some, or ask for less (fewer --workers, a smaller --micro-batch-size)"
+_TOO_MANY_FILES = "too many open files; raise the limit, as by ulimit -n 4096"
+_LIMITS = {
+    "too many open files": _TOO_MANY_FILES,
+    "allocate memory": _NO_MEMORY,
+    "out of memory": _NO_MEMORY,
+    "resource temporarily unavailable": _NO_MEMORY,  # of a new thread, whose stack has no room
+}
 
 
 class UserError(ValueError):
@@ -27,8 +36,9 @@ class AgreedError(UserError):
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Run `main(argv)` and return its exit code; 2 for a user's mistake, 130 for Ctrl-C.
 
-    A mistake is printed on stderr as one line. So is a file that cannot be read or written, on a full disk
-    for example. Under torchrun only the first process of each node prints, while the others wait for it.
+    A mistake is printed on stderr as one line. So are a file that cannot be read or written, on a full disk
+    for example, and a lack of memory or of open files. Under torchrun only the first process of each node
+    prints, while the others wait for it.
     """
     try:
         code = main(argv)
@@ -45,11 +55,20 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         return 0
     except OSError as error:
         message = file_error_message(error)
+        if message is not None and error.filename is None:
+            _drop_output()
+        message = message or limit_message(error)
         if message is None:
             raise
-        if error.filename is None:
-            _drop_output()
         print_error(message)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        message = limit_message(error)
+        if message is None:
+            raise
+        # Of this process: the others may have met no limit.
+        rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
+        print(f"error{rank}: {message}", file=sys.stderr, flush=True)
         return 2
 
 
@@ -60,6 +79,15 @@ def file_error_message(error: OSError) -> str | None:
         name = error.filename or "standard output or a temporary file"
         return f"{name}: {what[0].lower()}{what[1:]}; free some space, or write elsewhere"
     return None if error.filename is None else f"{error.filename}: {what}"
+
+
+def limit_message(error: Exception) -> str | None:
+    """One line on memory or open files that the system did not give, or None where it is something else."""
+    if isinstance(error, MemoryError):
+        return _NO_MEMORY
+    text = str(error)
+    found = next((message for sign, message in _LIMITS.items() if sign in text.lower()), None)
+    return found and f"{found} ({text.splitlines()[0]})"
 
 
 def _drop_output() -> None:

@@ -3,12 +3,13 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import io
 import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -19,6 +20,51 @@ SECONDS_FOR_A_DYING_RUN = 5.0
 _BUFFER_BYTES = 1 << 17
 _held: set[Path] = set()  # by this process
 _temporaries = itertools.count()  # one file may be written while another of that name is
+
+
+def check_outputs(outputs: Iterable[tuple[str, Path]], *, inputs: Iterable[Path]) -> None:
+    """Nothing that is written is read by the same command, or written twice.
+
+    Links are followed, and names that differ in case alone are one file where the file system says so.
+
+    Args:
+        outputs: each with its flag as messages name it.
+        inputs: files that are read, and directories in which nothing may be written.
+
+    Raises:
+        UserError: an output is an input, lies in one, is no regular file, or is another output too.
+    """
+    read = {_identity(path): path for path in inputs}
+    written: dict[object, str] = {}
+    for flag, path in outputs:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{flag}: {path} is not a regular file; name one that may be replaced")
+        for place in (path, *path.resolve().parents):
+            found = read.get(_identity(place))
+            if found is not None:
+                lies = "is" if place is path else "lies in"
+                raise UserError(f"{flag}: {path} {lies} {found}, which this command reads; give another name")
+        # Two files that are not there yet, and would be one where names have no case.
+        for identity in (_identity(path), str(path.resolve()).casefold()):
+            other = written.setdefault(identity, flag)
+            if other != flag:
+                raise UserError(f"{flag}: {path} is also written by {other}; give another name")
+
+
+def _identity(path: Path) -> object:
+    """Equal for two names of one file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path.resolve())
+    return status.st_dev, status.st_ino
+
+
+def remove_remains(paths: Iterable[Path]) -> None:
+    """Delete the temporary files that killed runs left of these; nobody else may be writing them now."""
+    for path in paths:
+        for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            remains.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -55,10 +101,9 @@ def whole_files(
                 os.fsync(file.fileno())
                 file.close()
         unused = [pair for pair in pairs if pair[1] in optional and not pair[0].stat().st_size]
-        before_renaming()
-        for _, path in unused:
-            path.unlink(missing_ok=True)
-        _rename_all([pair for pair in pairs if pair not in unused])
+        _rename_all(
+            [pair for pair in pairs if pair not in unused], removed=unused, before_renaming=before_renaming
+        )
     finally:
         # What goes wrong here, on a full disk say, would hide what went wrong first.
         for file in files:
@@ -207,26 +252,64 @@ def _open_named(temporary: Path, path: Path) -> io.BufferedWriter:
     return io.BufferedWriter(_NamedFile(temporary, "wb", path), _BUFFER_BYTES)
 
 
-def _rename_all(pairs: Sequence[tuple[Path, Path]]) -> None:
-    renamed: list[Path] = []
+def _rename_all(
+    pairs: Sequence[tuple[Path, Path]],
+    *,
+    removed: Sequence[tuple[Path, Path]],
+    before_renaming: Callable[[], object],
+) -> None:
+    """Give the files their names; where one cannot have its own, all that was there before is there again.
+
+    Args:
+        removed: pairs whose older files, if there are any, are to go.
+        before_renaming: called when the older files are kept and none has changed; may replace some of them.
+    """
+    older = {path: temporary.with_suffix(".old.tmp") for temporary, path in (*pairs, *removed)}
+    changed = [path for path in older if not os.path.lexists(path)]
     try:
+        for path, kept in older.items():
+            _keep(path, kept)
+        before_renaming()
+        for _, path in removed:
+            path.unlink(missing_ok=True)
+            changed.append(path)
         for temporary, path in pairs:
-            renamed.append(path)
             os.replace(temporary, path)
+            changed.append(path)
+        for directory in {path.parent for _, path in pairs}:
+            _sync_directory(directory)
     except BaseException:
         # A part of the files under their final names would look like the whole.
-        for path in renamed:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        for path, kept in older.items():
+            _restore(kept, path, removes=path in changed)
         raise
-    for directory in {path.parent for _, path in pairs}:
-        _sync_directory(directory)
+    finally:
+        for kept in older.values():
+            with contextlib.suppress(OSError):
+                kept.unlink()
+
+
+def _restore(kept: Path, path: Path, *, removes: bool) -> None:
+    """Give `path` its older file again; where none was kept, remove what is there if `removes`."""
+    try:
+        os.replace(kept, path)
+    except OSError:
+        if removes:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _keep(path: Path, name: Path) -> None:
+    """Give the file `path` a second name, if there is one and the file system knows second names."""
+    with contextlib.suppress(OSError):
+        os.link(path, name, follow_symlinks=False)
 
 
 def _sync_directory(directory: Path) -> None:
     """Make renames in `directory` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(directory):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

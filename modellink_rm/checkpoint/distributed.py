@@ -87,8 +87,7 @@ def save_checkpoint(
     torch.distributed.barrier()
     tensors = _described_tensors(unfinished, ranks)
     if ranks.rank == 0:
-        _finish_checkpoint(unfinished, info_files, tensors)
-        replace_directory(unfinished, final)
+        _finish_checkpoint(unfinished, final, info_files, tensors)
         write_whole(root / LATEST_NAME, f"{progress.iteration}\n".encode())
     torch.distributed.barrier()
     return final
@@ -103,9 +102,9 @@ def _described_tensors(unfinished: Path, ranks: Ranks) -> dict[str, FileEntry]:
 
 
 def _finish_checkpoint(
-    unfinished: Path, info_files: dict[str, bytes], tensors: Mapping[str, FileEntry]
+    unfinished: Path, final: Path, info_files: dict[str, bytes], tensors: Mapping[str, FileEntry]
 ) -> None:
-    """Write the small files, and at last the list of all files.
+    """Write the small files, at last the list of all files, and give the directory its name.
 
     Args:
         tensors: what the files of tensors hold.
@@ -118,6 +117,7 @@ def _finish_checkpoint(
         others = [path for path in unfinished.rglob("*") if path.is_file() and path.name not in tensors]
         entries = {**tensors, **describe_files(unfinished, others)}
         write_whole(unfinished / FILES_NAME, files_json(entries))
+        replace_directory(unfinished, final)
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

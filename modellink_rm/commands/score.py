@@ -10,16 +10,20 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modellink_rm.base.errors import UserError
-from modellink_rm.base.files import whole_file
+from modellink_rm.base.errors import AgreedError, UserError
+from modellink_rm.base.files import check_outputs, exclusive, remove_remains, whole_file
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import info, is_first_process, set_up_logging, warn_once
+from modellink_rm.base.terminal import progress_bar
+from modellink_rm.checkpoint.layout import LATEST_NAME, find_checkpoint
 from modellink_rm.commands.registry import COMMANDS, Command
-from modellink_rm.config.score import ScoreConfig
+from modellink_rm.config.score import ScoreConfig, ScorerConfig
+from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.inference.options import GROUPS, ScorerOptions
 from modellink_rm.inference.reader import check_first
-from modellink_rm.inference.result import NotScored, Scored
-from modellink_rm.records import read_records
+from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
+from modellink_rm.records import input_files, read_records
+from modellink_rm.tokenizers.directory import hugging_face_files, tokenizer_files
 
 if TYPE_CHECKING:
     from modellink_rm.inference.scorer import Scorer
@@ -33,6 +37,7 @@ class _Summary:
 
     inputs: int = 0
     bad: int = 0
+    not_finite: int = 0
     truncated: int = 0
     pairs: int = 0
     correct: int = 0
@@ -46,6 +51,7 @@ class _Summary:
         self.inputs += 1
         if isinstance(result, NotScored):
             self.bad += 1
+            self.not_finite += result.reason == NOT_FINITE
             return
         self.truncated += result.is_truncated
         if not result.is_pair:
@@ -69,8 +75,23 @@ class _Summary:
             )
         if self.responses:
             told.append(f"responses: {self.responses} | mean score: {self.score / self.responses:.4f}")
-        told.append(f"inputs: {self.inputs} | truncated: {self.truncated} | not scored: {self.bad}")
+        not_finite = f" ({self.not_finite} not finite)" if self.not_finite else ""
+        told.append(
+            f"inputs: {self.inputs} | truncated: {self.truncated} | not scored: {self.bad}{not_finite}"
+        )
         return told
+
+    def check_some_finite(self) -> None:
+        """Some score is finite, or the records themselves are at fault.
+
+        Raises:
+            AgreedError: every score is NaN or infinite.
+        """
+        if self.not_finite and self.not_finite == self.bad == self.inputs:
+            raise AgreedError(
+                f"no score of the {self.inputs} inputs is finite: most likely the weights of --load are "
+                "damaged, or of another model than its config.json says; load an earlier checkpoint"
+            )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,7 +110,8 @@ def main(argv: Sequence[str]) -> int:
         example="python -m modellink_rm score --load checkpoints/llama2 --input pairs.jsonl",
     )
     score: ScoreConfig = parsed[ScoreConfig]
-    check_output(score.output)
+    load = parsed[ScorerConfig].load
+    check_output(score, load, parsed[TokenizerConfig])
     records = read_records(score.input)
     chunk = list(islice(records, INPUTS_AT_A_TIME))
     if not chunk:
@@ -103,11 +125,18 @@ def main(argv: Sequence[str]) -> int:
     plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
     check_first(plan.inputs.reader, chunk)
     summary = _Summary()
-    with Scorer(plan) as scorer, ending_together(), _output(score.output) as write:
+    with (
+        Scorer(plan) as scorer,
+        ending_together(),
+        _output(score.output) as write,
+        progress_bar(total=None, unit="input", is_shown=_shows_progress(score)) as bar,
+    ):
         while chunk:
             for row in _rows(scorer, chunk, summary):
                 write(row)
+            bar.update(len(chunk))
             chunk = list(islice(records, INPUTS_AT_A_TIME))
+        summary.check_some_finite()
     for line in summary.lines():
         _tell(line, to_stderr=score.output is None)
     return 1 if summary.bad else 0
@@ -133,36 +162,59 @@ def _row(result: Scored) -> dict[str, Any]:
     return {"score": scores[0]} if len(scores) == 1 else {"scores": scores}
 
 
-def check_output(path: str | None) -> None:
+def check_output(score: ScoreConfig, load: str, tokenizer: TokenizerConfig) -> None:
     """Make the directory of --output, where one is named.
 
     Raises:
-        UserError: the file cannot be written there.
+        UserError: the file cannot be written there, or is one that is read.
     """
-    if path is None:
+    if score.output is None:
         return
+    path = Path(score.output)
+    inputs = [*input_files(score.input), *files_of_model(Path(load)), *tokenizer_files(tokenizer)]
+    check_outputs([(f"--output {path}", path)], inputs=inputs)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {path}: its directory cannot be made: {error.strerror}") from None
-    if Path(path).is_dir() or not os.access(Path(path).parent, os.W_OK):
-        raise UserError(f"--output {path} cannot be written: it must name a file in a directory you own")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output {path} cannot be written: its directory is read-only")
+
+
+def files_of_model(load: Path) -> list[Path]:
+    """What is read of --load: a checkpoint, in whose directory nothing may be written, or a model's files."""
+    checkpoint = find_checkpoint(load)
+    if checkpoint is None:
+        return hugging_face_files(load)
+    return [checkpoint, checkpoint.parent / LATEST_NAME, checkpoint.parent / "metrics.jsonl"]
 
 
 @contextmanager
 def _output(path: str | None) -> Iterator[Callable[[dict[str, Any]], Any]]:
     """A function that writes one row, on the first process; elsewhere one that does nothing.
 
-    A file appears under its name only when all rows are in it.
+    A file appears under its name only when all rows are in it; a second run that is to write it is refused.
     """
     if not is_first_process():
         yield lambda row: None
     elif path is None:
         yield lambda row: print(json.dumps(row), flush=True)
     else:
-        with whole_file(Path(path)) as file:
-            yield lambda row: file.write(json.dumps(row).encode() + b"\n")
+        output = Path(path)
+        lock = output.with_name(f".{output.name}.lock")
+        with exclusive(lock, f"--output {path}: another run is writing it; give another name"):
+            try:
+                remove_remains([output])
+                with whole_file(output) as file:
+                    yield lambda row: file.write(json.dumps(row).encode() + b"\n")
+            finally:
+                lock.unlink(missing_ok=True)
         info(f"scores: {path}")
+
+
+def _shows_progress(score: ScoreConfig) -> bool:
+    """Whether a bar would not stand among the rows."""
+    return is_first_process() and (score.output is not None or not sys.stdout.isatty())
 
 
 def _tell(line: str, *, to_stderr: bool) -> None:

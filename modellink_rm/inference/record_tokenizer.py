@@ -17,8 +17,13 @@ from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class ScoringInput:
-    """A record that can be scored, with its ids."""
+    """A record that can be scored, with its ids.
 
+    Attributes:
+        place: where it comes from, as messages name it.
+    """
+
+    place: str
     conversation: Conversation
     example: Example
 
@@ -44,7 +49,7 @@ class RecordTokenizer:
             return NotScored(record.reason, f"{record.place}: {record.message}")
         try:
             conversation = self.reader(record.fields)
-            return ScoringInput(conversation, self._example(conversation))
+            return ScoringInput(record.place, conversation, self._example(conversation))
         except RecordError as error:
             return NotScored(error.reason, f"{record.place}: {error}")
 

@@ -33,12 +33,15 @@ class Scored:
         return [by_place[place] for place in range(len(places))]
 
 
+NOT_FINITE = "a score is not finite"
+
+
 @dataclass(frozen=True, slots=True)
 class NotScored:
-    """A record that cannot be used.
+    """A record that has no score: it cannot be used, or what the model says of it is no number.
 
     Attributes:
-        reason: a short form of the message, to count by.
+        reason: a short form of the message, to count by; NOT_FINITE where the model is at fault.
         message: its place and what is wrong with it, in one line.
     """
 

@@ -1,6 +1,7 @@
 """The scorer: records to scores, with the same token ids and scored positions as in training."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,7 @@ from modellink_rm.dataset.split import divide
 from modellink_rm.inference.options import scorer_options
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
 from modellink_rm.inference.record_tokenizer import ScoringInput
-from modellink_rm.inference.result import NotScored, Scored
+from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
 from modellink_rm.model.build import build_model
 from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.parallel.failures import ending_together
@@ -95,13 +96,13 @@ class Scorer:
         process of a torchrun gives the same records and gets all scores.
 
         Raises:
-            UserError: a record cannot be used; nothing is scored.
+            UserError: a record cannot be used, and nothing is scored; or a score is not finite.
         """
         inputs = [self._plan.inputs(Record(f"records[{i}]", dict(one))) for i, one in enumerate(records)]
-        for item in inputs:
-            if isinstance(item, NotScored):
-                raise UserError(item.message)
-        lists = [result.in_record_order for result in self._scored(inputs) if isinstance(result, Scored)]
+        _check_all_scored(inputs)
+        results = self._scored(inputs)
+        _check_all_scored(results)
+        lists = [result.in_record_order for result in results if isinstance(result, Scored)]
         return [scores[0] if len(scores) == 1 else scores for scores in lists]
 
     def results(self, records: Sequence[Record | BadRecord]) -> list[Scored | NotScored]:
@@ -126,12 +127,7 @@ class Scorer:
             raise UserError("the Scorer is closed")
         examples = [item.example for item in inputs if isinstance(item, ScoringInput)]
         scores = iter(self._scores(examples) if examples else ())
-        return [
-            Scored(item.conversation, next(scores), item.example.is_truncated)
-            if isinstance(item, ScoringInput)
-            else item
-            for item in inputs
-        ]
+        return [_result(item, next(scores)) if isinstance(item, ScoringInput) else item for item in inputs]
 
     def _scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
         """Scores of each example's responses; a collective over all processes, with equal results on each."""
@@ -157,3 +153,20 @@ class Scorer:
         torch.distributed.all_gather_object(gathered, found if ranks.reports_scores else {})
         everything = {number: scores for part in gathered for number, scores in part.items()}
         return [everything[number] for number in range(len(examples))]
+
+
+def _check_all_scored(items: Sequence[ScoringInput | Scored | NotScored]) -> None:
+    """Every record has what it needs.
+
+    Raises:
+        UserError: the first one that has not.
+    """
+    for item in items:
+        if isinstance(item, NotScored):
+            raise UserError(item.message)
+
+
+def _result(item: ScoringInput, scores: tuple[float, ...]) -> Scored | NotScored:
+    if all(map(math.isfinite, scores)):
+        return Scored(item.conversation, scores, item.example.is_truncated)
+    return NotScored(NOT_FINITE, f"{item.place}: {NOT_FINITE}")

@@ -2,17 +2,15 @@
 
 import datetime
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-from torch.distributed import FileStore  # type: ignore[attr-defined]  # public, but not typed so
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not typed so
 
 from modellink_rm.base.platform import Platform
 from modellink_rm.config.parallel import ParallelConfig
@@ -66,19 +64,18 @@ def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> 
     A single process outside torchrun forms a group of one.
     """
     timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
-    with tempfile.TemporaryDirectory(prefix="modellink-rm-") as directory:
-        if "RANK" in os.environ:
-            torch.distributed.init_process_group(platform.backend, timeout=timeout)
-        else:
-            store = FileStore(str(Path(directory) / "store"), 1)
-            torch.distributed.init_process_group(
-                platform.backend, store=store, rank=0, world_size=1, timeout=timeout
-            )
-        try:
-            yield start_model_parallel(config, seed=seed)
-        finally:
-            parallel_state.destroy_model_parallel()
-            torch.distributed.destroy_process_group()
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group(platform.backend, timeout=timeout)
+    else:
+        # In memory: a file or a port would need room in /tmp, or a network.
+        torch.distributed.init_process_group(
+            platform.backend, store=HashStore(), rank=0, world_size=1, timeout=timeout
+        )
+    try:
+        yield start_model_parallel(config, seed=seed)
+    finally:
+        parallel_state.destroy_model_parallel()
+        torch.distributed.destroy_process_group()
 
 
 def start_model_parallel(config: ParallelConfig, *, seed: int) -> Ranks:

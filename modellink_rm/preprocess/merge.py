@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.files import whole_files
+from modellink_rm.base.files import check_outputs, whole_files
 from modellink_rm.dataset.indexed import IndexedReader, IndexedWriter, bin_path, idx_path
 from modellink_rm.dataset.manifest import Manifest, manifest_path, mark_unfinished
 from modellink_rm.preprocess.parts import first_difference, locked_parts, parts_path, read_shard
-from modellink_rm.preprocess.pipeline import write_dataset
+from modellink_rm.preprocess.pipeline import dataset_outputs, write_dataset
 from modellink_rm.preprocess.rows import Rows
 
 _BLOCK_ROWS = 1024
@@ -26,6 +26,7 @@ def merge_shards(prefix: Path, *, rejects: str | None) -> Manifest:
         UserError: a shard is missing, incomplete, or of another run.
     """
     paths = _shards_of(prefix)
+    check_outputs(dataset_outputs(prefix, rejects), inputs=paths)
     with locked_parts(parts_path(prefix), flag=f"--output-prefix {prefix}"):
         shards = [read_shard(path) for path in paths]
         identity = shards[0][0]
@@ -82,12 +83,14 @@ def merge_groups(directory: Path, keys: Sequence[str], prefix: Path) -> dict[str
     outputs = {key: prefix.with_name(f"{prefix.name}_{key}") for key in keys}
     stems = sorted(path.with_suffix("") for path in directory.glob("*.idx"))
     sources: dict[str, list[Path]] = {}
-    for key, output in outputs.items():
-        sources[key] = [stem for stem in stems if key in stem.name and stem.resolve() != output.resolve()]
+    for key in keys:
+        sources[key] = [stem for stem in stems if key in stem.name]
         if not sources[key]:
             raise UserError(f"--merge-group-keys {key}: no file in {directory} has it in its name")
     prefix.parent.mkdir(parents=True, exist_ok=True)
+    read = {path(stem) for stems in sources.values() for stem in stems for path in (bin_path, idx_path)}
     paths = [path(output) for output in outputs.values() for path in (bin_path, idx_path)]
+    check_outputs([(f"--output-prefix {prefix}", path) for path in paths], inputs=read)
     counts = {}
     with whole_files(paths, before_renaming=lambda: mark_unfinished(prefix)) as files:
         for index, (key, key_sources) in enumerate(sources.items()):

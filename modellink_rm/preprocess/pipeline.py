@@ -1,18 +1,17 @@
 """Preference records to indexed files: the pipeline of preprocess_data.py."""
 
 import dataclasses
-import glob
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.checksums import FileEntry
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.files import whole_files
+from modellink_rm.base.files import check_outputs, remove_remains, whole_files
 from modellink_rm.base.log import info, warn_once
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
@@ -47,6 +46,7 @@ from modellink_rm.records import (
     read_raw_records,
 )
 from modellink_rm.templates.files import definition_of
+from modellink_rm.tokenizers.directory import tokenizer_files
 from modellink_rm.version import __version__
 
 # Records in a block; its bytes are bounded too, for very long records.
@@ -84,6 +84,7 @@ def preprocess(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> M
             kept, or there is a bad record and --strict was given.
         OSError: a file cannot be read or written.
     """
+    check_outputs(_outputs(config), inputs=_inputs(config, tokenizer_config))
     work = PairTokenizer(config, tokenizer_config)
     warn_if_files_differ(work.tokenizer, tokenizer_config, _raw_records(config))
     return preprocess_with(work, config)
@@ -130,14 +131,8 @@ def write_dataset(
     """
     columns = [path for column in COLUMNS for path in column_files(prefix, column)]
     data_paths = [*data_files(prefix), *columns]
-    # The manifest takes its name last: it says which files belong together.
-    paths = [
-        *data_paths,
-        *([Path(rejects)] if rejects else []),
-        checksums_path(prefix),
-        manifest_path(prefix),
-    ]
-    _remove_remains(paths)
+    paths = [path for _, path in dataset_outputs(prefix, rejects)]
+    remove_remains(paths)
     with whole_files(paths, optional=columns, before_renaming=lambda: mark_unfinished(prefix)) as files:
         data, (*rest, checksums_file, manifest_file) = files[: len(data_paths)], files[len(data_paths) :]
         writer = PairWriter(data, drop=identity["drop"], rejects=rest[0] if rest else None)
@@ -149,6 +144,34 @@ def write_dataset(
         checksums_file.write(writer.block_checksums())
         manifest_file.write(serialized(manifest))
     return manifest
+
+
+def dataset_outputs(prefix: Path, rejects: str | None) -> list[tuple[str, Path]]:
+    """Every file of a data set and --rejects if there is one, each with its flag; the manifest last.
+
+    The last one to take its name, it says which files belong together.
+    """
+    columns = [path for column in COLUMNS for path in column_files(prefix, column)]
+    flag = f"--output-prefix {prefix}"
+    return [
+        *((flag, path) for path in (*data_files(prefix), *columns)),
+        *([(f"--rejects {rejects}", Path(rejects))] if rejects else []),
+        (flag, checksums_path(prefix)),
+        (flag, manifest_path(prefix)),
+    ]
+
+
+def _outputs(config: PreprocessConfig) -> list[tuple[str, Path]]:
+    prefix = Path(config.output_prefix)
+    parts = parts_path(prefix, config.shard_index, config.num_shards)
+    return [*dataset_outputs(prefix, config.rejects), (f"--output-prefix {prefix}", parts)]
+
+
+def _inputs(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> list[Path]:
+    """The files that are read."""
+    handler_file = config.handler_name.rpartition(":")[0]
+    others = [Path(name) for name in (config.prompt_type_path, handler_file) if name]
+    return [*input_files(config.input), *tokenizer_files(tokenizer_config), *others]
 
 
 def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
@@ -232,13 +255,6 @@ def _file_identity(path: Path) -> list[object]:
         file.seek(max(0, size - (1 << 16)))
         digest.update(file.read())
     return [path.name, size, digest.hexdigest()]
-
-
-def _remove_remains(paths: Sequence[Path]) -> None:
-    """Delete the temporary files of a run into these files that was killed; its lock is ours now."""
-    for path in paths:
-        for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            remains.unlink(missing_ok=True)
 
 
 def _manifest(writer: PairWriter, prefix: Path, identity: dict[str, Any]) -> Manifest:

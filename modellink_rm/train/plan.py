@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import check_outputs
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.base_model import base_model_files
 from modellink_rm.checkpoint.contract import contract_files, make_contract, read_contract
@@ -76,6 +78,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         _check_writable(flag, directory)
     existing = newest_under_save(config.checkpoint)
     source, continues = find_source(config.checkpoint, existing)
+    _check_outside_of_checkpoint(directories, source)
     length = plan_length(config, world_size, source.checkpoint if continues else None)
     check_profile(config, train_iters=length.train_iters, world_size=world_size)
     # The batch as it is in force, so that the checkpoints say it.
@@ -145,6 +148,20 @@ def _check_writable(flag: str, directory: str | None) -> None:
         raise UserError(f"{flag} {directory} cannot be made a directory: {nearest} is none")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{flag} {directory} cannot be written to")
+
+
+def _check_outside_of_checkpoint(directories: Mapping[str, str | None], source: ModelSource) -> None:
+    """Nothing is written into the checkpoint that is loaded.
+
+    Raises:
+        UserError: a directory of a flag is, or lies in, that checkpoint.
+    """
+    inputs = [source.checkpoint.path] if source.checkpoint is not None else []
+    named = [(f"{flag} {directory}", directory) for flag, directory in directories.items() if directory]
+    # Each flag has files of its own in its directory, which may be one for both.
+    check_outputs(
+        [(flag, Path(directory, f".{flag.split()[0]}")) for flag, directory in named], inputs=inputs
+    )
 
 
 def newest_under_save(config: CheckpointConfig) -> Path | None:

@@ -1,6 +1,7 @@
 """Every flag of every command with values that cannot be meant: one line, exit code 2, in no time."""
 
 import dataclasses
+import random
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -100,3 +101,65 @@ def test_a_bad_value_is_one_line_and_exit_code_2(
             if code != 2 or not is_one_line or not names_it:
                 offences.append(f"{name}={value}: exit code {code}, {told!r}")
     assert offences == []
+
+
+PLAUSIBLE = ("1", "2", "3", "8", "64", "0.5", "1e-5", "true", "false", "a,b", "0,0,0", "pairs.jsonl", "{}")
+NUM_COMBINATIONS = 150
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=list(COMMANDS))
+def test_flags_at_random_together_are_one_line_and_exit_code_2(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.jsonl").write_text('{"instruction": "a", "input": "", "chosen": "b", "rejected": "c"}\n')
+    generator = random.Random(5)
+    flags = list(flags_of(command))
+    offences = []
+    for _ in range(NUM_COMBINATIONS):
+        words = command.words.split()
+        for name, kind, _ in generator.sample(flags, min(len(flags), generator.randint(2, 5))):
+            words.append(name if kind is None else f"{name}={generator.choice(PLAUSIBLE)}")
+        code = run_command(command.main, words)
+        told = capsys.readouterr().err
+        errors = [line for line in told.splitlines() if line.startswith("error: ")]
+        if code != 2 or len(errors) != 1 or "Traceback" in told:
+            offences.append(f"{' '.join(words)}: exit code {code}, {told!r}")
+    assert offences == []
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("preprocess", "--shard-index 1", "--shard-index 1 must be from 0 to --num-shards - 1 = 0"),
+        ("preprocess", "--drop long-prompt", "--drop long-prompt needs a limit: --max-prompt-length"),
+        ("preprocess", "--dataset-dir x", "--handler-name and --dataset-dir exclude each other"),
+        ("merge", "--merge-group-keys k", "give one of --merge-shards and --merge-group-keys"),
+        ("merge", "--input x", "--merge-group-keys needs --input"),
+        ("train", "--train-samples 8", "one of --train-iters and --train-samples"),
+        ("train", "--auto-resume", "--auto-resume needs --save"),
+        ("train", "--sequence-parallel", "--sequence-parallel needs --tensor-model-parallel-size of 2"),
+        ("train", "--num-layers-per-virtual-pipeline-stage 1", "needs --pipeline-model-parallel-size of 2"),
+        ("train", "--lr 1e-5 --min-lr 1e-3", "--min-lr"),
+        ("train", "--split 0,0,0", "--split"),
+        ("train", "--tensor-model-parallel-size 2", "does not divide the number of processes, 1"),
+        ("train", "--lr-warmup-iters 5 --lr-warmup-fraction 0.5", "--lr-warmup-fraction"),
+        ("train", "--lr-warmup-iters 5", "--lr-warmup-iters"),
+        ("score", "--map-keys {}", "--map-keys needs --handler-name"),
+        ("score", "--context-parallel-size 3", "does not divide the number of processes, 1"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_named(
+    command: str,
+    flags: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.jsonl").write_text('{"instruction": "a", "input": "", "chosen": "b", "rejected": "c"}\n')
+    case = COMMANDS[command]
+    assert run_command(case.main, [*case.words.split(), *flags.split()]) == 2
+    told = capsys.readouterr().err
+    assert message in told.splitlines()[-1]

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.distributed import Workers
 from tests.tiny_data import write_tokenizer
 from tests.tiny_models import write_tiny_llama
 
-RECORDS = [
+RECORDS: list[dict[str, Any]] = [
     {"prompt": "the cat", "response": "sings"},
     {"prompt": "the cat", "responses": ["sings", "the moon falls", "sleeps"]},
     {"prompt": [{"role": "user", "content": "a dog"}], "chosen": "runs", "rejected": "the tree shines"},
@@ -92,3 +93,27 @@ def test_wrong_use_is_one_line(workers: Workers, model: str) -> None:
         "the Scorer is closed",
     ]
     assert [line[: len(begin)] for line, begin in zip(told, expected, strict=True)] == expected
+
+
+def refusal_of_nan(model: str) -> str:
+    from modellink_rm import Scorer
+
+    with Scorer.open(model, prompt_type="llama2", load_checkpoint_loosely=True) as scorer:
+        try:
+            scorer.score(RECORDS)
+        except ValueError as error:
+            return str(error)
+    return "scored"
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_score_that_is_not_finite_is_an_error_on_every_rank(
+    world_size: int, tmp_path: Path, workers: Workers
+) -> None:
+    write_tiny_llama(tmp_path, value_head=True)
+    write_tokenizer(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"][:] = 3e38  # finite, as weights must be
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    told = workers.run(refusal_of_nan, world_size, str(tmp_path))
+    assert told == ["records[0]: a score is not finite"] * world_size

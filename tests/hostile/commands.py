@@ -1,0 +1,245 @@
+"""The commands in processes that start in an instant, and material for them."""
+
+import dataclasses
+import importlib
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modellink_rm.base.errors import run_command
+from tests.tiny_data import random_pairs, write_tokenizer
+
+SECONDS = 120.0
+# What takes seconds to import is there before a command's process is forked.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["modellink_rm.train.run", "modellink_rm.inference.scorer", "modellink_rm.preprocess.run"]
+)
+_MAINS = {"preprocess": "preprocess", "merge": "preprocess", "train": "train", "score": "score"}
+
+HANDLER = "--handler-name SharegptStylePairwiseHandler --tokenizer-name-or-path model --prompt-type llama2"
+PREPROCESS = f"--input pairs.json {HANDLER} --output-prefix"
+TRAIN = (
+    "--stage rm --is-pairwise-dataset --load model --load-checkpoint-loosely --data-path data/whole "
+    "--seq-length 400 --micro-batch-size 2 --global-batch-size 4 --lr 1e-3 --train-iters 6 --save-interval 1 "
+    "--eval-interval 3 --split 90,10,0"
+)
+SCORE = "--load trained --input pairs.json --micro-batch-size 4"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a command.
+
+    Attributes:
+        code: its exit code; the negative number of the signal that killed it.
+    """
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines that say what was wrong."""
+        return [line for line in self.stderr.splitlines() if line.startswith("error")]
+
+    def is_one_line(self) -> bool:
+        """Whether the command said in one line why it ended with exit code 2."""
+        return self.code == 2 and len(self.errors) == 1 and "Traceback" not in self.stderr
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that has been started."""
+
+    process: Any
+    stdout: Path
+    stderr: Path
+
+    def kill(self) -> None:
+        """End it as the system does for want of memory."""
+        self.process.kill()
+
+    def outcome(self) -> Outcome:
+        """Wait for its end."""
+        self.process.join(SECONDS)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        texts = [path.read_text(errors="replace") for path in (self.stdout, self.stderr)]
+        for path in (self.stdout, self.stderr):
+            path.unlink()
+        return Outcome(self.process.exitcode, *texts)
+
+
+def start(
+    command: str, words: str | Sequence[str], directory: Path, *, first: Callable[[], None] | None = None
+) -> Running:
+    """Start a command in `directory`.
+
+    Args:
+        command: one of preprocess, merge, train and score.
+        words: its flags.
+        first: called in the command's process before it; a function of a module, or a partial of one.
+    """
+    argv = words.split() if isinstance(words, str) else list(words)
+    stamp = f"{os.getpid()}_{time.monotonic_ns()}"
+    stdout, stderr = (directory.parent / f".{stamp}.{name}" for name in ("out", "err"))
+    for path in (stdout, stderr):
+        path.touch()
+    process = _CONTEXT.Process(target=_serve, args=(command, argv, directory, stdout, stderr, first))
+    process.start()
+    return Running(process, stdout, stderr)
+
+
+def run(
+    command: str, words: str | Sequence[str], directory: Path, *, first: Callable[[], None] | None = None
+) -> Outcome:
+    """Run a command to its end."""
+    return start(command, words, directory, first=first).outcome()
+
+
+def _serve(
+    command: str,
+    argv: list[str],
+    directory: Path,
+    stdout: Path,
+    stderr: Path,
+    first: Callable[[], None] | None,
+) -> None:
+    """Be the command: its own files for what it prints, and its exit code."""
+    for path, descriptor in ((stdout, 1), (stderr, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(file, descriptor)
+        os.close(file)
+    # pytest's own, where it imported this module, are of the process that forked
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    os.chdir(directory)
+    main = importlib.import_module(f"modellink_rm.commands.{_MAINS[command]}").main
+    code = 1
+    try:
+        if first is not None:
+            first()
+        code = run_command(main, argv)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+@dataclass(frozen=True)
+class Material:
+    """A model, records, a data set, two shards and a checkpoint, in a directory that is not written to again.
+
+    Attributes:
+        seconds: how long each command takes here, once `reference` was asked for it.
+    """
+
+    directory: Path
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def copy(self, target: Path, *, links: bool = True) -> Path:
+        """A directory of its own with the material for one trial.
+
+        Args:
+            links: to what is only read; False for copies that can be changed.
+        """
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for name in ("model", "data", "trained"):
+            if links:
+                (target / name).symlink_to(self.directory / name)
+            else:
+                shutil.copytree(self.directory / name, target / name)
+        for path in self.directory.iterdir():
+            if path.is_file():
+                shutil.copyfile(path, target / path.name)
+        return target
+
+
+# The command that is tried, and the names of what it writes.
+TRIALS = {
+    "preprocess": f"{PREPROCESS} out",
+    "merge": "--merge-shards --output-prefix shards",
+    "train": f"{TRAIN} --save run --auto-resume",
+    "score": f"{SCORE} --output scores.jsonl",
+}
+
+
+def write_material(directory: Path, *, num_pairs: int = 240) -> Material:
+    """Make everything by the commands themselves."""
+    from tests.tiny_models import write_tiny_llama
+
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tiny_llama(directory / "model")
+    write_tokenizer(directory / "model")
+    (directory / "pairs.json").write_text(json.dumps(random_pairs(num_pairs)))
+    material = Material(directory)
+    needed = [("preprocess", f"{PREPROCESS} data/whole")]
+    needed += [
+        ("preprocess", f"{PREPROCESS} shards --num-shards 2 --shard-index {index}") for index in range(2)
+    ]
+    needed += [("train", f"{TRAIN} --train-iters 2 --save trained")]
+    for command, words in needed:
+        outcome = run(command, words, directory)
+        assert outcome.code == 0, outcome.stderr
+    return material
+
+
+def reference(material: Material, command: str) -> dict[str, bytes]:
+    """What the command writes when nothing goes wrong; it runs at the first call."""
+    target = material.directory.parent / f"reference_{command}"
+    if command not in material.seconds:
+        started = time.monotonic()
+        outcome = run(command, TRIALS[command], material.copy(target))
+        material.seconds[command] = time.monotonic() - started
+        assert outcome.code == 0, outcome.stderr
+    return written(command, target)
+
+
+_CLOCK = (
+    "tokens_per_second",
+    "computed_tokens_per_second",
+    "pairs_per_second",
+    "model_flops_per_second",
+    "matmul_share",
+)
+
+
+def written(command: str, directory: Path) -> dict[str, bytes]:
+    """The files of a command in a trial's directory, without what depends on the clock."""
+    if command in ("preprocess", "merge"):
+        prefix = "out" if command == "preprocess" else "shards"
+        paths = [path for path in directory.glob(f"{prefix}_*") if path.suffix in (".bin", ".idx", ".json")]
+        return {path.name: path.read_bytes() for path in paths}
+    if command == "score":
+        path = directory / "scores.jsonl"
+        return {path.name: path.read_bytes()} if path.exists() else {}
+    metrics = directory / "run" / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    kept = [{name: value for name, value in row.items() if name not in _CLOCK} for row in rows]
+    last = directory / "run" / "iter_0000006"
+    tensors = {path.name: path.read_bytes() for path in last.glob("*.distcp")}
+    return {"metrics": json.dumps(kept).encode(), **tensors}
+
+
+def remains(directory: Path) -> list[str]:
+    """Names of files that a command should not leave when it ends."""
+    names = [str(path.relative_to(directory)) for path in directory.rglob("*")]
+    kept = ("run/.lock",)  # of every run
+    return sorted(
+        name for name in names if name not in kept and name.endswith((".tmp", ".old", ".lock", ".parts"))
+    )

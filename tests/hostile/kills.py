@@ -1,0 +1,89 @@
+"""Commands that are killed at any moment, run again, and compared with one that was not."""
+
+import collections
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.hostile.commands import TRIALS, Material, reference, remains, run, start, written
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the trials of a command.
+
+    Attributes:
+        killed: kills that met the command before its end.
+        finished: that came after its end.
+        offences: what should not have been, by trial.
+    """
+
+    killed: int
+    finished: int
+    offences: list[str]
+
+
+def kill_trials(
+    material: Material, command: str, *, num_kills: int, seed: int, directory: Path, seconds: float = 3600
+) -> Counts:
+    """Kill a command until `num_kills` kills met it; run it again after each, and compare.
+
+    Args:
+        directory: for the trials, removed and made again for each.
+        seconds: no trial begins later than that.
+    """
+    generator = random.Random(f"{seed} {command}")
+    expected = reference(material, command)
+    counts: collections.Counter[bool] = collections.Counter()
+    offences: list[str] = []
+    deadline = time.monotonic() + seconds
+    while counts[True] < num_kills and time.monotonic() < deadline:
+        target = material.copy(directory / "trial")
+        delays = [
+            generator.uniform(0, 1.1) * material.seconds[command] for _ in range(generator.choice((1, 1, 2)))
+        ]
+        for delay in delays:
+            words = TRIALS[command]
+            if command == "preprocess":
+                words += generator.choice(("", " --resume")) + f" --workers {generator.randint(1, 3)}"
+            killed = _killed_after(delay, command, words, target)
+            counts[killed] += 1
+            offences += [
+                f"after a kill at {delay:.3f} s: {told}" for told in _torn(command, target, expected)
+            ]
+        offences += [f"kills at {delays}: {told}" for told in _after_another_run(command, target, expected)]
+    return Counts(counts[True], counts[False], offences)
+
+
+def _killed_after(delay: float, command: str, words: str, target: Path) -> bool:
+    """Whether the kill met the command before its end."""
+    running = start(command, words, target)
+    running.process.join(delay)
+    running.kill()
+    return running.outcome().code == -9
+
+
+def _torn(command: str, target: Path, expected: dict[str, bytes]) -> list[str]:
+    """What under its final name is not whole."""
+    if command == "train":  # its rows and checkpoints come one by one
+        return []
+    found = written(command, target)
+    manifest = next((name for name in expected if name.endswith("_manifest.json")), None)
+    if manifest is not None and manifest not in found:
+        return []
+    return [f"{name} is not what was to be written" for name in found if found[name] != expected.get(name)]
+
+
+def _after_another_run(command: str, target: Path, expected: dict[str, bytes]) -> list[str]:
+    """What is wrong after the command ran again, to its end."""
+    is_whole = command == "merge" and written(command, target) == expected
+    words = TRIALS[command] + (" --resume" if command == "preprocess" else "")
+    outcome = run(command, words, target)
+    if outcome.code != 0 and not (is_whole and outcome.is_one_line()):  # the shards may be gone already
+        return [f"exit code {outcome.code}: {outcome.stderr[-2000:]}"]
+    found = written(command, target)
+    different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+    told = [f"differs from a run that was not killed: {sorted(different)}"] if different else []
+    left = [name for name in remains(target) if not name.startswith("shards_")]
+    return told + ([f"left behind: {left}"] if left else [])

@@ -1,0 +1,50 @@
+"""What the system does not give a command: permissions, open files, memory; one line each."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.commands import TRIALS, Material, remains, run
+from tests.hostile.limits import limit_files, limit_memory, obey_permissions
+from tests.marks import full
+
+MEGABYTE = 1 << 20
+
+
+@pytest.mark.parametrize("command", list(TRIALS))
+def test_a_directory_that_cannot_be_written_to_is_one_line(
+    command: str, material: Material, tmp_path: Path
+) -> None:
+    target = material.copy(tmp_path / "trial")
+    target.chmod(0o555)
+    try:
+        outcome = run(command, TRIALS[command], target, first=obey_permissions)
+    finally:
+        target.chmod(0o755)
+    assert outcome.is_one_line(), (outcome.code, outcome.stderr)
+    assert [name for name in remains(target) if not name.startswith("shards_")] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "limit", "message"),
+    [
+        ("preprocess", functools.partial(limit_files, 12), "Too many open files"),
+        ("merge", functools.partial(limit_files, 12), "Too many open files"),
+        ("score", functools.partial(limit_files, 12), "error: too many open files; raise the limit"),
+        ("preprocess", functools.partial(limit_memory, 16 * MEGABYTE), "error: not enough memory;"),
+        ("merge", functools.partial(limit_memory, 16 * MEGABYTE), "error: not enough memory;"),
+        ("score", functools.partial(limit_memory, 64 * MEGABYTE), "error: not enough memory;"),
+        full("train", functools.partial(limit_files, 18), "error: too many open files;"),
+        full("train", functools.partial(limit_memory, 64 * MEGABYTE), "error: not enough memory;"),
+    ],
+)
+def test_a_limit_of_the_system_is_one_line_and_leaves_nothing(
+    command: str, limit: Callable[[], None], message: str, material: Material, tmp_path: Path
+) -> None:
+    target = material.copy(tmp_path / "trial")
+    outcome = run(command, TRIALS[command], target, first=limit)
+    assert outcome.is_one_line(), (outcome.code, outcome.stderr)
+    assert message in outcome.errors[0]
+    assert [name for name in remains(target) if not name.endswith(".parts")] == []

@@ -1,0 +1,29 @@
+"""Two runs at once on one output: one of them writes it whole, the other is told or comes after it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.commands import Material
+from tests.hostile.races import race
+from tests.marks import full
+
+
+@pytest.mark.parametrize(
+    ("command", "times"),
+    [
+        ("preprocess", 2),
+        ("train", 1),
+        ("score", 1),
+        full("preprocess", 20),
+        full("merge", 20),
+        full("train", 20),
+        full("score", 20),
+    ],
+)
+@pytest.mark.timeout(1800)
+def test_of_two_runs_at_once_one_writes_the_whole_output(
+    command: str, times: int, material: Material, tmp_path: Path
+) -> None:
+    found = [told for seed in range(times) for told in race(material, command, seed=seed, directory=tmp_path)]
+    assert found == []
