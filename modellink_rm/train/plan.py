@@ -70,6 +70,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         UserError: the first thing that cannot work.
     """
     objective = choose_objective(config.training.loss_type)
+    config.parallel.data_parallel_size(world_size)
     directories = {
         "--save": config.checkpoint.save,
         "--tensorboard-dir": config.reporting.tensorboard_dir,

@@ -144,7 +144,6 @@ def test_flags_at_random_together_are_one_line_and_exit_code_2(
         ("train", "--split 0,0,0", "--split"),
         ("train", "--tensor-model-parallel-size 2", "does not divide the number of processes, 1"),
         ("train", "--lr-warmup-iters 5 --lr-warmup-fraction 0.5", "--lr-warmup-fraction"),
-        ("train", "--lr-warmup-iters 5", "--lr-warmup-iters"),
         ("score", "--map-keys {}", "--map-keys needs --handler-name"),
         ("score", "--context-parallel-size 3", "does not divide the number of processes, 1"),
     ],

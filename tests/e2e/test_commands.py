@@ -246,7 +246,7 @@ def test_second_run_with_the_same_save_is_refused(directory: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--output {tmp}", "--output {tmp} cannot be written"),
+        ("--output {tmp}", "--output {tmp}: {tmp} is not a regular file"),
         ("--output {tmp}/empty.jsonl/out.jsonl", "its directory cannot be made"),
         ("--input {tmp}/empty.jsonl --output {tmp}/out.jsonl", "holds no record"),
         ("--map-keys {{}} --output {tmp}/out.jsonl", "--map-keys needs --handler-name"),

@@ -53,8 +53,8 @@ def files_of(directory: Path) -> dict[str, bytes]:
         ("preprocess", f"{PREPROCESS} out --rejects pairs.json", "is pairs.json, which"),
         ("preprocess", f"{PREPROCESS} out --rejects hard.json", "is pairs.json, which"),
         ("preprocess", f"{PREPROCESS} out --rejects model/tokenizer.model", "is model/tokenizer.model"),
-        ("preprocess", f"{PREPROCESS} out --rejects out_manifest.json", "is also written by --output-prefix"),
-        ("preprocess", f"{PREPROCESS} out --rejects OUT_manifest.json", "is also written by --output-prefix"),
+        ("preprocess", f"{PREPROCESS} out --rejects out_manifest.json", "is also written by --rejects"),
+        ("preprocess", f"{PREPROCESS} out --rejects OUT_manifest.json", "is also written by --rejects"),
         (
             "preprocess",
             f"--input in_manifest.json/in.json {HANDLER} --output-prefix in",
