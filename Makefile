@@ -26,8 +26,10 @@ DATA ?= ../shared/data
 
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
+# Files of tests that run at a time, each with processes of its own.
+TEST_PROCESSES ?= 2
 # One thread: the tests start several processes of their own.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 # What depends on versions; the rest tests this package's own processes and files.
 VERSIONED_TESTS := tests/unit tests/golden
 
