@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "modellink_rm"
 
@@ -38,35 +40,44 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported_files(path: Path, *, only_at_start: bool = False) -> set[Path]:
-    """Files of this package that a file imports.
+def package_of(path: Path) -> str:
+    """The dotted name that relative imports in a file start from."""
+    return ".".join(path.relative_to(ROOT).parent.parts)
 
-    Args:
-        only_at_start: leave out what functions import when they are called, and what only types need.
+
+def imported_modules(source: str, package: str) -> set[str]:
+    """Dotted names of the modules that a file of `package` imports, anywhere in it.
+
+    `from package import name` imports the module `package.name` if there is such a file, else `package`.
     """
-    tree = ast.parse(path.read_text())
-    skipped: set[ast.AST] = set()
-    for node in ast.walk(tree):
-        is_late = isinstance(node, ast.FunctionDef) or (
-            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        )
-        if only_at_start and is_late:
-            skipped.update(ast.walk(node))
     found = set()
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            # `from package import module` names a file too.
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            if names[1] in MODULES:
-                del names[0]
-        else:
-            continue
-        found |= {MODULES[name] for name in names if name in MODULES}
-    return found - {path}
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            start = parents[: len(parents) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            names = {f"{module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else module for name in names}
+    return found
+
+
+def imported_files(path: Path) -> set[Path]:
+    """Files of this package that a file imports."""
+    modules = imported_modules(path.read_text(), package_of(path))
+    return {MODULES[name] for name in modules if name in MODULES} - {path}
+
+
+def device_questions(source: str) -> set[str]:
+    """The functions of torch by which a file finds out what devices there are."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+    return found & {"is_available", "device_count"}
 
 
 def circle_from(start: Path, imports: dict[Path, set[Path]]) -> list[Path]:
@@ -123,20 +134,67 @@ def test_commands_are_listed_without_torch() -> None:
         assert f"\n  {command} " in done.stdout
 
 
-def test_rooms_before_training_need_no_torch() -> None:
-    for path in FILES:
-        if room_of(path) in WITHOUT_TORCH:
-            names = {name.split(".")[0] for name in _absolute_imports(path)}
-            assert not names & {"torch", "megatron"}, path
+def test_rooms_before_training_import_no_torch_directly_or_through_others() -> None:
+    imports = {path: imported_modules(path.read_text(), package_of(path)) for path in FILES}
+    for start in (path for path in FILES if room_of(path) in WITHOUT_TORCH):
+        reached, waiting = {start}, [start]
+        while waiting:
+            path = waiting.pop()
+            torch = {name for name in imports[path] if name.split(".")[0] in ("torch", "megatron")}
+            assert not torch, f"{start} reaches {path}, which imports {torch}"
+            new = {MODULES[name] for name in imports[path] if name in MODULES} - reached
+            reached |= new
+            waiting += new
 
 
-def _absolute_imports(path: Path) -> set[str]:
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+def test_rooms_before_training_load_no_torch_when_they_are_imported() -> None:
+    names = [name for name, path in MODULES.items() if room_of(path) in WITHOUT_TORCH]
+    assert len(names) > len(WITHOUT_TORCH)
+    code = "import importlib, sys\n"
+    code += f"for name in {names}:\n"
+    code += "    importlib.import_module(name)\n"
+    code += "    assert 'torch' not in sys.modules, name\n"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_only_the_platform_asks_for_a_gpu() -> None:
-    for path in FILES:
-        if path.name not in ("platform.py", "cuda_on_cpu.py"):
-            assert "is_available()" not in path.read_text(), path
+    askers = {path.relative_to(PACKAGE) for path in FILES if device_questions(path.read_text())}
+    assert askers == {Path("base/platform.py"), Path("base/cuda_on_cpu.py")}
+
+
+@pytest.mark.parametrize(
+    ("line", "module"),
+    [
+        ("import modellink_rm.model.shape", "modellink_rm.model.shape"),
+        ("from modellink_rm.model.shape import ModelShape", "modellink_rm.model.shape"),
+        ("from modellink_rm.model import shape, spec", "modellink_rm.model.spec"),
+        ("from . import order", "modellink_rm.dataset.order"),
+        ("from .order import SampleOrder", "modellink_rm.dataset.order"),
+        ("from .. import conversation", "modellink_rm.conversation"),
+        ("from ..model import spec as other", "modellink_rm.model.spec"),
+        ("def late():\n    from ..model.spec import ModelSpec", "modellink_rm.model.spec"),
+        ("from torch import Tensor", "torch"),
+        ("import torch.nn as nn", "torch.nn"),
+    ],
+)
+def test_imports_of_every_form_are_found(line: str, module: str) -> None:
+    assert module in imported_modules(line, "modellink_rm.dataset")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.cuda.is_available()",
+        "ask = torch.cuda.is_available",
+        "torch.npu.device_count() > 0",
+        "from torch.cuda import device_count as count",
+        "cuda = torch.cuda\ncuda.is_available( )",
+    ],
+)
+def test_questions_for_a_gpu_of_every_form_are_found(line: str) -> None:
+    assert device_questions(line)
+
+
+def test_use_of_the_current_device_is_no_question_for_a_gpu() -> None:
+    assert not device_questions("torch.cuda.current_device()\n# torch.cuda.is_available()")
