@@ -52,6 +52,25 @@ def test_next_item_is_made_while_one_is_used() -> None:
         assert not made[3].is_set()
 
 
+def test_workers_prepare_as_many_items_ahead_as_there_are_workers() -> None:
+    made = [threading.Event() for _ in range(6)]
+    together = threading.Barrier(3, timeout=10)
+
+    def make(number: int) -> int:
+        made[number].set()
+        if number < 3:
+            together.wait()  # broken, which raises, unless three are made at a time
+        return number
+
+    with prefetch(make, range(6), 3) as items:
+        assert next(items) == 0
+        assert made[3].wait(10)
+        assert not made[4].is_set()
+        assert next(items) == 1
+        assert made[4].wait(10)
+        assert not made[5].is_set()
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_interrupted_use_ends_the_threads(num_workers: int) -> None:
     def use(items: Iterator[int]) -> None:

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.contract import CONTRACT_NAME, InferenceContract, read_contract
+from modellink_rm.checkpoint.contract import (
+    CONTRACT_NAME,
+    InferenceContract,
+    contract_tokenizer,
+    read_contract,
+)
 
 CONTRACT = InferenceContract(
     prompt_type="llama2",
@@ -26,6 +31,15 @@ CONTRACT = InferenceContract(
 def test_a_contract_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / CONTRACT_NAME).write_bytes(CONTRACT.to_json())
     assert read_contract(tmp_path) == CONTRACT
+
+
+@pytest.mark.parametrize("not_use_fast", [False, True])
+def test_the_stored_tokenizer_is_loaded_by_the_reader_of_the_run(not_use_fast: bool, tmp_path: Path) -> None:
+    contract = dataclasses.replace(CONTRACT, tokenizer_not_use_fast=not_use_fast)
+    (tmp_path / CONTRACT_NAME).write_bytes(contract.to_json())
+    flags = contract_tokenizer(read_contract(tmp_path), tmp_path)
+    assert flags.tokenizer_name_or_path == str(tmp_path / "tokenizer")
+    assert flags.tokenizer_not_use_fast == not_use_fast
 
 
 def test_a_contract_of_an_earlier_version_names_no_handler(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.files import FILES_NAME, describe_files, files_json
+from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, describe_files, files_json
 from modellink_rm.checkpoint.layout import (
     FORMAT_VERSION,
     LATEST_NAME,
@@ -122,3 +122,23 @@ def test_tracker_that_names_an_older_checkpoint_is_told_of(tmp_path: Path, warni
     assert latest_checkpoint(tmp_path) == tmp_path / "iter_0000010"
     (warning,) = warnings
     assert warning.endswith(f"names iteration 10, which is taken, though there is {tmp_path}/iter_0000030")
+
+
+def test_small_file_changed_without_its_size_is_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / RUN_NAME
+    path.write_text(path.read_text().replace('"iteration": 3', '"iteration": 4'))
+    with pytest.raises(UserError, match=rf"{RUN_NAME} has changed since it was written"):
+        read_checkpoint_info(tmp_path)
+
+
+def test_files_of_tensors_are_left_to_be_verified_as_they_are_loaded(tmp_path: Path) -> None:
+    write(tmp_path)
+    tensors = tmp_path / f"__0_0{TENSOR_SUFFIX}"
+    tensors.write_bytes(b"weights")
+    (tmp_path / FILES_NAME).write_bytes(files_json(describe_files(tmp_path, [tmp_path / RUN_NAME, tensors])))
+    tensors.write_bytes(b"WEIGHTS")
+    assert read_checkpoint_info(tmp_path).iteration == 3
+    tensors.write_bytes(b"weight")
+    with pytest.raises(UserError, match="has 6 bytes; 7 were written"):
+        read_checkpoint_info(tmp_path)

@@ -24,6 +24,24 @@ def test_split_divides_rows_in_file_order(split: str, sizes: tuple[int, int, int
     assert parts.valid.stop == parts.test.start
 
 
+@pytest.mark.parametrize(
+    ("split", "num_rows", "sizes"),
+    [
+        # Halves of both parts are rounded up: 2 + 2 of 3 rows.
+        ("1,1,0", 3, (2, 1, 0)),
+        ("1,1", 7, (4, 3, 0)),
+        ("1,0,0", 1, (1, 0, 0)),
+    ],
+)
+def test_rounded_parts_never_reach_past_the_last_row(
+    split: str, num_rows: int, sizes: tuple[int, int, int]
+) -> None:
+    parts = split_rows(num_rows, split, name="x")
+    assert (len(parts.train), len(parts.valid), len(parts.test)) == sizes
+    rows = [*parts.train, *parts.valid, *parts.test]
+    assert rows == list(range(num_rows))
+
+
 def test_split_without_training_rows_is_refused() -> None:
     with pytest.raises(UserError, match="none of the 10 rows of x"):
         split_rows(10, "0,1,0", name="x")

@@ -120,3 +120,8 @@ def test_nothing_is_longer_than_the_cutoff_and_prompts_stay_shared(
     for length, (_, answer) in zip(answers, parts(kept), strict=True):
         if mode == "keep-ends" and 0 < closing <= len(answer):
             assert answer[-closing:] == list(range(100, 100 + length))[-closing:]
+
+
+def test_keep_ends_keeps_the_last_closing_tokens_where_there_is_no_room_for_all() -> None:
+    kept, _ = truncate((response(range(40), range(50, 70)),), 3, "keep-ends", num_closing_tokens=4)
+    assert parts(kept) == [([0, 39], [69])]

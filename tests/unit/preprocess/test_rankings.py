@@ -251,6 +251,10 @@ def test_margins_and_sources_of_pairs_are_written_where_there_are_any(words, cap
     margins = IndexedDataset(str(array_prefix(X, "margin")))
     assert np.isnan([row[0] for row in margins[:71]]).all()
     assert [row.tolist() for row in margins[71:]] == [[i / 8] for i in range(71, 100)]
+    dataset = open_dataset(X)
+    examples = [READER.read(dataset, row) for row in (0, 70, 71, 99)]
+    assert [example.margins for example in examples] == [None, None, (8.875,), (12.375,)]
+    assert {example.source for example in examples} == {"s"}
     capsys.readouterr()
     assert run_command(inspect_main, ["x", "--first-row", "70", "--rows", "2"]) == 0
     output = capsys.readouterr().out

@@ -4,6 +4,7 @@ In the expectations a str is text that is tokenised on its own and `T` is one to
 pieces follow the table that ModelLink's users know; they are not made from the code's own table.
 """
 
+import dataclasses
 from array import array
 from dataclasses import dataclass
 
@@ -387,6 +388,17 @@ def test_closing_tokens_are_what_follows_the_text_of_an_answer(load):
         assert num_closing_tokens(TEMPLATES[name], load(name)[0]) == count
     tokenizer, ids = load("qwen3")
     assert num_closing_tokens(TEMPLATES["qwen3"], tokenizer) == len(ids([IM_END, "\n"]))
+
+
+def test_literals_after_the_text_in_its_own_slot_are_closing_tokens(load):
+    tokenizer, _ = load("llama2")
+    slots = ("Answer: {content}\n\nthe end", *TEMPLATES["llama2"].assistant[1:])
+    template = dataclasses.replace(TEMPLATES["llama2"], assistant=slots)
+    literals = tokenizer.encode("\n\nthe end")
+    assert len(literals) > 1
+    assert num_closing_tokens(template, tokenizer) == len(literals) + 1
+    answer = encode_response(assistant("a1"), template, tokenizer).tolist()
+    assert answer == [*tokenizer.encode("Answer: a1\n\nthe end"), tokenizer.eos_id]
 
 
 @pytest.fixture(scope="module")
