@@ -36,6 +36,25 @@ def test_state_of_the_plain_form_continues_fused() -> None:
     assert [state["step"].item() for state in adam.state.values()] == [5.0]
 
 
+def test_step_counts_become_what_the_fused_form_takes() -> None:
+    plain = adam_after_steps(2, fused=False)
+    (state,) = plain.state.values()
+    state["step"] = torch.tensor(2)  # as a checkpoint of whole steps holds it
+    assert use_fused_adam(SimpleNamespace(optimizer=plain))
+    assert (state["step"].item(), state["step"].dtype) == (2.0, torch.float32)
+    expected = adam_after_steps(5, fused=False)
+    take_steps(plain, 3)
+    torch.testing.assert_close(plain.param_groups[0]["params"][0], expected.param_groups[0]["params"][0])
+
+
+def test_step_counts_move_to_the_device_of_their_parameter() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2, device="meta"))
+    adam = torch.optim.AdamW([parameter], lr=0.1)
+    adam.state[parameter] = {"step": torch.tensor(2.0)}
+    assert use_fused_adam(SimpleNamespace(optimizer=adam))
+    assert adam.state[parameter]["step"].device == parameter.device
+
+
 def test_other_and_empty_optimizers_are_unchanged() -> None:
     sgd = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
     chain = SimpleNamespace(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.commands.preprocess import main as preprocess_main
 from modellink_rm.commands.train import run_config
 from modellink_rm.dataset.indexed import IndexedWriter, bin_path, idx_path
@@ -38,6 +39,30 @@ def plan(directory: Path, flags: str = "", *, world_size: int = 1) -> RunPlan:
 
 def test_plan_of_a_good_run_is_made(directory: Path) -> None:
     plan(directory, "--tensor-model-parallel-size 2", world_size=2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "max_tokens"),
+    [
+        ("--micro-batch-size 3", 2 * 3 * 64),  # a pair has two responses of up to --seq-length 64
+        ("--micro-batch-size 3 --seq-length 48", 2 * 3 * 48),
+        ("--micro-batch-size 3 --max-tokens-per-micro-batch 100", 100),
+    ],
+)
+def test_forward_pass_has_room_for_both_responses_of_a_micro_batch(
+    flags: str, max_tokens: int, directory: Path
+) -> None:
+    assert plan(directory, flags).max_tokens == max_tokens
+
+
+def test_contract_of_a_run_has_the_settings_of_its_flags(directory: Path) -> None:
+    default = json.loads(plan(directory).info_files[CONTRACT_NAME])
+    assert (default["tokenizer_not_use_fast"], default["seq_length"]) == (False, 64)
+    assert default["truncation"] == "right"
+    flags = "--tokenizer-not-use-fast --seq-length 48 --truncation keep-ends --prompt-type llama2"
+    contract = json.loads(plan(directory, flags).info_files[CONTRACT_NAME])
+    assert (contract["tokenizer_not_use_fast"], contract["seq_length"]) == (True, 48)
+    assert (contract["truncation"], contract["prompt_type"]) == ("keep-ends", "llama2")
 
 
 @pytest.mark.parametrize(
