@@ -1,13 +1,18 @@
 """The Scorer as Python calls it: alone, and under torchrun."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from modellink_rm.checkpoint.contract import read_contract
+from modellink_rm.commands.preprocess import main as preprocess_main
 from tests.distributed import Workers
-from tests.tiny_data import write_tokenizer
+from tests.marks import full
+from tests.runs import RunResult, run_training
+from tests.tiny_data import random_pairs, write_tokenizer
 from tests.tiny_models import write_tiny_llama
 
 RECORDS: list[dict[str, Any]] = [
@@ -117,3 +122,74 @@ def test_a_score_that_is_not_finite_is_an_error_on_every_rank(
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     told = workers.run(refusal_of_nan, world_size, str(tmp_path))
     assert told == ["records[0]: a score is not finite"] * world_size
+
+
+NUM_HELD_OUT = 10
+SEQ_LENGTH = 40  # longer than some of the pairs below and shorter than others
+
+
+def scored_results(checkpoint: str, records: list[dict[str, Any]]) -> tuple[bool, list[tuple[Any, bool]]]:
+    """Whether a Scorer computes in bfloat16, and of each record its scores and whether it was truncated."""
+    from modellink_rm import Scorer
+    from modellink_rm.inference.options import scorer_options
+    from modellink_rm.inference.plan import plan_scoring
+    from modellink_rm.inference.result import Scored
+    from modellink_rm.records import Record
+
+    plan = plan_scoring(scorer_options(checkpoint, {}))
+    with Scorer(plan) as scorer:
+        results = scorer.results([Record(f"line {i}", one) for i, one in enumerate(records)])
+    assert all(isinstance(result, Scored) for result in results)
+    return plan.bf16, [(one.scores, one.is_truncated) for one in results if isinstance(one, Scored)]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model, and preprocessed pairs of which some are longer than SEQ_LENGTH."""
+    directory = tmp_path_factory.mktemp("contract")
+    write_tiny_llama(directory / "model", value_head=True)
+    write_tokenizer(directory / "model")
+    (directory / "pairs.json").write_text(json.dumps(random_pairs(40)))
+    flags = (
+        f"--input {directory}/pairs.json --handler-name SharegptStylePairwiseHandler --prompt-type llama2 "
+        f"--tokenizer-name-or-path {directory}/model --output-prefix {directory}/pairs"
+    )
+    assert preprocess_main(flags.split()) == 0
+    return directory
+
+
+def trained_to_score(workers: Workers, pairs: Path, save: Path, flags: str) -> RunResult:
+    common = (
+        f"--stage rm --is-pairwise-dataset --load {pairs}/model --load-checkpoint-loosely "
+        f"--data-path {pairs}/pairs --split 30,{NUM_HELD_OUT},0 --seq-length {SEQ_LENGTH} --lr 1e-3 "
+        "--global-batch-size 5 --train-iters 2 --eval-interval 2 --eval-iters 2"
+    )
+    return run_training(workers, 1, [*common.split(), *flags.split()], save)
+
+
+@pytest.mark.parametrize("truncation", ["keep-ends", full("right")])
+def test_checkpoint_truncates_what_it_scores_as_its_training_did(
+    truncation: str, pairs: Path, workers: Workers, tmp_path: Path
+) -> None:
+    run = trained_to_score(workers, pairs, tmp_path, f"--truncation {truncation}")
+    held_out = random_pairs(40)[-NUM_HELD_OUT:]
+    ((bf16, scored),) = workers.run(scored_results, 1, str(tmp_path), held_out)
+    assert not bf16
+    assert {is_truncated for _, is_truncated in scored} == {True, False}
+    (evaluation,) = [row for row in run.rows if "valid/loss" in row]
+    for place, name in enumerate(("chosen_score", "rejected_score")):
+        mean = sum(scores[place] for scores, _ in scored) / NUM_HELD_OUT
+        # Other micro-batches, so other float32 rounding; truncated otherwise the means are off by 0.1.
+        assert mean == pytest.approx(evaluation[f"valid/{name}"], abs=1e-5)
+
+
+def test_checkpoint_of_a_bf16_run_is_scored_in_bf16(pairs: Path, workers: Workers, tmp_path: Path) -> None:
+    run = trained_to_score(workers, pairs, tmp_path, "--bf16")
+    contract = read_contract(tmp_path / "iter_0000002")
+    assert (contract.seq_length, contract.truncation) == (SEQ_LENGTH, "right")
+    ((bf16, scored),) = workers.run(scored_results, 1, str(tmp_path), random_pairs(40)[-NUM_HELD_OUT:])
+    assert bf16
+    (evaluation,) = [row for row in run.rows if "valid/loss" in row]
+    mean = sum(scores[0] for scores, _ in scored) / NUM_HELD_OUT
+    # bfloat16 has 8 bits, about 0.4%, and scores here are below 1; its rounding depends on the micro-batches.
+    assert mean == pytest.approx(evaluation["valid/chosen_score"], abs=0.01)
