@@ -14,7 +14,7 @@ class InspectConfig:
         help="the data set's --output-prefix; may stand first, without its flag", metavar="PREFIX"
     )
     rows: int = flag(3, help="rows to decode, 0 for the report alone")
-    first_row: int = flag(0, help="the first of them")
+    first_row: int = flag(0, help="the first row to decode")
     verify: bool = flag(False, help="read all files and compare them with the manifest's checksums")
     load: str | None = flag(
         None,

@@ -1,5 +1,6 @@
 """The pages for users: every flag, file, target and link that they name is there."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from modellink_rm.base.flags import build_parser, parse_flags
+from modellink_rm.checkpoint.contract import InferenceContract
+from modellink_rm.commands.registry import COMMANDS as REGISTERED_COMMANDS
 from modellink_rm.commands.train import GROUPS
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
@@ -19,6 +22,7 @@ from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.handlers import HANDLERS, make_handler
 from modellink_rm.inference.options import GROUPS as SCORER_GROUPS
+from modellink_rm.templates.files import definition_of
 from modellink_rm.templates.table import TEMPLATES
 from modellink_rm.train.console import FullConsole, TerminalConsole
 
@@ -173,6 +177,29 @@ def test_data_page_names_every_template_and_handler() -> None:
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     assert [name for name in TEMPLATES if f"`{name}`" not in text] == []
     assert [name for name in HANDLERS if name not in text] == []
+
+
+def test_checkpoints_page_shows_every_field_of_the_contract() -> None:
+    page = (ROOT / "docs/checkpoints.md").read_text()
+    shown = next(json.loads(text) for kind, text in _FENCE.findall(page) if kind == "json")
+    assert list(shown) == [field.name for field in dataclasses.fields(InferenceContract)]
+    template = TEMPLATES[shown["prompt_type"]]
+    assert shown["template_fingerprint"] == template.fingerprint
+    assert shown["template_definition"] == json.loads(json.dumps(definition_of(template)))
+
+
+def test_readme_names_every_command_of_the_package() -> None:
+    (line,) = (line for line in (ROOT / "README.md").read_text().splitlines() if "the two commands" in line)
+    assert not [name for name in REGISTERED_COMMANDS if f"`{name}`" not in line]
+
+
+def test_changelog_says_nothing_twice_and_its_first_version_changes_nothing() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    entries = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(set(entries)) == len(entries)
+    first = text.partition("## [0.1.0]")[2]
+    assert "### Changed" not in first
+    assert "### Fixed" not in first
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
