@@ -63,14 +63,14 @@ def ours(input_path: Path, folder: Path, model: Path, workers: int) -> tuple[flo
     """Run the preprocessor with a tokenizer just loaded, nothing cached; seconds and tokens written."""
     from modellink_rm.config.preprocess import PreprocessConfig
     from modellink_rm.config.tokenizer import TokenizerConfig
-    from modellink_rm.preprocess.encode import PairTokenizer
+    from modellink_rm.preprocess.encode import RecordEncoder
     from modellink_rm.preprocess.pipeline import preprocess_with
 
     names = {"handler_name": "SharegptStylePairwiseHandler", "prompt_type": "llama2"}
     with tempfile.TemporaryDirectory(dir=folder) as output:
         words = {"input": (str(input_path),), "output_prefix": f"{output}/pairs"}
         config = PreprocessConfig(**words, **names, workers=workers)  # type: ignore[arg-type]
-        work = PairTokenizer(config, TokenizerConfig(tokenizer_model=str(model)))
+        work = RecordEncoder(config, TokenizerConfig(tokenizer_model=str(model)))
         started = time.perf_counter()
         manifest = preprocess_with(work, config)
         return time.perf_counter() - started, int(manifest.num_tokens)  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from modellink_rm.base.errors import UserError
 
-# A run that was killed a moment ago may still be going; what it held is free when it is gone.
+# A run that was killed a moment ago may still be exiting; its locks are free when it is gone.
 SECONDS_FOR_A_DYING_RUN = 5.0
 _BUFFER_BYTES = 1 << 17
 _held: set[Path] = set()  # by this process
@@ -61,7 +61,7 @@ def _identity(path: Path) -> object:
 
 
 def remove_remains(paths: Iterable[Path]) -> None:
-    """Delete the temporary files that killed runs left of these; nobody else may be writing them now."""
+    """Delete the temporary files that killed runs left of these; no other process may be writing them now."""
     for path in paths:
         for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
             remains.unlink(missing_ok=True)
@@ -205,8 +205,8 @@ def _locked(path: Path) -> io.FileIO | None:
 def start_writing_out(file: BinaryIO, start: int, end: int) -> None:
     """Let the system write bytes `start` to `end` to the disk in the background.
 
-    The wait for the disk before a file takes its name is then short. Linux begins to write what it is
-    told that nobody needs; elsewhere nothing happens.
+    The wait for the disk before a file takes its name is then short. Linux starts writeback on
+    POSIX_FADV_DONTNEED; elsewhere nothing happens.
     """
     if hasattr(os, "posix_fadvise"):
         file.flush()

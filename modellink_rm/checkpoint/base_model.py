@@ -22,7 +22,7 @@ _KEPT = (
 
 
 def base_model_files(source: ModelSource) -> dict[str, bytes]:
-    """The files to store in a checkpoint, by relative name; empty if the run began with random weights.
+    """The files to store in a checkpoint, by relative name; empty if the run started with random weights.
 
     Raises:
         UserError: a file cannot be read.

@@ -33,7 +33,7 @@ from modellink_rm.parallel.groups import Ranks
 
 # torch's writer of files reports a full disk as a position in this source file that is not the expected one.
 _TORCH_FILE_WRITER = "inline_container.cc"
-_ALMOST_NOTHING = 1 << 20  # bytes
+_MIN_FREE_BYTES = 1 << 20
 
 
 class CheckpointNotWrittenError(AgreedError):
@@ -125,7 +125,7 @@ def _finish_checkpoint(
 
 @contextlib.contextmanager
 def _cleared_when_it_fails(unfinished: Path, ranks: Ranks) -> Iterator[None]:
-    """Remove `unfinished` and say in one line why where the engine cannot write it."""
+    """On failure, remove `unfinished` and raise an error of one line."""
     try:
         yield
     except CheckpointException as error:  # raised on every process, with the reason on the first
@@ -137,11 +137,11 @@ def _cleared_when_it_fails(unfinished: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _not_written(unfinished: Path, reason: str, ranks: Ranks) -> str:
-    is_full = shutil.disk_usage(unfinished).free < _ALMOST_NOTHING or os.strerror(errno.ENOSPC) in reason
+    is_full = shutil.disk_usage(unfinished).free < _MIN_FREE_BYTES or os.strerror(errno.ENOSPC) in reason
     if ranks.rank == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
-    told = "no space left on device; free some space" if is_full else reason.strip().splitlines()[-1]
-    return f"the checkpoint {unfinished.with_suffix('')} could not be written: {told}"
+    cause = "no space left on device; free some space" if is_full else reason.strip().splitlines()[-1]
+    return f"the checkpoint {unfinished.with_suffix('')} could not be written: {cause}"
 
 
 def load_weights(
@@ -184,7 +184,7 @@ def load_train_state(
     state = _sharded_state(chunks, optimizer, is_loading=True) if load_optim else _sharded_weights(chunks)
     has_rng = load_rng and checkpoint.parallel_sizes == ranks.sizes
     if load_rng and not has_rng:
-        info(f"random generators start anew: {checkpoint.path} was written at other parallel sizes")
+        info(f"random generators are reseeded: {checkpoint.path} was written at other parallel sizes")
     if has_rng:
         state["rng"] = _sharded_rng(ranks)
     with reading(checkpoint, ranks, verifies=verifies):

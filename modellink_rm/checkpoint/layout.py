@@ -153,7 +153,7 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo:
 
 @contextlib.contextmanager
 def _damage_named(directory: Path) -> Iterator[None]:
-    """Tell a user that what cannot be read within is damaged."""
+    """Report content that cannot be read as damage."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -179,7 +179,7 @@ def _read_run(directory: Path, values: dict[str, Any], version: int) -> Checkpoi
 
 
 def _known(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values of the fields of a dataclass; others, of a later package, are told of and left out.
+    """The values of the fields of a dataclass; others, of a later package, cause a warning and are ignored.
 
     Raises:
         TypeError: a value is of another type than its field.

@@ -65,21 +65,21 @@ class _Summary:
         self.margin += chosen - rejected
 
     def lines(self) -> list[str]:
-        """What to tell at the end."""
-        told = []
+        """The summary, printed at the end."""
+        lines = []
         if self.pairs:
             accuracy = (self.correct + 0.5 * self.ties) / self.pairs
-            told.append(
+            lines.append(
                 f"pairs: {self.pairs} | accuracy: {accuracy:.4f} | "
                 f"mean margin: {self.margin / self.pairs:.4f} | ties: {self.ties}"
             )
         if self.responses:
-            told.append(f"responses: {self.responses} | mean score: {self.score / self.responses:.4f}")
+            lines.append(f"responses: {self.responses} | mean score: {self.score / self.responses:.4f}")
         not_finite = f" ({self.not_finite} not finite)" if self.not_finite else ""
-        told.append(
+        lines.append(
             f"inputs: {self.inputs} | truncated: {self.truncated} | not scored: {self.bad}{not_finite}"
         )
-        return told
+        return lines
 
     def check_some_finite(self) -> None:
         """Some score is finite, or the records themselves are at fault.
@@ -113,17 +113,17 @@ def main(argv: Sequence[str]) -> int:
     load = parsed[ScorerConfig].load
     check_output(score, load, parsed[TokenizerConfig])
     records = read_records(score.input)
-    chunk = list(islice(records, INPUTS_AT_A_TIME))
-    if not chunk:
+    block = list(islice(records, INPUTS_AT_A_TIME))
+    if not block:
         raise UserError(f"--input {' '.join(score.input)} holds no record")
-    # Everything below needs torch, which takes seconds to import: a wrong flag is told at once.
+    # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
     from modellink_rm.inference.plan import plan_scoring
     from modellink_rm.inference.scorer import Scorer
     from modellink_rm.parallel.failures import end_with_launcher, ending_together
 
     end_with_launcher()
     plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
-    check_first(plan.inputs.reader, chunk)
+    check_first(plan.inputs.reader, block)
     summary = _Summary()
     with (
         Scorer(plan) as scorer,
@@ -131,20 +131,20 @@ def main(argv: Sequence[str]) -> int:
         _output(score.output) as write,
         progress_bar(total=None, unit="input", is_shown=_shows_progress(score)) as bar,
     ):
-        while chunk:
-            for row in _rows(scorer, chunk, summary):
+        while block:
+            for row in _rows(scorer, block, summary):
                 write(row)
-            bar.update(len(chunk))
-            chunk = list(islice(records, INPUTS_AT_A_TIME))
+            bar.update(len(block))
+            block = list(islice(records, INPUTS_AT_A_TIME))
         summary.check_some_finite()
     for line in summary.lines():
-        _tell(line, to_stderr=score.output is None)
+        _print(line, to_stderr=score.output is None)
     return 1 if summary.bad else 0
 
 
-def _rows(scorer: "Scorer", chunk: Sequence[Any], summary: _Summary) -> Iterator[dict[str, Any]]:
-    """One row per input of the chunk, in order."""
-    for result in scorer.results(chunk):
+def _rows(scorer: "Scorer", block: Sequence[Any], summary: _Summary) -> Iterator[dict[str, Any]]:
+    """One row per input of the block, in order."""
+    for result in scorer.results(block):
         summary.add(result)
         if isinstance(result, NotScored):
             warn_once(result.message)
@@ -217,7 +217,7 @@ def _shows_progress(score: ScoreConfig) -> bool:
     return is_first_process() and (score.output is not None or not sys.stdout.isatty())
 
 
-def _tell(line: str, *, to_stderr: bool) -> None:
+def _print(line: str, *, to_stderr: bool) -> None:
     if is_first_process():
         print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True)
 

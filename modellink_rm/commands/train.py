@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     """
     set_up_logging()
     config = run_config(argv)
-    # Everything below needs torch, which takes seconds to import: a wrong flag is told at once.
+    # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
     from modellink_rm.train.leaving import EXIT_CODE
     from modellink_rm.train.run import run
     from modellink_rm.train.step import NonFiniteError

@@ -69,7 +69,7 @@ class IndexedWriter:
         self._digest = hashlib.sha256()
         self.bin_blocks = BlockChecksums()
         self._size = 0
-        self._on_its_way = 0  # bytes that the system was told to write to the disk
+        self._num_bytes_flushed = 0  # whose writing to the disk was started
         self._num_rows = 0
         self._num_documents = 0
         self._documents: list[NDArray[np.int32]] = []  # rows of each; empty while every row is one
@@ -92,9 +92,9 @@ class IndexedWriter:
         self._digest.update(data)
         self.bin_blocks.update(data)
         self._size += len(data)
-        if self._size - self._on_its_way >= _BYTES_TO_START_WRITING:
-            start_writing_out(self._bin_file, self._on_its_way, self._size)
-            self._on_its_way = self._size
+        if self._size - self._num_bytes_flushed >= _BYTES_TO_START_WRITING:
+            start_writing_out(self._bin_file, self._num_bytes_flushed, self._size)
+            self._num_bytes_flushed = self._size
         self._num_rows += len(lengths)
         self._idx_file.write(lengths.astype("<i4", copy=False).tobytes())
 

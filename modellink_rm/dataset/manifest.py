@@ -15,7 +15,7 @@ from modellink_rm.dataset.lengths import LengthStatistics
 # Version 1 has neither its own checksum nor the file of block checksums.
 FORMAT_VERSION = 2
 PAIR_ARRAYS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
-# What is beside them where the records say more than a pair; of which dtype.
+# Optional columns for records that say more than a pair, and their dtypes.
 COLUMNS = {"ranks": "int32", "margin": "float32", "source": "uint8"}
 _UNFINISHED = "unfinished"
 
@@ -30,7 +30,7 @@ class Manifest:
         num_read: records read.
         num_kept: pairs, or prompts with their responses, in the files, one row each.
         dropped: reason -> number of records.
-        notes: what is odd but kept -> number of pairs.
+        notes: finding -> number of kept pairs with it.
         num_tokens: of both sides of every pair, the prompt counted with each.
         longest: tokens of the longest row.
         handler: name given as --handler-name.
@@ -114,7 +114,7 @@ def checksums_path(prefix: Path) -> Path:
 
 
 def mark_unfinished(prefix: Path) -> None:
-    """Have nobody open the data set until its manifest is written."""
+    """Make the data set impossible to open until its manifest is written."""
     mark = {"format_version": FORMAT_VERSION, _UNFINISHED: True}
     write_whole(manifest_path(prefix), json.dumps(mark).encode() + b"\n")
 

@@ -27,7 +27,7 @@ def mask_of(names: Collection[str]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class PairChecks:
+class RowChecks:
     """The checks that need only one pair, or one prompt with its responses.
 
     Attributes:

@@ -21,7 +21,7 @@ from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.tokenizers.word_cache import with_word_cache
 
 
-class PairTokenizer:
+class RecordEncoder:
     """A handler, a template, a tokenizer and the checks, applied to blocks of records."""
 
     def __init__(self, config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> None:
@@ -36,7 +36,7 @@ class PairTokenizer:
         self._seq_length = config.seq_length
         # Prepares the template, so that a token missing in the tokenizer is found before any input is read.
         num_closing_tokens(self.template, self.tokenizer)
-        self._checks = checks.PairChecks(
+        self._checks = checks.RowChecks(
             max_prompt_length=config.max_prompt_length,
             max_answer_length=config.max_answer_length,
             special=checks.special_token_pattern(self.tokenizer),

@@ -61,7 +61,7 @@ class Parts:
         if difference:
             raise UserError(
                 f"--resume: {self.path} is of a run with another {difference}; "
-                "run with the same flags, or without --resume to begin anew"
+                "run with the same flags, or without --resume to start over"
             )
 
     def whole_parts(self, identity: dict[str, Any]) -> Iterator[Rows]:

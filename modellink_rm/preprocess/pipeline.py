@@ -29,13 +29,13 @@ from modellink_rm.dataset.manifest import (
     serialized,
 )
 from modellink_rm.handlers import missing_fields
-from modellink_rm.preprocess.encode import PairTokenizer
+from modellink_rm.preprocess.encode import RecordEncoder
 from modellink_rm.preprocess.executor.local import WorkerDiedError, ordered_map
 from modellink_rm.preprocess.parts import Parts, locked_parts, parts_path
 from modellink_rm.preprocess.report import Progress
 from modellink_rm.preprocess.rows import Rows, from_bytes, text_crc32
 from modellink_rm.preprocess.tokenizer_comparison import warn_if_files_differ
-from modellink_rm.preprocess.writer import PairWriter
+from modellink_rm.preprocess.writer import RowWriter
 from modellink_rm.records import (
     Limits,
     RawRecord,
@@ -85,12 +85,12 @@ def preprocess(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> M
         OSError: a file cannot be read or written.
     """
     check_outputs(_outputs(config), inputs=_inputs(config, tokenizer_config))
-    work = PairTokenizer(config, tokenizer_config)
+    work = RecordEncoder(config, tokenizer_config)
     warn_if_files_differ(work.tokenizer, tokenizer_config, _raw_records(config))
     return preprocess_with(work, config)
 
 
-def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest | Shard:
+def preprocess_with(work: RecordEncoder, config: PreprocessConfig) -> Manifest | Shard:
     """As `preprocess`, with a tokenizer that is loaded already."""
     identity = _identity(config, work)
     prefix = Path(config.output_prefix)
@@ -107,7 +107,7 @@ def preprocess_with(work: PairTokenizer, config: PreprocessConfig) -> Manifest |
                 return Shard(path=path, num_records=num_records)
             manifest = write_dataset(blocks, prefix, identity, rejects=config.rejects)
         except (WorkerDiedError, InputChangedError):
-            raise  # what is done is good: --resume continues from it
+            raise  # finished parts stay valid: --resume continues from them
         except UserError:
             parts.remove()
             raise
@@ -135,7 +135,7 @@ def write_dataset(
     remove_remains(paths)
     with whole_files(paths, optional=columns, before_renaming=lambda: mark_unfinished(prefix)) as files:
         data, (*rest, checksums_file, manifest_file) = files[: len(data_paths)], files[len(data_paths) :]
-        writer = PairWriter(data, drop=identity["drop"], rejects=rest[0] if rest else None)
+        writer = RowWriter(data, drop=identity["drop"], rejects=rest[0] if rest else None)
         for rows in blocks:
             writer.add(rows)
         if writer.num_kept == 0:
@@ -180,7 +180,7 @@ def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
 
 
 def _all_rows(
-    config: PreprocessConfig, work: PairTokenizer, parts: Parts, identity: dict[str, Any]
+    config: PreprocessConfig, work: RecordEncoder, parts: Parts, identity: dict[str, Any]
 ) -> Iterator[Rows]:
     """The results of every block in order: first those of an earlier run, then new ones."""
     num_bytes = sum(path.stat().st_size for path in input_files(config.input))
@@ -222,12 +222,12 @@ def _check_input_of_part(rows: Rows, block: RecordBlock) -> None:
     if (rows.num_records, rows.crc32) != (len(block), text_crc32(block)):
         where = f"from {block[0].place} on" if block else "at its end"
         raise InputChangedError(
-            f"--resume: the input changed {where}, which the earlier run has read; "
-            "run without --resume to begin anew"
+            f"--resume: the input changed since the interrupted run, {where}; "
+            "run without --resume to start over"
         )
 
 
-def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
+def _identity(config: PreprocessConfig, work: RecordEncoder) -> dict[str, Any]:
     """Everything that determines the rows, as values that JSON preserves."""
     flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_OF_THE_ROWS}
     identity = {
@@ -235,7 +235,7 @@ def _identity(config: PreprocessConfig, work: PairTokenizer) -> dict[str, Any]:
         "package_version": __version__,
         "keeps_rejects": config.rejects is not None,
         "input_files": [_file_identity(path) for path in input_files(config.input)],
-        # After --enable-thinking: a name with which training finds the template again.
+        # The name after --enable-thinking is applied, by which training finds the template again.
         "prompt_type": work.template.name,
         "template_fingerprint": work.template.fingerprint,
         "template_definition": definition_of(work.template),
@@ -257,7 +257,7 @@ def _file_identity(path: Path) -> list[object]:
     return [path.name, size, digest.hexdigest()]
 
 
-def _manifest(writer: PairWriter, prefix: Path, identity: dict[str, Any]) -> Manifest:
+def _manifest(writer: RowWriter, prefix: Path, identity: dict[str, Any]) -> Manifest:
     entries = {
         key_of(path(array_prefix(prefix, name)), prefix): entry
         for name, pair in writer.finish().items()
@@ -293,7 +293,7 @@ def _manifest(writer: PairWriter, prefix: Path, identity: dict[str, Any]) -> Man
     )
 
 
-def _nothing_kept_message(writer: PairWriter, identity: dict[str, Any]) -> str:
+def _nothing_kept_message(writer: RowWriter, identity: dict[str, Any]) -> str:
     if writer.num_read == 0:
         return f"--input {' '.join(identity['input'])} holds no records; nothing was written"
     reasons = ", ".join(f"{count:,} x {reason}" for reason, count in writer.dropped.most_common())

@@ -18,7 +18,7 @@ from modellink_rm.preprocess import checks
 from modellink_rm.preprocess.rows import Refused, Rows
 
 
-class PairWriter:
+class RowWriter:
     """Writes rows in the given order, finds duplicates among them, and counts.
 
     Args:

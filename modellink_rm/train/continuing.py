@@ -42,7 +42,7 @@ class RunLength:
 
 
 def plan_length(config: RunConfig, world_size: int, checkpoint: CheckpointInfo | None) -> RunLength:
-    """The length of a run; one that goes on from `checkpoint` keeps its global batch by default.
+    """The length of a run; one that is resumed from `checkpoint` keeps its global batch by default.
 
     Raises:
         UserError: a batch below the number of replicas, or warmup for all the steps.
@@ -61,7 +61,7 @@ def plan_length(config: RunConfig, world_size: int, checkpoint: CheckpointInfo |
     before = batch_size_of(checkpoint)
     if training.global_batch_size is None and before is not None:
         if before != training.micro_batch_size * num_replicas:
-            info(f"--global-batch-size {before}, as in the run that goes on")
+            info(f"--global-batch-size {before}, as in the run that is resumed")
         training = dataclasses.replace(training, global_batch_size=before)
     batch_size = training.batch_size(num_replicas)
     done, consumed = checkpoint.iteration, consumed_samples_of(checkpoint)
@@ -111,22 +111,22 @@ def check_continues(
     _check_data(fingerprints, checkpoint)
     _check_split(config.data.split, checkpoint)
     for change in (*_changed_flags(config, checkpoint), *_changed_schedule(config, checkpoint, length)):
-        warn_once(f"the run goes on with {change}")
+        warn_once(f"the run is resumed with {change}")
 
 
 def check_contract(now: InferenceContract, then: InferenceContract) -> None:
-    """Check that a continued run keeps the tokenizer and the template that it began with.
+    """Check that a continued run keeps the tokenizer and the template that it started with.
 
     Raises:
         UserError: one of them differs.
     """
     for name, flag in (("tokenizer_fingerprint", "tokenizer"), ("template_fingerprint", "--prompt-type")):
         if getattr(now, name) != getattr(then, name):
-            raise UserError(f"the run cannot go on with another {flag} than it began with; {_NEW_RUN}")
+            raise UserError(f"the run cannot be resumed with another {flag} than it started with; {_NEW_RUN}")
 
 
 def _changed_flags(config: RunConfig, checkpoint: CheckpointInfo) -> Iterator[str]:
-    """Each flag that is announced and differs: "--lr 0.1; it began with 0.01"."""
+    """Each flag that is announced and differs: "--lr 0.1; it started with 0.01"."""
     for group, names in _ANNOUNCED.items():
         flags = getattr(config, group)
         for field in dataclasses.fields(flags):
@@ -138,12 +138,12 @@ def _changed_flags(config: RunConfig, checkpoint: CheckpointInfo) -> Iterator[st
             if isinstance(now, bool):
                 name = flag_name(field.name, negated=field.default is True)
                 yield (
-                    f"{name}; it began without"
+                    f"{name}; it started without"
                     if now is not field.default
-                    else f"no {name}; it began with it"
+                    else f"no {name}; it started with it"
                 )
             else:
-                yield f"{flag_name(field.name)} {now!r}; it began with {before!r}"
+                yield f"{flag_name(field.name)} {now!r}; it started with {before!r}"
 
 
 def _changed_schedule(config: RunConfig, checkpoint: CheckpointInfo, length: RunLength) -> Iterator[str]:
@@ -153,7 +153,7 @@ def _changed_schedule(config: RunConfig, checkpoint: CheckpointInfo, length: Run
     names = ("warmup",) if config.optim.lr_decay_style == "constant" else ("warmup", "decay")
     for name, now, before in zip(names, length.schedule, checkpoint.schedule, strict=False):
         if now != before:
-            yield f"a learning rate whose {name} takes {now} samples; it began with {before}"
+            yield f"a learning rate whose {name} takes {now} samples; it started with {before}"
 
 
 def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
@@ -186,16 +186,15 @@ def _check_data(fingerprints: Sequence[Mapping[str, Any]], checkpoint: Checkpoin
         return
     if len(fingerprints) != len(checkpoint.data):
         raise UserError(
-            f"the run cannot go on with {len(fingerprints)} data sets: it began with {len(checkpoint.data)}; "
-            f"{_NEW_RUN}"
+            f"the run cannot be resumed with {len(fingerprints)} data sets: it started with "
+            f"{len(checkpoint.data)}; {_NEW_RUN}"
         )
     for one, then in zip(fingerprints, checkpoint.data, strict=True):
         if one["files"] != then.get("files"):
             raise UserError(
-                f"the run cannot go on with other data than it began with: --data-path {one['prefix']} "
-                f"holds {one['num_rows']} rows, other ones than the {then.get('num_rows')} of "
-                f"{then.get('prefix')}; "
-                f"{_NEW_RUN}"
+                f"the run cannot be resumed with other data than it started with: --data-path "
+                f"{one['prefix']} holds {one['num_rows']} rows, other ones than the "
+                f"{then.get('num_rows')} of {then.get('prefix')}; {_NEW_RUN}"
             )
 
 
@@ -203,6 +202,6 @@ def _check_split(split: str, checkpoint: CheckpointInfo) -> None:
     before = checkpoint.setting("data", "split")
     if isinstance(before, str) and split_fractions(before) != split_fractions(split):
         raise UserError(
-            f"the run cannot go on with --split {split}: rows that were trained on would be validated on; it "
-            f"began with {before}; {_NEW_RUN}"
+            f"the run cannot be resumed with --split {split}: rows that were trained on would be "
+            f"validated on; it started with {before}; {_NEW_RUN}"
         )

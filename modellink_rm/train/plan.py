@@ -31,7 +31,7 @@ class RunPlan:
     """A validated run.
 
     Attributes:
-        continues: go on with the run of the checkpoint that is loaded, not from its weights alone.
+        continues: resume the run of the checkpoint that is loaded, not from its weights alone.
         objective: what training and evaluation compute of scores.
         blend: what is trained on and validated.
         length: of the whole run.
@@ -65,6 +65,8 @@ class RunPlan:
 
 def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     """Check the flags against each other, the weights, the tokenizer and the data.
+
+    Then make the directories of --save and --tensorboard-dir.
 
     Raises:
         UserError: the first thing that cannot work.
@@ -187,7 +189,7 @@ def find_source(config: CheckpointConfig, existing: Path | None) -> tuple[ModelS
         return open_source(str(existing)), True
     source = open_source(config.load)
     continues = source.checkpoint is not None and not config.finetune
-    if existing is not None and not (continues and _is(source, existing)):
+    if existing is not None and not (continues and _is_same_checkpoint(source, existing)):
         raise UserError(
             f"--save {config.save} holds a run up to {existing.name}, which this run would write over; give "
             "--auto-resume to continue that one, or another --save"
@@ -195,5 +197,5 @@ def find_source(config: CheckpointConfig, existing: Path | None) -> tuple[ModelS
     return source, continues
 
 
-def _is(source: ModelSource, checkpoint: Path) -> bool:
+def _is_same_checkpoint(source: ModelSource, checkpoint: Path) -> bool:
     return source.checkpoint is not None and source.checkpoint.path.resolve() == checkpoint.resolve()

@@ -71,8 +71,8 @@ def train(
     with Leaving(config.training, world_size=ranks.world_size) as leaving:
         state = build_train_state(plan, kernels, ranks)
         if state.iteration >= plan.train_iters:
-            stands = f"{state.iteration} of {plan.train_iters}"
-            info(f"nothing is left to do: the run stands at iteration {stands}")
+            reached = f"{state.iteration} of {plan.train_iters}"
+            info(f"nothing is left to do: the run is already at iteration {reached}")
         else:
             _take_steps(plan, state, platform, ranks, leaving, metrics_directory)
     return state
@@ -126,8 +126,10 @@ def _take_steps(
                 if config.checkpoint.save and _is_due(state.iteration, config.checkpoint.save_interval, ends):
                     save(plan, state, ranks)
             if ends and not is_last:
-                told = "--auto-resume goes on" if config.checkpoint.save else "nothing is kept without --save"
-                info(f"left after iteration {state.iteration} of {plan.train_iters} ({reason}); {told}")
+                advice = (
+                    "--auto-resume continues" if config.checkpoint.save else "nothing is kept without --save"
+                )
+                info(f"left after iteration {state.iteration} of {plan.train_iters} ({reason}); {advice}")
                 break
 
 

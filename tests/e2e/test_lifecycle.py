@@ -135,7 +135,7 @@ def test_signal_saves_leaves_with_75_and_the_run_goes_on_bitwise(
     code, errors = end_of(process)
     left = int((save / LATEST_NAME).read_text())
     assert code == LEFT
-    assert f"left after iteration {left} of {MANY} ({number.name}); --auto-resume goes on" in errors
+    assert f"left after iteration {left} of {MANY} ({number.name}); --auto-resume continues" in errors
     assert [step for step, _, _ in steps_of(save)] == list(range(1, left + 1))
     total = left + 2
     assert end_of(start(command(directory, f"--train-iters {total} --save {save} --auto-resume")))[0] == 0

@@ -12,7 +12,7 @@ import pytest
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.handlers import HANDLERS
-from modellink_rm.preprocess.encode import PairTokenizer
+from modellink_rm.preprocess.encode import RecordEncoder
 from modellink_rm.preprocess.rows import from_bytes
 from modellink_rm.records import RawRecord, RecordBlock
 
@@ -148,7 +148,7 @@ def pair_tokenizer(name, directory):
         drop=("long-answer",),
         rejects="rejects.jsonl",
     )
-    return PairTokenizer(config, TokenizerConfig(tokenizer_name_or_path=str(directory)))
+    return RecordEncoder(config, TokenizerConfig(tokenizer_name_or_path=str(directory)))
 
 
 @pytest.mark.parametrize("name", sorted(GOOD))

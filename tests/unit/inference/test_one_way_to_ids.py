@@ -17,7 +17,7 @@ from modellink_rm.dataset.manifest import array_prefix, read_manifest
 from modellink_rm.inference.reader import RecordReader
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
 from modellink_rm.inference.result import NotScored
-from modellink_rm.preprocess.encode import PairTokenizer
+from modellink_rm.preprocess.encode import RecordEncoder
 from modellink_rm.preprocess.pipeline import preprocess_with
 from modellink_rm.records import Record, read_records
 from modellink_rm.templates.choice import kept_template
@@ -78,7 +78,7 @@ def pair_tokenizer(handler, map_keys, template, directory):
         prompt_type_path=str(directory / "templates.json") if template == "mine" else None,
         rejects="rejects.jsonl",
     )
-    return PairTokenizer(config, TokenizerConfig(tokenizer_name_or_path=str(directory)))
+    return RecordEncoder(config, TokenizerConfig(tokenizer_name_or_path=str(directory)))
 
 
 @functools.cache

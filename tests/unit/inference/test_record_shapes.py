@@ -12,7 +12,7 @@ from modellink_rm.conversation import Message, Pair, Ranking, Unranked
 from modellink_rm.inference.reader import HandlerNeededError, RecordReader, check_first
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
 from modellink_rm.inference.result import NotScored
-from modellink_rm.preprocess.encode import PairTokenizer
+from modellink_rm.preprocess.encode import RecordEncoder
 from modellink_rm.preprocess.rows import from_bytes
 from modellink_rm.records import BadRecord, RawRecord, Record, RecordBlock, RecordError, parse_record
 from modellink_rm.templates.table import TEMPLATES
@@ -132,7 +132,7 @@ def test_preprocessing_and_scoring_agree(shape, fast_directory):
     config = PreprocessConfig(
         input=("x",), output_prefix="x", handler_name=handler, map_keys=map_keys, prompt_type="qwen3"
     )
-    work = PairTokenizer(config, TokenizerConfig(tokenizer_name_or_path=str(fast_directory)))
+    work = RecordEncoder(config, TokenizerConfig(tokenizer_name_or_path=str(fast_directory)))
     rows = from_bytes(work(RecordBlock([raw])))
     inputs = RecordTokenizer(
         reader=RecordReader(trained_handler=handler, trained_map_keys=map_keys),

@@ -141,7 +141,10 @@ def test_resume_notices_a_change_in_the_middle_of_what_was_read(words, capsys):
     path.write_text(text.replace("question 90 ", "question 91 "))
     left = parts_path(X).read_bytes()
     assert run_command(main, [*words, "--output-prefix", "x", "--resume"]) == 2
-    assert "--resume: the input changed from in.jsonl:65 on" in capsys.readouterr().err
+    assert (
+        "--resume: the input changed since the interrupted run, from in.jsonl:65 on"
+        in capsys.readouterr().err
+    )
     assert parts_path(X).read_bytes() == left
     path.write_text(text)
     assert run_command(main, [*words, "--output-prefix", "x", "--resume"]) == 0

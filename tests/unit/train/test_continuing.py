@@ -150,8 +150,8 @@ def test_a_switch_is_announced_as_it_is_typed(announced: list[str]) -> None:
     go_on(config_of("--no-shuffle"), checkpoint_of(config_of()))
     go_on(config_of(), checkpoint_of(config_of("--no-shuffle")))
     assert announced == [
-        "the run goes on with --no-shuffle; it began without",
-        "the run goes on with no --no-shuffle; it began with it",
+        "the run is resumed with --no-shuffle; it started without",
+        "the run is resumed with no --no-shuffle; it started with it",
     ]
 
 
@@ -167,7 +167,7 @@ def test_the_batch_is_by_default_that_of_the_run_that_goes_on() -> None:
 
 def test_another_batch_is_announced(announced: list[str]) -> None:
     go_on(config_of("--global-batch-size 6"), checkpoint_of(config_of()))
-    assert announced == ["the run goes on with --global-batch-size 6; it began with 2"]
+    assert announced == ["the run is resumed with --global-batch-size 6; it started with 2"]
 
 
 def test_samples_to_train_on_count_those_of_another_batch_before() -> None:
@@ -185,9 +185,9 @@ def test_samples_to_train_on_count_those_of_another_batch_before() -> None:
         ("--train-iters 6", []),
         (
             "--train-iters 6 --lr-decay-style cosine",
-            ["a learning rate whose decay takes 12 samples; it began with 8"],
+            ["a learning rate whose decay takes 12 samples; it started with 8"],
         ),
-        ("--lr-warmup-iters 2", ["a learning rate whose warmup takes 4 samples; it began with 0"]),
+        ("--lr-warmup-iters 2", ["a learning rate whose warmup takes 4 samples; it started with 0"]),
         ("--train-iters 6 --lr-decay-style cosine --lr-decay-iters 4", []),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_schedule_of_another_length_is_announced(
 ) -> None:
     config = config_of(flags)
     go_on(config, checkpoint_of(config, schedule=(0, 8), consumed_samples=4))
-    assert announced == [f"the run goes on with {line}" for line in lines]
+    assert announced == [f"the run is resumed with {line}" for line in lines]
 
 
 def fingerprints_of(*prefixes: Path) -> list[dict[str, Any]]:
@@ -211,7 +211,9 @@ def test_data_replaced_under_its_prefix_is_refused_in_one_line(tmp_path: Path) -
     content = bytearray(ids.read_bytes())
     content[len(content) // 2 // 4 * 4] ^= 1  # one id, of as many bytes
     ids.write_bytes(content)
-    with pytest.raises(UserError, match=r"other data than it began with.*--finetune starts a new") as refused:
+    with pytest.raises(
+        UserError, match=r"other data than it started with.*--finetune starts a new"
+    ) as refused:
         go_on(config_of(), checkpoint, fingerprints_of(tmp_path / "pairs"))
     assert "\n" not in str(refused.value)
 
@@ -225,7 +227,7 @@ def test_data_that_was_moved_is_the_same_and_in_another_order_is_not(tmp_path: P
     moved = tmp_path / "moved" / "one"
     go_on(config_of(), checkpoint, fingerprints_of(moved, two))
     for prefixes in ((two, moved), (moved,), (moved, two, two)):
-        with pytest.raises(UserError, match="the run cannot go on with"):
+        with pytest.raises(UserError, match="the run cannot be resumed with"):
             go_on(config_of(), checkpoint, fingerprints_of(*prefixes))
 
 
