@@ -30,7 +30,6 @@ def flag(
     *,
     help: str,
     choices: Sequence[str] | None = None,
-    aliases: Sequence[str] = (),
     metavar: str | None = None,
     level: Literal["common", "rare", "hidden"] = "common",
 ) -> Any:
@@ -43,11 +42,16 @@ def flag(
     metadata = {
         "help": help,
         "choices": choices,
-        "aliases": tuple(aliases),
         "metavar": metavar,
         "level": level,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def groups_of(kind: type[Any]) -> dict[str, type[Any]]:
+    """The groups of flags that are the fields of a dataclass, by name, in its order."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,9 +170,7 @@ def _add_flag(section: Any, field: "dataclasses.Field[Any]", hint: Any) -> None:
         default = False if required else field.default
         name = flag_name(field.name, negated=default is True)
         action = "store_false" if default is True else "store_true"
-        section.add_argument(
-            name, *metadata["aliases"], dest=field.name, action=action, default=default, help=help_text
-        )
+        section.add_argument(name, dest=field.name, action=action, default=default, help=help_text)
         return
     options: dict[str, Any] = {
         "dest": field.name,
@@ -185,7 +187,7 @@ def _add_flag(section: Any, field: "dataclasses.Field[Any]", hint: Any) -> None:
     if takes_many:
         options["nargs"] = "+"
         options["action"] = _TupleAction
-    section.add_argument(flag_name(field.name), *metadata["aliases"], **options)
+    section.add_argument(flag_name(field.name), **options)
 
 
 def _text(word: str) -> str:

@@ -27,7 +27,7 @@ from modellink_rm.base.megatron_compat import (
     write_results_in_this_process,
 )
 from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, describe_files, files_json
-from modellink_rm.checkpoint.layout import LATEST_NAME, CheckpointInfo, checkpoint_directory
+from modellink_rm.checkpoint.layout import LATEST_NAME, RUN_NAME, CheckpointInfo, checkpoint_directory
 from modellink_rm.checkpoint.verify import reading
 from modellink_rm.parallel.groups import Ranks
 
@@ -54,7 +54,7 @@ def save_checkpoint(
     chunks: Sequence[Any],
     optimizer: Any,
     scheduler: Any,
-    progress: Progress,
+    description: CheckpointInfo,
     info_files: dict[str, bytes],
     ranks: Ranks,
 ) -> Path:
@@ -62,7 +62,8 @@ def save_checkpoint(
 
     Args:
         chunks: the process's stage or virtual stages, unwrapped or with gradient buffers.
-        info_files: small files that go with it, by name relative to the checkpoint.
+        description: what run.json says of it.
+        info_files: further small files that go with it, by name relative to the checkpoint.
 
     Returns:
         The checkpoint's directory.
@@ -71,7 +72,7 @@ def save_checkpoint(
         CheckpointNotWrittenError: on every process; nothing is left of it.
         UserError: on the first process alone, while the others wait for it.
     """
-    final = checkpoint_directory(root, progress.iteration)
+    final = checkpoint_directory(root, description.iteration)
     unfinished = final.with_name(final.name + ".tmp")
     if ranks.rank == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -79,7 +80,10 @@ def save_checkpoint(
     torch.distributed.barrier()
     state = _sharded_state(chunks, optimizer, is_loading=False)
     state["scheduler"] = scheduler.state_dict()
-    state["progress"] = dataclasses.asdict(progress)
+    state["progress"] = {
+        "iteration": description.iteration,
+        "consumed_samples": description.consumed_samples,
+    }
     state["rng"] = _sharded_rng(ranks)
     write_results_in_this_process()
     with _cleared_when_it_fails(unfinished, ranks):
@@ -87,8 +91,9 @@ def save_checkpoint(
     torch.distributed.barrier()
     tensors = _described_tensors(unfinished, ranks)
     if ranks.rank == 0:
-        _finish_checkpoint(unfinished, final, info_files, tensors)
-        write_whole(root / LATEST_NAME, f"{progress.iteration}\n".encode())
+        small_files = {**info_files, RUN_NAME: description.to_json()}
+        _finish_checkpoint(unfinished, final, small_files, tensors)
+        write_whole(root / LATEST_NAME, f"{description.iteration}\n".encode())
     torch.distributed.barrier()
     return final
 

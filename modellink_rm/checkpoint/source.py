@@ -2,11 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import info, warn_once
-from modellink_rm.checkpoint.contract import contract_tokenizer, read_contract
+from modellink_rm.checkpoint.contract import InferenceContract, contract_tokenizer, read_contract
 from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights, check_names
 from modellink_rm.checkpoint.layout import CheckpointInfo, find_checkpoint, read_checkpoint_info
 from modellink_rm.config.model import ModelConfig
@@ -31,6 +32,15 @@ class ModelSource:
         if self.hugging_face is not None:
             return str(self.hugging_face.directory)
         return str(self.checkpoint.path) if self.checkpoint is not None else "random weights"
+
+    @cached_property
+    def contract(self) -> InferenceContract | None:
+        """How a checkpoint must be used for scoring, read once; None without a checkpoint.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        return read_contract(self.checkpoint.path) if self.checkpoint is not None else None
 
     @property
     def is_random(self) -> bool:

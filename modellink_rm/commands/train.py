@@ -3,34 +3,13 @@
 from collections.abc import Sequence
 
 from modellink_rm.base.errors import print_error
-from modellink_rm.base.flags import parse_flags
+from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.log import set_up_logging
 from modellink_rm.commands.registry import COMMANDS, Command
-from modellink_rm.config.checkpoint import CheckpointConfig
-from modellink_rm.config.data import DataConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
-from modellink_rm.config.kernels import KernelConfig
-from modellink_rm.config.model import ModelConfig
-from modellink_rm.config.optim import OptimConfig
-from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.config.reporting import ReportingConfig
 from modellink_rm.config.run import RunConfig
-from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.config.training import TrainingConfig
 
-GROUPS = {  # in the order of --help
-    "training": TrainingConfig,
-    "data": DataConfig,
-    "checkpoint": CheckpointConfig,
-    "optim": OptimConfig,
-    "parallel": ParallelConfig,
-    "precision": PrecisionConfig,
-    "reporting": ReportingConfig,
-    "model": ModelConfig,
-    "tokenizer": TokenizerConfig,
-    "kernels": KernelConfig,
-}
+GROUPS = groups_of(RunConfig)
 
 
 def main(argv: Sequence[str]) -> int:

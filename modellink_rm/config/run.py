@@ -16,15 +16,15 @@ from modellink_rm.config.training import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The groups of flags of a run; all but `training` and `data` have defaults."""
+    """The groups of flags of a run, in the order of --help; all but `training` and `data` have defaults."""
 
+    training: TrainingConfig
     data: DataConfig
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
-    kernels: KernelConfig = field(default_factory=KernelConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    training: TrainingConfig
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     reporting: ReportingConfig = field(default_factory=ReportingConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    kernels: KernelConfig = field(default_factory=KernelConfig)

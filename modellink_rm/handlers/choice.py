@@ -74,20 +74,22 @@ def parsed_map_keys(map_keys: str | None) -> dict[str, Any]:
     return {key: "" if value is None else value for key, value in mapping.items()}
 
 
-def _with_keys(handler: type[Any], mapping: dict[str, Any], name: str) -> Handler:
+def _with_keys(handler: type[Any], mapping: Mapping[str, Any], name: str) -> Handler:
     """An instance of the handler; if it is a dataclass, --map-keys sets its attributes."""
     keys = [field.name for field in dataclasses.fields(handler)] if dataclasses.is_dataclass(handler) else []
-    tags = mapping.pop("tags", {}) if "tags" in keys else {}
-    _check_names("--map-keys", mapping, keys)
+    takes_tags = "tags" in keys
+    tags = mapping.get("tags", {}) if takes_tags else {}
+    names = {key: value for key, value in mapping.items() if not (takes_tags and key == "tags")}
+    _check_names("--map-keys", names, keys)
     for key in getattr(handler, "required", ()):
-        if mapping.get(key) == "":
+        if names.get(key) == "":
             raise UserError(f"--map-keys {key!r} cannot be switched off: {name} needs it")
     if not isinstance(tags, dict):
         raise UserError("--map-keys 'tags' must be a JSON object")
     if tags:
         _check_names("--map-keys tags", tags, [field.name for field in dataclasses.fields(Tags)])
-        mapping["tags"] = Tags(**tags)
-    made: Handler = handler(**mapping)
+    values = {**names, "tags": Tags(**tags)} if tags else names
+    made: Handler = handler(**values)
     return made
 
 

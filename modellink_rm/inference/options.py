@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag_name
+from modellink_rm.base.flags import flag_name, groups_of
 from modellink_rm.base.registry import unknown_name_message
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig, ModelOverrides
@@ -15,18 +15,10 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.score import ScorerConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 
-GROUPS: dict[str, type[Any]] = {
-    "scorer": ScorerConfig,
-    "tokenizer": TokenizerConfig,
-    "overrides": ModelOverrides,
-    "parallel": ParallelConfig,
-    "kernels": KernelConfig,
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerOptions:
-    """The groups of flags of a scorer."""
+    """The groups of flags of a scorer, in the order of --help."""
 
     scorer: ScorerConfig
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -38,6 +30,9 @@ class ScorerOptions:
     def model(self) -> ModelConfig:
         """The overrides as flags of a model with the shape of its weights."""
         return ModelConfig(**dataclasses.asdict(self.overrides))
+
+
+GROUPS = groups_of(ScorerOptions)
 
 
 def scorer_options(load: str, keywords: Mapping[str, Any]) -> ScorerOptions:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.contract import InferenceContract, read_contract
+from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
 from modellink_rm.config.score import ScorerConfig
 from modellink_rm.inference.options import ScorerOptions
@@ -41,7 +41,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
     options.parallel.data_parallel_size(world_size_from_environment())
     source = open_source(scorer.load)
     model = plan_model(source, options.model, options.parallel, loosely=scorer.load_checkpoint_loosely)
-    contract = read_contract(source.checkpoint.path) if source.checkpoint is not None else None
+    contract = source.contract
     reader = RecordReader(
         scorer.handler_name,
         scorer.map_keys,

@@ -72,8 +72,3 @@ class ModelShape:
     def heads_per_group(self) -> int:
         """Query heads that share one key/value head."""
         return self.num_attention_heads // self.num_query_groups
-
-    @property
-    def qkv_size(self) -> int:
-        """Rows of the fused qkv projection: all query heads, keys and values."""
-        return (self.num_attention_heads + 2 * self.num_query_groups) * self.kv_channels

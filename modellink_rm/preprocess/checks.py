@@ -12,8 +12,6 @@ from modellink_rm.templates.encode import TokenizedResponses
 from modellink_rm.tokenizers.tokenizer import Tokenizer, is_bracketed
 
 NAMES = tuple(CHECKS)
-DUPLICATE = 1 << NAMES.index("duplicate")
-_EQUAL, _EMPTY, _LONG_PROMPT, _LONG_ANSWER, _SPECIAL = (1 << i for i in range(5))
 
 
 def names_in(flags: int) -> list[str]:
@@ -24,6 +22,12 @@ def names_in(flags: int) -> list[str]:
 def mask_of(names: Collection[str]) -> int:
     """The bits of the checks of these names."""
     return sum(1 << NAMES.index(name) for name in set(names))
+
+
+DUPLICATE = mask_of(["duplicate"])
+_EQUAL, _EMPTY = mask_of(["equal"]), mask_of(["empty"])
+_LONG_PROMPT, _LONG_ANSWER = mask_of(["long-prompt"]), mask_of(["long-answer"])
+_SPECIAL = mask_of(["special-tokens"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,8 +171,6 @@ def _rejects_line(refused: Refused) -> bytes:
     text = (refused.text or "").encode("latin-1")
     try:
         entry["record"] = json.loads(text)
-    except ValueError:
-        entry["text"] = text.decode(errors="backslashreplace")
-    except RecursionError:
+    except (ValueError, RecursionError):
         entry["text"] = text.decode(errors="backslashreplace")
     return json.dumps(entry).encode() + b"\n"

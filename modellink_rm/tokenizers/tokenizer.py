@@ -20,7 +20,7 @@ class Tokenizer(ABC):
     """Text to token ids: plain text by `encode`, control tokens by name.
 
     Attributes:
-        name: for messages and manifests.
+        name: the directory or file that it was loaded from; messages and manifests name it so.
         special_tokens: ids of the tokens that a template may contain: control tokens, and other added
             tokens in brackets.
         vocab_size: one more than the largest id.

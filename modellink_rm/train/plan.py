@@ -11,7 +11,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.base_model import base_model_files
-from modellink_rm.checkpoint.contract import contract_files, make_contract, read_contract
+from modellink_rm.checkpoint.contract import contract_files, make_contract
 from modellink_rm.checkpoint.layout import latest_checkpoint
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
 from modellink_rm.config.checkpoint import CheckpointConfig
@@ -117,7 +117,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     fingerprints = tuple(dataset.fingerprint() for dataset in datasets)
     if continues:
         assert source.checkpoint is not None
-        check_contract(contract, read_contract(source.checkpoint.path))
+        assert source.contract is not None
+        check_contract(contract, source.contract)
         check_continues(config, source.checkpoint, length=length, fingerprints=fingerprints)
     for directory in filter(None, directories.values()):  # a run that is refused leaves none behind
         Path(directory).mkdir(parents=True, exist_ok=True)

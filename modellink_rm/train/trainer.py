@@ -12,8 +12,8 @@ from modellink_rm.base.log import info, is_first_process
 from modellink_rm.base.platform import Platform, matmul_flops_per_second
 from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
-from modellink_rm.checkpoint.distributed import Progress, load_train_state, save_checkpoint
-from modellink_rm.checkpoint.layout import RUN_NAME, CheckpointInfo
+from modellink_rm.checkpoint.distributed import load_train_state, save_checkpoint
+from modellink_rm.checkpoint.layout import CheckpointInfo, checkpoint_directory
 from modellink_rm.checkpoint.load import check_finite, load_model_weights
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.build import build_model
@@ -203,7 +203,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     assert plan.config.checkpoint.save is not None
     root = Path(plan.config.checkpoint.save)
     description = CheckpointInfo(
-        path=root,
+        path=checkpoint_directory(root, state.iteration),
         iteration=state.iteration,
         spec=plan.model.spec,
         parallel_sizes=ranks.sizes,
@@ -218,8 +218,8 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
             chunks=state.model,
             optimizer=state.optimizer,
             scheduler=state.scheduler,
-            progress=Progress(state.iteration, state.consumed_samples),
-            info_files={**plan.info_files, RUN_NAME: description.to_json()},
+            description=description,
+            info_files=plan.info_files,
             ranks=ranks,
         )
     info(f"saved {path}")
@@ -232,7 +232,9 @@ def _validate(plan: RunPlan, state: TrainState, packing: Packing, ranks: Ranks) 
     part = plan.blend.valid.first(training.eval_iters * plan.batch_size)
     if not len(part):
         return None
-    return evaluate(state, part, plan.objective, batch_size=plan.batch_size, packing=packing, ranks=ranks)
+    return evaluate(
+        state.model, part, plan.objective, batch_size=plan.batch_size, packing=packing, ranks=ranks
+    )
 
 
 def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:

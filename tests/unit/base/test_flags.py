@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import IgnoredFlag, flag, parse_flags
+from modellink_rm.base.flags import IgnoredFlag, flag, groups_of, parse_flags
 from modellink_rm.base.log import warn_once
 
 
@@ -19,7 +19,7 @@ class Shape:
     is_filled: bool = flag(False, help="fill it")
     weight: float = flag(1.5, level="rare", help="in g")
     is_flat: bool = flag(False, level="hidden", help="always so")
-    color: str = flag("red", choices=("red", "blue"), help="its color", aliases=("--colour",))
+    color: str = flag("red", choices=("red", "blue"), help="its color")
     names: tuple[str, ...] = flag((), help="what it is called")
 
     def __post_init__(self) -> None:
@@ -34,9 +34,21 @@ class Paper:
     width: int = flag(10, help="in cm")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A thing on paper."""
+
+    paper: Paper
+    shape: Shape
+
+
 def parse(*words: str, ignored: dict[str, IgnoredFlag] | None = None) -> Any:
     groups = parse_flags(words, [Shape, Paper], prog="draw", description="", ignored=ignored)
     return groups[Shape], groups[Paper]
+
+
+def test_groups_are_the_fields_of_a_dataclass_in_its_order() -> None:
+    assert list(groups_of(Drawing).items()) == [("paper", Paper), ("shape", Shape)]
 
 
 def test_fields_are_flags_with_their_defaults() -> None:
@@ -58,7 +70,7 @@ def test_values_are_of_the_fields_types() -> None:
         "--width",
         "7",
     ]
-    shape, paper = parse(*words, "--colour", "blue")
+    shape, paper = parse(*words, "--color", "blue")
     assert shape == Shape(
         num_sides=4, scale=2.0, is_filled=True, is_closed=False, names=("a", "b"), color="blue"
     )
@@ -74,7 +86,7 @@ def test_values_are_of_the_fields_types() -> None:
         (["--num-sides", "1" + "0" * 20], "--num-sides must be below 2147483648, got '1000"),
         (["--num-sides", "4", "--scale", "inf"], "--scale must be a finite number, got 'inf'"),
         (["--num-sides", "4", "--names", "a", " "], "--names must not be empty, got ' '"),
-        (["--num-sides", "4", "--colour", ""], "--color must not be empty, got ''"),
+        (["--num-sides", "4", "--color", ""], "--color must not be empty, got ''"),
         (["--num-sides"], "--num-sides expected one argument"),
         ([], "required: --num-sides"),
         (["--num-sides", "4", "--colr", "red"], r"unknown flag --colr; did you mean --col"),

@@ -14,7 +14,10 @@ from modellink_rm.checkpoint.contract import (
     contract_tokenizer,
     read_contract,
 )
+from modellink_rm.checkpoint.layout import read_checkpoint_info
+from modellink_rm.checkpoint.source import ModelSource
 
+OLD_CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
 CONTRACT = InferenceContract(
     prompt_type="llama2",
     template_fingerprint="a",
@@ -26,6 +29,15 @@ CONTRACT = InferenceContract(
     handler="AlpacaStylePairwiseHandler",
     map_keys='{"prompt": "question"}',
 )
+
+
+def test_the_contract_of_a_source_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / CONTRACT_NAME).write_bytes(CONTRACT.to_json())
+    source = ModelSource(checkpoint=dataclasses.replace(read_checkpoint_info(OLD_CHECKPOINT), path=tmp_path))
+    assert source.contract == CONTRACT
+    (tmp_path / CONTRACT_NAME).unlink()
+    assert source.contract == CONTRACT
+    assert ModelSource().contract is None
 
 
 def test_a_contract_is_read_as_it_was_written(tmp_path: Path) -> None:
