@@ -21,6 +21,22 @@ class Call:
     arguments: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallFormat:
+    """How the answers of a template call tools.
+
+    Attributes:
+        texts: from the text before the calls and the calls, the texts to write, each tokenised on its own.
+        replaces_opening: they replace the whole answer, including its opening line break.
+        keeps_thoughts: a template that removes thoughts from earlier answers keeps those after the last
+            user's message, between the calls and their results.
+    """
+
+    texts: Callable[[str, list[Call]], tuple[str, ...]]
+    replaces_opening: bool = False
+    keeps_thoughts: bool = False
+
+
 def call_texts(call_format: str, content: str) -> tuple[str, ...]:
     """Texts, each tokenised on its own, of an answer that calls tools; empty if it has no call in JSON.
 
@@ -28,7 +44,7 @@ def call_texts(call_format: str, content: str) -> tuple[str, ...]:
         RecordError: the format has no form for what the answer holds.
     """
     text, calls = text_and_calls(content)
-    return CALL_FORMATS[call_format](text, calls) if calls else ()
+    return CALL_FORMATS[call_format].texts(text, calls) if calls else ()
 
 
 def text_and_calls(content: str) -> tuple[str, list[Call]]:
@@ -88,14 +104,12 @@ def _glm4(text: str, calls: list[Call]) -> tuple[str, ...]:
     return (f"{calls[0].name}\n{_json(calls[0].arguments)}",)
 
 
-CALL_FORMATS: dict[str, Callable[[str, list[Call]], tuple[str, ...]]] = {
-    "chatglm3": _chatglm3,
-    "glm4": _glm4,
-    "qwen": _qwen,
-    "llama3": _llama3,
+CALL_FORMATS: dict[str, CallFormat] = {
+    "chatglm3": CallFormat(texts=_chatglm3, replaces_opening=True),
+    "glm4": CallFormat(texts=_glm4, replaces_opening=True),
+    "qwen": CallFormat(texts=_qwen, keeps_thoughts=True),
+    "llama3": CallFormat(texts=_llama3),
 }
-# These replace the whole answer, including its opening line break.
-WITHOUT_OPENING = ("chatglm3", "glm4")
 
 
 def _check_alone(text: str, calls: list[Call], name: str) -> None:

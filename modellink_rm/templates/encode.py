@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modellink_rm.conversation import Conversation, Message
 from modellink_rm.records import RecordError
-from modellink_rm.templates.calls import WITHOUT_OPENING, call_texts
+from modellink_rm.templates.calls import CALL_FORMATS, call_texts
 from modellink_rm.templates.chat_template import chat_renderer_of
 from modellink_rm.templates.renderer import Renderer, renderer_of
 from modellink_rm.templates.table import Template
@@ -82,7 +82,9 @@ def _prompt_ids(
     if system and template.system_rule == "refused":
         raise RecordError(f"--prompt-type {template.name} has no form for a system message")
     system_index = _index_of_system(template, turns)
-    first_kept_thought = _last_user_turn(turns) if template.call_format == "qwen" else len(turns)
+    calls = CALL_FORMATS.get(template.call_format)
+    keeps_thoughts = calls is not None and calls.keeps_thoughts
+    first_kept_thought = _last_user_turn(turns) if keeps_thoughts else len(turns)
     ids = array("i")
     for index, turn in enumerate(turns):
         content = turn.content
@@ -144,7 +146,8 @@ def _answer_ids(turn: Message, content: str, template: Template, renderer: Rende
         texts = call_texts(template.call_format, content)
     if not texts:
         return renderer.encode(renderer.assistant, content=content)
-    slots = renderer.content if template.call_format in WITHOUT_OPENING else renderer.assistant
+    replaces_opening = CALL_FORMATS[template.call_format].replaces_opening
+    slots = renderer.content if replaces_opening else renderer.assistant
     ids = array("i")
     for text in texts:
         ids += renderer.encode(slots, content=text)

@@ -16,6 +16,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import warn_once
 from modellink_rm.conversation import Message, Pair
 from modellink_rm.records import RecordError
+from modellink_rm.templates.calls import CALL_FORMATS, CallFormat
 from modellink_rm.templates.choice import find_template
 from modellink_rm.templates.encode import (
     num_closing_tokens,
@@ -287,6 +288,23 @@ def test_qwen3_keeps_thoughts_after_the_last_question(load):
     answer = [f"<think>x</think>\n{QWEN_CALL}", IM_END, "\n"]
     observation = chatml_turn("user", "<tool_response>\no\n</tool_response>")
     assert got == ids([*chatml_turn("user", "q1"), *answer, *observation])
+
+
+def test_a_form_of_calls_is_one_entry(load, monkeypatch):
+    form = CallFormat(
+        texts=lambda text, calls: tuple(f"[{call.name}]" for call in calls),
+        replaces_opening=True,
+        keeps_thoughts=True,
+    )
+    monkeypatch.setitem(CALL_FORMATS, "mine", form)
+    tokenizer, ids = load("chatglm3")
+    template = dataclasses.replace(TEMPLATES["chatglm3"], call_format="mine", strip_thoughts=True)
+    assert encode_response(Message("function_call", TWO), template, tokenizer) == ids(["[f]", "[f]", EOS])
+    thought = Message("assistant", "<think>x</think>a")
+    turns = (user("q1"), thought, Message("observation", "o"))
+    others = dataclasses.replace(template, call_format="chatglm3")
+    kept, removed = (encode_prompt(None, "", turns, one, tokenizer) for one in (template, others))
+    assert len(kept) > len(removed)
 
 
 @pytest.mark.parametrize("name", ["mistral", "mixtral", "gemma", "llama2"])
