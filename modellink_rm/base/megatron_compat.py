@@ -98,6 +98,14 @@ def keep_own_step(optimizer: Any) -> None:
     optimizer._set_main_param_and_optimizer_states = set_states
 
 
+def single_optimizers(optimizer: Any) -> list[Any]:
+    """The optimizers that one of the engine's consists of, in its order; itself if it is a single one.
+
+    megatron-core 0.16.1, optimizer/optimizer.py: only `ChainedOptimizer` has `chained_optimizers`.
+    """
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
+
+
 def linear_forward(linear: Any, states: "Tensor", weight: "Tensor", **settings: Any) -> "Tensor":
     """Apply a linear layer of the engine with a part of its weight.
 

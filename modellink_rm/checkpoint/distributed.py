@@ -24,6 +24,7 @@ from modellink_rm.base.megatron_compat import (
     allocate_optimizer_state,
     keep_own_step,
     set_all_rng_states,
+    single_optimizers,
     write_results_in_this_process,
 )
 from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, describe_files, files_json
@@ -229,10 +230,10 @@ def _sharded_state(chunks: Sequence[Any], optimizer: Any, *, is_loading: bool) -
         "chained_optim_avoid_prefix": True,
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }
-    for part in _parts(optimizer):
+    for single in single_optimizers(optimizer):
         # The distributed optimizer cannot describe a state it has not allocated yet.
-        if _is_distributed(part) and not part.is_stub_optimizer and not part.optimizer.state:
-            allocate_optimizer_state(part)
+        if _is_distributed(single) and not single.is_stub_optimizer and not single.optimizer.state:
+            allocate_optimizer_state(single)
     weights = _sharded_weights(chunks, metadata)
     state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=metadata)
     return {**weights, "optimizer": state}
@@ -245,8 +246,8 @@ def _load_optimizer(optimizer: Any, state: Any) -> None:
     for `step` among the saved tensors, where it is not, and leaves all parameters with one shared `step`
     tensor, which every parameter's update then increments.
     """
-    for part in filter(_is_distributed, _parts(optimizer)):
-        keep_own_step(part)
+    for single in filter(_is_distributed, single_optimizers(optimizer)):
+        keep_own_step(single)
     # The saved groups bring the learning rates, betas and epsilon of the run that wrote them; this run's
     # flags are those of its own groups, which the engine keeps in their order.
     settings = [
@@ -256,22 +257,18 @@ def _load_optimizer(optimizer: Any, state: Any) -> None:
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
-    for part in _parts(optimizer):
-        if part.is_stub_optimizer:
+    for single in single_optimizers(optimizer):
+        if single.is_stub_optimizer:
             continue
-        for parameter_state in part.optimizer.state.values():
+        for parameter_state in single.optimizer.state.values():
             if isinstance(parameter_state.get("step"), torch.Tensor):
                 parameter_state["step"] = parameter_state["step"].clone()
 
 
-def _parts(optimizer: Any) -> list[Any]:
-    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
-
-
-def _is_distributed(part: Any) -> bool:
+def _is_distributed(optimizer: Any) -> bool:
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-    return isinstance(part, DistributedOptimizer)
+    return isinstance(optimizer, DistributedOptimizer)
 
 
 def _sharded_rng(ranks: Ranks) -> ShardedObject:

@@ -37,7 +37,7 @@ def check_contents_together(directory: Path, entries: Mapping[str, FileEntry], r
 def reading(checkpoint: CheckpointInfo, ranks: Ranks, *, verifies: bool) -> Iterator[None]:
     """Within the block the engine reads this checkpoint, and no other in its place. A collective.
 
-    Nothing that its pickles name is run, and what cannot be read is told in one line.
+    Nothing that its pickles name is run, and what cannot be read is reported in one line.
 
     Raises:
         CheckpointNotReadError: a file is not what was written, cannot be read, or would run code; or another

@@ -20,7 +20,7 @@ class Leaving:
 
     A wish of any process counts: a signal may reach one alone, and clocks differ. Each step starts a sum over
     gloo, of numbers in the host's memory, whose result is read after the next step: no process waits, neither
-    for the device nor for another one. Steps are told by all processes alike.
+    for the device nor for another one. All processes agree on the step.
 
     Within, SIGUSR1 is a wish, and with --exit-signal-handler SIGTERM too.
     """

@@ -20,6 +20,7 @@ from megatron.core.optimizer import (
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from modellink_rm.base.log import info
+from modellink_rm.base.megatron_compat import single_optimizers
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.model.reward_model import RewardModel
@@ -124,8 +125,8 @@ def use_fused_adam(optimizer: MegatronOptimizer) -> bool:
     The engine cannot be asked for it. A loaded state brings the settings of the run that wrote it,
     so this is called after loading too: the fused form wants its step counts on the device.
     """
-    parts = getattr(optimizer, "chained_optimizers", [optimizer])
-    adams = [part.optimizer for part in parts if isinstance(part.optimizer, torch.optim.AdamW)]
+    inner = [single.optimizer for single in single_optimizers(optimizer)]
+    adams = [adam for adam in inner if isinstance(adam, torch.optim.AdamW)]
     for adam in adams:
         for group in adam.param_groups:
             group.update(fused=True, foreach=False)

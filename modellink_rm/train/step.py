@@ -12,6 +12,7 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from torch import Tensor
 
 from modellink_rm.base.errors import AgreedError
+from modellink_rm.base.megatron_compat import single_optimizers
 from modellink_rm.batching.batch import Batch
 from modellink_rm.dataset.example import RowName
 from modellink_rm.model.flops import training_flops
@@ -117,8 +118,11 @@ def gradient_norm(optimizer: MegatronOptimizer) -> float:
 
     It is what the engine's `get_grad_norm` returns, which without apex reads every parameter's.
     """
-    parts = getattr(optimizer, "chained_optimizers", [optimizer])
-    gradients = [gradient for part in parts for gradient in part.get_main_grads_for_grad_norm()]
+    gradients = [
+        gradient
+        for single in single_optimizers(optimizer)
+        for gradient in single.get_main_grads_for_grad_norm()
+    ]
     squared = torch.zeros((), device=torch.cuda.current_device())
     if gradients:
         squared += torch.nn.utils.get_total_norm(gradients).square()
@@ -128,10 +132,11 @@ def gradient_norm(optimizer: MegatronOptimizer) -> float:
 
 def clip_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
     """Scale the gradient so that its norm is at most the optimizer's `clip_grad` (0: do not)."""
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        parameters = [] if part.is_stub_optimizer else part.get_parameters()
-        if parameters and part.config.clip_grad > 0:
-            clip_grad_by_total_norm_fp32(parameters, max_norm=part.config.clip_grad, total_norm=grad_norm)
+    for single in single_optimizers(optimizer):
+        parameters = [] if single.is_stub_optimizer else single.get_parameters()
+        max_norm = single.config.clip_grad
+        if parameters and max_norm > 0:
+            clip_grad_by_total_norm_fp32(parameters, max_norm=max_norm, total_norm=grad_norm)
 
 
 def _step_sums(kept: Sequence[dict[str, Any]], objective: Objective, ranks: Ranks) -> Sums:

@@ -3,11 +3,15 @@
 import ast
 import importlib
 import inspect
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from megatron.core.optimizer import ChainedOptimizer
+
+from modellink_rm.base.megatron_compat import single_optimizers
 
 PACKAGE = Path(__file__).parents[3] / "modellink_rm"
 COMPAT = PACKAGE / "base" / "megatron_compat.py"
@@ -137,3 +141,15 @@ def test_importing_the_file_imports_no_engine() -> None:
         "collections",
         "typing",
     }
+
+
+def test_single_optimizers_are_those_of_a_chain_or_itself() -> None:
+    chain = types.SimpleNamespace(chained_optimizers=["a", "b"])
+    assert single_optimizers(chain) == ["a", "b"]
+    assert single_optimizers("a") == ["a"]
+
+
+def test_only_one_file_asks_for_the_optimizers_of_a_chain() -> None:
+    found = [path for path in PACKAGE.rglob("*.py") if "chained_optimizers" in path.read_text()]
+    assert found == [COMPAT]
+    assert "self.chained_optimizers = " in inspect.getsource(ChainedOptimizer.__init__)
