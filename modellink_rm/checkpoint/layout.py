@@ -179,7 +179,7 @@ def _read_run(directory: Path, values: dict[str, Any], version: int) -> Checkpoi
 
 
 def _known(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values of the fields of a dataclass; others, of a later package, cause a warning and are ignored.
+    """The values of the fields of a dataclass; others, of a later package, are told of and left out.
 
     Raises:
         TypeError: a value is of another type than its field.

@@ -21,9 +21,7 @@ from modellink_rm.model.attention.packed import ScoredRows, layout_of
 from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.heads.choose import make_head
-from modellink_rm.model.spec import ModelSpec
-
-_LAYER_PREFIX = "decoder.layers."
+from modellink_rm.model.spec import LAYER_PREFIX, ModelSpec
 
 
 class RewardModel(MegatronModule):
@@ -87,9 +85,9 @@ class RewardModel(MegatronModule):
         """The pairs (name, parameter) of this stage, with layer numbers of the whole model."""
         offset = get_transformer_layer_offset(self.config, self.vp_stage)
         for name, parameter in self.named_parameters():
-            if name.startswith(_LAYER_PREFIX):
-                layer, rest = name.removeprefix(_LAYER_PREFIX).split(".", 1)
-                name = f"{_LAYER_PREFIX}{int(layer) + offset}.{rest}"
+            if name.startswith(LAYER_PREFIX):
+                layer, rest = name.removeprefix(LAYER_PREFIX).split(".", 1)
+                name = f"{LAYER_PREFIX}{int(layer) + offset}.{rest}"
             yield name, parameter
 
     def set_input_tensor(self, input_tensor: Any) -> None:

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 from modellink_rm.model.shape import ModelShape
 
+# Names of the engine's parameters begin so: of a layer, followed by its number in the whole model, and of
+# the reward head.
+LAYER_PREFIX = "decoder.layers."
+HEAD_PREFIX = "rm_head."
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:

@@ -17,6 +17,7 @@ from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
 from modellink_rm.model.families.registry import family_of, shape_from_config
 from modellink_rm.model.families.tensors import TensorTable
 from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.spec import HEAD_PREFIX
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -27,7 +28,7 @@ VALUE_HEAD_FILE = "value_head.safetensors"
 VALUE_HEAD_WEIGHT = "v_head.summary.weight"
 VALUE_HEAD_BIAS = "v_head.summary.bias"
 # What a report calls the reward head, wherever it was looked for.
-HEAD_NAME = "rm_head.weight"
+HEAD_NAME = f"{HEAD_PREFIX}weight"
 _NUMBER_TYPES = ("F64", "F32", "F16", "BF16")
 _NAMES_IN_A_MESSAGE = 8
 

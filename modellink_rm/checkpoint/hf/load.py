@@ -9,6 +9,7 @@ from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE, HuggingFaceWeig
 from modellink_rm.checkpoint.hf.mappings import tensor_plan
 from modellink_rm.checkpoint.verify import check_contents_together
 from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.model.spec import HEAD_PREFIX
 from modellink_rm.parallel.groups import Ranks
 
 
@@ -28,7 +29,7 @@ def load_hugging_face_weights(
     if verifies and checksums.is_file():
         check_contents_together(weights.directory, read_files(checksums), ranks)
     for name, parameter in (pair for chunk in chunks for pair in chunk.global_parameters()):
-        if name.startswith("rm_head."):
+        if name.startswith(HEAD_PREFIX):
             continue
         plan = tensor_plan(
             name, chunks[0].spec, weights.tensors, tp_rank=ranks.tp_rank, tp_size=ranks.tp_size

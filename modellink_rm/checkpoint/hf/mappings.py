@@ -5,9 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from modellink_rm.model.families.tensors import RowOrder, StoredTensor, TensorTable
 from modellink_rm.model.shape import ModelShape
-from modellink_rm.model.spec import ModelSpec
-
-_LAYER_PREFIX = "decoder.layers."
+from modellink_rm.model.spec import LAYER_PREFIX, ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +53,7 @@ def engine_names(shape: ModelShape, table: TensorTable) -> list[str]:
     """Names of the engine's tensors without the head, layers numbered over the whole model."""
     ends = [f"{entry.engine}.{kind}" for entry in table.ends for kind in _kinds(entry, shape)]
     layers = [
-        f"{_LAYER_PREFIX}{layer}.{entry.engine}.{kind}"
+        f"{LAYER_PREFIX}{layer}.{entry.engine}.{kind}"
         for layer in range(shape.num_layers)
         for entry in table.layer
         for kind in _kinds(entry, shape)
@@ -118,8 +116,8 @@ def _stored(engine_name: str, shape: ModelShape, table: TensorTable) -> _Stored:
     """The stored tensors that make up one of the engine's."""
     path, kind = engine_name.rsplit(".", 1)
     entries, layer = table.ends, 0
-    if path.startswith(_LAYER_PREFIX):
-        number, path = path.removeprefix(_LAYER_PREFIX).split(".", 1)
+    if path.startswith(LAYER_PREFIX):
+        number, path = path.removeprefix(LAYER_PREFIX).split(".", 1)
         entries, layer = table.layer, int(number)
     (entry,) = (entry for entry in entries if entry.engine == path)
     row_order = entry.row_order(shape)

@@ -32,11 +32,10 @@ from modellink_rm.checkpoint.hf.directory import (
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, stored_shapes, tensor_plan
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.reward_model import RewardModel
-from modellink_rm.model.spec import ModelSpec
+from modellink_rm.model.spec import HEAD_PREFIX, ModelSpec
 from modellink_rm.parallel.groups import Ranks
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
-_HEAD_PREFIX = "rm_head."
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,11 @@ def _plan_files(spec: ModelSpec, parameters: Mapping[str, Tensor], max_shard_byt
     table = FAMILIES[spec.shape.family].tensors
     items: list[_File] = []
     for name, parameter in parameters.items():
-        if not name.startswith(_HEAD_PREFIX):
+        if not name.startswith(HEAD_PREFIX):
             shapes = stored_shapes(name, spec.shape, table)
             num_bytes = sum(torch.Size(shape).numel() for shape in shapes.values()) * parameter.element_size()
             items.append(_File((name,), tuple(shapes), num_bytes))
-        elif name == f"{_HEAD_PREFIX}weight" and not _value_head(parameters):
+        elif name == f"{HEAD_PREFIX}weight" and not _value_head(parameters):
             items.append(_File((name,), (SCORE_NAME,), parameter.numel() * parameter.element_size()))
     files: list[_File] = []
     for item in items:
@@ -162,7 +161,7 @@ def _tensors_of(
     table = FAMILIES[spec.shape.family].tensors
     for name in file.engine_names:
         parameter = parameters[name].detach()
-        if name.startswith(_HEAD_PREFIX):
+        if name.startswith(HEAD_PREFIX):
             yield SCORE_NAME, parameter.cpu().clone()
             continue
         plans = [
@@ -205,10 +204,10 @@ def _joined(
 
 def _value_head(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A head with a bias in LLaMA-Factory's form, because transformers' `score` has no bias; else empty."""
-    bias = parameters.get(f"{_HEAD_PREFIX}bias")
+    bias = parameters.get(f"{HEAD_PREFIX}bias")
     if bias is None:
         return {}
-    weight = parameters[f"{_HEAD_PREFIX}weight"]
+    weight = parameters[f"{HEAD_PREFIX}weight"]
     return {
         VALUE_HEAD_WEIGHT: weight.detach().cpu().clone(),
         VALUE_HEAD_BIAS: bias.detach().cpu().clone(),
@@ -221,7 +220,7 @@ def _written_config(
     """The base model's config.json, with one label and the dtype of what is written."""
     written = dict(config)
     dtype = next(
-        parameter.dtype for name, parameter in parameters.items() if not name.startswith(_HEAD_PREFIX)
+        parameter.dtype for name, parameter in parameters.items() if not name.startswith(HEAD_PREFIX)
     )
     for name in ("dtype", "torch_dtype"):
         if name in written:
