@@ -86,11 +86,14 @@ def contract_files(contract: InferenceContract, tokenizer: Tokenizer) -> dict[st
     return {CONTRACT_NAME: contract.to_json(), **files}
 
 
-def contract_tokenizer(contract: InferenceContract, checkpoint: Path) -> TokenizerConfig:
-    """Flags that load the tokenizer stored in the checkpoint."""
-    return TokenizerConfig(
+def contract_tokenizer(
+    config: TokenizerConfig, contract: InferenceContract, checkpoint: Path
+) -> TokenizerConfig:
+    """The flags `config`, which name no tokenizer, completed to load the one stored in the checkpoint."""
+    return dataclasses.replace(
+        config,
         tokenizer_name_or_path=str(checkpoint / TOKENIZER_FOLDER),
-        tokenizer_not_use_fast=contract.tokenizer_not_use_fast,
+        tokenizer_not_use_fast=config.tokenizer_not_use_fast or contract.tokenizer_not_use_fast,
     )
 
 

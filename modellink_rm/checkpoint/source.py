@@ -79,7 +79,8 @@ def tokenizer_of(config: TokenizerConfig, source: ModelSource) -> TokenizerConfi
     if source.hugging_face is not None:
         return dataclasses.replace(config, tokenizer_name_or_path=str(source.hugging_face.directory))
     if source.checkpoint is not None:
-        return contract_tokenizer(read_contract(source.checkpoint.path), source.checkpoint.path)
+        path = source.checkpoint.path
+        return contract_tokenizer(config, read_contract(path), path)
     return config
 
 
