@@ -14,11 +14,12 @@ class InspectConfig:
         help="the data set's --output-prefix; may stand first, without its flag", metavar="PREFIX"
     )
     rows: int = flag(3, help="rows to decode, 0 for the report alone")
-    first_row: int = flag(0, help="the first of them")
+    first_row: int = flag(0, help="the first row to decode")
     verify: bool = flag(False, help="read all files and compare them with the manifest's checksums")
     load: str | None = flag(
         None,
-        help="a model's directory, for its tokenizer; without a tokenizer token ids are shown",
+        help="a checkpoint of this tool or a model's directory, for its tokenizer; without a tokenizer token ids "
+        "are shown",
         metavar="DIR",
     )
 
