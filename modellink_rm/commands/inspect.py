@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _tokenizer_of_model(config: TokenizerConfig, load: str) -> TokenizerConfig:
-    """The tokenizer's flags for a checkpoint, or for a Hugging Face directory, of which nothing else is read."""
+    """The tokenizer's flags for the tokenizer of a checkpoint, or of a Hugging Face directory."""
     checkpoint = find_checkpoint(Path(load))
     if checkpoint is None:
         return dataclasses.replace(config, tokenizer_name_or_path=load)

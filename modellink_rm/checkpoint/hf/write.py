@@ -72,8 +72,8 @@ def check_writable_model(spec: ModelSpec, config: Mapping[str, Any]) -> None:
     ]
     if differences:
         raise UserError(
-            f"a model trained with {', '.join(differences)} of its base model's config.json cannot be written "
-            "as a Hugging Face directory: that config.json would describe another model"
+            f"a model trained with {', '.join(differences)} of its base model's config.json cannot be "
+            "written as a Hugging Face directory: that config.json would describe another model"
         )
 
 
