@@ -56,7 +56,7 @@ def test_a_field_of_a_newer_version_is_reported(
     monkeypatch.setattr(logging.getLogger("modellink_rm"), "propagate", True)
     with caplog.at_level(logging.WARNING, logger="modellink_rm"):
         assert read_contract(tmp_path) == CONTRACT
-    assert "later is not known to this package" in caplog.text
+    assert "later is unknown to this version of modellink-rm and is ignored" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"prompt_type": '])
