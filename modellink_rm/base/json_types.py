@@ -1,9 +1,11 @@
-"""Checks that values read from JSON have the types that a dataclass declares."""
+"""Values read from JSON as the fields of a dataclass: their names and their types."""
 
 import dataclasses
 import types
 import typing
 from typing import Any
+
+from modellink_rm.base.log import warn_once
 
 
 def has_type(value: Any, hint: Any) -> bool:
@@ -37,3 +39,22 @@ def check_types(kind: type, values: dict[str, Any]) -> None:
     for field in dataclasses.fields(kind):
         if field.name in values and not has_type(values[field.name], hints[field.name]):
             raise TypeError(f"{field.name} is {repr(values[field.name])[:60]}")
+
+
+def known_fields(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values of the fields of a dataclass; others, of a later package, cause a warning and are ignored.
+
+    Args:
+        where: the file, as the warning calls it.
+
+    Raises:
+        TypeError: a value is of another type than its field.
+    """
+    check_types(kind, values)
+    names = {field.name for field in dataclasses.fields(kind)}
+    unknown = ", ".join(sorted(set(values) - names))
+    if unknown:
+        warn_once(
+            f"{where}: {' '.join(unknown.split())} is unknown to this version of modellink-rm and is ignored"
+        )
+    return {name: value for name, value in values.items() if name in names}

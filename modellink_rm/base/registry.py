@@ -108,9 +108,10 @@ class Registry(Mapping[str, T]):
         ((value, point),) = points.items()
         try:
             entry: T = point.load()
-        except (ImportError, AttributeError) as error:
+        except (Exception, SystemExit) as error:  # foreign code, which may raise anything
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{self.kind} {name}: {value} of an installed package cannot be imported: {error}"
+                f"{self.kind} {name}: {value} of an installed package cannot be imported: {reason}"
             ) from error
         if not self._accepts(entry):
             raise UserError(f"{self.kind} {name}: {value} of an installed package is not {self._expected}")

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.json_types import check_types
-from modellink_rm.base.log import warn_once
+from modellink_rm.base.json_types import known_fields
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.templates.files import definition_of
 from modellink_rm.templates.table import Template
@@ -86,11 +85,14 @@ def contract_files(contract: InferenceContract, tokenizer: Tokenizer) -> dict[st
     return {CONTRACT_NAME: contract.to_json(), **files}
 
 
-def contract_tokenizer(contract: InferenceContract, checkpoint: Path) -> TokenizerConfig:
-    """Flags that load the tokenizer stored in the checkpoint."""
-    return TokenizerConfig(
+def contract_tokenizer(
+    config: TokenizerConfig, contract: InferenceContract, checkpoint: Path
+) -> TokenizerConfig:
+    """The flags `config`, which name no tokenizer, completed to load the one stored in the checkpoint."""
+    return dataclasses.replace(
+        config,
         tokenizer_name_or_path=str(checkpoint / TOKENIZER_FOLDER),
-        tokenizer_not_use_fast=contract.tokenizer_not_use_fast,
+        tokenizer_not_use_fast=config.tokenizer_not_use_fast or contract.tokenizer_not_use_fast,
     )
 
 
@@ -103,11 +105,7 @@ def read_contract(checkpoint: Path) -> InferenceContract:
     path = checkpoint / CONTRACT_NAME
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
-        known = {field.name for field in dataclasses.fields(InferenceContract)}
-        for name in content.keys() - known:
-            warn_once(f"{path}: {name} is not known to this package, a newer one wrote it; it has no effect")
-        check_types(InferenceContract, content)
-        return InferenceContract(**{name: value for name, value in content.items() if name in known})
+        return InferenceContract(**known_fields(InferenceContract, content, str(path)))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the checkpoint does not say how to score with it") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

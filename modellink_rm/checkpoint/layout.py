@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.json_types import check_types
+from modellink_rm.base.json_types import known_fields
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.files import (
     FILES_NAME,
@@ -167,28 +167,12 @@ def _read_run(directory: Path, values: dict[str, Any], version: int) -> Checkpoi
         spec = {name: values.pop(name) for name in ("padded_vocab_size", "post_layer_norm", "head_bias")}
         values["spec"] = {"shape": values.pop("shape"), **spec}
     spec, where = values["spec"], f"{directory / RUN_NAME}"
-    shape = ModelShape(**_known(ModelShape, spec["shape"], where))
-    known = _known(CheckpointInfo, {**values, "path": directory}, where)
-    known["spec"] = ModelSpec(**{**_known(ModelSpec, spec, where), "shape": shape})
+    shape = ModelShape(**known_fields(ModelShape, spec["shape"], where))
+    known = known_fields(CheckpointInfo, {**values, "path": directory}, where)
+    known["spec"] = ModelSpec(**{**known_fields(ModelSpec, spec, where), "shape": shape})
     for name in ("parallel_sizes", "schedule", "data"):
         if known.get(name) is not None:
             known[name] = tuple(known[name])
     if known["iteration"] < 0 or min(known["parallel_sizes"]) < 1:
         raise ValueError(f"iteration {known['iteration']}, parallel_sizes {known['parallel_sizes']}")
     return CheckpointInfo(**known)
-
-
-def _known(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values of the fields of a dataclass; others, of a later package, are told of and left out.
-
-    Raises:
-        TypeError: a value is of another type than its field.
-    """
-    check_types(kind, values)
-    names = {field.name for field in dataclasses.fields(kind)}
-    unknown = ", ".join(sorted(set(values) - names))
-    if unknown:
-        warn_once(
-            f"{where}: {' '.join(unknown.split())} is unknown to this version of modellink-rm and is ignored"
-        )
-    return {name: value for name, value in values.items() if name in names}

@@ -88,8 +88,8 @@ def tokenizer_of(config: TokenizerConfig, source: ModelSource) -> TokenizerConfi
         return config
     if source.hugging_face is not None:
         return dataclasses.replace(config, tokenizer_name_or_path=str(source.hugging_face.directory))
-    if source.checkpoint is not None:
-        return contract_tokenizer(read_contract(source.checkpoint.path), source.checkpoint.path)
+    if source.checkpoint is not None and source.contract is not None:
+        return contract_tokenizer(config, source.contract, source.checkpoint.path)
     return config
 
 

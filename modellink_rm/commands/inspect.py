@@ -1,5 +1,6 @@
 """python -m modellink_rm inspect: show the contents of a data set."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import set_up_logging
 from modellink_rm.base.terminal import has_colours
+from modellink_rm.checkpoint.contract import contract_tokenizer, read_contract
+from modellink_rm.checkpoint.layout import find_checkpoint
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
@@ -41,11 +44,7 @@ def main(argv: Sequence[str]) -> int:
     tokenizer_config: TokenizerConfig = groups[TokenizerConfig]
     is_given = (tokenizer_config.tokenizer_name_or_path or tokenizer_config.tokenizer_model) is not None
     if config.load is not None and not is_given:
-        tokenizer_config = TokenizerConfig(
-            tokenizer_name_or_path=config.load,
-            tokenizer_not_use_fast=tokenizer_config.tokenizer_not_use_fast,
-            trust_remote_code=tokenizer_config.trust_remote_code,
-        )
+        tokenizer_config = _tokenizer_of_model(tokenizer_config, config.load)
         is_given = True
     tokenizer = load_tokenizer(tokenizer_config) if is_given else None
     dataset = open_dataset(Path(config.data_path))
@@ -62,6 +61,14 @@ def main(argv: Sequence[str]) -> int:
     for line in decoded_rows(dataset.rows, rows, tokenizer, marks):
         print(line)
     return 0
+
+
+def _tokenizer_of_model(config: TokenizerConfig, load: str) -> TokenizerConfig:
+    """The tokenizer's flags for the tokenizer of a checkpoint, or of a Hugging Face directory."""
+    checkpoint = find_checkpoint(Path(load))
+    if checkpoint is None:
+        return dataclasses.replace(config, tokenizer_name_or_path=load)
+    return contract_tokenizer(config, read_contract(checkpoint), checkpoint)
 
 
 COMMANDS.add(Command(summary="show what a preprocessed data set holds", main=main), "inspect")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import check_outputs, exclusive, remove_remains, whole_file
 from modellink_rm.base.flags import parse_flags
-from modellink_rm.base.log import info, is_first_process, set_up_logging, warn_once
+from modellink_rm.base.log import info, is_first_process, set_up_logging
 from modellink_rm.base.terminal import progress_bar
 from modellink_rm.checkpoint.layout import LATEST_NAME, find_checkpoint
 from modellink_rm.commands.registry import COMMANDS, Command
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from modellink_rm.inference.scorer import Scorer
 
 INPUTS_AT_A_TIME = 512
+_BAD_INPUTS_SHOWN = 10
 
 
 @dataclass
@@ -137,6 +138,8 @@ def main(argv: Sequence[str]) -> int:
             bar.update(len(block))
             block = list(islice(records, INPUTS_AT_A_TIME))
         summary.check_some_finite()
+    if summary.bad > _BAD_INPUTS_SHOWN:
+        info(f"... and {summary.bad - _BAD_INPUTS_SHOWN:,} more inputs that are not scored")
     for line in summary.lines():
         _print(line, to_stderr=score.output is None)
     return 1 if summary.bad else 0
@@ -147,7 +150,8 @@ def _rows(scorer: "Scorer", block: Sequence[Any], summary: _Summary) -> Iterator
     for result in scorer.results(block):
         summary.add(result)
         if isinstance(result, NotScored):
-            warn_once(result.message)
+            if summary.bad <= _BAD_INPUTS_SHOWN:
+                info(f"warning: {result.message}")
             yield {"error": result.message}
         else:
             row = _row(result)

@@ -18,7 +18,8 @@ class InspectConfig:
     verify: bool = flag(False, help="read all files and compare them with the manifest's checksums")
     load: str | None = flag(
         None,
-        help="a model's directory, for its tokenizer; without a tokenizer token ids are shown",
+        help="a checkpoint of this tool or a model's directory, for its tokenizer; without a tokenizer token "
+        "ids are shown",
         metavar="DIR",
     )
 

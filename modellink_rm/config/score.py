@@ -47,7 +47,12 @@ class ScorerConfig:
     load_checkpoint_loosely: bool = flag(
         False, help="accept a base model without a reward head (its scores are then random)"
     )
-    bf16: bool = flag(False, level="rare", help="weights and activations in bfloat16; by default as trained")
+    bf16: bool = flag(
+        False,
+        level="rare",
+        help="weights and activations in bfloat16; by default as trained: what was trained with --bf16 is "
+        "never scored in float32",
+    )
     seed: int = flag(1234, level="rare", help="seed of a head that is not loaded")
     verify_checksums: bool = flag(
         True, level="rare", help="take the weights as they are read, without comparing them with checksums"

@@ -6,6 +6,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import flag
 
 SUPPORTED_TYPES = ("PretrainedFromHF", "GPTSentencePieceTokenizer")
+# Megatron's others are refused in a line of their own.
 TYPES = (*SUPPORTED_TYPES, "BertWordPieceLowerCase", "BertWordPieceCase", "GPT2BPETokenizer")
 
 
@@ -16,6 +17,7 @@ class TokenizerConfig:
     tokenizer_type: str = flag(
         "PretrainedFromHF",
         choices=TYPES,
+        metavar="{" + ",".join(SUPPORTED_TYPES) + "}",
         level="rare",
         help="PretrainedFromHF reads a Hugging Face directory, GPTSentencePieceTokenizer a tokenizer.model",
     )

@@ -9,6 +9,7 @@ from typing import Any
 from modellink_rm.base.checksums import FileEntry, sealed_json, unsealed
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import write_whole
+from modellink_rm.base.json_types import known_fields
 from modellink_rm.dataset.indexed import bin_path, idx_path
 from modellink_rm.dataset.lengths import LengthStatistics
 
@@ -148,17 +149,20 @@ def read_manifest(prefix: Path) -> Manifest | None:
             )
         if content["format_version"] > 1:
             content = unsealed(content)
-        content["files"] = _file_entries(content["files"])
-        lengths = content.get("lengths", {})
-        content["lengths"] = {name: LengthStatistics(**entry) for name, entry in lengths.items()}
-        return Manifest(**content)
+        where = str(path)
+        content["files"] = _file_entries(content["files"], where)
+        content["lengths"] = {
+            name: LengthStatistics(**known_fields(LengthStatistics, entry, where))
+            for name, entry in content.get("lengths", {}).items()
+        }
+        return Manifest(**known_fields(Manifest, content, where))
     except UserError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): preprocess the data again") from None
 
 
-def _file_entries(files: dict[str, Any]) -> dict[str, FileEntry]:
+def _file_entries(files: dict[str, Any], where: str) -> dict[str, FileEntry]:
     """The entries of a manifest, whose names stay in its directory.
 
     Raises:
@@ -167,4 +171,4 @@ def _file_entries(files: dict[str, Any]) -> dict[str, FileEntry]:
     for name in files:
         if "/" in name or "\\" in name:
             raise ValueError(f"{name!r} is a path, not the end of a file's name")
-    return {name: FileEntry(**entry) for name, entry in files.items()}
+    return {name: FileEntry(**known_fields(FileEntry, entry, where)) for name, entry in files.items()}

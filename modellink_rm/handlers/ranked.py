@@ -12,6 +12,7 @@ from modellink_rm.handlers.fields import (
     required_number,
     required_text,
     tie,
+    tools_text,
     wrong_type,
 )
 from modellink_rm.handlers.messages import alternating, read_answer, read_messages
@@ -40,6 +41,7 @@ class RankedResponsesHandler(ResponsesHandler):
 
     prompt: str = "prompt"
     system: str = ""
+    tools: str = "tools"
     responses: str = "responses"
     ranks: str = "ranks"
     ratings: str = "ratings"
@@ -73,7 +75,7 @@ class RankedResponsesHandler(ResponsesHandler):
         places = {number: place for place, number in enumerate(dict.fromkeys(numbers), start=1)}
         return Ranking(
             system=prompt.system or optional_text(record, self.system) or None,
-            tools="",
+            tools=tools_text(record, self.tools),
             prompt=alternating(prompt.turns, self.prompt),
             responses=tuple(answers[i] for i in best_first),
             ranks=tuple(places[number] for number in numbers),

@@ -1,7 +1,7 @@
 """Objectives: from scores and targets of examples to a loss per example, and sums for metrics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -24,6 +24,25 @@ class ObjectiveResult:
     sums: dict[str, Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """How a run's lines show the metrics of an objective; a metric that is in none is shown with its name.
+
+    Attributes:
+        examples: what an example is, in the plural; also in the name of the speed in metrics.jsonl.
+        names: metric -> its name in lines, where that is another one.
+        evaluation: cells of an evaluation's full line, in order, as formats of the metrics.
+        short: metric -> its format in the short lines of a terminal, in order, after the loss.
+        short_evaluation: metric -> its format at the end of an evaluation's short line.
+    """
+
+    examples: str = "examples"
+    names: Mapping[str, str] = field(default_factory=dict)
+    evaluation: tuple[str, ...] = ()
+    short: Mapping[str, str] = field(default_factory=dict)
+    short_evaluation: Mapping[str, str] = field(default_factory=dict)
+
+
 class Objective(Protocol):
     """What is trained for; the same in training and evaluation, and independent of packing and processes."""
 
@@ -34,6 +53,10 @@ class Objective(Protocol):
     @property
     def details(self) -> tuple[str, ...]:
         """Names of the metrics that only evaluations report."""
+
+    @property
+    def labels(self) -> Labels:
+        """How lines show its metrics."""
 
     def __call__(self, scores: Tensor, targets: Targets) -> ObjectiveResult:
         """The losses and sums of examples, from the scores [num_responses] of their responses, float32."""

@@ -10,7 +10,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.batching.targets import Targets
 from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.objective.losses.registry import PairLoss, ScoredPairs
-from modellink_rm.objective.objective import ObjectiveResult
+from modellink_rm.objective.objective import Labels, ObjectiveResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,19 @@ class PairwiseObjective:
 
     sum_names = ("correct", "ties", "chosen", "chosen_squared", "rejected", "rejected_squared")
     details = ("chosen_std", "rejected_std", "ties")
+    labels = Labels(
+        examples="pairs",
+        names={"accuracy": "acc"},
+        evaluation=(
+            "acc: {accuracy:.4f}",
+            "ties: {ties}",
+            "chosen score: {chosen_score:.4f} (std {chosen_std:.4f})",
+            "rejected score: {rejected_score:.4f} (std {rejected_std:.4f})",
+            "margin: {margin:.4f}",
+        ),
+        short={"accuracy": ".3f", "margin": "6.3f"},
+        short_evaluation={"ties": ".0f"},
+    )
 
     def __call__(self, scores: Tensor, targets: Targets) -> ObjectiveResult:
         """The loss of each of n pairs, for scores [2n]."""

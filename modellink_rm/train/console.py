@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from string import Formatter
 from typing import Any, Protocol
 
 from modellink_rm.base.log import logger
@@ -17,19 +18,11 @@ from modellink_rm.base.terminal import (
     progress_bar,
     short_number,
 )
+from modellink_rm.objective.objective import Labels
 
 Row = dict[str, Any]
 Metrics = Mapping[str, float]
 _COLUMNS_OF_A_LINE = 100
-# Cells of an evaluation's line for the metrics that this file knows; others follow with their names.
-_EVALUATION_CELLS = {
-    "accuracy": "acc: {accuracy:.4f}",
-    "ties": "ties: {ties}",
-    "chosen_score": "chosen score: {chosen_score:.4f} (std {chosen_std:.4f})",
-    "rejected_score": "rejected score: {rejected_score:.4f} (std {rejected_std:.4f})",
-    "margin": "margin: {margin:.4f}",
-}
-_TOLD_IN_OTHER_CELLS = ("loss", "chosen_std", "rejected_std")
 
 
 class Console(Protocol):
@@ -54,17 +47,20 @@ class Console(Protocol):
         """Leave the terminal as it was."""
 
 
-def make_console(*, train_iters: int, batch_size: int, first_iteration: int) -> Console:
+def make_console(*, train_iters: int, batch_size: int, first_iteration: int, labels: Labels) -> Console:
     """Short lines and a bar if standard output is a terminal, else full lines."""
     if sys.stdout.isatty():
-        return TerminalConsole(train_iters=train_iters, first_iteration=first_iteration)
-    return FullConsole(train_iters=train_iters, batch_size=batch_size, first_iteration=first_iteration)
+        return TerminalConsole(train_iters=train_iters, first_iteration=first_iteration, labels=labels)
+    return FullConsole(
+        train_iters=train_iters, batch_size=batch_size, first_iteration=first_iteration, labels=labels
+    )
 
 
 class FullConsole:
     """Megatron's line with every figure; its format is fixed, because users' programs parse it."""
 
-    def __init__(self, *, train_iters: int, batch_size: int, first_iteration: int) -> None:
+    def __init__(self, *, train_iters: int, batch_size: int, first_iteration: int, labels: Labels) -> None:
+        self._labels = labels
         self._train_iters = train_iters
         self._batch_size = batch_size
         # The other end of a pipe may print to the same terminal as the bar; a file does not.
@@ -73,17 +69,18 @@ class FullConsole:
 
     def step(self, row: Row, metrics: Metrics, *, milliseconds: float) -> None:
         """Show a log step."""
+        examples = self._labels.examples
         cells = [
             f"iteration {row['iteration']:8d}/{self._train_iters:8d}",
             f"consumed samples: {row['consumed_samples']:12d}",
             f"elapsed time per iteration (ms): {milliseconds:.1f}",
             f"learning rate: {row['learning_rate']:.6E}",
             f"global batch size: {self._batch_size:5d}",
-            *_step_cells(metrics),
+            *_step_cells(metrics, self._labels),
             f"grad norm: {row['grad_norm']:.3f}",
             f"tokens/s: {row['tokens_per_second']:.1f}",
             f"computed tokens/s: {row['computed_tokens_per_second']:.1f}",
-            f"pairs/s: {row['pairs_per_second']:.2f}",
+            f"{examples}/s: {row[f'{examples}_per_second']:.2f}",
             f"TFLOP/s: {row['model_flops_per_second'] / 1e12:.3g}",
             f"of peak: {row['matmul_share']:.1%}",
         ]
@@ -97,8 +94,8 @@ class FullConsole:
         """Show an evaluation."""
         cells = [
             f"validation after iteration {iteration}",
-            f"pairs: {num_examples}",
-            *_evaluation_cells(metrics),
+            f"{self._labels.examples}: {num_examples}",
+            *_evaluation_cells(metrics, self._labels),
         ]
         print(" " + " | ".join(cells) + " |", flush=True)
 
@@ -114,9 +111,10 @@ class FullConsole:
 class TerminalConsole:
     """One short line per log step, with the time left, above a bar."""
 
-    def __init__(self, *, train_iters: int, first_iteration: int) -> None:
+    def __init__(self, *, train_iters: int, first_iteration: int, labels: Labels) -> None:
         from tqdm.contrib.logging import logging_redirect_tqdm
 
+        self._labels = labels
         self._train_iters = train_iters
         self._first_iteration = first_iteration
         self._started = time.monotonic()
@@ -142,7 +140,7 @@ class TerminalConsole:
         left = (time.monotonic() - self._started) / done * (self._train_iters - row["iteration"])
         self._line(
             f"{row['iteration']:{digits}d}/{self._train_iters}",
-            _scores(metrics),
+            self._scores(metrics),
             [
                 ("lr", f"{row['learning_rate']:.1e}"),
                 ("tok/s", short_number(row["tokens_per_second"])),
@@ -153,10 +151,16 @@ class TerminalConsole:
 
     def evaluation(self, metrics: Metrics, *, iteration: int, num_examples: int) -> None:
         """Show an evaluation."""
-        more = [("pairs", str(num_examples))]
-        if "ties" in metrics:
-            more.append(("ties", f"{metrics['ties']:.0f}"))
-        self._line("valid".rjust(2 * len(str(self._train_iters)) + 1), _scores(metrics), more, colour="green")
+        more = [
+            (self._labels.examples, str(num_examples)),
+            *_short_cells(metrics, self._labels.short_evaluation, self._labels),
+        ]
+        head = "valid".rjust(2 * len(str(self._train_iters)) + 1)
+        self._line(head, self._scores(metrics), more, colour="green")
+
+    def _scores(self, metrics: Metrics) -> list[tuple[str, str]]:
+        """The most important metrics."""
+        return _short_cells(metrics, {"loss": ".4f", **self._labels.short}, self._labels)
 
     def _line(
         self, head: str, scores: list[tuple[str, str]], more: list[tuple[str, str]], *, colour: str
@@ -185,25 +189,24 @@ class TerminalConsole:
         self._closing.close()
 
 
-def _scores(metrics: Metrics) -> list[tuple[str, str]]:
-    """The most important metrics; metrics.jsonl has those of the objective that are missing here."""
-    forms = {"loss": ("loss", ".4f"), "accuracy": ("acc", ".3f"), "margin": ("margin", "6.3f")}
-    return [(label, f"{metrics[name]:{form}}") for name, (label, form) in forms.items() if name in metrics]
+def _label(name: str, labels: Labels) -> str:
+    return labels.names.get(name, name.replace("_", " "))
 
 
-def _step_cells(metrics: Mapping[str, float]) -> list[str]:
-    names = {"loss": "lm loss", "accuracy": "acc"}
+def _short_cells(metrics: Metrics, formats: Mapping[str, str], labels: Labels) -> list[tuple[str, str]]:
+    """The metrics that have a format; metrics.jsonl has the others of the objective."""
+    return [(_label(name, labels), f"{metrics[name]:{form}}") for name, form in formats.items()]
+
+
+def _step_cells(metrics: Metrics, labels: Labels) -> list[str]:
     return [
-        f"{names.get(name, name.replace('_', ' '))}: {value:{'.6E' if name == 'loss' else '.4f'}}"
+        f"lm loss: {value:.6E}" if name == "loss" else f"{_label(name, labels)}: {value:.4f}"
         for name, value in metrics.items()
     ]
 
 
-def _evaluation_cells(metrics: Mapping[str, float]) -> list[str]:
-    known = [cell.format(**metrics) for name, cell in _EVALUATION_CELLS.items() if name in metrics]
-    others = [
-        f"{name.replace('_', ' ')}: {value:.4f}"
-        for name, value in metrics.items()
-        if name not in (*_EVALUATION_CELLS, *_TOLD_IN_OTHER_CELLS)
-    ]
-    return [f"loss: {metrics['loss']:.6E}", *known, *others]
+def _evaluation_cells(metrics: Metrics, labels: Labels) -> list[str]:
+    cells = [cell.format(**metrics) for cell in labels.evaluation]
+    shown = {"loss", *(name for cell in labels.evaluation for _, name, _, _ in Formatter().parse(cell))}
+    others = [f"{_label(name, labels)}: {metrics[name]:.4f}" for name in metrics if name not in shown]
+    return [f"loss: {metrics['loss']:.6E}", *cells, *others]

@@ -94,7 +94,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     )
     check_data_fits_shape(config.data, model.shape)
     check_recompute_fits_shape(config.precision, config.parallel, model.shape)
-    tokenizer = load_tokenizer(tokenizer_of(config.tokenizer, source))
+    tokenizer_config = tokenizer_of(config.tokenizer, source)
+    tokenizer = load_tokenizer(tokenizer_config)
     if tokenizer.vocab_size > model.shape.vocab_size:
         raise UserError(
             f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, above the model's "
@@ -108,7 +109,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     contract = make_contract(
         template,
         tokenizer,
-        not_use_fast=config.tokenizer.tokenizer_not_use_fast,
+        not_use_fast=tokenizer_config.tokenizer_not_use_fast,
         seq_length=config.data.seq_length,
         truncation=config.data.truncation,
         handler=handler,

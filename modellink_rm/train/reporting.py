@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from modellink_rm.objective.objective import Labels
 from modellink_rm.train.console import make_console
 from modellink_rm.train.metrics_files import METRICS_NAME, MetricsFile, TensorBoard
 from modellink_rm.train.sums import Summary
@@ -17,6 +18,7 @@ class Reporter:
         directory: of metrics.jsonl, or None.
         resumed_iteration: later rows, of a run that was killed, are removed.
         details: metrics that only evaluations report.
+        labels: how lines show the metrics.
     """
 
     def __init__(
@@ -28,8 +30,10 @@ class Reporter:
         batch_size: int,
         resumed_iteration: int,
         details: Sequence[str],
+        labels: Labels,
     ) -> None:
         self._details = details
+        self._labels = labels
         self._closing = ExitStack()
         self._rows = None
         self._events = None
@@ -40,7 +44,7 @@ class Reporter:
             self._events = TensorBoard(tensorboard_dir, resumed_iteration=resumed_iteration)
             self._closing.callback(self._events.close)
         self._console = make_console(
-            train_iters=train_iters, batch_size=batch_size, first_iteration=resumed_iteration
+            train_iters=train_iters, batch_size=batch_size, first_iteration=resumed_iteration, labels=labels
         )
         self._closing.callback(self._console.close)
 
@@ -68,7 +72,7 @@ class Reporter:
         speed = {
             "tokens_per_second": summary.num_tokens / seconds,
             "computed_tokens_per_second": summary.num_computed_tokens / seconds,
-            "pairs_per_second": summary.num_examples / seconds,
+            f"{self._labels.examples}_per_second": summary.num_examples / seconds,
             "model_flops_per_second": summary.flops / seconds,
             "matmul_share": summary.flops / seconds / matmul_peak,
         }

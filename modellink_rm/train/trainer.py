@@ -277,6 +277,7 @@ class _Log:
                 batch_size=plan.batch_size,
                 resumed_iteration=state.iteration,
                 details=plan.objective.details,
+                labels=plan.objective.labels,
             )
         self._matmul_peak = _matmul_peak(platform, plan.config.precision.dtype)
         self._started = time.perf_counter()

@@ -11,7 +11,7 @@ import torch
 from modellink_rm.batching.targets import Targets
 from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.dataset.example import Example
-from modellink_rm.objective.objective import ObjectiveResult
+from modellink_rm.objective.objective import Labels, ObjectiveResult
 from tests.distributed import Workers
 from tests.marks import full
 from tests.tiny_data import random_example
@@ -43,6 +43,7 @@ class AnyNumberObjective:
 
     sum_names = ("best",)
     details = ()
+    labels = Labels()
 
     def __call__(self, scores: torch.Tensor, targets: Targets) -> ObjectiveResult:
         losses = [scores[:0]]  # of a padding-only micro-batch

@@ -200,8 +200,27 @@ def test_model_that_scores_before_the_norm_is_refused(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path, kind="score")
     model = ModelConfig(post_layer_norm=False)
     plan = plan_model(open_source(str(tmp_path)), model, ParallelConfig(), loosely=False)
+    config = json.loads((tmp_path / "config.json").read_text())
     with pytest.raises(UserError, match="--no-post-layer-norm cannot be written"):
-        check_writable_model(plan.spec)
+        check_writable_model(plan.spec, config)
+
+
+@pytest.mark.parametrize(
+    ("given", "difference"),
+    [
+        ({"rotary_base": 5e5}, r"rotary_base 500000\.0 instead of 10000\.0"),
+        ({"norm_epsilon": 0.25}, r"norm_epsilon 0\.25 instead of "),
+        ({"max_position_embeddings": 77}, "max_position_embeddings 77 instead of "),
+    ],
+)
+def test_model_of_other_numbers_than_its_config_is_refused(
+    given: dict[str, Any], difference: str, tmp_path: Path
+) -> None:
+    write_tiny_llama(tmp_path, kind="score")
+    plan = plan_model(open_source(str(tmp_path)), ModelConfig(**given), ParallelConfig(), loosely=False)
+    config = json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(UserError, match=f"{difference}.* would describe another model"):
+        check_writable_model(plan.spec, config)
 
 
 def test_flipped_bit_of_what_this_package_exported_is_refused(workers: Workers, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ a rank's tensor holds. No process holds more than a file of tensors: a tensor's 
 tensor parallelism one at a time, and each pipeline stage writes files of its own.
 """
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from modellink_rm.checkpoint.hf.directory import (
     VALUE_HEAD_WEIGHT,
 )
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, stored_shapes, tensor_plan
-from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.registry import FAMILIES, shape_from_config
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.model.spec import HEAD_PREFIX, ModelSpec
 from modellink_rm.parallel.groups import Ranks
@@ -47,16 +48,31 @@ class _File:
     num_bytes: int
 
 
-def check_writable_model(spec: ModelSpec) -> None:
-    """Check that transformers has a class for the model.
+def check_writable_model(spec: ModelSpec, config: Mapping[str, Any]) -> None:
+    """Check that transformers has a class for the model, and that `config` describes it.
+
+    Args:
+        config: the base model's config.json, which is written beside the weights.
 
     Raises:
-        UserError: its scores are read before the final norm, which no class of transformers does.
+        UserError: its scores are read before the final norm, which no class of transformers does, or it was
+            trained with other numbers than those of `config`.
     """
     if not spec.post_layer_norm:
         raise UserError(
             "a model trained with --no-post-layer-norm cannot be written as a Hugging Face directory: its "
             "scores are read before the final norm, and transformers reads them after it"
+        )
+    described = shape_from_config(config)
+    differences = [
+        f"{field.name} {getattr(spec.shape, field.name)} instead of {getattr(described, field.name)}"
+        for field in dataclasses.fields(described)
+        if getattr(spec.shape, field.name) != getattr(described, field.name)
+    ]
+    if differences:
+        raise UserError(
+            f"a model trained with {', '.join(differences)} of its base model's config.json cannot be "
+            "written as a Hugging Face directory: that config.json would describe another model"
         )
 
 
@@ -79,10 +95,11 @@ def write_hugging_face(
         max_shard_bytes: of tensors in one file; a larger tensor has a file of its own.
 
     Raises:
-        UserError: there is something at `directory`, or the model has no form in transformers.
+        UserError: there is something at `directory`, or the model has no form in transformers or is another
+            one than `config` describes.
     """
     spec = chunks[0].spec
-    check_writable_model(spec)
+    check_writable_model(spec, config)
     unfinished = directory.with_name(directory.name + ".tmp")
     if directory.exists():
         raise UserError(f"{directory} is there already; give a name that is not")

@@ -37,6 +37,7 @@ def decoder_layer(
     *,
     scores_rows: bool,
     norm: type[torch.nn.Module] = RMSNorm,
+    head_norm: type[torch.nn.Module] | None = None,
     activation: type[torch.nn.Module] = SwiGLU,
     core_attention: type[torch.nn.Module] = PackedAttention,
     add_to_residual: Callable[..., Any] | type[torch.nn.Module] = get_bias_dropout_add,
@@ -46,6 +47,8 @@ def decoder_layer(
 
     Args:
         norm: before attention, and before the MLP.
+        head_norm: of each head's queries and keys, before the rotation; if any. A family that has it sets
+            qk_layernorm in its `engine_fields`, for the sum of its gradients over tensor parallelism.
         activation: of the MLP, [..., 2f] -> [..., f].
         core_attention: rotates queries and keys, and attends.
         add_to_residual: adds the output of attention or MLP to the residual.
@@ -58,6 +61,8 @@ def decoder_layer(
             linear_qkv=linears.row_queries if scores_rows else linears.column,
             core_attention=core_attention,
             linear_proj=linears.row,
+            q_layernorm=head_norm,
+            k_layernorm=head_norm,
         ),
     )
     mlp = ModuleSpec(

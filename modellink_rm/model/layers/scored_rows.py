@@ -93,11 +93,13 @@ class ScoredRowsAttention(SelfAttention):
         assert scored is not None
         if self.config.num_query_groups < self.world_size:
             # Several ranks share a key/value head, so no rank has separate rows of the weight for keys
-            # and values: the queries of all tokens are computed.
+            # and values: the queries of all tokens are computed, and normed.
             query, key, value = self.get_query_key_value_tensors(hidden_states)
             query = query[scored.rows]
         else:
             query, key, value = self.linear_qkv(hidden_states, rows)
+            query = query if self.q_layernorm is None else self.q_layernorm(query)
+            key = key if self.k_layernorm is None else self.k_layernorm(key)
         output = self.core_attention.attend(query, key, value, scored.queries, keys=tokens)
         result: tuple[Tensor, Tensor | None] = self.linear_proj(output)
         return result

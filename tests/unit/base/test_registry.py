@@ -60,7 +60,11 @@ def plug_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (package / "green.py").write_text("from paints.registry import PAINTS\nPAINTS.add(3, 'green')\n")
     (tmp_path / "other.py").write_text("OCHRE = 4\nBRUSH = 'flat'\n")
     points = "ochre = other:OCHRE\nbrush = other:BRUSH\nlost = other:LOST\nabsent = no_such:RED\n"
-    offers = {"other": points + "both = other:OCHRE\n", "second": "both = second:OCHRE\n"}
+    broken = "raises = raising:RED\nexits = exiting:RED\nhalf = half_written:RED\n"
+    (tmp_path / "raising.py").write_text("raise RuntimeError('two\\nlines')\n")
+    (tmp_path / "exiting.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "half_written.py").write_text("RED = (\n")
+    offers = {"other": points + broken + "both = other:OCHRE\n", "second": "both = second:OCHRE\n"}
     for name, entries in offers.items():
         metadata = tmp_path / f"{name}-1.0.dist-info"
         metadata.mkdir()
@@ -85,7 +89,7 @@ def test_a_file_of_the_package_adds_itself_at_the_first_look() -> None:
 def test_an_installed_package_offers_an_entry_that_is_imported_when_used() -> None:
     from paints.registry import PAINTS
 
-    assert sorted(PAINTS) == ["absent", "both", "brush", "green", "lost", "ochre"]
+    assert sorted(PAINTS) == ["absent", "both", "brush", "exits", "green", "half", "lost", "ochre", "raises"]
     assert "other" not in sys.modules
     assert PAINTS["ochre"] == 4
 
@@ -97,6 +101,9 @@ def test_an_installed_package_offers_an_entry_that_is_imported_when_used() -> No
         ("brush", "^--paint brush: other:BRUSH of an installed package is not a number$"),
         ("lost", "^--paint lost: other:LOST of an installed package cannot be imported: .*LOST"),
         ("absent", "^--paint absent: no_such:RED of an installed package cannot be imported: .*no_such"),
+        ("raises", "^--paint raises: raising:RED of an installed package cannot be imported: two lines$"),
+        ("exits", "^--paint exits: exiting:RED of an installed package cannot be imported: 3$"),
+        ("half", "^--paint half: half_written:RED of an installed package cannot be imported: '.' was never"),
         ("both", r"^--paint both: several installed packages offer it \(other:OCHRE, second:OCHRE\)"),
     ],
 )

@@ -16,6 +16,7 @@ from modellink_rm.checkpoint.contract import (
 )
 from modellink_rm.checkpoint.layout import read_checkpoint_info
 from modellink_rm.checkpoint.source import ModelSource
+from modellink_rm.config.tokenizer import TokenizerConfig
 
 OLD_CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
 CONTRACT = InferenceContract(
@@ -49,7 +50,7 @@ def test_a_contract_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_the_stored_tokenizer_is_loaded_by_the_reader_of_the_run(not_use_fast: bool, tmp_path: Path) -> None:
     contract = dataclasses.replace(CONTRACT, tokenizer_not_use_fast=not_use_fast)
     (tmp_path / CONTRACT_NAME).write_bytes(contract.to_json())
-    flags = contract_tokenizer(read_contract(tmp_path), tmp_path)
+    flags = contract_tokenizer(TokenizerConfig(), read_contract(tmp_path), tmp_path)
     assert flags.tokenizer_name_or_path == str(tmp_path / "tokenizer")
     assert flags.tokenizer_not_use_fast == not_use_fast
 
@@ -68,7 +69,7 @@ def test_a_field_of_a_newer_version_is_reported(
     monkeypatch.setattr(logging.getLogger("modellink_rm"), "propagate", True)
     with caplog.at_level(logging.WARNING, logger="modellink_rm"):
         assert read_contract(tmp_path) == CONTRACT
-    assert "later is not known to this package" in caplog.text
+    assert "later is unknown to this version of modellink-rm and is ignored" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"prompt_type": '])

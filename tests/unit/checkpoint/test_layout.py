@@ -41,7 +41,8 @@ SHAPE = ModelShape(
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     messages: list[str] = []
-    monkeypatch.setattr("modellink_rm.checkpoint.layout.warn_once", messages.append)
+    for module in ("checkpoint.layout", "base.json_types"):
+        monkeypatch.setattr(f"modellink_rm.{module}.warn_once", messages.append)
     return messages
 
 

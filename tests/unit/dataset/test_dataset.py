@@ -1,9 +1,11 @@
 import hashlib
 import json
+import logging
 import shutil
 
 import pytest
 
+from modellink_rm.base.checksums import sealed_json, unsealed
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import warn_once
 from modellink_rm.config.preprocess import PreprocessConfig
@@ -16,6 +18,7 @@ from modellink_rm.dataset.manifest import (
     data_files,
     key_of,
     manifest_path,
+    read_manifest,
 )
 from modellink_rm.preprocess.pipeline import preprocess
 
@@ -147,6 +150,22 @@ def test_a_damaged_manifest_is_named(prefix, content):
     manifest_path(prefix).write_text(content)
     with pytest.raises(UserError, match=r"copy_manifest.json is damaged"):
         open_dataset(prefix)
+
+
+@pytest.mark.parametrize("place", [[], ["lengths", "row"], ["files", "_packed_chosen_labels_document.bin"]])
+def test_a_field_of_a_newer_manifest_is_reported_and_ignored(place, prefix, caplog, monkeypatch):
+    before = read_manifest(prefix)
+    content = unsealed(json.loads(manifest_path(prefix).read_text()))
+    inner = content
+    for name in place:
+        inner = inner[name]
+    inner["later"] = 1
+    manifest_path(prefix).write_bytes(sealed_json(content, indent=2))
+    monkeypatch.setattr(logging.getLogger("modellink_rm"), "propagate", True)
+    with caplog.at_level(logging.WARNING, logger="modellink_rm"):
+        assert read_manifest(prefix) == before
+    message = "copy_manifest.json: later is unknown to this version of modellink-rm and is ignored"
+    assert message in caplog.text
 
 
 def test_a_manifest_of_a_later_format_is_refused(prefix):

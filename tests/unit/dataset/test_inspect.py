@@ -60,6 +60,14 @@ def test_the_report_counts_what_was_kept_dropped_and_found(
     assert sum(line.startswith("sha256 ") for line in lines) == 9
 
 
+@pytest.mark.parametrize("load", ["iter_0000002", "."])
+def test_a_checkpoint_gives_its_tokenizer(load: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fixture = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1"
+    words = [str(fixture / "data"), "--load", str(fixture / load), "--rows", "1"]
+    assert run_command(main, words) == 0, capsys.readouterr().err
+    assert ">>[</s> 2]<<" in capsys.readouterr().out
+
+
 def test_without_a_tokenizer_ids_are_shown(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(main, ["--data-path", str(prefix), "--first-row", "1", "--rows", "9"]) == 0
     output = capsys.readouterr().out

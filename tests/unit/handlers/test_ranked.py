@@ -65,6 +65,26 @@ def test_fields_have_other_names_and_prompts_may_be_messages():
     )
 
 
+TOOLS = [{"name": "search"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "keys"),
+    [
+        (NAME, {"responses": ["a", "b"], "ranks": [1, 2], "tools": TOOLS}, {}),
+        (NAME, {"responses": ["a", "b"], "ranks": [1, 2], "functions": TOOLS}, {"tools": "functions"}),
+        (
+            "NectarResponsesHandler",
+            {"answers": [{"answer": "a", "rank": 1}, {"answer": "b", "rank": 2}], "tools": TOOLS},
+            {},
+        ),
+    ],
+)
+def test_tools_of_a_record_are_kept(name, record, keys):
+    found = make_handler(name, json.dumps(keys))({"prompt": "q", **record})
+    assert json.loads(found.tools) == TOOLS
+
+
 @pytest.mark.parametrize(
     ("record", "reason"),
     [

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.train.console import FullConsole, TerminalConsole, make_console
 
 ROW = {
@@ -27,6 +28,7 @@ ROW = {
 }
 METRICS = {name: ROW[name] for name in ("loss", "accuracy", "chosen_score", "rejected_score", "margin")}
 EVALUATION = {**METRICS, "ties": 1, "chosen_std": 1.0, "rejected_std": 2.0}
+LABELS = PairwiseObjective.labels
 
 
 class Terminal(io.StringIO):
@@ -45,7 +47,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, *, columns: int, no_color: str) ->
 
 
 def shown(terminal: Terminal) -> list[str]:
-    console = make_console(train_iters=20_000, batch_size=16, first_iteration=0)
+    console = make_console(train_iters=20_000, batch_size=16, first_iteration=0, labels=LABELS)
     assert isinstance(console, TerminalConsole)
     console.advance(500)
     console.step(ROW, METRICS, milliseconds=1.0)
@@ -80,14 +82,16 @@ def test_time_left_counts_the_steps_of_this_run_only(monkeypatch: pytest.MonkeyP
     now = iter([0.0, 100.0])
     with monkeypatch.context() as clock:
         clock.setattr("time.monotonic", lambda: next(now))
-        console = TerminalConsole(train_iters=600, first_iteration=400)  # 100 steps took 100 seconds
+        console = TerminalConsole(
+            train_iters=600, first_iteration=400, labels=LABELS
+        )  # 100 steps took 100 seconds
         console.step(ROW, METRICS, milliseconds=1000.0)
     console.close()
     assert output.getvalue().endswith("left 1:40\n")
 
 
 def test_pipes_and_files_get_megatrons_full_line(capsys: pytest.CaptureFixture[str]) -> None:
-    console = make_console(train_iters=20_000, batch_size=16, first_iteration=0)
+    console = make_console(train_iters=20_000, batch_size=16, first_iteration=0, labels=LABELS)
     assert isinstance(console, FullConsole)
     console.step({**ROW, "padding_tokens": 3, "truncated": 2}, METRICS, milliseconds=308.14)
     console.evaluation(EVALUATION, iteration=500, num_examples=24)

@@ -3,11 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modellink_rm.objective.objective import Labels
+from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.train.metrics_files import keep_rows
 from modellink_rm.train.reporting import Reporter
 from modellink_rm.train.sums import Summary
@@ -47,16 +50,21 @@ SUMMARY = Summary(
 )
 
 
-@pytest.fixture
-def reporter(tmp_path: Path) -> Iterator[Reporter]:
-    reporter = Reporter(
-        directory=tmp_path,
+def make_reporter(directory: Path, labels: Labels) -> Reporter:
+    return Reporter(
+        directory=directory,
         tensorboard_dir=None,
         train_iters=10,
         batch_size=4,
         resumed_iteration=0,
         details=("chosen_std", "rejected_std", "ties"),
+        labels=labels,
     )
+
+
+@pytest.fixture
+def reporter(tmp_path: Path) -> Iterator[Reporter]:
+    reporter = make_reporter(tmp_path, PairwiseObjective.labels)
     yield reporter
     reporter.close()
 
@@ -124,11 +132,18 @@ def test_line_and_row_of_an_evaluation_have_every_metric(
 
 
 def test_metrics_of_another_objective_are_shown_with_their_names(
-    reporter: Reporter, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = dataclasses.replace(SUMMARY, metrics={"loss": 0.5, "rank_correlation": 0.125})
-    log_steps(reporter, summary)
-    reporter.log_evaluation(summary, iteration=2, consumed_samples=8)
+    # A chosen score without its deviation, as the pairwise objective never has it.
+    summary = dataclasses.replace(SUMMARY, metrics={"loss": 0.5, "chosen_score": 2.0, "kl": 0.125})
+    with closing(make_reporter(tmp_path, Labels(examples="prompts", names={"kl": "KL"}))) as reporter:
+        log_steps(reporter, summary)
+        reporter.log_evaluation(summary, iteration=2, consumed_samples=8)
     steps, evaluation = capsys.readouterr().out.splitlines()
-    assert "lm loss: 5.000000E-01 | rank correlation: 0.1250 | grad norm" in steps
-    assert evaluation.endswith("| loss: 5.000000E-01 | rank correlation: 0.1250 |")
+    assert "lm loss: 5.000000E-01 | chosen score: 2.0000 | KL: 0.1250 | grad norm" in steps
+    assert "| prompts/s: 4.00 |" in steps
+    assert evaluation == (
+        " validation after iteration 2 | prompts: 8 | loss: 5.000000E-01 | chosen score: 2.0000 | "
+        "KL: 0.1250 |"
+    )
+    assert '"prompts_per_second": 4.0' in (tmp_path / "metrics.jsonl").read_text()

@@ -1,0 +1,37 @@
+"""What `score` reports of inputs that it cannot score."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+from tests.distributed import Workers
+
+CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
+
+
+def scored(argv: list[str]) -> tuple[int, list[str], int]:
+    """Exit code, lines on standard error, and how many messages were kept in memory."""
+    from modellink_rm.base.log import warn_once
+    from modellink_rm.commands.score import main
+
+    kept = warn_once.cache_info().currsize
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        code = main(argv)
+    return code, stderr.getvalue().splitlines(), warn_once.cache_info().currsize - kept
+
+
+def test_first_ten_inputs_without_a_score_are_named_and_the_others_counted(
+    workers: Workers, tmp_path: Path
+) -> None:
+    records = [{"prompt": "the cat", "response": "sings"}, *[{"prompt": "q", "response": 3}] * 25]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, records)))
+    flags = f"--load {CHECKPOINT} --input {tmp_path}/in.jsonl --output {tmp_path}/scores.jsonl"
+    ((code, lines, num_kept),) = workers.run(scored, 1, flags.split())
+    assert code == 1
+    named = [line for line in lines if "field 'response' must be" in line]
+    assert [line.split(":")[2] for line in named] == [str(number) for number in range(2, 12)]
+    assert "... and 15 more inputs that are not scored" in lines
+    assert num_kept < 10  # messages that are printed once; not those of records
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [list(row) for row in rows] == [["score"], *[["error"]] * 25]
