@@ -169,6 +169,7 @@ def test_scores_are_those_of_the_trainers_evaluation(parallel: str, trained: Pat
     assert f"accuracy: {accuracy:.4f}" in done.stdout
 
 
+@pytest.mark.full
 def test_hugging_face_directory_and_its_checkpoint_score_alike(directory: Path, tmp_path: Path) -> None:
     trained = run(training(directory, f"--train-iters 1 --lr 0 --save {tmp_path}/run"))
     assert trained.returncode == 0, trained.stderr
@@ -201,6 +202,7 @@ def test_equal_answers_tie(directory: Path, tmp_path: Path) -> None:
     assert "accuracy: 0.5000 | mean margin: 0.0000 | ties: 3" in done.stdout
 
 
+@pytest.mark.full
 def test_every_kind_of_record_has_its_row(directory: Path, tmp_path: Path) -> None:
     """In the order of the record, by the handler of training where the record does not say otherwise."""
     trained = run(training(directory, f"--train-iters 1 --save {tmp_path}/run"))
@@ -277,6 +279,7 @@ def test_a_record_whose_handler_is_not_known_ends_the_command(directory: Path, t
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.full
 def test_template_of_a_file_goes_from_preprocessing_to_scores(directory: Path, tmp_path: Path) -> None:
     own = {
         "name": "mine",

@@ -13,6 +13,7 @@ from modellink_rm.base.flags import parse_flags
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.model.resolve import resolve_shape
+from tests.marks import full
 from tests.tiny_data import random_pairs, write_tokenizer
 from tests.tiny_models import write_tiny_chatglm, write_tiny_llama
 
@@ -106,7 +107,7 @@ def make_family(directory: Path, name: str) -> Family:
 
 @pytest.mark.parametrize(
     ("name", "tensor_parallel", "pipeline_parallel"),
-    [("chatglm3", "2", "1"), ("llama2", "1", "2")],
+    [("chatglm3", "2", "1"), full("llama2", "1", "2")],
 )
 def test_script_trains_a_tiny_checkpoint_of_its_family(
     tmp_path: Path, name: str, tensor_parallel: str, pipeline_parallel: str

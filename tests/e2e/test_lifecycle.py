@@ -143,6 +143,7 @@ def test_signal_saves_leaves_with_75_and_the_run_goes_on_bitwise(
     assert steps_of(save) == steps_of(tmp_path / "whole")
 
 
+@pytest.mark.full
 def test_signal_to_one_process_makes_all_leave_at_one_step(
     directory: Path, tmp_path: Path, start: Callable
 ) -> None:
@@ -158,6 +159,7 @@ def test_signal_to_one_process_makes_all_leave_at_one_step(
     assert processes_of(process.pid) == []
 
 
+@pytest.mark.full
 def test_intervals_and_minutes_leave_too(directory: Path, tmp_path: Path, start: Callable) -> None:
     for name, flags, last in (("a", "--exit-interval 3", 3), ("b", "--exit-interval 5 --train-iters 5", 5)):
         save = tmp_path / name
@@ -237,6 +239,7 @@ def test_processes_end_when_torchrun_is_killed(directory: Path, tmp_path: Path, 
     wait_until(lambda: processes_of(process.pid) == [], SECONDS_TO_END, "the end of the processes")
 
 
+@pytest.mark.full
 def test_scoring_processes_end_when_torchrun_is_killed(
     directory: Path, tmp_path: Path, start: Callable
 ) -> None:
@@ -251,6 +254,7 @@ def test_scoring_processes_end_when_torchrun_is_killed(
     wait_until(lambda: processes_of(process.pid) == [], SECONDS_TO_END, "the end of the processes")
 
 
+@pytest.mark.full
 def test_run_that_waited_for_the_lock_plans_again(directory: Path, tmp_path: Path, start: Callable) -> None:
     first = tmp_path / "first"
     assert end_of(start(command(directory, f"--train-iters 2 --save {first}")))[0] == 0

@@ -53,6 +53,7 @@ def stderr_of(directory: Path, words: str, *, processes: int = 1) -> list[str]:
     return done.stderr.splitlines()
 
 
+@pytest.mark.full
 def test_every_line_of_stderr_is_ours(directory: Path) -> None:
     preprocess = (
         f"{ROOT}/preprocess_data.py --input pairs.json --handler-name SharegptStylePairwiseHandler "
