@@ -178,6 +178,9 @@ TRIALS = {
     "score": f"{SCORE} --output scores.jsonl",
 }
 
+# The prefix of the data set that a command writes.
+OUTPUTS = {"preprocess": "out", "merge": "shards"}
+
 
 def write_material(directory: Path, *, num_pairs: int = 240) -> Material:
     """Make everything by the commands themselves."""
@@ -221,9 +224,12 @@ _CLOCK = (
 
 def written(command: str, directory: Path) -> dict[str, bytes]:
     """The files of a command in a trial's directory, without what depends on the clock."""
-    if command in ("preprocess", "merge"):
-        prefix = "out" if command == "preprocess" else "shards"
-        paths = [path for path in directory.glob(f"{prefix}_*") if path.suffix in (".bin", ".idx", ".json")]
+    if command in OUTPUTS:
+        paths = [
+            path
+            for path in directory.glob(f"{OUTPUTS[command]}_*")
+            if path.suffix in (".bin", ".idx", ".json")
+        ]
         return {path.name: path.read_bytes() for path in paths}
     if command == "score":
         path = directory / "scores.jsonl"

@@ -1,12 +1,16 @@
 """Commands that are killed at any moment, run again, and compared with one that was not."""
 
 import collections
+import json
 import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.hostile.commands import TRIALS, Material, reference, remains, run, start, written
+from modellink_rm.base.errors import UserError
+from modellink_rm.dataset.dataset import open_dataset
+from modellink_rm.dataset.manifest import manifest_path
+from tests.hostile.commands import OUTPUTS, TRIALS, Material, reference, remains, run, start, written
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,7 @@ def kill_trials(
                 words += generator.choice(("", " --resume")) + f" --workers {generator.randint(1, 3)}"
             killed = _killed_after(delay, command, words, target)
             counts[killed] += 1
-            offences += [
-                f"after a kill at {delay:.3f} s: {told}" for told in _torn(command, target, expected)
-            ]
+            offences += [f"after a kill at {delay:.3f} s: {told}" for told in torn(command, target, expected)]
         offences += [f"kills at {delays}: {told}" for told in _after_another_run(command, target, expected)]
     return Counts(counts[True], counts[False], offences)
 
@@ -64,15 +66,32 @@ def _killed_after(delay: float, command: str, words: str, target: Path) -> bool:
     return running.outcome().code == -9
 
 
-def _torn(command: str, target: Path, expected: dict[str, bytes]) -> list[str]:
-    """What under its final name is not whole."""
+def torn(command: str, target: Path, expected: dict[str, bytes]) -> list[str]:
+    """What under its final name is neither whole nor refused by its readers."""
     if command == "train":  # its rows and checkpoints come one by one
         return []
     found = written(command, target)
-    manifest = next((name for name in expected if name.endswith("_manifest.json")), None)
-    if manifest is not None and manifest not in found:
-        return []
+    if command in OUTPUTS:
+        prefix = target / OUTPUTS[command]
+        if not manifest_path(prefix).exists():
+            return []
+        if is_marked_unfinished(prefix):
+            return _openable(prefix)
     return [f"{name} is not what was to be written" for name in found if found[name] != expected.get(name)]
+
+
+def is_marked_unfinished(prefix: Path) -> bool:
+    """Whether a run was stopped while it gave the files of the data set their names."""
+    return bool(json.loads(manifest_path(prefix).read_bytes()).get("unfinished"))
+
+
+def _openable(prefix: Path) -> list[str]:
+    """What is wrong with a data set that is marked as unfinished: that it can be opened."""
+    try:
+        open_dataset(prefix)
+    except UserError:
+        return []
+    return [f"{prefix.name} is marked as unfinished, and can be opened"]
 
 
 def _after_another_run(command: str, target: Path, expected: dict[str, bytes]) -> list[str]:
