@@ -45,8 +45,18 @@ def read_json(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord
     return _read_array(path, limits) if start.startswith(b"[") else read_lines(path, limits)
 
 
-# Strings, brackets and commas of a JSON text; a single quotation mark opens a string that does not end.
-_MARKS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
+def _up_to(marks: bytes) -> re.Pattern[bytes]:
+    """JSON text up to and with the first of `marks` outside strings, or to its end.
+
+    A string that does not end counts as a mark: its quotation mark.
+    """
+    outside = rb'[^"' + marks + rb"]*+"
+    string = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+    return re.compile(outside + rb"(?:" + string + outside + rb")*+([" + marks + rb'"]|\Z)', re.DOTALL)
+
+
+_UP_TO_COMMA_OR_BRACKET = _up_to(rb"\[\]{},")
+_UP_TO_BRACKET = _up_to(rb"\[\]{}")
 
 
 def _read_array(path: Path, limits: Limits) -> Iterator[RawRecord]:
@@ -64,22 +74,25 @@ def _read_array(path: Path, limits: Limits) -> Iterator[RawRecord]:
         # Doubling the buffer bounds how often a long element is scanned.
         while data := file.read(max(_READ_BYTES, len(buffer))):
             buffer += data
-            for mark in _MARKS.finditer(buffer, position):
-                kind = buffer[mark.start()]
-                position = mark.end()
-                if kind in b"[{":
+            while position < len(buffer):
+                find = _UP_TO_COMMA_OR_BRACKET if depth < 2 else _UP_TO_BRACKET
+                found = find.match(buffer, position)
+                assert found is not None  # the end is always found
+                kind, place = found[1], found.start(1)
+                if kind == b'"':
+                    position = place  # its end is still to be read
+                    break
+                position = found.end()
+                if kind in (b"[", b"{"):
                     depth += 1
                     if depth == 1:
-                        start = mark.end()
-                elif kind in b"]}":
+                        start = position
+                elif kind in (b"]", b"}"):
                     depth -= 1
-                elif kind == b'"'[0] and mark.end() == mark.start() + 1:
-                    position = mark.start()  # its end is still to be read
-                    break
-                is_end = depth == 0 and kind in b"]}"
-                if is_end or (depth == 1 and kind == b","[0]):
-                    text = buffer[start : mark.start()]
-                    start = mark.end()
+                is_end = depth == 0 and kind in (b"]", b"}")
+                if is_end or (depth == 1 and kind == b","):
+                    text = buffer[start:place]
+                    start = position
                     if len(text) > limits.max_record_bytes:
                         yield RawRecord(f"{path}[{index}]", b"", problem=limits.too_long)
                     elif text.strip() or not (is_end and index == 0):
@@ -89,8 +102,6 @@ def _read_array(path: Path, limits: Limits) -> Iterator[RawRecord]:
                     line += buffer.count(b"\n", 0, start)
                     _check_nothing_follows(path, buffer[start:], file, line)
                     return
-            else:
-                position = len(buffer)
             line += buffer.count(b"\n", 0, start)
             buffer, position, start = buffer[start:], position - start, 0
             if len(buffer) > limits.max_record_bytes:
