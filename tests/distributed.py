@@ -14,6 +14,8 @@ from typing import Any
 
 import torch.multiprocessing
 
+from modellink_rm.base import engine_import  # noqa: F401 (each process starts sooner)
+
 # Two calls fit into the time-out of a test (pyproject.toml), which names neither rank nor traceback.
 SECONDS = 140.0
 SECONDS_AFTER_A_FAILURE = 5.0

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from modellink_rm.base import engine_import  # noqa: F401 (before what needs the engine)
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.platform import detect_platform
 from modellink_rm.batching.batch import pack_examples

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from modellink_rm.base import engine_import  # noqa: F401 (before what needs the engine)
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import exclusive
 from modellink_rm.base.log import info, is_first_process
