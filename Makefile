@@ -69,7 +69,7 @@ test-all: install
 
 coverage: install
 	rm -rf build/coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest \
+	COVERAGE_FILE=$(abspath build/coverage/data) OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest \
 	    --numprocesses $(TEST_PROCESSES) --dist loadfile -m "not full"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage json --quiet -o build/coverage/lines.json
