@@ -88,12 +88,11 @@ def _take_steps(
 ) -> None:
     """Step, log, evaluate and save to the end, or until the run is to be left."""
     config = plan.config
-    loss = StepLoss(objective=plan.objective, shape=plan.model.shape, counts_examples=ranks.cp_rank == 0)
+    loss = StepLoss(objective=plan.objective, counts_examples=ranks.cp_rank == 0)
     packing = Packing(
         max_tokens=plan.max_tokens,
         divisible_by=config.parallel.tokens_divisible_by(),
         share_prefixes=config.data.prefix_sharing,
-        device=platform.device,
         multiple_of=micro_batches_multiple_of(state.model),
     )
     data = _global_batches(plan, packing, ranks, platform)
@@ -109,11 +108,11 @@ def _take_steps(
             learning_rate = current_learning_rate(state)
             result = train_step(
                 state,
-                (batch.to(platform.device) for batch in micro_batches),
+                micro_batches,
                 loss,
-                num_micro_batches=len(micro_batches),
                 num_examples=plan.batch_size,
                 ranks=ranks,
+                device=platform.device,
             )
             trace.after_step(state.iteration)
             is_last = state.iteration == plan.train_iters
@@ -122,7 +121,7 @@ def _take_steps(
             log.step(result.sums, grad_norm=result.grad_norm, learning_rate=learning_rate, ends=ends)
             with log.paused():
                 if _is_due(state.iteration, config.training.eval_interval, is_last):
-                    log.evaluation(_validate(plan, state, packing, ranks))
+                    log.evaluation(_validate(plan, state, packing, ranks, platform.device))
                 if config.checkpoint.save and _is_due(state.iteration, config.checkpoint.save_interval, ends):
                     save(plan, state, ranks)
             if ends and not is_last:
@@ -226,14 +225,22 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     return path
 
 
-def _validate(plan: RunPlan, state: TrainState, packing: Packing, ranks: Ranks) -> Summary | None:
+def _validate(
+    plan: RunPlan, state: TrainState, packing: Packing, ranks: Ranks, device: torch.device
+) -> Summary | None:
     """The summary of --eval-iters global batches of the validation part; None if it is empty."""
     training = plan.config.training
     part = plan.blend.valid.first(training.eval_iters * plan.batch_size)
     if not len(part):
         return None
     return evaluate(
-        state.model, part, plan.objective, batch_size=plan.batch_size, packing=packing, ranks=ranks
+        state.model,
+        part,
+        plan.objective,
+        batch_size=plan.batch_size,
+        packing=packing,
+        ranks=ranks,
+        device=device,
     )
 
 
