@@ -1,15 +1,12 @@
 """The run: build, load, then step, log, evaluate and save."""
 
 import dataclasses
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from modellink_rm.base.log import info, is_first_process
-from modellink_rm.base.platform import Platform, matmul_flops_per_second
+from modellink_rm.base.log import info
+from modellink_rm.base.platform import Platform
 from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import load_train_state, save_checkpoint
@@ -33,9 +30,9 @@ from modellink_rm.train.optimizer import (
 )
 from modellink_rm.train.plan import RunPlan
 from modellink_rm.train.profiling import StepTrace, trace_directory
-from modellink_rm.train.reporting import Reporter
+from modellink_rm.train.reporting import StepLog
 from modellink_rm.train.step import StepLoss, train_step
-from modellink_rm.train.sums import Summary, Sums, no_sums, sum_over_processes, summary_of
+from modellink_rm.train.sums import Summary
 
 
 def kernels_of(plan: RunPlan, platform: Platform) -> Kernels:
@@ -59,14 +56,8 @@ def train(
     platform: Platform,
     kernels: Kernels,
     ranks: Ranks,
-    *,
-    metrics_directory: Path | None = None,
 ) -> TrainState:
-    """Train from the current step to the last one; a collective over all processes.
-
-    Args:
-        metrics_directory: where metrics.jsonl goes; --save by default.
-    """
+    """Train from the current step to the last one; a collective over all processes."""
     config = plan.config
     with Leaving(config.training, world_size=ranks.world_size) as leaving:
         state = build_train_state(plan, kernels, ranks)
@@ -74,7 +65,7 @@ def train(
             reached = f"{state.iteration} of {plan.train_iters}"
             info(f"nothing is left to do: the run is already at iteration {reached}")
         else:
-            _take_steps(plan, state, platform, ranks, leaving, metrics_directory)
+            _take_steps(plan, state, platform, ranks, leaving)
     return state
 
 
@@ -84,7 +75,6 @@ def _take_steps(
     platform: Platform,
     ranks: Ranks,
     leaving: Leaving,
-    metrics_directory: Path | None,
 ) -> None:
     """Step, log, evaluate and save to the end, or until the run is to be left."""
     config = plan.config
@@ -101,7 +91,7 @@ def _take_steps(
     with (
         prefetch(data.after, _samples_before_steps(plan, state), config.data.num_workers) as batches,
         StepTrace(reporting, traces, ranks.rank) as trace,
-        _Log(plan, state, platform, metrics_directory) as log,
+        StepLog(plan, state, platform) as log,
     ):
         for micro_batches in batches:
             trace.before_step(state.iteration)
@@ -246,97 +236,3 @@ def _validate(
 
 def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:
     return is_last or bool(interval and iteration % interval == 0)
-
-
-def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:
-    """FLOP/s that matrix products reach on the devices of all processes together.
-
-    All processes measure at the same time, because they also train at the same time and may share cores.
-    """
-    torch.distributed.barrier()
-    peak = torch.tensor([matmul_flops_per_second(platform.device, dtype)], dtype=torch.float64)
-    total = float(sum_over_processes(peak.to(platform.device)))
-    num_processes = torch.distributed.get_world_size()
-    name = str(dtype).removeprefix("torch.")
-    info(f"matmul peak: {total / num_processes / 1e12:.3g} TFLOP/s a process in {name}")
-    return total
-
-
-class _Log:
-    """Adds up the steps between log lines and reports them from the first process."""
-
-    def __init__(
-        self, plan: RunPlan, state: TrainState, platform: Platform, metrics_directory: Path | None
-    ) -> None:
-        self._state = state
-        self._platform = platform
-        self._interval = plan.config.reporting.log_interval
-        self._objective = plan.objective
-        self._sums = no_sums(plan.objective, platform.device)
-        self._num_steps = 0
-        self._reporter = None
-        if is_first_process():
-            save = plan.config.checkpoint.save
-            self._reporter = Reporter(
-                directory=metrics_directory or (Path(save) if save else None),
-                tensorboard_dir=plan.config.reporting.tensorboard_dir,
-                train_iters=plan.train_iters,
-                batch_size=plan.batch_size,
-                resumed_iteration=state.iteration,
-                details=plan.objective.details,
-                labels=plan.objective.labels,
-            )
-        self._matmul_peak = _matmul_peak(platform, plan.config.precision.dtype)
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._reporter is not None:
-            self._reporter.close()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """A block whose time does not count as time of the steps."""
-        started = time.perf_counter()
-        yield
-        self._started += time.perf_counter() - started
-
-    def step(self, sums: Sums, *, grad_norm: float, learning_rate: float, ends: bool) -> None:
-        """Take in one step; every process calls it, since log steps reduce the sums over all.
-
-        Args:
-            ends: no step follows.
-        """
-        self._sums += sums
-        self._num_steps += 1
-        iteration = self._state.iteration
-        if self._reporter is not None:
-            self._reporter.step_done(iteration)
-        if iteration % self._interval and not ends:
-            return
-        summary = summary_of(self._sums.over_processes(), self._objective)
-        self._platform.synchronize()
-        seconds = time.perf_counter() - self._started
-        if self._reporter is not None:
-            self._reporter.log_steps(
-                summary,
-                iteration=iteration,
-                consumed_samples=self._state.consumed_samples,
-                learning_rate=learning_rate,
-                grad_norm=grad_norm,
-                seconds=seconds,
-                num_steps=self._num_steps,
-                matmul_peak=self._matmul_peak,
-            )
-        self._sums = no_sums(self._objective, self._platform.device)
-        self._num_steps = 0
-        self._started = time.perf_counter()
-
-    def evaluation(self, summary: Summary | None) -> None:
-        """Report an evaluation if there was one."""
-        if self._reporter is not None and summary is not None:
-            self._reporter.log_evaluation(
-                summary, iteration=self._state.iteration, consumed_samples=self._state.consumed_samples
-            )
