@@ -11,9 +11,8 @@ from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import load_train_state, save_checkpoint
 from modellink_rm.checkpoint.layout import CheckpointInfo, checkpoint_directory
-from modellink_rm.checkpoint.load import check_finite, load_model_weights
+from modellink_rm.checkpoint.load import build_and_load_model, check_finite
 from modellink_rm.dataset.order import SampleOrder
-from modellink_rm.model.build import build_model
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.parallel.groups import Ranks
@@ -148,17 +147,17 @@ def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
 def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainState:
     """Model, optimizer and schedule, with what the run starts from or continues with loaded."""
     config, source = plan.config, plan.model.source
-    model = build_model(
-        plan.model.spec,
+    model = build_and_load_model(
+        plan.model,
         model=config.model,
         parallel=config.parallel,
         precision=config.precision,
         kernels=kernels,
         seed=config.training.seed,
-        initialize=source.is_random,
+        ranks=ranks,
+        loads=not plan.continues,
+        verifies=config.checkpoint.verify_checksums,
     )
-    if not plan.continues:
-        load_model_weights(model, source, ranks, verifies=config.checkpoint.verify_checksums)
     wrapped = wrap_for_training(model, optim=config.optim, precision=config.precision)
     optimizer = build_optimizer(wrapped, optim=config.optim, precision=config.precision)
     scheduler = build_scheduler(optimizer, config.optim, plan.length.schedule)
