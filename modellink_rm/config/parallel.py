@@ -1,6 +1,5 @@
 """Flags that divide the model and the data over processes."""
 
-import math
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
@@ -69,19 +68,34 @@ class ParallelConfig:
         Raises:
             UserError: the parallel sizes do not divide the number of processes.
         """
+        self.check_world_size(world_size)
+        return world_size // self._model_parallel_size
+
+    def check_world_size(self, world_size: int) -> None:
+        """Check that `world_size` processes hold whole replicas of the model.
+
+        Raises:
+            UserError: the parallel sizes do not divide the number of processes.
+        """
+        if world_size % self._model_parallel_size == 0:
+            return
         sizes = {
             "--tensor-model-parallel-size": self.tensor_model_parallel_size,
             "--pipeline-model-parallel-size": self.pipeline_model_parallel_size,
         }
         if self.context_parallel_size > 1:
             sizes["--context-parallel-size"] = self.context_parallel_size
-        model_size = math.prod(sizes.values())
-        if world_size % model_size:
-            raise UserError(
-                f"{' x '.join(f'{flag} {size}' for flag, size in sizes.items())} = {model_size} "
-                f"does not divide the number of processes, {world_size}"
-            )
-        return world_size // model_size
+        raise UserError(
+            f"{' x '.join(f'{flag} {size}' for flag, size in sizes.items())} = {self._model_parallel_size} "
+            f"does not divide the number of processes, {world_size}"
+        )
+
+    @property
+    def _model_parallel_size(self) -> int:
+        """Processes that hold one replica of the model."""
+        return (
+            self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.context_parallel_size
+        )
 
     def tokens_divisible_by(self) -> int:
         """The number of tokens of which a micro-batch's length must be a multiple.

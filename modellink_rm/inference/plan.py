@@ -38,7 +38,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         UserError: they contradict each other, or a setting is in neither.
     """
     scorer = options.scorer
-    options.parallel.data_parallel_size(world_size_from_environment())
+    options.parallel.check_world_size(world_size_from_environment())
     source = open_source(scorer.load)
     model = plan_model(source, options.model, options.parallel, loosely=scorer.load_checkpoint_loosely)
     contract = source.contract

@@ -41,14 +41,13 @@ class RunLength:
     schedule: tuple[int, int]
 
 
-def plan_length(config: RunConfig, world_size: int, checkpoint: CheckpointInfo | None) -> RunLength:
+def plan_length(config: RunConfig, num_replicas: int, checkpoint: CheckpointInfo | None) -> RunLength:
     """The length of a run; one that is resumed from `checkpoint` keeps its global batch by default.
 
     Raises:
         UserError: a batch below the number of replicas, or warmup for all the steps.
     """
     training = config.training
-    num_replicas = config.parallel.data_parallel_size(world_size)
     if checkpoint is None:
         batch_size = training.batch_size(num_replicas)
         train_iters = training.num_steps(batch_size)
