@@ -141,7 +141,7 @@ def _spec_of_hugging_face(
 def _spec_of_checkpoint(
     checkpoint: CheckpointInfo, model: ModelConfig, parallel: ParallelConfig
 ) -> ModelSpec:
-    spec = checkpoint.spec
+    spec = checkpoint.run.spec
     shape = resolve_shape(model, spec.shape, source=str(checkpoint.path))
     if spec.post_layer_norm and not model.post_layer_norm:
         raise UserError(f"--no-post-layer-norm contradicts {checkpoint.path}, which reads after the norm")

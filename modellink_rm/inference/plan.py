@@ -91,4 +91,4 @@ def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenize
 
 
 def _was_bf16(source: ModelSource) -> bool:
-    return source.checkpoint is not None and source.checkpoint.setting("precision", "bf16") is True
+    return source.checkpoint is not None and source.checkpoint.run.setting("precision", "bf16") is True

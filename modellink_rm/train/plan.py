@@ -82,7 +82,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     existing = newest_under_save(config.checkpoint)
     source, continues = find_source(config.checkpoint, existing)
     _check_outside_of_checkpoint(directories, source)
-    length = plan_length(config, num_replicas, source.checkpoint if continues else None)
+    resumed = source.checkpoint.run if source.checkpoint is not None and continues else None
+    length = plan_length(config, num_replicas, resumed)
     check_profile(config, train_iters=length.train_iters, world_size=world_size)
     # The batch as it is in force, so that the checkpoints say it.
     training = dataclasses.replace(config.training, global_batch_size=length.batch_size)

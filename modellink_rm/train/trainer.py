@@ -10,7 +10,7 @@ from modellink_rm.base.platform import Platform
 from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import load_train_state, save_checkpoint
-from modellink_rm.checkpoint.layout import CheckpointInfo, checkpoint_directory
+from modellink_rm.checkpoint.layout import RunInfo
 from modellink_rm.checkpoint.load import build_and_load_model, check_finite
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.config import Kernels
@@ -190,8 +190,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     """Write a checkpoint of the run under --save."""
     assert plan.config.checkpoint.save is not None
     root = Path(plan.config.checkpoint.save)
-    description = CheckpointInfo(
-        path=checkpoint_directory(root, state.iteration),
+    run = RunInfo(
         iteration=state.iteration,
         spec=plan.model.spec,
         parallel_sizes=ranks.sizes,
@@ -206,7 +205,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
             chunks=state.model,
             optimizer=state.optimizer,
             scheduler=state.scheduler,
-            description=description,
+            run=run,
             info_files=plan.info_files,
             ranks=ranks,
         )
