@@ -6,7 +6,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
 from modellink_rm.config.score import ScorerConfig
-from modellink_rm.inference.options import ScorerOptions
+from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.inference.reader import RecordReader
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
 from modellink_rm.parallel.groups import world_size_from_environment

@@ -15,9 +15,9 @@ from modellink_rm.base.platform import detect_platform
 from modellink_rm.batching.batch import pack_examples
 from modellink_rm.checkpoint.load import build_and_load_model
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.scorer import scorer_options
 from modellink_rm.dataset.example import Example
 from modellink_rm.dataset.split import divide
-from modellink_rm.inference.options import scorer_options
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
 from modellink_rm.inference.record_tokenizer import ScoringInput
 from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
