@@ -126,9 +126,9 @@ def _spec_of_hugging_face(
 ) -> ModelSpec:
     shape = resolve_shape(model, weights.shape, source=weights.source)
     report = check_names(weights, loosely=loosely)
-    for name in report.forgiven:
-        kind = "missing" if name in report.missing else "unexpected"
-        info(f"--load-checkpoint-loosely forgives {kind} {name}")
+    for kind, names in (("missing", report.missing), ("unexpected", report.unexpected)):
+        for name in names:
+            info(f"--load-checkpoint-loosely forgives {kind} {name}")
     head = weights.head()
     return ModelSpec(
         shape=shape,
