@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag, flag_name
+from modellink_rm.base.flags import check_minimums, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,11 +13,12 @@ class ParallelConfig:
     The data-parallel size follows: processes / (tensor * pipeline * context).
     """
 
-    tensor_model_parallel_size: int = flag(1, help="processes that share each layer's matrices")
-    pipeline_model_parallel_size: int = flag(1, help="stages that the layers are divided into")
-    context_parallel_size: int = flag(1, help="processes that share each sequence by tokens")
+    tensor_model_parallel_size: int = flag(1, minimum=1, help="processes that share each layer's matrices")
+    pipeline_model_parallel_size: int = flag(1, minimum=1, help="stages that the layers are divided into")
+    context_parallel_size: int = flag(1, minimum=1, help="processes that share each sequence by tokens")
     num_layers_per_virtual_pipeline_stage: int | None = flag(
         None,
+        minimum=1,
         level="rare",
         help="layers of a virtual stage: each process has several, which interleave, so it idles less",
     )
@@ -31,27 +32,15 @@ class ParallelConfig:
         choices=("nccl", "gloo"),
     )
     distributed_timeout_minutes: int = flag(
-        30, level="rare", help="minutes after which a lost process is noticed"
+        30, minimum=1, level="rare", help="minutes after which a lost process is noticed"
     )
 
     def __post_init__(self) -> None:
-        for name in (
-            "tensor_model_parallel_size",
-            "pipeline_model_parallel_size",
-            "context_parallel_size",
-            "num_layers_per_virtual_pipeline_stage",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{flag_name(name)} must be at least 1, got {value}")
+        check_minimums(self)
         if self.num_layers_per_virtual_pipeline_stage and self.pipeline_model_parallel_size == 1:
             raise UserError(
                 "--num-layers-per-virtual-pipeline-stage needs --pipeline-model-parallel-size of 2 or more, "
                 "got 1"
-            )
-        if self.distributed_timeout_minutes < 1:
-            raise UserError(
-                f"--distributed-timeout-minutes must be at least 1, got {self.distributed_timeout_minutes}"
             )
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise UserError("--sequence-parallel needs --tensor-model-parallel-size of 2 or more, got 1")
