@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modellink_rm.base.errors import AgreedError
+from modellink_rm.base.errors import AgreedError, listed
 from modellink_rm.checkpoint.distributed import load_weights
 from modellink_rm.checkpoint.hf.load import load_hugging_face_weights
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource
@@ -97,8 +97,7 @@ def check_finite(chunks: Sequence[RewardModel], name: str) -> None:
     torch.distributed.all_gather_object(found, bad)
     names = sorted({parameter_name for part in found for parameter_name in part})
     if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise AgreedError(
-            f"{name}: the weight {names[0]}{more} holds NaN or infinity; load weights that do not, such as "
-            "those of an earlier checkpoint"
+            f"{name}: the weight {listed(names, most=1)} holds NaN or infinity; load weights that do not, "
+            "such as those of an earlier checkpoint"
         )

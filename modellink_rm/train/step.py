@@ -11,7 +11,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from torch import Tensor
 
-from modellink_rm.base.errors import AgreedError
+from modellink_rm.base.errors import AgreedError, listed
 from modellink_rm.base.megatron_compat import single_optimizers
 from modellink_rm.batching.batch import Batch
 from modellink_rm.dataset.example import RowName
@@ -170,14 +170,14 @@ def _describe_non_finite(state: TrainState, kept: Sequence[dict[str, Any]], rank
         where = [rank for rank, (bad, _) in enumerate(found) if bad]
         return (
             f"iteration {iteration}: the loss of {_rows(bad_losses)} is not finite "
-            f"(rank {_some(where)}); no weight was updated"
+            f"(rank {listed(where)}); no weight was updated"
         )
     where = [rank for rank, (_, names) in enumerate(found) if names]
     names = sorted({name for _, names in found for name in names})
     batch = {name for entry in kept for name in entry["names"]}
     return (
         f"iteration {iteration}: the gradient is not finite while every loss is "
-        f"(rank {_some(where)}; first parameter {_some(names)}; {_rows(batch)}); "
+        f"(rank {listed(where)}; first parameter {listed(names)}; {_rows(batch)}); "
         "no weight was updated"
     )
 
@@ -186,10 +186,5 @@ def _rows(names: Iterable[RowName]) -> str:
     """ "rows 3, 5 of data/a and rows 0 of data/b"."""
     by_dataset = itertools.groupby(sorted(set(names)), key=lambda name: name.dataset)
     return " and ".join(
-        f"rows {_some([name.row for name in group])} of {dataset}" for dataset, group in by_dataset
+        f"rows {listed([name.row for name in group])} of {dataset}" for dataset, group in by_dataset
     )
-
-
-def _some(values: Sequence[Any]) -> str:
-    shown = ", ".join(str(value) for value in values[:8])
-    return shown + (f" and {len(values) - 8} more" if len(values) > 8 else "")
