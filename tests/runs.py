@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tests.distributed import Workers
@@ -39,18 +40,21 @@ def run_training(
     """Train in `world_size` processes.
 
     Args:
-        directory: for metrics.jsonl, and for checkpoints where the run saves any.
+        directory: --save, for metrics.jsonl and for checkpoints where the run saves any.
         saves: without it the run writes no checkpoint, which takes longer than a few tiny steps.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    save = ["--save", str(directory)] if saves else []
-    parts = workers.run(train_part, world_size, [*arguments, *save], directory)
+    parts = workers.run(train_part, world_size, [*arguments, "--save", str(directory)], saves)
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return RunResult(rows=rows, weights=_merged(parts))
 
 
-def train_part(argv: list[str], metrics_directory: Path | None = None) -> dict[str, Any]:
-    """One rank of a run: its parameters, and where they stand in the model."""
+def train_part(argv: list[str], saves: bool = True) -> dict[str, Any]:
+    """One rank of a run: its parameters, and where they stand in the model.
+
+    Args:
+        saves: without it, nothing but metrics.jsonl goes to --save.
+    """
     from modellink_rm.base.log import set_up_logging
     from modellink_rm.base.platform import detect_platform
     from modellink_rm.commands.train import run_config
@@ -62,8 +66,13 @@ def train_part(argv: list[str], metrics_directory: Path | None = None) -> dict[s
     config = run_config(argv)
     plan = plan_run(config, world_size=int(os.environ["WORLD_SIZE"]))
     platform = detect_platform(config.parallel.distributed_backend)
-    with process_groups(config.parallel, platform, seed=config.training.seed) as ranks:
-        state = train(plan, platform, kernels_of(plan, platform), ranks, metrics_directory=metrics_directory)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        process_groups(config.parallel, platform, seed=config.training.seed) as ranks,
+    ):
+        if not saves:
+            patch.setattr("modellink_rm.train.trainer.save", lambda *_: None)
+        state = train(plan, platform, kernels_of(plan, platform), ranks)
         parameters = {}
         for name, parameter in (pair for chunk in state.model for pair in chunk.module.global_parameters()):
             dimension = getattr(parameter, "partition_dim", -1)

@@ -33,6 +33,12 @@ class AgreedError(UserError):
     """A mistake that every process of a run meets at the same point: none waits for another one."""
 
 
+def listed(values: Sequence[object], *, most: int = 8) -> str:
+    """The first values of a message, and how many there are besides: "a, b and 3 more"."""
+    shown = ", ".join(map(str, values[:most]))
+    return f"{shown} and {len(values) - most} more" if len(values) > most else shown
+
+
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Run `main(argv)` and return its exit code; 2 for a user's mistake, 130 for Ctrl-C.
 

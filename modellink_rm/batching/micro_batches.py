@@ -1,9 +1,7 @@
-"""This replica's share of a global batch, as packed micro-batches on the device."""
+"""This replica's share of a global batch, as packed micro-batches in host memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
 
 from modellink_rm.batching.batch import Batch, pack_examples
 from modellink_rm.batching.planner import plan_micro_batches, plan_replicas
@@ -13,7 +11,7 @@ from modellink_rm.parallel.groups import Ranks
 
 @dataclass(frozen=True)
 class Packing:
-    """How examples are packed into micro-batches, and on which device.
+    """How examples are packed into micro-batches.
 
     Attributes:
         max_tokens: most tokens that a micro-batch computes; a longer example gets its own micro-batch.
@@ -25,7 +23,6 @@ class Packing:
     max_tokens: int
     divisible_by: int
     share_prefixes: bool
-    device: torch.device
     multiple_of: int = 1
 
 
@@ -50,9 +47,7 @@ def micro_batches_of(
             [examples[position] for position in group],
             divisible_by=packing.divisible_by,
             share_prefixes=packing.share_prefixes,
-        )
-        .part(rank=ranks.cp_rank, size=ranks.cp_size)
-        .to(packing.device)
+        ).part(rank=ranks.cp_rank, size=ranks.cp_size)
         for group in groups
     )
     return len(groups), batches

@@ -1,6 +1,5 @@
 """Global batches, prepared ahead of the steps that use them."""
 
-import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
-
-import torch
 
 from modellink_rm.base.platform import Platform
 from modellink_rm.batching.batch import Batch
@@ -44,8 +41,7 @@ class GlobalBatches:
             UserError: a row is damaged.
         """
         places = self.order.samples(consumed_samples, consumed_samples + self.batch_size)
-        on_host = dataclasses.replace(self.packing, device=torch.device("cpu"))
-        batches = micro_batches_of([self.part[place] for place in places], on_host, self.ranks)[1]
+        batches = micro_batches_of([self.part[place] for place in places], self.packing, self.ranks)[1]
         return [batch.with_tensors(self.platform.pinned) for batch in batches]
 
 

@@ -28,7 +28,13 @@ from modellink_rm.base.megatron_compat import (
     write_results_in_this_process,
 )
 from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, describe_files, files_json
-from modellink_rm.checkpoint.layout import LATEST_NAME, RUN_NAME, CheckpointInfo, checkpoint_directory
+from modellink_rm.checkpoint.layout import (
+    LATEST_NAME,
+    RUN_NAME,
+    CheckpointInfo,
+    RunInfo,
+    checkpoint_directory,
+)
 from modellink_rm.checkpoint.verify import reading
 from modellink_rm.parallel.groups import Ranks
 
@@ -55,7 +61,7 @@ def save_checkpoint(
     chunks: Sequence[Any],
     optimizer: Any,
     scheduler: Any,
-    description: CheckpointInfo,
+    run: RunInfo,
     info_files: dict[str, bytes],
     ranks: Ranks,
 ) -> Path:
@@ -63,7 +69,7 @@ def save_checkpoint(
 
     Args:
         chunks: the process's stage or virtual stages, unwrapped or with gradient buffers.
-        description: what run.json says of it.
+        run: written as run.json.
         info_files: further small files that go with it, by name relative to the checkpoint.
 
     Returns:
@@ -73,7 +79,7 @@ def save_checkpoint(
         CheckpointNotWrittenError: on every process; nothing is left of it.
         UserError: on the first process alone, while the others wait for it.
     """
-    final = checkpoint_directory(root, description.iteration)
+    final = checkpoint_directory(root, run.iteration)
     unfinished = final.with_name(final.name + ".tmp")
     if ranks.rank == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -81,10 +87,7 @@ def save_checkpoint(
     torch.distributed.barrier()
     state = _sharded_state(chunks, optimizer, is_loading=False)
     state["scheduler"] = scheduler.state_dict()
-    state["progress"] = {
-        "iteration": description.iteration,
-        "consumed_samples": description.consumed_samples,
-    }
+    state["progress"] = {"iteration": run.iteration, "consumed_samples": run.consumed_samples}
     state["rng"] = _sharded_rng(ranks)
     write_results_in_this_process()
     with _cleared_when_it_fails(unfinished, ranks):
@@ -92,9 +95,9 @@ def save_checkpoint(
     torch.distributed.barrier()
     tensors = _described_tensors(unfinished, ranks)
     if ranks.rank == 0:
-        small_files = {**info_files, RUN_NAME: description.to_json()}
+        small_files = {**info_files, RUN_NAME: run.to_json()}
         _finish_checkpoint(unfinished, final, small_files, tensors)
-        write_whole(root / LATEST_NAME, f"{description.iteration}\n".encode())
+        write_whole(root / LATEST_NAME, f"{run.iteration}\n".encode())
     torch.distributed.barrier()
     return final
 
@@ -188,7 +191,7 @@ def load_train_state(
         CheckpointNotReadError: on every process: a file is not what was written, or cannot be read.
     """
     state = _sharded_state(chunks, optimizer, is_loading=True) if load_optim else _sharded_weights(chunks)
-    has_rng = load_rng and checkpoint.parallel_sizes == ranks.sizes
+    has_rng = load_rng and checkpoint.run.parallel_sizes == ranks.sizes
     if load_rng and not has_rng:
         info(f"random generators are reseeded: {checkpoint.path} was written at other parallel sizes")
     if has_rng:

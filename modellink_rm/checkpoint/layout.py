@@ -32,12 +32,11 @@ FORMAT_VERSION = 3
 _MOST_DIGITS = 18  # of an iteration
 
 
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """The description of a checkpoint.
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """A run at the step of a checkpoint, as run.json describes it.
 
     Attributes:
-        path: the directory iter_N.
         parallel_sizes: (pipeline, tensor, data, context) sizes of the run that wrote it.
         config: every flag of that run, by group and field; --global-batch-size as it was in force.
         consumed_samples: examples (pairs) of its steps; None in checkpoints of earlier versions, as what
@@ -46,7 +45,6 @@ class CheckpointInfo:
         data: what tells its data sets from others, in the order of --data-path.
     """
 
-    path: Path
     iteration: int
     spec: ModelSpec
     parallel_sizes: tuple[int, int, int, int]
@@ -62,9 +60,21 @@ class CheckpointInfo:
     def to_json(self) -> bytes:
         """The content of run.json."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del values["path"]
         values["spec"] = dataclasses.asdict(self.spec)
         return json.dumps({"format_version": FORMAT_VERSION, **values}, indent=1).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """A checkpoint on the disk.
+
+    Attributes:
+        path: the directory iter_N.
+        run: what its run.json says.
+    """
+
+    path: Path
+    run: RunInfo
 
 
 def checkpoint_directory(root: Path, iteration: int) -> Path:
@@ -143,12 +153,12 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo:
             "newer modellink-rm wrote it; upgrade this one to read it"
         )
     with _damage_named(directory):
-        checkpoint = _read_run(directory, values, version)
+        run = _read_run(directory, values, version)
     check_sizes(directory, files)
     check_contents(
         directory, {name: entry for name, entry in files.items() if not name.endswith(TENSOR_SUFFIX)}
     )
-    return checkpoint
+    return CheckpointInfo(path=directory, run=run)
 
 
 @contextlib.contextmanager
@@ -161,18 +171,18 @@ def _damage_named(directory: Path) -> Iterator[None]:
         raise UserError(f"{directory}: {RUN_NAME} or {FILES_NAME} is damaged ({reason})") from error
 
 
-def _read_run(directory: Path, values: dict[str, Any], version: int) -> CheckpointInfo:
+def _read_run(directory: Path, values: dict[str, Any], version: int) -> RunInfo:
     """What run.json says, of any version so far."""
     if version == 1:
         spec = {name: values.pop(name) for name in ("padded_vocab_size", "post_layer_norm", "head_bias")}
         values["spec"] = {"shape": values.pop("shape"), **spec}
     spec, where = values["spec"], f"{directory / RUN_NAME}"
     shape = ModelShape(**known_fields(ModelShape, spec["shape"], where))
-    known = known_fields(CheckpointInfo, {**values, "path": directory}, where)
+    known = known_fields(RunInfo, values, where)
     known["spec"] = ModelSpec(**{**known_fields(ModelSpec, spec, where), "shape": shape})
     for name in ("parallel_sizes", "schedule", "data"):
         if known.get(name) is not None:
             known[name] = tuple(known[name])
     if known["iteration"] < 0 or min(known["parallel_sizes"]) < 1:
         raise ValueError(f"iteration {known['iteration']}, parallel_sizes {known['parallel_sizes']}")
-    return CheckpointInfo(**known)
+    return RunInfo(**known)

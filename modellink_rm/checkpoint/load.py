@@ -1,15 +1,59 @@
-"""Loading the initial weights into this process's model chunks."""
+"""This process's model chunks with their initial weights."""
 
 from collections.abc import Sequence
 
 import torch
 
-from modellink_rm.base.errors import AgreedError
+from modellink_rm.base.errors import AgreedError, listed
 from modellink_rm.checkpoint.distributed import load_weights
 from modellink_rm.checkpoint.hf.load import load_hugging_face_weights
-from modellink_rm.checkpoint.source import ModelSource
+from modellink_rm.checkpoint.source import ModelPlan, ModelSource
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.model.build import build_model
+from modellink_rm.model.config import Kernels
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
+
+
+def build_and_load_model(
+    plan: ModelPlan,
+    *,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    kernels: Kernels,
+    seed: int,
+    ranks: Ranks,
+    loads: bool = True,
+    verifies: bool = True,
+) -> list[RewardModel]:
+    """This process's stage or virtual stages, with the weights of their source.
+
+    A collective over all processes.
+
+    Args:
+        seed: of weights that the source does not have.
+        loads: without it nothing is loaded yet, as where a whole training state is loaded later.
+        verifies: compare the files of tensors with their checksums first, where they have some.
+
+    Raises:
+        CheckpointNotReadError: on every process: a file is not what was written, or cannot be read.
+        AgreedError: a weight that was read is not a finite number.
+    """
+    chunks = build_model(
+        plan.spec,
+        model=model,
+        parallel=parallel,
+        precision=precision,
+        kernels=kernels,
+        seed=seed,
+        initialize=plan.source.is_random,
+    )
+    if loads:
+        load_model_weights(chunks, plan.source, ranks, verifies=verifies)
+    return chunks
 
 
 def load_model_weights(
@@ -53,8 +97,7 @@ def check_finite(chunks: Sequence[RewardModel], name: str) -> None:
     torch.distributed.all_gather_object(found, bad)
     names = sorted({parameter_name for part in found for parameter_name in part})
     if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise AgreedError(
-            f"{name}: the weight {names[0]}{more} holds NaN or infinity; load weights that do not, such as "
-            "those of an earlier checkpoint"
+            f"{name}: the weight {listed(names, most=1)} holds NaN or infinity; load weights that do not, "
+            "such as those of an earlier checkpoint"
         )

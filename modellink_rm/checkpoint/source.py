@@ -126,9 +126,9 @@ def _spec_of_hugging_face(
 ) -> ModelSpec:
     shape = resolve_shape(model, weights.shape, source=weights.source)
     report = check_names(weights, loosely=loosely)
-    for name in report.forgiven:
-        kind = "missing" if name in report.missing else "unexpected"
-        info(f"--load-checkpoint-loosely forgives {kind} {name}")
+    for kind, names in (("missing", report.missing), ("unexpected", report.unexpected)):
+        for name in names:
+            info(f"--load-checkpoint-loosely forgives {kind} {name}")
     head = weights.head()
     return ModelSpec(
         shape=shape,
@@ -141,7 +141,7 @@ def _spec_of_hugging_face(
 def _spec_of_checkpoint(
     checkpoint: CheckpointInfo, model: ModelConfig, parallel: ParallelConfig
 ) -> ModelSpec:
-    spec = checkpoint.spec
+    spec = checkpoint.run.spec
     shape = resolve_shape(model, spec.shape, source=str(checkpoint.path))
     if spec.post_layer_norm and not model.post_layer_norm:
         raise UserError(f"--no-post-layer-norm contradicts {checkpoint.path}, which reads after the norm")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import check_outputs, exclusive, remove_remains, whole_file
-from modellink_rm.base.flags import parse_flags
+from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.log import info, is_first_process, set_up_logging
 from modellink_rm.base.terminal import progress_bar
 from modellink_rm.checkpoint.layout import LATEST_NAME, find_checkpoint
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.score import ScoreConfig, ScorerConfig
+from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.inference.options import GROUPS, ScorerOptions
 from modellink_rm.inference.reader import check_first
 from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
 from modellink_rm.records import input_files, read_records
@@ -28,6 +28,7 @@ from modellink_rm.tokenizers.directory import hugging_face_files, tokenizer_file
 if TYPE_CHECKING:
     from modellink_rm.inference.scorer import Scorer
 
+GROUPS = groups_of(ScorerOptions)
 INPUTS_AT_A_TIME = 512
 _BAD_INPUTS_SHOWN = 10
 

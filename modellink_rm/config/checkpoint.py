@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag
+from modellink_rm.base.flags import check_minimums, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,9 @@ class CheckpointConfig:
         True, level="rare", help="of a checkpoint, do not load the random generators' states"
     )
     save: str | None = flag(None, help="directory for checkpoints and metrics.jsonl")
-    save_interval: int | None = flag(None, help="steps between checkpoints; by default only at the end")
+    save_interval: int | None = flag(
+        None, minimum=1, help="steps between checkpoints; by default only at the end"
+    )
     auto_resume: bool = flag(False, help="continue from the newest checkpoint in --save when there is one")
     verify_checksums: bool = flag(
         True,
@@ -33,7 +35,6 @@ class CheckpointConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.save_interval is not None and self.save_interval < 1:
-            raise UserError(f"--save-interval must be at least 1, got {self.save_interval}")
+        check_minimums(self)
         if self.auto_resume and self.save is None:
             raise UserError("--auto-resume needs --save: it continues from the checkpoints there")

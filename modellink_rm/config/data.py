@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag
+from modellink_rm.base.flags import check_minimums, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,9 @@ class DataConfig:
     split: str = flag(
         "969,30,1", help="parts of each data set's rows, in file order, for training, validation and test"
     )
-    seq_length: int = flag(1024, help="longest prompt + response, in tokens; longer ones are truncated")
+    seq_length: int = flag(
+        1024, minimum=2, help="longest prompt + response, in tokens; longer ones are truncated"
+    )
     truncation: str = flag(
         "right",
         help="right: cut prompt and response at their ends, as LLaMA-Factory does; keep-ends: keep the "
@@ -32,15 +34,13 @@ class DataConfig:
     shuffle: bool = flag(True, level="rare", help="read the training rows in file order")
     num_workers: int = flag(
         1,
+        minimum=0,
         level="rare",
         help="global batches prepared ahead, in as many threads; 0 prepares each when its step begins",
     )
 
     def __post_init__(self) -> None:
-        if self.seq_length < 2:
-            raise UserError(f"--seq-length must be at least 2, got {self.seq_length}")
-        if self.num_workers < 0:
-            raise UserError(f"--num-workers must not be negative, got {self.num_workers}")
+        check_minimums(self)
         split_fractions(self.split)
 
 

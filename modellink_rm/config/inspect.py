@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag
+from modellink_rm.base.flags import check_minimums, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +12,8 @@ class InspectConfig:
     data_path: str = flag(
         help="the data set's --output-prefix; may stand first, without its flag", metavar="PREFIX"
     )
-    rows: int = flag(3, help="rows to decode, 0 for the report alone")
-    first_row: int = flag(0, help="the first row to decode")
+    rows: int = flag(3, minimum=0, help="rows to decode, 0 for the report alone")
+    first_row: int = flag(0, minimum=0, help="the first row to decode")
     verify: bool = flag(False, help="read all files and compare them with the manifest's checksums")
     load: str | None = flag(
         None,
@@ -24,6 +23,4 @@ class InspectConfig:
     )
 
     def __post_init__(self) -> None:
-        for name, value in (("--rows", self.rows), ("--first-row", self.first_row)):
-            if value < 0:
-                raise UserError(f"{name} must not be negative, got {value}")
+        check_minimums(self)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag
+from modellink_rm.base.flags import check_minimums, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +21,16 @@ class OptimConfig:
         choices=("constant", "linear", "cosine"),
     )
     lr_decay_iters: int | None = flag(
-        None, level="rare", help="steps until the learning rate is --min-lr; by default all steps"
+        None, minimum=1, level="rare", help="steps until the learning rate is --min-lr; by default all steps"
     )
     lr_warmup_fraction: float | None = flag(None, help="warmup, as a share of the decay steps")
-    lr_warmup_iters: int = flag(0, help="warmup, in steps")
+    lr_warmup_iters: int = flag(0, minimum=0, help="warmup, in steps")
     lr_warmup_init: float = flag(0.0, level="rare", help="learning rate at the start of warmup")
-    weight_decay: float = flag(0.0, help="decoupled weight decay, not on norms and biases")
+    weight_decay: float = flag(0.0, minimum=0, help="decoupled weight decay, not on norms and biases")
     adam_beta1: float = flag(0.9, level="rare", help="decay of the first moment")
     adam_beta2: float = flag(0.999, level="rare", help="decay of the second moment")
     adam_eps: float = flag(1e-8, level="rare", help="added to the root of the second moment")
-    clip_grad: float = flag(1.0, help="clip the gradient's norm to this; 0 does not clip")
+    clip_grad: float = flag(1.0, minimum=0, help="clip the gradient's norm to this; 0 does not clip")
     use_distributed_optimizer: bool = flag(
         False, help="divide the optimizer's state over the data-parallel processes"
     )
@@ -42,6 +42,7 @@ class OptimConfig:
     )
 
     def __post_init__(self) -> None:
+        check_minimums(self)
         if not 0 <= self.min_lr <= self.lr:
             raise UserError(f"--min-lr must lie between 0 and --lr {self.lr}, got {self.min_lr}")
         if self.lr_warmup_fraction is not None and not 0 <= self.lr_warmup_fraction < 1:
@@ -54,14 +55,9 @@ class OptimConfig:
             )
         if self.adam_eps <= 0:
             raise UserError(f"--adam-eps must be above 0, got {self.adam_eps}")
-        for name in ("lr_warmup_iters", "weight_decay", "clip_grad"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
-        if self.lr_decay_iters is not None and self.lr_decay_iters < 1:
-            raise UserError(f"--lr-decay-iters must be at least 1, got {self.lr_decay_iters}")
         if self.overlap_param_gather and not self.use_distributed_optimizer:
             raise UserError("--overlap-param-gather needs --use-distributed-optimizer")
         if self.overlap_param_gather and not self.overlap_grad_reduce:

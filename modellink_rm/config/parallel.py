@@ -1,10 +1,9 @@
 """Flags that divide the model and the data over processes."""
 
-import math
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag, flag_name
+from modellink_rm.base.flags import check_minimums, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +13,12 @@ class ParallelConfig:
     The data-parallel size follows: processes / (tensor * pipeline * context).
     """
 
-    tensor_model_parallel_size: int = flag(1, help="processes that share each layer's matrices")
-    pipeline_model_parallel_size: int = flag(1, help="stages that the layers are divided into")
-    context_parallel_size: int = flag(1, help="processes that share each sequence by tokens")
+    tensor_model_parallel_size: int = flag(1, minimum=1, help="processes that share each layer's matrices")
+    pipeline_model_parallel_size: int = flag(1, minimum=1, help="stages that the layers are divided into")
+    context_parallel_size: int = flag(1, minimum=1, help="processes that share each sequence by tokens")
     num_layers_per_virtual_pipeline_stage: int | None = flag(
         None,
+        minimum=1,
         level="rare",
         help="layers of a virtual stage: each process has several, which interleave, so it idles less",
     )
@@ -32,27 +32,15 @@ class ParallelConfig:
         choices=("nccl", "gloo"),
     )
     distributed_timeout_minutes: int = flag(
-        30, level="rare", help="minutes after which a lost process is noticed"
+        30, minimum=1, level="rare", help="minutes after which a lost process is noticed"
     )
 
     def __post_init__(self) -> None:
-        for name in (
-            "tensor_model_parallel_size",
-            "pipeline_model_parallel_size",
-            "context_parallel_size",
-            "num_layers_per_virtual_pipeline_stage",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{flag_name(name)} must be at least 1, got {value}")
+        check_minimums(self)
         if self.num_layers_per_virtual_pipeline_stage and self.pipeline_model_parallel_size == 1:
             raise UserError(
                 "--num-layers-per-virtual-pipeline-stage needs --pipeline-model-parallel-size of 2 or more, "
                 "got 1"
-            )
-        if self.distributed_timeout_minutes < 1:
-            raise UserError(
-                f"--distributed-timeout-minutes must be at least 1, got {self.distributed_timeout_minutes}"
             )
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
             raise UserError("--sequence-parallel needs --tensor-model-parallel-size of 2 or more, got 1")
@@ -69,19 +57,34 @@ class ParallelConfig:
         Raises:
             UserError: the parallel sizes do not divide the number of processes.
         """
+        self.check_world_size(world_size)
+        return world_size // self._model_parallel_size
+
+    def check_world_size(self, world_size: int) -> None:
+        """Check that `world_size` processes hold whole replicas of the model.
+
+        Raises:
+            UserError: the parallel sizes do not divide the number of processes.
+        """
+        if world_size % self._model_parallel_size == 0:
+            return
         sizes = {
             "--tensor-model-parallel-size": self.tensor_model_parallel_size,
             "--pipeline-model-parallel-size": self.pipeline_model_parallel_size,
         }
         if self.context_parallel_size > 1:
             sizes["--context-parallel-size"] = self.context_parallel_size
-        model_size = math.prod(sizes.values())
-        if world_size % model_size:
-            raise UserError(
-                f"{' x '.join(f'{flag} {size}' for flag, size in sizes.items())} = {model_size} "
-                f"does not divide the number of processes, {world_size}"
-            )
-        return world_size // model_size
+        raise UserError(
+            f"{' x '.join(f'{flag} {size}' for flag, size in sizes.items())} = {self._model_parallel_size} "
+            f"does not divide the number of processes, {world_size}"
+        )
+
+    @property
+    def _model_parallel_size(self) -> int:
+        """Processes that hold one replica of the model."""
+        return (
+            self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.context_parallel_size
+        )
 
     def tokens_divisible_by(self) -> int:
         """The number of tokens of which a micro-batch's length must be a multiple.

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag
+from modellink_rm.base.flags import check_minimums, flag
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +26,10 @@ class PrecisionConfig:
         "uniform", level="rare", help="which layers are recomputed", choices=("uniform", "block")
     )
     recompute_num_layers: int = flag(
-        1, level="rare", help="layers per recomputed group (uniform), or number of recomputed layers (block)"
+        1,
+        minimum=1,
+        level="rare",
+        help="layers per recomputed group (uniform), or number of recomputed layers (block)",
     )
 
     gradient_accumulation_fusion: bool = flag(
@@ -37,8 +39,7 @@ class PrecisionConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.recompute_num_layers < 1:
-            raise UserError(f"--recompute-num-layers must be at least 1, got {self.recompute_num_layers}")
+        check_minimums(self)
 
     @property
     def dtype(self) -> "torch.dtype":

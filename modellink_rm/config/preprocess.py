@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import IgnoredFlag, flag
+from modellink_rm.base.flags import IgnoredFlag, check_minimums, flag
 from modellink_rm.base.registry import unknown_name_message
 
 # name for --drop -> how the report describes such a pair; a pair's findings are bits in this order
@@ -67,13 +67,15 @@ class PreprocessConfig:
         metavar="JSON",
     )
     seq_length: int | None = flag(
-        None, help="drop a pair when a side of it has this many tokens or more (default: keep all, uncut)"
+        None,
+        minimum=1,
+        help="drop a pair when a side of it has this many tokens or more (default: keep all, uncut)",
     )
     max_prompt_length: int | None = flag(
-        None, level="rare", help="longest prompt, in tokens, that the check long-prompt accepts"
+        None, minimum=1, level="rare", help="longest prompt, in tokens, that the check long-prompt accepts"
     )
     max_answer_length: int | None = flag(
-        None, level="rare", help="longest answer, in tokens, that the check long-answer accepts"
+        None, minimum=1, level="rare", help="longest answer, in tokens, that the check long-answer accepts"
     )
     drop: tuple[str, ...] = flag(
         (),
@@ -86,23 +88,27 @@ class PreprocessConfig:
     )
     max_record_bytes: int = flag(
         16 << 20,
+        minimum=1,
         help="longest record, in bytes; a longer one is refused, and ends the command in a JSON array or CSV",
     )
     max_expansion: int = flag(
-        200, help="how many times larger than its file a compressed input may be, above 256 MiB"
+        200, minimum=1, help="how many times larger than its file a compressed input may be, above 256 MiB"
     )
     resume: bool = flag(False, help="continue a killed run from the parts that it finished")
     num_shards: int = flag(
-        1, level="rare", help="number of processes in a job array, each with its own --shard-index"
+        1, minimum=1, level="rare", help="number of processes in a job array, each with its own --shard-index"
     )
     shard_index: int = flag(
         0, level="rare", help="number of this shard, from 0; when all are done: --merge-shards"
     )
-    workers: int = flag(1, help="processes that tokenise; the files are the same for any number")
-    log_interval: int = flag(100, level="rare", help="records between two updates of the progress report")
+    workers: int = flag(1, minimum=1, help="processes that tokenise; the files are the same for any number")
+    log_interval: int = flag(
+        100, minimum=1, level="rare", help="records between two updates of the progress report"
+    )
     strict: bool = flag(False, help="stop at the first bad record, with exit code 2")
 
     def __post_init__(self) -> None:
+        check_minimums(self)
         if (self.dataset_dir is None) != bool(self.handler_name):
             raise UserError(
                 "--handler-name is required: it says how to read a record"
@@ -115,18 +121,6 @@ class PreprocessConfig:
             )
         if not Path(self.output_prefix).name or self.output_prefix.endswith(("/", "..")):
             raise UserError(f"--output-prefix {self.output_prefix!r} must end in a name, such as data/pairs")
-        for name, value in (
-            ("--workers", self.workers),
-            ("--log-interval", self.log_interval),
-            ("--seq-length", self.seq_length),
-            ("--max-prompt-length", self.max_prompt_length),
-            ("--max-answer-length", self.max_answer_length),
-            ("--num-shards", self.num_shards),
-            ("--max-record-bytes", self.max_record_bytes),
-            ("--max-expansion", self.max_expansion),
-        ):
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.shard_index < self.num_shards:
             raise UserError(
                 f"--shard-index {self.shard_index} must be from 0 to --num-shards - 1 = {self.num_shards - 1}"

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag
+from modellink_rm.base.flags import check_minimums, flag
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportingConfig:
     """Reporting."""
 
-    log_interval: int = flag(1, help="steps between log lines")
+    log_interval: int = flag(1, minimum=1, help="steps between log lines")
     tensorboard_dir: str | None = flag(None, help="directory for TensorBoard events")
     profile: bool = flag(
         False,
@@ -24,8 +24,7 @@ class ReportingConfig:
     profile_ranks: tuple[int, ...] = flag((0,), level="rare", help="with --profile: ranks to trace")
 
     def __post_init__(self) -> None:
-        if self.log_interval < 1:
-            raise UserError(f"--log-interval must be at least 1, got {self.log_interval}")
+        check_minimums(self)
         if not 0 <= self.profile_step_start < self.profile_step_end:
             raise UserError(
                 f"--profile-step-start {self.profile_step_start} must be at least 0 and below "

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag
+from modellink_rm.base.flags import check_minimums, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class ScorerConfig:
     map_keys: str | None = flag(None, help="JSON object of the handler's field names")
     prompt_type: str | None = flag(None, help="template; required if --load does not name one")
     seq_length: int | None = flag(
-        None, level="rare", help="longest prompt + response, in tokens; longer ones are truncated"
+        None, minimum=2, level="rare", help="longest prompt + response, in tokens; longer ones are truncated"
     )
     truncation: str | None = flag(
         None,
@@ -43,7 +43,7 @@ class ScorerConfig:
         help="how longer inputs are truncated, as in training",
         choices=("right", "keep-ends"),
     )
-    micro_batch_size: int = flag(8, help="inputs of one forward pass")
+    micro_batch_size: int = flag(8, minimum=1, help="inputs of one forward pass")
     load_checkpoint_loosely: bool = flag(
         False, help="accept a base model without a reward head (its scores are then random)"
     )
@@ -59,11 +59,8 @@ class ScorerConfig:
     )
 
     def __post_init__(self) -> None:
+        check_minimums(self)
         if self.map_keys is not None and self.handler_name is None:
             raise UserError("--map-keys needs --handler-name: it names that handler's fields")
-        if self.micro_batch_size < 1:
-            raise UserError(f"--micro-batch-size must be at least 1, got {self.micro_batch_size}")
-        if self.seq_length is not None and self.seq_length < 2:
-            raise UserError(f"--seq-length must be at least 2, got {self.seq_length}")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed must lie between 0 and {2**31 - 1}, got {self.seed}")

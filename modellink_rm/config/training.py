@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag, flag_name
+from modellink_rm.base.flags import check_minimums, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,25 +17,35 @@ class TrainingConfig:
     is_pairwise_dataset: bool = flag(False, help="the data are preference pairs; required with --stage rm")
     loss_type: str = flag("sigmoid", level="rare", help="loss of a pair (any other word lists them all)")
     micro_batch_size: int = flag(
-        1, help="pairs in one forward pass, if every response with its prompt has --seq-length tokens"
+        1,
+        minimum=1,
+        help="pairs in one forward pass, if every response with its prompt has --seq-length tokens",
     )
     max_tokens_per_micro_batch: int | None = flag(
         None,
+        minimum=1,
         level="rare",
         help="tokens of one forward pass; by default 2 x micro-batch size x sequence length",
     )
     global_batch_size: int | None = flag(
-        None, help="pairs of one optimizer step; by default the micro-batch size times data parallelism"
+        None,
+        minimum=1,
+        help="pairs of one optimizer step; by default the micro-batch size times data parallelism",
     )
-    train_iters: int | None = flag(None, help="optimizer steps")
-    train_samples: int | None = flag(None, help="pairs to train on, instead of --train-iters")
-    eval_interval: int = flag(1000, help="steps between evaluations")
-    eval_iters: int = flag(100, help="global batches of one evaluation, at most the validation part")
+    train_iters: int | None = flag(None, minimum=1, help="optimizer steps")
+    train_samples: int | None = flag(None, minimum=1, help="pairs to train on, instead of --train-iters")
+    eval_interval: int = flag(1000, minimum=0, help="steps between evaluations")
+    eval_iters: int = flag(
+        100, minimum=0, help="global batches of one evaluation, at most the validation part"
+    )
     exit_interval: int | None = flag(
-        None, level="rare", help="save and leave after a step that is a multiple of this, with exit code 75"
+        None,
+        minimum=1,
+        level="rare",
+        help="save and leave after a step that is a multiple of this, with exit code 75",
     )
     exit_duration_in_mins: int | None = flag(
-        None, level="rare", help="save and leave after so many minutes, with exit code 75"
+        None, minimum=1, level="rare", help="save and leave after so many minutes, with exit code 75"
     )
     exit_signal_handler: bool = flag(
         False, level="rare", help="save and leave on SIGTERM too, as on SIGUSR1, with exit code 75"
@@ -43,27 +53,13 @@ class TrainingConfig:
     seed: int = flag(1234, help="seed of the order of samples, of dropout and of weights that are not loaded")
 
     def __post_init__(self) -> None:
+        check_minimums(self)
         if not self.is_pairwise_dataset:
             raise UserError(f"--stage {self.stage} needs --is-pairwise-dataset: it is trained on pairs")
         if (self.train_iters is None) == (self.train_samples is None):
             raise UserError("a run needs one of --train-iters and --train-samples")
-        for name in (
-            "micro_batch_size",
-            "max_tokens_per_micro_batch",
-            "global_batch_size",
-            "train_iters",
-            "train_samples",
-            "exit_interval",
-            "exit_duration_in_mins",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{flag_name(name)} must be at least 1, got {value}")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed must lie between 0 and {2**31 - 1}, got {self.seed}")
-        for name in ("eval_interval", "eval_iters"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{flag_name(name)} must not be negative, got {getattr(self, name)}")
 
     def batch_size(self, data_parallel_size: int) -> int:
         """Pairs of one step over all replicas.

@@ -35,13 +35,13 @@ class ExampleReader:
             ids = response.input_ids
             if not len(ids) or ids.min() < 0 or ids.max() >= self.num_ids:
                 raise self._bad_row(dataset, row)
-        kept, cut = truncate(
+        kept, is_truncated = truncate(
             responses, self.seq_length, self.truncation, num_closing_tokens=self.num_closing_tokens
         )
         return Example(
             index=row,
             responses=kept,
-            is_truncated=cut.is_truncated,
+            is_truncated=is_truncated,
             ranks=dataset.rows.ranks_of(row),
             margins=dataset.rows.margins(row),
             source=dataset.rows.source(row),

@@ -1,31 +1,11 @@
 """Truncation of a prompt and its responses to the sequence length, at training time."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from modellink_rm.dataset.example import Response
 
 MODES = ("right", "keep-ends")
-
-
-@dataclass(frozen=True, slots=True)
-class TruncationCount:
-    """What was cut from one example.
-
-    Attributes:
-        num_prompts_cut: 1 if its prompt was cut, else 0.
-        num_responses_cut: how many of its responses were cut.
-    """
-
-    num_prompts_cut: int = 0
-    num_responses_cut: int = 0
-
-    @property
-    def is_truncated(self) -> bool:
-        """True if anything was cut."""
-        return self.num_prompts_cut + self.num_responses_cut > 0
 
 
 def lengths_to_keep(num_prompt: int, num_response: int, cutoff: int) -> tuple[int, int]:
@@ -46,8 +26,8 @@ def lengths_to_keep(num_prompt: int, num_response: int, cutoff: int) -> tuple[in
 
 def truncate(
     responses: tuple[Response, ...], seq_length: int, mode: str, num_closing_tokens: int
-) -> tuple[tuple[Response, ...], TruncationCount]:
-    """The responses of one example, none longer than `seq_length` tokens with its prompt.
+) -> tuple[tuple[Response, ...], bool]:
+    """The responses of an example, none above `seq_length` tokens with its prompt, and whether any was cut.
 
     The lengths to keep are computed from the longest prompt and the longest response, so that a shared
     prompt remains shared.
@@ -61,25 +41,23 @@ def truncate(
     """
     assert mode in MODES, mode
     if all(len(response.input_ids) <= seq_length for response in responses):
-        return responses, TruncationCount()
+        return responses, False
     num_prompt, num_response = lengths_to_keep(
         max(response.num_prompt_tokens for response in responses),
         max(len(response.input_ids) - response.num_prompt_tokens for response in responses),
         seq_length,
     )
-    kept, prompts_cut, responses_cut = [], 0, 0
+    kept = []
     for response in responses:
         prompt = response.input_ids[: response.num_prompt_tokens]
         answer = response.input_ids[response.num_prompt_tokens :]
-        prompts_cut += len(prompt) > num_prompt
-        responses_cut += len(answer) > num_response
         if mode == "right":
             prompt, answer = prompt[:num_prompt], answer[:num_response]
         else:
             prompt = _without_middle(prompt, num_prompt, num_prompt - num_prompt // 2)
             answer = _without_middle(answer, num_response, min(num_closing_tokens, num_response))
         kept.append(Response(input_ids=np.concatenate([prompt, answer]), num_prompt_tokens=len(prompt)))
-    return tuple(kept), TruncationCount(min(prompts_cut, 1), responses_cut)
+    return tuple(kept), True
 
 
 def _without_middle(ids: NDArray[np.int32], num_kept: int, num_last: int) -> NDArray[np.int32]:

@@ -6,7 +6,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
 from modellink_rm.config.score import ScorerConfig
-from modellink_rm.inference.options import ScorerOptions
+from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.inference.reader import RecordReader
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
 from modellink_rm.parallel.groups import world_size_from_environment
@@ -38,7 +38,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         UserError: they contradict each other, or a setting is in neither.
     """
     scorer = options.scorer
-    options.parallel.data_parallel_size(world_size_from_environment())
+    options.parallel.check_world_size(world_size_from_environment())
     source = open_source(scorer.load)
     model = plan_model(source, options.model, options.parallel, loosely=scorer.load_checkpoint_loosely)
     contract = source.contract
@@ -91,4 +91,4 @@ def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenize
 
 
 def _was_bf16(source: ModelSource) -> bool:
-    return source.checkpoint is not None and source.checkpoint.setting("precision", "bf16") is True
+    return source.checkpoint is not None and source.checkpoint.run.setting("precision", "bf16") is True

@@ -63,10 +63,10 @@ class RecordTokenizer:
             )
             for ids in tokens.response_ids
         )
-        kept, cut = truncate(
+        kept, is_truncated = truncate(
             responses,
             self.seq_length,
             self.truncation,
             num_closing_tokens=num_closing_tokens(self.template, self.tokenizer),
         )
-        return Example(index=0, responses=kept, is_truncated=cut.is_truncated)
+        return Example(index=0, responses=kept, is_truncated=is_truncated)

@@ -14,15 +14,14 @@ from modellink_rm.base import engine_import  # noqa: F401 (before what needs the
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.platform import detect_platform
 from modellink_rm.batching.batch import pack_examples
-from modellink_rm.checkpoint.load import load_model_weights
+from modellink_rm.checkpoint.load import build_and_load_model
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.scorer import scorer_options
 from modellink_rm.dataset.example import Example
 from modellink_rm.dataset.split import divide
-from modellink_rm.inference.options import scorer_options
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
 from modellink_rm.inference.record_tokenizer import ScoringInput
 from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
-from modellink_rm.model.build import build_model
 from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import Ranks, process_groups
@@ -61,19 +60,17 @@ class Scorer:
             groups = process_groups(options.parallel, platform, seed=seed)
             self._ranks: Ranks = resources.enter_context(groups)
             with ending_together():
-                built = build_model(
-                    plan.model.spec,
+                chunks = build_and_load_model(
+                    plan.model,
                     model=options.model,
                     parallel=options.parallel,
                     precision=precision,
                     kernels=kernels,
                     seed=seed,
-                    initialize=plan.model.source.is_random,
+                    ranks=self._ranks,
+                    verifies=options.scorer.verify_checksums,
                 )
-                load_model_weights(
-                    built, plan.model.source, self._ranks, verifies=options.scorer.verify_checksums
-                )
-            self._model = [chunk.eval() for chunk in built]
+            self._model = [chunk.eval() for chunk in chunks]
             self._resources = resources.pop_all()
 
     @classmethod

@@ -12,7 +12,8 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs, whole_files
 from modellink_rm.dataset.indexed import IndexedReader, IndexedWriter, bin_path, idx_path
 from modellink_rm.dataset.manifest import Manifest, manifest_path, mark_unfinished
-from modellink_rm.preprocess.parts import first_difference, locked_parts, parts_path, read_shard
+from modellink_rm.preprocess.identity import first_difference
+from modellink_rm.preprocess.parts import locked_parts, parts_path, read_shard
 from modellink_rm.preprocess.pipeline import dataset_outputs, write_dataset
 from modellink_rm.preprocess.rows import Rows
 
@@ -31,10 +32,10 @@ def merge_shards(prefix: Path, *, rejects: str | None) -> Manifest:
         shards = [read_shard(path) for path in paths]
         identity = shards[0][0]
         for path, (other, _) in zip(paths, shards, strict=True):
-            difference = first_difference(identity, other)
+            difference = first_difference(identity.to_json(), other.to_json())
             if difference:
                 raise UserError(f"{path} was made with another {difference} than {paths[0].name}")
-        if rejects is not None and not identity["keeps_rejects"]:
+        if rejects is not None and not identity.keeps_rejects:
             raise UserError("--rejects: the shards ran without it, so they hold no refused records")
         manifest = write_dataset(_in_turns([rows for _, rows in shards]), prefix, identity, rejects=rejects)
         for path in paths:

@@ -1,15 +1,15 @@
 """The file of a run's finished parts, from which --resume continues and shards are merged."""
 
 import contextlib
-import json
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import exclusive, write_in_one_call
+from modellink_rm.preprocess.identity import RunIdentity, first_difference
 from modellink_rm.preprocess.rows import Rows, from_bytes
 
 _MAGIC = b"MLRMPART3"
@@ -30,12 +30,12 @@ class Parts:
         self.path = path
         self._file = file
 
-    def start(self, identity: dict[str, Any]) -> None:
+    def start(self, identity: RunIdentity) -> None:
         """Discard all parts."""
         self._file.truncate(0)
         self._file.seek(0)
         self._file.write(_MAGIC)
-        self.append(_with_checksum(json.dumps(identity, sort_keys=True).encode()))
+        self.append(_with_checksum(identity.to_json()))
 
     def holds_parts(self) -> bool:
         """Whether an earlier run left parts."""
@@ -49,7 +49,7 @@ class Parts:
         """Mark the file as complete."""
         self.append(_END)
 
-    def check(self, identity: dict[str, Any]) -> None:
+    def check(self, identity: RunIdentity) -> None:
         """Check that the parts of an earlier run can be continued.
 
         Raises:
@@ -57,14 +57,14 @@ class Parts:
         """
         self._file.seek(0)
         found = _read_identity(self._file)
-        difference = first_difference(found, identity) if found else None
+        difference = first_difference(found, identity.to_json()) if found else None
         if difference:
             raise UserError(
                 f"--resume: {self.path} is of a run with another {difference}; "
                 "run with the same flags, or without --resume to start over"
             )
 
-    def whole_parts(self, identity: dict[str, Any]) -> Iterator[Rows]:
+    def whole_parts(self, identity: RunIdentity) -> Iterator[Rows]:
         """The parts that an earlier run finished; afterwards further parts can be added."""
         self._file.seek(0)
         if _read_identity(self._file) is None:
@@ -104,11 +104,11 @@ def locked_parts(path: Path, *, flag: str) -> Iterator[Parts]:
                 parts.remove()
 
 
-def read_shard(path: Path) -> tuple[dict[str, Any], Iterator[Rows]]:
+def read_shard(path: Path) -> tuple[RunIdentity, Iterator[Rows]]:
     """The identity of a shard's run, and its parts, whose iterator fails if the shard is incomplete.
 
     Raises:
-        UserError: the file is missing or holds no parts.
+        UserError: the file is missing, holds no parts, or is of another version of the package.
     """
     try:
         file = path.open("rb")
@@ -117,7 +117,10 @@ def read_shard(path: Path) -> tuple[dict[str, Any], Iterator[Rows]]:
     identity = _read_identity(file)
     if identity is None:
         raise UserError(f"{path} holds no parts of a run: run that shard again")
-    return identity, _rows_of_shard(path, file)
+    try:
+        return RunIdentity.from_json(identity), _rows_of_shard(path, file)
+    except KeyError as error:
+        raise UserError(f"{path} is of another version, without {error}: run that shard again") from None
 
 
 def _rows_of_shard(path: Path, file: BinaryIO) -> Iterator[Rows]:
@@ -132,23 +135,18 @@ def _rows_of_shard(path: Path, file: BinaryIO) -> Iterator[Rows]:
     raise UserError(f"{path} is not complete: run that shard again, with --resume to continue it")
 
 
-def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """The first key whose values differ between two identities."""
-    return next((key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)), None)
-
-
 def _with_checksum(data: bytes) -> bytes:
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
-def _read_identity(file: BinaryIO) -> dict[str, Any] | None:
+def _read_identity(file: BinaryIO) -> bytes | None:
+    """The identity that a file of parts begins with, as JSON; None if it is incomplete."""
     if file.read(len(_MAGIC)) != _MAGIC:
         return None
     data = next(_frames(file), b"")
     if len(data) < 4 or _with_checksum(data[:-4]) != data:
         return None
-    identity: dict[str, Any] = json.loads(data[:-4])
-    return identity
+    return data[:-4]
 
 
 def _frames(file: BinaryIO) -> Iterator[bytes]:

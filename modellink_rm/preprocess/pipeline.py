@@ -1,13 +1,10 @@
 """Preference records to indexed files: the pipeline of preprocess_data.py."""
 
-import dataclasses
 import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from modellink_rm.base.checksums import FileEntry
 from modellink_rm.base.errors import UserError
@@ -31,6 +28,7 @@ from modellink_rm.dataset.manifest import (
 from modellink_rm.handlers import missing_fields
 from modellink_rm.preprocess.encode import RecordEncoder
 from modellink_rm.preprocess.executor.local import WorkerDiedError, ordered_map
+from modellink_rm.preprocess.identity import RunIdentity, identity_of
 from modellink_rm.preprocess.parts import Parts, locked_parts, parts_path
 from modellink_rm.preprocess.report import Progress
 from modellink_rm.preprocess.rows import Rows, from_bytes, text_crc32
@@ -45,16 +43,11 @@ from modellink_rm.records import (
     parse_record,
     read_raw_records,
 )
-from modellink_rm.templates.files import definition_of
 from modellink_rm.tokenizers.directory import tokenizer_files
-from modellink_rm.version import __version__
 
 # Records in a block; its bytes are bounded too, for very long records.
 _BLOCK_RECORDS = 64
 _BLOCK_BYTES = 1 << 20
-
-# Settings that may differ between a run and its continuation, or between the shards of a run.
-_NOT_OF_THE_ROWS = ("output_prefix", "workers", "log_interval", "strict", "resume", "rejects", "shard_index")
 
 
 class InputChangedError(UserError):
@@ -92,7 +85,7 @@ def preprocess(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> M
 
 def preprocess_with(work: RecordEncoder, config: PreprocessConfig) -> Manifest | Shard:
     """As `preprocess`, with a tokenizer that is loaded already."""
-    identity = _identity(config, work)
+    identity = identity_of(config, work)
     prefix = Path(config.output_prefix)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     path = parts_path(prefix, config.shard_index, config.num_shards)
@@ -116,7 +109,7 @@ def preprocess_with(work: RecordEncoder, config: PreprocessConfig) -> Manifest |
 
 
 def write_dataset(
-    blocks: Iterable[Rows], prefix: Path, identity: dict[str, Any], *, rejects: str | None
+    blocks: Iterable[Rows], prefix: Path, identity: RunIdentity, *, rejects: str | None
 ) -> Manifest:
     """Write rows as a data set, in their order.
 
@@ -135,7 +128,7 @@ def write_dataset(
     remove_remains(paths)
     with whole_files(paths, optional=columns, before_renaming=lambda: mark_unfinished(prefix)) as files:
         data, (*rest, checksums_file, manifest_file) = files[: len(data_paths)], files[len(data_paths) :]
-        writer = RowWriter(data, drop=identity["drop"], rejects=rest[0] if rest else None)
+        writer = RowWriter(data, drop=identity.drop, rejects=rest[0] if rest else None)
         for rows in blocks:
             writer.add(rows)
         if writer.num_kept == 0:
@@ -180,7 +173,7 @@ def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
 
 
 def _all_rows(
-    config: PreprocessConfig, work: RecordEncoder, parts: Parts, identity: dict[str, Any]
+    config: PreprocessConfig, work: RecordEncoder, parts: Parts, identity: RunIdentity
 ) -> Iterator[Rows]:
     """The results of every block in order: first those of an earlier run, then new ones."""
     num_bytes = sum(path.stat().st_size for path in input_files(config.input))
@@ -227,37 +220,7 @@ def _check_input_of_part(rows: Rows, block: RecordBlock) -> None:
         )
 
 
-def _identity(config: PreprocessConfig, work: RecordEncoder) -> dict[str, Any]:
-    """Everything that determines the rows, as values that JSON preserves."""
-    flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_OF_THE_ROWS}
-    identity = {
-        **flags,
-        "package_version": __version__,
-        "keeps_rejects": config.rejects is not None,
-        "input_files": [_file_identity(path) for path in input_files(config.input)],
-        # The name after --enable-thinking is applied, by which training finds the template again.
-        "prompt_type": work.template.name,
-        "template_fingerprint": work.template.fingerprint,
-        "template_definition": definition_of(work.template),
-        # The name alone: the path means nothing on another machine.
-        "tokenizer": Path(work.tokenizer.name).resolve().name,
-        "tokenizer_fingerprint": work.tokenizer.fingerprint,
-    }
-    same: dict[str, Any] = json.loads(json.dumps(identity, sort_keys=True))
-    return same
-
-
-def _file_identity(path: Path) -> list[object]:
-    """The name and size of a file, and a hash of its first and last 64 KiB."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(1 << 16))
-        file.seek(max(0, size - (1 << 16)))
-        digest.update(file.read())
-    return [path.name, size, digest.hexdigest()]
-
-
-def _manifest(writer: RowWriter, prefix: Path, identity: dict[str, Any]) -> Manifest:
+def _manifest(writer: RowWriter, prefix: Path, identity: RunIdentity) -> Manifest:
     entries = {
         key_of(path(array_prefix(prefix, name)), prefix): entry
         for name, pair in writer.finish().items()
@@ -269,23 +232,23 @@ def _manifest(writer: RowWriter, prefix: Path, identity: dict[str, Any]) -> Mani
     )
     lengths = {name: counts.statistics() for name, counts in writer.lengths.items()}
     return Manifest(
-        package_version=identity["package_version"],
+        package_version=identity.package_version,
         num_read=writer.num_read,
         num_kept=writer.num_kept,
         dropped=dict(writer.dropped),
         notes=writer.notes(),
         num_tokens=lengths["row"].total,
         longest=lengths["row"].longest,
-        handler=identity["handler_name"],
-        map_keys=identity["map_keys"],
-        seq_length=identity["seq_length"],
-        template=identity["prompt_type"],
-        template_fingerprint=identity["template_fingerprint"],
-        template_definition=identity["template_definition"],
-        tokenizer=identity["tokenizer"],
-        tokenizer_fingerprint=identity["tokenizer_fingerprint"],
+        handler=identity.handler_name,
+        map_keys=identity.map_keys,
+        seq_length=identity.seq_length,
+        template=identity.prompt_type,
+        template_fingerprint=identity.template_fingerprint,
+        template_definition=identity.template_definition,
+        tokenizer=identity.tokenizer,
+        tokenizer_fingerprint=identity.tokenizer_fingerprint,
         checks=writer.found(),
-        drop=identity["drop"],
+        drop=list(identity.drop),
         num_responses={str(number): writer.num_responses[number] for number in sorted(writer.num_responses)},
         num_ties=writer.num_ties,
         lengths=lengths,
@@ -293,9 +256,9 @@ def _manifest(writer: RowWriter, prefix: Path, identity: dict[str, Any]) -> Mani
     )
 
 
-def _nothing_kept_message(writer: RowWriter, identity: dict[str, Any]) -> str:
+def _nothing_kept_message(writer: RowWriter, identity: RunIdentity) -> str:
     if writer.num_read == 0:
-        return f"--input {' '.join(identity['input'])} holds no records; nothing was written"
+        return f"--input {' '.join(identity.input)} holds no records; nothing was written"
     reasons = ", ".join(f"{count:,} x {reason}" for reason, count in writer.dropped.most_common())
     return f"none of the {writer.num_read:,} records was kept ({reasons}); nothing was written"
 

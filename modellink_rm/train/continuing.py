@@ -9,7 +9,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import flag_name
 from modellink_rm.base.log import info, warn_once
 from modellink_rm.checkpoint.contract import InferenceContract
-from modellink_rm.checkpoint.layout import CheckpointInfo
+from modellink_rm.checkpoint.layout import CheckpointInfo, RunInfo
 from modellink_rm.config.data import split_fractions
 from modellink_rm.config.run import RunConfig
 from modellink_rm.train.optimizer import divides_optimizer_state
@@ -41,15 +41,14 @@ class RunLength:
     schedule: tuple[int, int]
 
 
-def plan_length(config: RunConfig, world_size: int, checkpoint: CheckpointInfo | None) -> RunLength:
-    """The length of a run; one that is resumed from `checkpoint` keeps its global batch by default.
+def plan_length(config: RunConfig, num_replicas: int, resumed: RunInfo | None) -> RunLength:
+    """The length of a run; one that resumes another keeps its global batch by default.
 
     Raises:
         UserError: a batch below the number of replicas, or warmup for all the steps.
     """
     training = config.training
-    num_replicas = config.parallel.data_parallel_size(world_size)
-    if checkpoint is None:
+    if resumed is None:
         batch_size = training.batch_size(num_replicas)
         train_iters = training.num_steps(batch_size)
         num_samples = train_iters * batch_size
@@ -58,13 +57,13 @@ def plan_length(config: RunConfig, world_size: int, checkpoint: CheckpointInfo |
             train_iters=train_iters,
             schedule=config.optim.schedule(num_samples, batch_size),
         )
-    before = batch_size_of(checkpoint)
+    before = batch_size_of(resumed)
     if training.global_batch_size is None and before is not None:
         if before != training.micro_batch_size * num_replicas:
             info(f"--global-batch-size {before}, as in the run that is resumed")
         training = dataclasses.replace(training, global_batch_size=before)
     batch_size = training.batch_size(num_replicas)
-    done, consumed = checkpoint.iteration, consumed_samples_of(checkpoint)
+    done, consumed = resumed.iteration, consumed_samples_of(resumed)
     train_iters = training.num_steps(batch_size, done=done, consumed_samples=consumed)
     num_samples = consumed + (train_iters - done) * batch_size
     return RunLength(
@@ -74,20 +73,20 @@ def plan_length(config: RunConfig, world_size: int, checkpoint: CheckpointInfo |
     )
 
 
-def batch_size_of(checkpoint: CheckpointInfo) -> int | None:
+def batch_size_of(run: RunInfo) -> int | None:
     """Examples of one step of the run, even if its flags do not give them."""
-    size = checkpoint.setting("training", "global_batch_size")
+    size = run.setting("training", "global_batch_size")
     if size is None:
-        micro_batch_size = checkpoint.setting("training", "micro_batch_size")
-        size = micro_batch_size * checkpoint.parallel_sizes[2] if type(micro_batch_size) is int else None
+        micro_batch_size = run.setting("training", "micro_batch_size")
+        size = micro_batch_size * run.parallel_sizes[2] if type(micro_batch_size) is int else None
     return size if type(size) is int and size > 0 else None
 
 
-def consumed_samples_of(checkpoint: CheckpointInfo) -> int:
+def consumed_samples_of(run: RunInfo) -> int:
     """Examples of the run's steps so far."""
-    if checkpoint.consumed_samples is not None:
-        return checkpoint.consumed_samples
-    return checkpoint.iteration * (batch_size_of(checkpoint) or 0)
+    if run.consumed_samples is not None:
+        return run.consumed_samples
+    return run.iteration * (batch_size_of(run) or 0)
 
 
 def check_continues(
@@ -108,9 +107,10 @@ def check_continues(
     """
     if config.checkpoint.load_optim:
         _check_optimizer(config, checkpoint)
-    _check_data(fingerprints, checkpoint)
-    _check_split(config.data.split, checkpoint)
-    for change in (*_changed_flags(config, checkpoint), *_changed_schedule(config, checkpoint, length)):
+    run = checkpoint.run
+    _check_data(fingerprints, run)
+    _check_split(config.data.split, run)
+    for change in (*_changed_flags(config, run), *_changed_schedule(config, run, length)):
         warn_once(f"the run is resumed with {change}")
 
 
@@ -125,14 +125,14 @@ def check_contract(now: InferenceContract, then: InferenceContract) -> None:
             raise UserError(f"the run cannot be resumed with another {flag} than it started with; {_NEW_RUN}")
 
 
-def _changed_flags(config: RunConfig, checkpoint: CheckpointInfo) -> Iterator[str]:
+def _changed_flags(config: RunConfig, run: RunInfo) -> Iterator[str]:
     """Each flag that is announced and differs: "--lr 0.1; it started with 0.01"."""
     for group, names in _ANNOUNCED.items():
         flags = getattr(config, group)
         for field in dataclasses.fields(flags):
-            now, before = getattr(flags, field.name), checkpoint.setting(group, field.name)
+            now, before = getattr(flags, field.name), run.setting(group, field.name)
             if field.name == "global_batch_size":
-                before = batch_size_of(checkpoint)
+                before = batch_size_of(run)
             if field.name not in names or before in (None, now):
                 continue
             if isinstance(now, bool):
@@ -146,12 +146,12 @@ def _changed_flags(config: RunConfig, checkpoint: CheckpointInfo) -> Iterator[st
                 yield f"{flag_name(field.name)} {now!r}; it started with {before!r}"
 
 
-def _changed_schedule(config: RunConfig, checkpoint: CheckpointInfo, length: RunLength) -> Iterator[str]:
+def _changed_schedule(config: RunConfig, run: RunInfo, length: RunLength) -> Iterator[str]:
     """What differs in the lengths of the schedule, as far as the learning rate depends on them."""
-    if checkpoint.schedule is None:  # of an earlier version
+    if run.schedule is None:  # of an earlier version
         return
     names = ("warmup",) if config.optim.lr_decay_style == "constant" else ("warmup", "decay")
-    for name, now, before in zip(names, length.schedule, checkpoint.schedule, strict=False):
+    for name, now, before in zip(names, length.schedule, run.schedule, strict=False):
         if now != before:
             yield f"a learning rate whose {name} takes {now} samples; it started with {before}"
 
@@ -162,8 +162,8 @@ def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
     Raises:
         UserError: --bf16 or --use-distributed-optimizer differs.
     """
-    was_bf16, is_bf16 = checkpoint.setting("precision", "bf16") is True, config.precision.bf16
-    was_divided = checkpoint.setting("optim", "use_distributed_optimizer") is True or was_bf16
+    was_bf16, is_bf16 = checkpoint.run.setting("precision", "bf16") is True, config.precision.bf16
+    was_divided = checkpoint.run.setting("optim", "use_distributed_optimizer") is True or was_bf16
     is_divided = divides_optimizer_state(config.optim, config.precision)
     for flag, was, now in (
         ("--bf16", was_bf16, is_bf16),
@@ -176,20 +176,20 @@ def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
             )
 
 
-def _check_data(fingerprints: Sequence[Mapping[str, Any]], checkpoint: CheckpointInfo) -> None:
+def _check_data(fingerprints: Sequence[Mapping[str, Any]], run: RunInfo) -> None:
     """Check that the data sets and their order are those of the run's start; their paths may differ.
 
     Raises:
         UserError: they are not.
     """
-    if checkpoint.data is None:  # of an earlier version
+    if run.data is None:  # of an earlier version
         return
-    if len(fingerprints) != len(checkpoint.data):
+    if len(fingerprints) != len(run.data):
         raise UserError(
             f"the run cannot be resumed with {len(fingerprints)} data sets: it started with "
-            f"{len(checkpoint.data)}; {_NEW_RUN}"
+            f"{len(run.data)}; {_NEW_RUN}"
         )
-    for one, then in zip(fingerprints, checkpoint.data, strict=True):
+    for one, then in zip(fingerprints, run.data, strict=True):
         if one["files"] != then.get("files"):
             raise UserError(
                 f"the run cannot be resumed with other data than it started with: --data-path "
@@ -198,8 +198,8 @@ def _check_data(fingerprints: Sequence[Mapping[str, Any]], checkpoint: Checkpoin
             )
 
 
-def _check_split(split: str, checkpoint: CheckpointInfo) -> None:
-    before = checkpoint.setting("data", "split")
+def _check_split(split: str, run: RunInfo) -> None:
+    before = run.setting("data", "split")
     if isinstance(before, str) and split_fractions(before) != split_fractions(split):
         raise UserError(
             f"the run cannot be resumed with --split {split}: rows that were trained on would be "

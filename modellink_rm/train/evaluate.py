@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from megatron.core.distributed import DistributedDataParallel
 
 from modellink_rm.batching.micro_batches import Packing, micro_batches_of
@@ -21,6 +22,7 @@ def evaluate(
     batch_size: int,
     packing: Packing,
     ranks: Ranks,
+    device: torch.device,
 ) -> Summary:
     """The summary of the examples of `part`, equal on every process; a collective over all processes.
 
@@ -28,7 +30,7 @@ def evaluate(
         chunks: the process's stage or virtual stages.
         batch_size: number of examples that are divided over replicas and micro-batches at a time.
     """
-    sums = no_sums(objective, packing.device)
+    sums = no_sums(objective, device)
     for chunk in chunks:
         chunk.eval()
     with synced_params(chunks):
@@ -37,7 +39,8 @@ def evaluate(
             number, batches = micro_batches_of(examples, packing, ranks)
             if not number:
                 continue  # fewer examples than replicas
-            for scores, batch in forward_scores(chunks, batches, num_micro_batches=number):
+            on_device = (batch.to(device) for batch in batches)
+            for scores, batch in forward_scores(chunks, on_device, num_micro_batches=number):
                 if ranks.reports_scores:
                     sums += sums_of(objective(scores, batch.targets), batch)
     for chunk in chunks:

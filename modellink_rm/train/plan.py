@@ -72,7 +72,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         UserError: the first thing that cannot work.
     """
     objective = choose_objective(config.training.loss_type)
-    config.parallel.data_parallel_size(world_size)
+    num_replicas = config.parallel.data_parallel_size(world_size)
     directories = {
         "--save": config.checkpoint.save,
         "--tensorboard-dir": config.reporting.tensorboard_dir,
@@ -82,7 +82,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     existing = newest_under_save(config.checkpoint)
     source, continues = find_source(config.checkpoint, existing)
     _check_outside_of_checkpoint(directories, source)
-    length = plan_length(config, world_size, source.checkpoint if continues else None)
+    resumed = source.checkpoint.run if source.checkpoint is not None and continues else None
+    length = plan_length(config, num_replicas, resumed)
     check_profile(config, train_iters=length.train_iters, world_size=world_size)
     # The batch as it is in force, so that the checkpoints say it.
     training = dataclasses.replace(config.training, global_batch_size=length.batch_size)

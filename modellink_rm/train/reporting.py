@@ -1,14 +1,99 @@
 """A run's reports: a row per log step and evaluation, to the console, metrics.jsonl and TensorBoard."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from modellink_rm.base.log import info, is_first_process
+from modellink_rm.base.platform import Platform, matmul_flops_per_second
 from modellink_rm.objective.objective import Labels
 from modellink_rm.train.console import make_console
 from modellink_rm.train.metrics_files import METRICS_NAME, MetricsFile, TensorBoard
-from modellink_rm.train.sums import Summary
+from modellink_rm.train.optimizer import TrainState
+from modellink_rm.train.plan import RunPlan
+from modellink_rm.train.sums import Summary, Sums, no_sums, sum_over_processes, summary_of
+
+
+class StepLog:
+    """Adds up the steps between log lines and reports them from the first process."""
+
+    def __init__(self, plan: RunPlan, state: TrainState, platform: Platform) -> None:
+        self._state = state
+        self._platform = platform
+        self._interval = plan.config.reporting.log_interval
+        self._objective = plan.objective
+        self._sums = no_sums(plan.objective, platform.device)
+        self._num_steps = 0
+        self._reporter = None
+        if is_first_process():
+            save = plan.config.checkpoint.save
+            self._reporter = Reporter(
+                directory=Path(save) if save else None,
+                tensorboard_dir=plan.config.reporting.tensorboard_dir,
+                train_iters=plan.train_iters,
+                batch_size=plan.batch_size,
+                resumed_iteration=state.iteration,
+                details=plan.objective.details,
+                labels=plan.objective.labels,
+            )
+        self._matmul_peak = _matmul_peak(platform, plan.config.precision.dtype)
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> "StepLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._reporter is not None:
+            self._reporter.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block whose time does not count as time of the steps."""
+        started = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - started
+
+    def step(self, sums: Sums, *, grad_norm: float, learning_rate: float, ends: bool) -> None:
+        """Take in one step; every process calls it, since log steps reduce the sums over all.
+
+        Args:
+            ends: no step follows.
+        """
+        self._sums += sums
+        self._num_steps += 1
+        iteration = self._state.iteration
+        if self._reporter is not None:
+            self._reporter.step_done(iteration)
+        if iteration % self._interval and not ends:
+            return
+        summary = summary_of(self._sums.over_processes(), self._objective)
+        self._platform.synchronize()
+        seconds = time.perf_counter() - self._started
+        if self._reporter is not None:
+            self._reporter.log_steps(
+                summary,
+                iteration=iteration,
+                consumed_samples=self._state.consumed_samples,
+                learning_rate=learning_rate,
+                grad_norm=grad_norm,
+                seconds=seconds,
+                num_steps=self._num_steps,
+                matmul_peak=self._matmul_peak,
+            )
+        self._sums = no_sums(self._objective, self._platform.device)
+        self._num_steps = 0
+        self._started = time.perf_counter()
+
+    def evaluation(self, summary: Summary | None) -> None:
+        """Report an evaluation if there was one."""
+        if self._reporter is not None and summary is not None:
+            self._reporter.log_evaluation(
+                summary, iteration=self._state.iteration, consumed_samples=self._state.consumed_samples
+            )
 
 
 class Reporter:
@@ -106,3 +191,17 @@ class Reporter:
             self._rows.add(row)
         if self._events is not None:
             self._events.add(row)
+
+
+def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:
+    """FLOP/s that matrix products reach on the devices of all processes together.
+
+    All processes measure at the same time, because they also train at the same time and may share cores.
+    """
+    torch.distributed.barrier()
+    peak = torch.tensor([matmul_flops_per_second(platform.device, dtype)], dtype=torch.float64)
+    total = float(sum_over_processes(peak.to(platform.device)))
+    num_processes = torch.distributed.get_world_size()
+    name = str(dtype).removeprefix("torch.")
+    info(f"matmul peak: {total / num_processes / 1e12:.3g} TFLOP/s a process in {name}")
+    return total

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,11 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from torch import Tensor
 
-from modellink_rm.base.errors import AgreedError
+from modellink_rm.base.errors import AgreedError, listed
 from modellink_rm.base.megatron_compat import single_optimizers
 from modellink_rm.batching.batch import Batch
 from modellink_rm.dataset.example import RowName
 from modellink_rm.model.flops import training_flops
-from modellink_rm.model.shape import ModelShape
 from modellink_rm.objective.objective import Objective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_backward
@@ -42,13 +41,11 @@ class StepLoss:
     """An objective as the loss function of the pipeline.
 
     Attributes:
-        shape: of the model, to count its FLOPs.
         counts_examples: True only on the first context-parallel rank: each rank holds all scores, and the
             gradient of those at its own tokens, but each example must be counted once.
     """
 
     objective: Objective
-    shape: ModelShape
     counts_examples: bool = True
 
     def __call__(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -60,7 +57,7 @@ class StepLoss:
         result = self.objective(scores, batch.targets)
         detached = result.losses.detach()
         kept = {
-            "sums": sums_of(result, batch, flops=training_flops(self.shape, batch)),
+            "sums": sums_of(result, batch),
             "losses": detached,
             "names": batch.names,
         }
@@ -79,19 +76,19 @@ class NonFiniteError(AgreedError):
 
 def train_step(
     state: TrainState,
-    batches: Iterator[Batch],
+    micro_batches: Sequence[Batch],
     loss: StepLoss,
     *,
-    num_micro_batches: int,
     num_examples: int,
     ranks: Ranks,
+    device: torch.device,
 ) -> StepResult:
     """Compute the gradient of the mean over the global batch and update the weights.
 
     Args:
-        batches: micro-batches of this replica, on this device, made as they are taken.
-        num_micro_batches: how many of them, at least one.
+        micro_batches: of this replica, in host memory; at least one.
         num_examples: examples of the global batch, over all replicas.
+        device: to which each micro-batch is moved when the pipeline takes it.
 
     Raises:
         NonFiniteError: on every process, before any weight changes.
@@ -99,7 +96,8 @@ def train_step(
     for chunk in state.model:
         chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
-    kept = forward_backward(state.model, batches, loss, num_micro_batches=num_micro_batches)
+    on_device = (batch.to(device) for batch in micro_batches)
+    kept = forward_backward(state.model, on_device, loss, num_micro_batches=len(micro_batches))
     state.optimizer.prepare_grads()
     grad_norm = gradient_norm(state.optimizer)
     if not math.isfinite(grad_norm):
@@ -109,7 +107,12 @@ def train_step(
     state.scheduler.step(increment=num_examples)
     state.iteration += 1
     state.consumed_samples += num_examples
-    return StepResult(sums=_step_sums(kept, loss.objective, ranks), grad_norm=float(grad_norm))
+    sums = no_sums(loss.objective, device)
+    if ranks.reports_scores:
+        shape = state.model[0].module.spec.shape
+        flops = sum(training_flops(shape, batch) for batch in micro_batches)
+        sums = _total(kept).plus("flops", flops)
+    return StepResult(sums=sums, grad_norm=float(grad_norm))
 
 
 @torch.no_grad()
@@ -139,10 +142,8 @@ def clip_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
             clip_grad_by_total_norm_fp32(parameters, max_norm=max_norm, total_norm=grad_norm)
 
 
-def _step_sums(kept: Sequence[dict[str, Any]], objective: Objective, ranks: Ranks) -> Sums:
-    """Sums over micro-batches; zeros on a process whose scores are not counted."""
-    if not ranks.reports_scores or not kept:
-        return no_sums(objective, torch.device(torch.cuda.current_device()))
+def _total(kept: Sequence[dict[str, Any]]) -> Sums:
+    """The sums of all micro-batches."""
     parts: list[Sums] = [entry["sums"] for entry in kept]
     return Sums(names=parts[0].names, values=torch.stack([part.values for part in parts]).sum(dim=0))
 
@@ -169,14 +170,14 @@ def _describe_non_finite(state: TrainState, kept: Sequence[dict[str, Any]], rank
         where = [rank for rank, (bad, _) in enumerate(found) if bad]
         return (
             f"iteration {iteration}: the loss of {_rows(bad_losses)} is not finite "
-            f"(rank {_some(where)}); no weight was updated"
+            f"(rank {listed(where)}); no weight was updated"
         )
     where = [rank for rank, (_, names) in enumerate(found) if names]
     names = sorted({name for _, names in found for name in names})
     batch = {name for entry in kept for name in entry["names"]}
     return (
         f"iteration {iteration}: the gradient is not finite while every loss is "
-        f"(rank {_some(where)}; first parameter {_some(names)}; {_rows(batch)}); "
+        f"(rank {listed(where)}; first parameter {listed(names)}; {_rows(batch)}); "
         "no weight was updated"
     )
 
@@ -185,10 +186,5 @@ def _rows(names: Iterable[RowName]) -> str:
     """ "rows 3, 5 of data/a and rows 0 of data/b"."""
     by_dataset = itertools.groupby(sorted(set(names)), key=lambda name: name.dataset)
     return " and ".join(
-        f"rows {_some([name.row for name in group])} of {dataset}" for dataset, group in by_dataset
+        f"rows {listed([name.row for name in group])} of {dataset}" for dataset, group in by_dataset
     )
-
-
-def _some(values: Sequence[Any]) -> str:
-    shown = ", ".join(str(value) for value in values[:8])
-    return shown + (f" and {len(values) - 8} more" if len(values) > 8 else "")

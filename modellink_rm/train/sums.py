@@ -28,6 +28,12 @@ class Sums:
         assert self.names == other.names, "sums of two objectives"
         return Sums(names=self.names, values=self.values + other.values)
 
+    def plus(self, name: str, value: float) -> "Sums":
+        """These sums, with `value` added to the one of that name."""
+        values = self.values.clone()
+        values[self.names.index(name)] += value
+        return Sums(names=self.names, values=values)
+
     def over_processes(self) -> dict[str, float]:
         """The sums over every process, by name; a collective over all of them that waits for the device."""
         total = sum_over_processes(self.values)
@@ -62,12 +68,8 @@ def no_sums(objective: Objective, device: torch.device) -> Sums:
     return Sums(names=names, values=torch.zeros(len(names), dtype=torch.float64, device=device))
 
 
-def sums_of(result: ObjectiveResult, batch: Batch, *, flops: int = 0) -> Sums:
-    """The sums of a micro-batch.
-
-    Args:
-        flops: model FLOPs that it took, where they are counted.
-    """
+def sums_of(result: ObjectiveResult, batch: Batch) -> Sums:
+    """The sums of a micro-batch; its FLOPs are added where they are counted."""
     losses = result.losses.detach()
     values = {
         # Filled on the device: torch.tensor would copy from the host and wait for it.
@@ -78,7 +80,7 @@ def sums_of(result: ObjectiveResult, batch: Batch, *, flops: int = 0) -> Sums:
             ("computed", batch.num_computed_tokens),
             ("padding", batch.num_padding),
             ("truncated", batch.num_truncated),
-            ("flops", flops),
+            ("flops", 0),
         )
     }
     values["loss"] = losses.double().sum()

@@ -1,22 +1,18 @@
 """The run: build, load, then step, log, evaluate and save."""
 
 import dataclasses
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from modellink_rm.base.log import info, is_first_process
-from modellink_rm.base.platform import Platform, matmul_flops_per_second
+from modellink_rm.base.log import info
+from modellink_rm.base.platform import Platform
 from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import load_train_state, save_checkpoint
-from modellink_rm.checkpoint.layout import CheckpointInfo, checkpoint_directory
-from modellink_rm.checkpoint.load import check_finite, load_model_weights
+from modellink_rm.checkpoint.layout import RunInfo
+from modellink_rm.checkpoint.load import build_and_load_model, check_finite
 from modellink_rm.dataset.order import SampleOrder
-from modellink_rm.model.build import build_model
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.parallel.groups import Ranks
@@ -33,9 +29,9 @@ from modellink_rm.train.optimizer import (
 )
 from modellink_rm.train.plan import RunPlan
 from modellink_rm.train.profiling import StepTrace, trace_directory
-from modellink_rm.train.reporting import Reporter
+from modellink_rm.train.reporting import StepLog
 from modellink_rm.train.step import StepLoss, train_step
-from modellink_rm.train.sums import Summary, Sums, no_sums, sum_over_processes, summary_of
+from modellink_rm.train.sums import Summary
 
 
 def kernels_of(plan: RunPlan, platform: Platform) -> Kernels:
@@ -59,14 +55,8 @@ def train(
     platform: Platform,
     kernels: Kernels,
     ranks: Ranks,
-    *,
-    metrics_directory: Path | None = None,
 ) -> TrainState:
-    """Train from the current step to the last one; a collective over all processes.
-
-    Args:
-        metrics_directory: where metrics.jsonl goes; --save by default.
-    """
+    """Train from the current step to the last one; a collective over all processes."""
     config = plan.config
     with Leaving(config.training, world_size=ranks.world_size) as leaving:
         state = build_train_state(plan, kernels, ranks)
@@ -74,7 +64,7 @@ def train(
             reached = f"{state.iteration} of {plan.train_iters}"
             info(f"nothing is left to do: the run is already at iteration {reached}")
         else:
-            _take_steps(plan, state, platform, ranks, leaving, metrics_directory)
+            _take_steps(plan, state, platform, ranks, leaving)
     return state
 
 
@@ -84,16 +74,14 @@ def _take_steps(
     platform: Platform,
     ranks: Ranks,
     leaving: Leaving,
-    metrics_directory: Path | None,
 ) -> None:
     """Step, log, evaluate and save to the end, or until the run is to be left."""
     config = plan.config
-    loss = StepLoss(objective=plan.objective, shape=plan.model.shape, counts_examples=ranks.cp_rank == 0)
+    loss = StepLoss(objective=plan.objective, counts_examples=ranks.cp_rank == 0)
     packing = Packing(
         max_tokens=plan.max_tokens,
         divisible_by=config.parallel.tokens_divisible_by(),
         share_prefixes=config.data.prefix_sharing,
-        device=platform.device,
         multiple_of=micro_batches_multiple_of(state.model),
     )
     data = _global_batches(plan, packing, ranks, platform)
@@ -102,18 +90,18 @@ def _take_steps(
     with (
         prefetch(data.after, _samples_before_steps(plan, state), config.data.num_workers) as batches,
         StepTrace(reporting, traces, ranks.rank) as trace,
-        _Log(plan, state, platform, metrics_directory) as log,
+        StepLog(plan, state, platform) as log,
     ):
         for micro_batches in batches:
             trace.before_step(state.iteration)
             learning_rate = current_learning_rate(state)
             result = train_step(
                 state,
-                (batch.to(platform.device) for batch in micro_batches),
+                micro_batches,
                 loss,
-                num_micro_batches=len(micro_batches),
                 num_examples=plan.batch_size,
                 ranks=ranks,
+                device=platform.device,
             )
             trace.after_step(state.iteration)
             is_last = state.iteration == plan.train_iters
@@ -122,7 +110,7 @@ def _take_steps(
             log.step(result.sums, grad_norm=result.grad_norm, learning_rate=learning_rate, ends=ends)
             with log.paused():
                 if _is_due(state.iteration, config.training.eval_interval, is_last):
-                    log.evaluation(_validate(plan, state, packing, ranks))
+                    log.evaluation(_validate(plan, state, packing, ranks, platform.device))
                 if config.checkpoint.save and _is_due(state.iteration, config.checkpoint.save_interval, ends):
                     save(plan, state, ranks)
             if ends and not is_last:
@@ -159,17 +147,17 @@ def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
 def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainState:
     """Model, optimizer and schedule, with what the run starts from or continues with loaded."""
     config, source = plan.config, plan.model.source
-    model = build_model(
-        plan.model.spec,
+    model = build_and_load_model(
+        plan.model,
         model=config.model,
         parallel=config.parallel,
         precision=config.precision,
         kernels=kernels,
         seed=config.training.seed,
-        initialize=source.is_random,
+        ranks=ranks,
+        loads=not plan.continues,
+        verifies=config.checkpoint.verify_checksums,
     )
-    if not plan.continues:
-        load_model_weights(model, source, ranks, verifies=config.checkpoint.verify_checksums)
     wrapped = wrap_for_training(model, optim=config.optim, precision=config.precision)
     optimizer = build_optimizer(wrapped, optim=config.optim, precision=config.precision)
     scheduler = build_scheduler(optimizer, config.optim, plan.length.schedule)
@@ -202,8 +190,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     """Write a checkpoint of the run under --save."""
     assert plan.config.checkpoint.save is not None
     root = Path(plan.config.checkpoint.save)
-    description = CheckpointInfo(
-        path=checkpoint_directory(root, state.iteration),
+    run = RunInfo(
         iteration=state.iteration,
         spec=plan.model.spec,
         parallel_sizes=ranks.sizes,
@@ -218,7 +205,7 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
             chunks=state.model,
             optimizer=state.optimizer,
             scheduler=state.scheduler,
-            description=description,
+            run=run,
             info_files=plan.info_files,
             ranks=ranks,
         )
@@ -226,110 +213,24 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
     return path
 
 
-def _validate(plan: RunPlan, state: TrainState, packing: Packing, ranks: Ranks) -> Summary | None:
+def _validate(
+    plan: RunPlan, state: TrainState, packing: Packing, ranks: Ranks, device: torch.device
+) -> Summary | None:
     """The summary of --eval-iters global batches of the validation part; None if it is empty."""
     training = plan.config.training
     part = plan.blend.valid.first(training.eval_iters * plan.batch_size)
     if not len(part):
         return None
     return evaluate(
-        state.model, part, plan.objective, batch_size=plan.batch_size, packing=packing, ranks=ranks
+        state.model,
+        part,
+        plan.objective,
+        batch_size=plan.batch_size,
+        packing=packing,
+        ranks=ranks,
+        device=device,
     )
 
 
 def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:
     return is_last or bool(interval and iteration % interval == 0)
-
-
-def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:
-    """FLOP/s that matrix products reach on the devices of all processes together.
-
-    All processes measure at the same time, because they also train at the same time and may share cores.
-    """
-    torch.distributed.barrier()
-    peak = torch.tensor([matmul_flops_per_second(platform.device, dtype)], dtype=torch.float64)
-    total = float(sum_over_processes(peak.to(platform.device)))
-    num_processes = torch.distributed.get_world_size()
-    name = str(dtype).removeprefix("torch.")
-    info(f"matmul peak: {total / num_processes / 1e12:.3g} TFLOP/s a process in {name}")
-    return total
-
-
-class _Log:
-    """Adds up the steps between log lines and reports them from the first process."""
-
-    def __init__(
-        self, plan: RunPlan, state: TrainState, platform: Platform, metrics_directory: Path | None
-    ) -> None:
-        self._state = state
-        self._platform = platform
-        self._interval = plan.config.reporting.log_interval
-        self._objective = plan.objective
-        self._sums = no_sums(plan.objective, platform.device)
-        self._num_steps = 0
-        self._reporter = None
-        if is_first_process():
-            save = plan.config.checkpoint.save
-            self._reporter = Reporter(
-                directory=metrics_directory or (Path(save) if save else None),
-                tensorboard_dir=plan.config.reporting.tensorboard_dir,
-                train_iters=plan.train_iters,
-                batch_size=plan.batch_size,
-                resumed_iteration=state.iteration,
-                details=plan.objective.details,
-                labels=plan.objective.labels,
-            )
-        self._matmul_peak = _matmul_peak(platform, plan.config.precision.dtype)
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._reporter is not None:
-            self._reporter.close()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """A block whose time does not count as time of the steps."""
-        started = time.perf_counter()
-        yield
-        self._started += time.perf_counter() - started
-
-    def step(self, sums: Sums, *, grad_norm: float, learning_rate: float, ends: bool) -> None:
-        """Take in one step; every process calls it, since log steps reduce the sums over all.
-
-        Args:
-            ends: no step follows.
-        """
-        self._sums += sums
-        self._num_steps += 1
-        iteration = self._state.iteration
-        if self._reporter is not None:
-            self._reporter.step_done(iteration)
-        if iteration % self._interval and not ends:
-            return
-        summary = summary_of(self._sums.over_processes(), self._objective)
-        self._platform.synchronize()
-        seconds = time.perf_counter() - self._started
-        if self._reporter is not None:
-            self._reporter.log_steps(
-                summary,
-                iteration=iteration,
-                consumed_samples=self._state.consumed_samples,
-                learning_rate=learning_rate,
-                grad_norm=grad_norm,
-                seconds=seconds,
-                num_steps=self._num_steps,
-                matmul_peak=self._matmul_peak,
-            )
-        self._sums = no_sums(self._objective, self._platform.device)
-        self._num_steps = 0
-        self._started = time.perf_counter()
-
-    def evaluation(self, summary: Summary | None) -> None:
-        """Report an evaluation if there was one."""
-        if self._reporter is not None and summary is not None:
-            self._reporter.log_evaluation(
-                summary, iteration=self._state.iteration, consumed_samples=self._state.consumed_samples
-            )

@@ -13,6 +13,7 @@ import pytest
 from modellink_rm.base.flags import build_parser, parse_flags
 from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.commands.registry import COMMANDS as REGISTERED_COMMANDS
+from modellink_rm.commands.score import GROUPS as SCORER_GROUPS
 from modellink_rm.commands.train import GROUPS
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
@@ -21,7 +22,6 @@ from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.handlers import HANDLERS, make_handler
-from modellink_rm.inference.options import GROUPS as SCORER_GROUPS
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.templates.files import definition_of
 from modellink_rm.templates.table import TEMPLATES

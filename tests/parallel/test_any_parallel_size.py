@@ -84,14 +84,12 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
             max_tokens=plan.max_tokens,
             divisible_by=config.parallel.tokens_divisible_by(),
             share_prefixes=share_prefixes,
-            device=platform.device,
             multiple_of=micro_batches_multiple_of(state.model),
         )
         number, batches = micro_batches_of(examples(), packing, ranks)
-        loss = StepLoss(
-            objective=AnyNumberObjective(), shape=plan.model.shape, counts_examples=ranks.cp_rank == 0
-        )
-        kept = forward_backward(state.model, batches, loss, num_micro_batches=number)
+        loss = StepLoss(objective=AnyNumberObjective(), counts_examples=ranks.cp_rank == 0)
+        on_device = (batch.to(platform.device) for batch in batches)
+        kept = forward_backward(state.model, on_device, loss, num_micro_batches=number)
         state.optimizer.prepare_grads()
         grad_norm = float(state.optimizer.get_grad_norm())
         state.optimizer.step_with_ready_grads()

@@ -151,7 +151,7 @@ def test_code_in_a_pickle_of_a_checkpoint_is_not_run(
     assert not (tmp_path / "was run").exists()
     flags = [*arguments, "--load", str(checkpoint), "--prompt-type", "llama2"]
     with pytest.raises(AssertionError, match=r"pickle that names posix\.mkdir"):
-        workers.run(train_part, 1, flags, tmp_path)
+        workers.run(train_part, 1, flags)
     assert not (tmp_path / "was run").exists()
 
 

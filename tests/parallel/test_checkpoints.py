@@ -179,7 +179,7 @@ def test_checkpoint_holds_contract_and_configuration(
 def test_changed_file_of_a_checkpoint_is_named(name: str, half_run: HalfRuns, tmp_path: Path) -> None:
     half_run("one", tmp_path)
     checkpoint = tmp_path / f"iter_{HALF:07d}"
-    assert read_checkpoint_info(checkpoint).iteration == HALF
+    assert read_checkpoint_info(checkpoint).run.iteration == HALF
     content = bytearray((checkpoint / name).read_bytes())
     content[len(content) // 2] ^= 1
     (checkpoint / name).write_bytes(content)

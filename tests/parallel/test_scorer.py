@@ -131,7 +131,7 @@ SEQ_LENGTH = 40  # longer than some of the pairs below and shorter than others
 def scored_results(checkpoint: str, records: list[dict[str, Any]]) -> tuple[bool, list[tuple[Any, bool]]]:
     """Whether a Scorer computes in bfloat16, and of each record its scores and whether it was truncated."""
     from modellink_rm import Scorer
-    from modellink_rm.inference.options import scorer_options
+    from modellink_rm.config.scorer import scorer_options
     from modellink_rm.inference.plan import plan_scoring
     from modellink_rm.inference.result import Scored
     from modellink_rm.records import Record

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from modellink_rm.base.errors import UserError
 from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.dataset.reader import ExampleReader
+from modellink_rm.model.flops import training_flops
 from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.parallel import pipeline
 from modellink_rm.train import step
@@ -96,6 +97,33 @@ def test_read_of_a_score_is_noticed(arguments: list[str], workers: Workers) -> N
     words = [*arguments, "--max-tokens-per-micro-batch", "10000", "--eval-iters", "0"]
     ((passes, _),) = workers.run(reads_of_a_run, 1, words, True)
     assert passes == [2] * NUM_STEPS
+
+
+def flops_of_steps(arguments: list[str]) -> list[tuple[bool, float, int]]:
+    """Of each step: whether this process's scores are counted, the FLOPs it reports, those of its batches."""
+    found = []
+
+    def noted_step(state: Any, micro_batches: Any, *args: Any, **kwargs: Any) -> Any:
+        result = step.train_step(state, micro_batches, *args, **kwargs)
+        reported = result.sums.values[result.sums.names.index("flops")].item()
+        shape = state.model[0].module.spec.shape
+        expected = sum(training_flops(shape, batch) for batch in micro_batches)
+        found.append((kwargs["ranks"].reports_scores, reported, expected))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modellink_rm.train.trainer.train_step", noted_step)
+        train_part(arguments)
+    return found
+
+
+def test_step_reports_the_flops_of_its_micro_batches_once(arguments: list[str], workers: Workers) -> None:
+    flags = ["--pipeline-model-parallel-size", "2", "--max-tokens-per-micro-batch", "60", "--eval-iters", "0"]
+    first, last = workers.run(flops_of_steps, 2, [*arguments, *flags])
+    assert len(first) == len(last) == NUM_STEPS
+    assert all(reported == 0 for _, reported, _ in first)
+    assert all(reported == expected > 0 for _, reported, expected in last)
+    assert [is_counted for is_counted, _, _ in (first[0], last[0])] == [False, True]
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])

@@ -35,17 +35,15 @@ _NAMES_IN_A_MESSAGE = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """How the tensors of a directory match those of the reward model.
+    """How the tensors of a directory differ from those of the reward model; all of it was forgiven.
 
     Attributes:
         missing: tensors of the reward model that the directory does not have.
         unexpected: tensors of the directory that the reward model does not have.
-        forgiven: missing or unexpected tensors that --load-checkpoint-loosely accepts.
     """
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    forgiven: tuple[str, ...]
 
 
 class HuggingFaceWeights:
@@ -192,7 +190,7 @@ def check_names(weights: HuggingFaceWeights, *, loosely: bool) -> LoadReport:
     if len(forgivable) < len(missing) + len(unexpected) or (forgivable and not loosely):
         raise UserError(_names_message(weights.directory, missing, unexpected, forgivable))
     weights.check_shapes()
-    return LoadReport(missing=tuple(missing), unexpected=tuple(unexpected), forgiven=tuple(forgivable))
+    return LoadReport(missing=tuple(missing), unexpected=tuple(unexpected))
 
 
 def _names_message(directory: Path, missing: list[str], unexpected: list[str], forgivable: list[str]) -> str:

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from modellink_rm.base.errors import UserError, run_command
+from modellink_rm.base.errors import UserError, listed, run_command
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [([], ""), (["a"], "a"), ([3, 5], "3, 5"), ([3, 5, 7], "3, 5 and 1 more"), ("abcde", "a, b and 3 more")],
+)
+def test_a_long_list_is_cut_and_its_rest_counted(values, text):
+    assert listed(values, most=2) == text
 
 
 def outcome(capsys, error):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import IgnoredFlag, flag, groups_of, parse_flags
+from modellink_rm.base.flags import IgnoredFlag, check_minimums, flag, groups_of, parse_flags
 from modellink_rm.base.log import warn_once
 
 
@@ -13,7 +13,7 @@ from modellink_rm.base.log import warn_once
 class Shape:
     """Shape of a thing."""
 
-    num_sides: int = flag(help="how many")
+    num_sides: int = flag(minimum=3, help="how many")
     scale: float | None = flag(None, help="100% is 1.0")
     is_closed: bool = flag(True, help="leave it open")
     is_filled: bool = flag(False, help="fill it")
@@ -23,15 +23,18 @@ class Shape:
     names: tuple[str, ...] = flag((), help="what it is called")
 
     def __post_init__(self) -> None:
-        if self.num_sides < 3:
-            raise UserError(f"--num-sides must be at least 3, got {self.num_sides}")
+        check_minimums(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
     """Paper."""
 
-    width: int = flag(10, help="in cm")
+    width: int = flag(10, minimum=0, help="in cm")
+    height: float | None = flag(None, minimum=1, help="in cm")
+
+    def __post_init__(self) -> None:
+        check_minimums(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,25 @@ def test_fields_are_flags_with_their_defaults() -> None:
     shape, paper = parse("--num-sides", "4")
     assert shape == Shape(num_sides=4)
     assert paper == Paper(width=10)
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "rule"),
+    [
+        ("--num-sides", "2", "must be at least 3, got 2"),
+        ("--width", "-1", "must not be negative, got -1"),
+        ("--height", "0.5", "must be at least 1, got 0.5"),
+    ],
+)
+def test_value_below_its_minimum_is_refused(word: str, value: str, rule: str) -> None:
+    with pytest.raises(UserError, match=f"^{word} {rule}$"):
+        parse("--num-sides", "4", word, value)
+
+
+def test_minimum_is_allowed_and_a_number_that_is_none_is_not() -> None:
+    assert parse("--num-sides", "3", "--width", "0", "--height", "1")[1] == Paper(width=0, height=1.0)
+    with pytest.raises(UserError, match="--height must be at least 1, got nan"):
+        Paper(height=float("nan"))
 
 
 def test_values_are_of_the_fields_types() -> None:

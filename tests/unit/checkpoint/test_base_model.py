@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from modellink_rm.checkpoint.base_model import base_model_files
-from modellink_rm.checkpoint.layout import CheckpointInfo
+from modellink_rm.checkpoint.layout import CheckpointInfo, RunInfo
 from modellink_rm.checkpoint.source import ModelSource, open_source
 from modellink_rm.model.spec import ModelSpec
 from tests.tiny_data import write_tokenizer
@@ -31,7 +31,8 @@ def test_config_and_tokenizer_of_the_base_model_are_kept_and_handed_on(tmp_path:
         (saved / name).write_bytes(content)
     assert source.hugging_face is not None
     spec = ModelSpec(shape=source.hugging_face.shape, padded_vocab_size=320)
-    checkpoint = CheckpointInfo(path=saved, iteration=1, spec=spec, parallel_sizes=(1, 1, 1, 1), config={})
+    run = RunInfo(iteration=1, spec=spec, parallel_sizes=(1, 1, 1, 1), config={})
+    checkpoint = CheckpointInfo(path=saved, run=run)
     assert base_model_files(ModelSource(checkpoint=checkpoint)) == files
 
 

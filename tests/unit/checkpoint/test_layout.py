@@ -14,6 +14,7 @@ from modellink_rm.checkpoint.layout import (
     LATEST_NAME,
     RUN_NAME,
     CheckpointInfo,
+    RunInfo,
     latest_checkpoint,
     read_checkpoint_info,
 )
@@ -48,13 +49,12 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def info_in(directory: Path) -> CheckpointInfo:
     spec = ModelSpec(shape=SHAPE, padded_vocab_size=32, post_layer_norm=False, head_bias=True)
-    return CheckpointInfo(
-        path=directory, iteration=3, spec=spec, parallel_sizes=(1, 2, 1, 1), config={"optim": {"lr": 0.1}}
-    )
+    run = RunInfo(iteration=3, spec=spec, parallel_sizes=(1, 2, 1, 1), config={"optim": {"lr": 0.1}})
+    return CheckpointInfo(path=directory, run=run)
 
 
 def write(directory: Path, edit: Callable[[dict[str, Any]], object] = lambda values: None) -> None:
-    values = json.loads(info_in(directory).to_json())
+    values = json.loads(info_in(directory).run.to_json())
     edit(values)
     (directory / RUN_NAME).write_text(json.dumps(values))
     (directory / FILES_NAME).write_bytes(files_json(describe_files(directory, [directory / RUN_NAME])))
@@ -104,7 +104,7 @@ def test_unknown_field_is_reported_and_ignored(
 
 def test_field_with_a_default_may_be_missing(tmp_path: Path) -> None:
     write(tmp_path, lambda values: values["spec"].pop("head_bias"))
-    assert not read_checkpoint_info(tmp_path).spec.head_bias
+    assert not read_checkpoint_info(tmp_path).run.spec.head_bias
 
 
 @pytest.mark.parametrize("value", [[], {"spec": 1}, {"spec": {}}, {"spec": {"shape": []}}])
@@ -139,7 +139,7 @@ def test_files_of_tensors_are_left_to_be_verified_as_they_are_loaded(tmp_path: P
     tensors.write_bytes(b"weights")
     (tmp_path / FILES_NAME).write_bytes(files_json(describe_files(tmp_path, [tmp_path / RUN_NAME, tensors])))
     tensors.write_bytes(b"WEIGHTS")
-    assert read_checkpoint_info(tmp_path).iteration == 3
+    assert read_checkpoint_info(tmp_path).run.iteration == 3
     tensors.write_bytes(b"weight")
     with pytest.raises(UserError, match="has 6 bytes; 7 were written"):
         read_checkpoint_info(tmp_path)

@@ -1,5 +1,6 @@
 """Whatever the small files of a checkpoint hold: it is read, or refused in one line; never a traceback."""
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -17,7 +18,6 @@ from modellink_rm.checkpoint.files import FILES_NAME, describe_files, files_json
 from modellink_rm.checkpoint.layout import (
     LATEST_NAME,
     RUN_NAME,
-    CheckpointInfo,
     latest_checkpoint,
     read_checkpoint_info,
 )
@@ -55,10 +55,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """run.json as it is written today, and its files.json."""
     directory = tmp_path_factory.mktemp("odd") / "iter_0000002"
     shutil.copytree(CHECKPOINT, directory)
-    info = read_checkpoint_info(directory)
+    run = read_checkpoint_info(directory).run
     data = ({"prefix": "a", "num_rows": 1, "files": {"x": "y"}},)
-    today = {**vars(info), "schedule": (0, 8), "consumed_samples": 4, "data": data}
-    (directory / RUN_NAME).write_bytes(CheckpointInfo(**today).to_json())
+    today = dataclasses.replace(run, schedule=(0, 8), consumed_samples=4, data=data)
+    (directory / RUN_NAME).write_bytes(today.to_json())
     describe_again(directory)
     return directory
 
@@ -72,7 +72,7 @@ def describe_again(directory: Path) -> None:
 def read_and_go_on(directory: Path) -> None:
     """Use a checkpoint as a plan does."""
     checkpoint = read_checkpoint_info(directory)
-    length = plan_length(CONFIG, 1, checkpoint)
+    length = plan_length(CONFIG, 1, checkpoint.run)
     check_continues(CONFIG, checkpoint, length=length, fingerprints=[FINGERPRINT])
 
 

@@ -34,20 +34,20 @@ def assert_rows_equal(got: list[dict[str, Any]], expected: list[dict[str, Any]])
 
 
 def test_version_1_says_what_it_said() -> None:
-    checkpoint = read_checkpoint_info(CHECKPOINT)
-    assert (checkpoint.iteration, checkpoint.parallel_sizes) == (2, (1, 1, 1, 1))
-    assert checkpoint.spec.padded_vocab_size == 304
-    assert checkpoint.spec.head_bias
-    assert not checkpoint.spec.post_layer_norm
-    assert checkpoint.spec.shape.add_qkv_bias
+    run = read_checkpoint_info(CHECKPOINT).run
+    assert (run.iteration, run.parallel_sizes) == (2, (1, 1, 1, 1))
+    assert run.spec.padded_vocab_size == 304
+    assert run.spec.head_bias
+    assert not run.spec.post_layer_norm
+    assert run.spec.shape.add_qkv_bias
 
 
 def test_version_1_continues_with_its_losses(workers: Workers, tmp_path: Path) -> None:
     run = run_training(workers, 1, RUN.split(), tmp_path)
     assert_rows_equal(run.rows, EXPECTED["rows"])
     # What is saved now is of today's version, and has what that one did not.
-    saved = read_checkpoint_info(tmp_path / "iter_0000004")
-    assert saved.spec == read_checkpoint_info(CHECKPOINT).spec
+    saved = read_checkpoint_info(tmp_path / "iter_0000004").run
+    assert saved.spec == read_checkpoint_info(CHECKPOINT).run.spec
 
 
 def test_version_1_scores_as_it_did(workers: Workers, tmp_path: Path) -> None:

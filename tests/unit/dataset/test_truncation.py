@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modellink_rm.dataset.example import Response
-from modellink_rm.dataset.truncation import TruncationCount, lengths_to_keep, truncate
+from modellink_rm.dataset.truncation import lengths_to_keep, truncate
 
 
 @pytest.mark.parametrize(
@@ -51,34 +51,33 @@ def test_short_responses_are_not_truncated() -> None:
     responses = (response(range(4), range(10, 14)), response(range(4), range(20, 22)))
     for mode in ("right", "keep-ends"):
         for seq_length in (8, 9, 100):
-            kept, count = truncate(responses, seq_length, mode, num_closing_tokens=1)
+            kept, is_truncated = truncate(responses, seq_length, mode, num_closing_tokens=1)
             assert kept is responses
-            assert count == TruncationCount()
-            assert not count.is_truncated
+            assert not is_truncated
 
 
-def test_a_prompt_that_stays_whole_is_not_counted_as_cut() -> None:
+def test_a_prompt_that_needs_no_cut_stays_whole() -> None:
     responses = (response(range(2), range(10, 20)), response(range(2), range(20, 30)))
-    kept, count = truncate(responses, 8, "right", num_closing_tokens=1)
+    kept, is_truncated = truncate(responses, 8, "right", num_closing_tokens=1)
     assert parts(kept) == [([0, 1], list(range(10, 16))), ([0, 1], list(range(20, 26)))]
-    assert count == TruncationCount(num_prompts_cut=0, num_responses_cut=2)
+    assert is_truncated
 
 
 def test_right_cuts_prompt_and_longer_answer_at_their_right() -> None:
     responses = (response(range(8), range(10, 18)), response(range(8), range(20, 23)))
-    kept, count = truncate(responses, 8, "right", num_closing_tokens=1)
+    kept, is_truncated = truncate(responses, 8, "right", num_closing_tokens=1)
     assert parts(kept) == [([0, 1, 2, 3], [10, 11, 12, 13]), ([0, 1, 2, 3], [20, 21, 22])]
-    assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=1)
+    assert is_truncated
 
 
 def test_keep_ends_takes_the_middle_of_a_prompt_and_spares_closing_tokens() -> None:
     responses = (response(range(9), range(10, 19)), response(range(9), range(20, 23)))
-    kept, count = truncate(responses, 10, "keep-ends", num_closing_tokens=2)
+    kept, is_truncated = truncate(responses, 10, "keep-ends", num_closing_tokens=2)
     assert parts(kept) == [
         ([0, 1, 6, 7, 8], [10, 11, 12, 17, 18]),
         ([0, 1, 6, 7, 8], [20, 21, 22]),
     ]
-    assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=1)
+    assert is_truncated
 
 
 def test_keep_ends_without_closing_tokens_cuts_an_answer_at_its_right() -> None:
@@ -87,16 +86,16 @@ def test_keep_ends_without_closing_tokens_cuts_an_answer_at_its_right() -> None:
 
 
 def test_only_the_prompt_is_cut_where_answers_are_short() -> None:
-    kept, count = truncate((response(range(20), [90, 91]),), 10, "right", num_closing_tokens=1)
+    kept, is_truncated = truncate((response(range(20), [90, 91]),), 10, "right", num_closing_tokens=1)
     assert parts(kept) == [(list(range(8)), [90, 91])]
-    assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=0)
+    assert is_truncated
 
 
 def test_prompts_that_differ_are_cut_by_the_lengths_of_the_longest() -> None:
     responses = (response(range(30), [90, 91]), response(range(5), [80]))
-    kept, count = truncate(responses, 10, "right", num_closing_tokens=1)
+    kept, is_truncated = truncate(responses, 10, "right", num_closing_tokens=1)
     assert parts(kept) == [(list(range(8)), [90, 91]), (list(range(5)), [80])]
-    assert count == TruncationCount(num_prompts_cut=1, num_responses_cut=0)
+    assert is_truncated
 
 
 @given(
@@ -110,13 +109,13 @@ def test_nothing_is_longer_than_the_cutoff_and_prompts_stay_shared(
     prompt: Any, answers: Any, cutoff: int, closing: int, mode: str
 ) -> None:
     responses = tuple(response(range(prompt), range(100, 100 + length)) for length in answers)
-    kept, count = truncate(responses, cutoff, mode, num_closing_tokens=closing)
+    kept, is_truncated = truncate(responses, cutoff, mode, num_closing_tokens=closing)
     assert all(len(r.input_ids) <= cutoff for r in kept)
     assert len({tuple(ids) for ids, _ in parts(kept)}) == 1
     changed = [
         old.input_ids.tolist() != new.input_ids.tolist() for old, new in zip(responses, kept, strict=True)
     ]
-    assert count.is_truncated == any(changed)
+    assert is_truncated == any(changed)
     for length, (_, answer) in zip(answers, parts(kept), strict=True):
         if mode == "keep-ends" and 0 < closing <= len(answer):
             assert answer[-closing:] == list(range(100, 100 + length))[-closing:]

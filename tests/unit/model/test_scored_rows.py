@@ -39,8 +39,8 @@ def rows_and_gradients(tp_size: int, flags: str, has_head_norm: bool) -> dict[st
     parallel, platform = ParallelConfig(tensor_model_parallel_size=tp_size), detect_platform()
     found, weights = {}, None
     with process_groups(parallel, platform, seed=1) as ranks:
-        packing = Packing(max_tokens=100, divisible_by=1, share_prefixes=True, device=platform.device)
-        (batch,) = micro_batches_of(EXAMPLES, packing, ranks)[1]
+        packing = Packing(max_tokens=100, divisible_by=1, share_prefixes=True)
+        (batch,) = (one.to(platform.device) for one in micro_batches_of(EXAMPLES, packing, ranks)[1])
         for kind, layer in layers.items():
             family = f"{kind}_{has_head_norm}"
             if family not in FAMILIES:

@@ -85,7 +85,8 @@ def outcomes() -> dict[tuple[str, str], str]:
 def checkpoint_of(config: RunConfig, **values: Any) -> CheckpointInfo:
     """A checkpoint of a run of that configuration."""
     flags = json.loads(json.dumps(dataclasses.asdict(config)))
-    return dataclasses.replace(read_checkpoint_info(CHECKPOINT), config=flags, **values)
+    saved = read_checkpoint_info(CHECKPOINT)
+    return dataclasses.replace(saved, run=dataclasses.replace(saved.run, config=flags, **values))
 
 
 def another(value: Any) -> Any:
@@ -105,7 +106,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def go_on(config: RunConfig, checkpoint: CheckpointInfo, fingerprints: Any = ()) -> None:
-    length = plan_length(config, 1, checkpoint)
+    length = plan_length(config, 1, checkpoint.run)
     training = dataclasses.replace(config.training, global_batch_size=length.batch_size)
     config = dataclasses.replace(config, training=training)
     check_continues(config, checkpoint, length=length, fingerprints=fingerprints)
@@ -127,7 +128,7 @@ def test_a_flag_of_another_value_is_treated_as_the_table_says(
 ) -> None:
     config = config_of()
     checkpoint = checkpoint_of(config)
-    checkpoint.config[group][name] = another(getattr(getattr(config, group), name))
+    checkpoint.run.config[group][name] = another(getattr(getattr(config, group), name))
     said = outcomes()[group, name]
     if said == REFUSED:
         with pytest.raises(UserError) as refused:
@@ -160,8 +161,8 @@ def test_the_batch_is_by_default_that_of_the_run_that_goes_on() -> None:
     began = dataclasses.replace(began, training=dataclasses.replace(began.training, micro_batch_size=4))
     now = dataclasses.replace(began, training=dataclasses.replace(began.training, micro_batch_size=8))
     for checkpoint in (checkpoint_of(began), checkpoint_of(began, parallel_sizes=(2, 1, 1, 1))):
-        assert plan_length(now, 1, checkpoint).batch_size == 4
-    assert plan_length(now, 1, checkpoint_of(began, parallel_sizes=(1, 1, 3, 1))).batch_size == 12
+        assert plan_length(now, 1, checkpoint.run).batch_size == 4
+    assert plan_length(now, 1, checkpoint_of(began, parallel_sizes=(1, 1, 3, 1)).run).batch_size == 12
     assert plan_length(now, 1, None).batch_size == 8
 
 
@@ -175,8 +176,8 @@ def test_samples_to_train_on_count_those_of_another_batch_before() -> None:
     began, now = run_config([*words.split(), "4"]), run_config([*words.split(), "8"])
     checkpoint = checkpoint_of(began, iteration=10, consumed_samples=40)
     # 40 samples in 10 steps, 56 in 7 more, and no 8 are left.
-    assert plan_length(now, 1, checkpoint).train_iters == 17
-    assert plan_length(began, 1, checkpoint).train_iters == 25
+    assert plan_length(now, 1, checkpoint.run).train_iters == 17
+    assert plan_length(began, 1, checkpoint.run).train_iters == 25
 
 
 @pytest.mark.parametrize(

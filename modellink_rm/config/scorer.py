@@ -1,4 +1,4 @@
-"""The groups of flags of a scorer, also as keywords."""
+"""All groups of flags of a scorer, also as keywords."""
 
 import dataclasses
 import json
@@ -32,9 +32,6 @@ class ScorerOptions:
         return ModelConfig(**dataclasses.asdict(self.overrides))
 
 
-GROUPS = groups_of(ScorerOptions)
-
-
 def scorer_options(load: str, keywords: Mapping[str, Any]) -> ScorerOptions:
     """Options from keywords: `micro_batch_size=4` means --micro-batch-size 4.
 
@@ -48,14 +45,15 @@ def scorer_options(load: str, keywords: Mapping[str, Any]) -> ScorerOptions:
     values = {"load": load, **keywords}
     if isinstance(values.get("map_keys"), Mapping):
         values["map_keys"] = json.dumps(values["map_keys"])
-    fields = {one.name: one for group in GROUPS.values() for one in dataclasses.fields(group)}
+    groups = groups_of(ScorerOptions)
+    fields = {one.name: one for group in groups.values() for one in dataclasses.fields(group)}
     for name, value in values.items():
         if name not in fields:
             raise UserError(unknown_name_message("option", name, fields))
         choices = fields[name].metadata["choices"]
         if choices is not None and value is not None and value not in choices:
             raise UserError(unknown_name_message(flag_name(name), str(value), choices))
-    return ScorerOptions(**{name: _filled(group, values) for name, group in GROUPS.items()})
+    return ScorerOptions(**{name: _filled(group, values) for name, group in groups.items()})
 
 
 def _filled(group: type[Any], values: Mapping[str, Any]) -> Any:
