@@ -26,6 +26,10 @@ def has_type(value: Any, hint: Any) -> bool:
         return type(value) in (int, float)
     if hint in (int, bool, str, type(None)):
         return type(value) is hint
+    if dataclasses.is_dataclass(hint):
+        return isinstance(value, dict | hint)
+    if origin is typing.Literal:
+        return value in arguments
     return origin not in (tuple, dict)
 
 
@@ -44,17 +48,29 @@ def check_types(kind: type, values: dict[str, Any]) -> None:
 def known_fields(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
     """The values of the fields of a dataclass; others, of a later package, cause a warning and are ignored.
 
+    A list becomes a tuple where the field is one, and an object a dataclass, in the same way.
+
     Args:
         where: the file, as the warning calls it.
 
     Raises:
-        TypeError: a value is of another type than its field.
+        TypeError: a value is of another type than its field, or an object lacks a field.
     """
     check_types(kind, values)
+    hints = typing.get_type_hints(kind)
     names = {field.name for field in dataclasses.fields(kind)}
     unknown = ", ".join(sorted(set(values) - names))
     if unknown:
         warn_once(
             f"{where}: {' '.join(unknown.split())} is unknown to this version of modellink-rm and is ignored"
         )
-    return {name: value for name, value in values.items() if name in names}
+    return {name: _converted(value, hints[name], where) for name, value in values.items() if name in names}
+
+
+def _converted(value: Any, hint: Any, where: str) -> Any:
+    for kind in typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
+        if isinstance(value, list) and typing.get_origin(kind) is tuple:
+            return tuple(value)
+        if isinstance(value, dict) and isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            return kind(**known_fields(kind, value, where))
+    return value

@@ -20,15 +20,15 @@ from modellink_rm.checkpoint.files import (
     check_sizes,
     read_files,
 )
-from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 
 LATEST_NAME = "latest_checkpointed_iteration.txt"
 RUN_NAME = "run.json"
 # Of run.json and what lies beside it. Raised when a reader of the number before would misread a checkpoint,
 # as it would one whose model has a part that it does not know; a new field that may be ignored does not
-# raise it. Version 1 did not say its number; in version 2 files.json had no checksum of tensors, nor its own.
-FORMAT_VERSION = 3
+# raise it. Version 1 did not say its number; in version 2 files.json had no checksum of tensors, nor its own;
+# version 4 has parts of models that earlier ones do not know, as the scaling of rotary angles.
+FORMAT_VERSION = 4
 _MOST_DIGITS = 18  # of an iteration
 
 
@@ -176,13 +176,7 @@ def _read_run(directory: Path, values: dict[str, Any], version: int) -> RunInfo:
     if version == 1:
         spec = {name: values.pop(name) for name in ("padded_vocab_size", "post_layer_norm", "head_bias")}
         values["spec"] = {"shape": values.pop("shape"), **spec}
-    spec, where = values["spec"], f"{directory / RUN_NAME}"
-    shape = ModelShape(**known_fields(ModelShape, spec["shape"], where))
-    known = known_fields(RunInfo, values, where)
-    known["spec"] = ModelSpec(**{**known_fields(ModelSpec, spec, where), "shape": shape})
-    for name in ("parallel_sizes", "schedule", "data"):
-        if known.get(name) is not None:
-            known[name] = tuple(known[name])
+    known = known_fields(RunInfo, values, f"{directory / RUN_NAME}")
     if known["iteration"] < 0 or min(known["parallel_sizes"]) < 1:
         raise ValueError(f"iteration {known['iteration']}, parallel_sizes {known['parallel_sizes']}")
     return RunInfo(**known)

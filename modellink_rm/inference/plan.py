@@ -9,6 +9,7 @@ from modellink_rm.config.score import ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.inference.reader import RecordReader
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
+from modellink_rm.model.fits import check_length_fits_shape
 from modellink_rm.parallel.groups import world_size_from_environment
 from modellink_rm.templates.choice import find_template, kept_template
 from modellink_rm.templates.table import Template
@@ -55,10 +56,9 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
             f"the tokenizer {tokenizer.name} is not the one that {scorer.load} was trained with; leave the "
             "tokenizer's flags out to use that one"
         )
-    longest = model.shape.max_position_embeddings
+    longest = model.shape.longest_sequence
     seq_length = scorer.seq_length or (contract.seq_length if contract is not None else longest)
-    if seq_length > longest:
-        raise UserError(f"--seq-length {seq_length} is above the model's --max-position-embeddings {longest}")
+    check_length_fits_shape(seq_length, model.shape)
     inputs = RecordTokenizer(
         reader=reader,
         template=template,

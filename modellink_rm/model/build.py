@@ -53,6 +53,7 @@ def transformer_config(
         kv_channels=shape.kv_channels,
         layernorm_epsilon=shape.norm_epsilon,
         add_qkv_bias=shape.add_qkv_bias,
+        qk_layernorm=bool(shape.qk_norm),  # with it the norms' gradients are summed over tensor parallelism
         rotary_interleaved=shape.rotary_interleaved,
         add_bias_linear=False,
         normalization="RMSNorm",

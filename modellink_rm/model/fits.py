@@ -59,8 +59,23 @@ def check_data_fits_shape(data: DataConfig, shape: ModelShape) -> None:
     Raises:
         UserError: --seq-length is above the maximum.
     """
-    if data.seq_length > shape.max_position_embeddings:
+    check_length_fits_shape(data.seq_length, shape)
+
+
+def check_length_fits_shape(seq_length: int, shape: ModelShape) -> None:
+    """Check that the model supports sequences of `seq_length` tokens.
+
+    Raises:
+        UserError: it is above the maximum.
+    """
+    if shape.longest_sequence < seq_length <= shape.max_position_embeddings:
+        assert shape.rope_scaling is not None
         raise UserError(
-            f"--seq-length {data.seq_length} is above the model's --max-position-embeddings "
+            f"--seq-length {seq_length} is above {shape.longest_sequence}, where the rope_scaling of kind "
+            f"{shape.rope_scaling.kind} begins, which depends on the length of each sequence; lower it"
+        )
+    if seq_length > shape.max_position_embeddings:
+        raise UserError(
+            f"--seq-length {seq_length} is above the model's --max-position-embeddings "
             f"{shape.max_position_embeddings}; lower it, or give the flag if the model supports more"
         )

@@ -1,8 +1,10 @@
 """The shape of a reward model, which the weights determine."""
 
 import dataclasses
+from typing import Literal
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.model.rope import RopeScaling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,9 @@ class ModelShape:
         vocab_size: rows of the embedding in the weights, before any padding.
         rotary_percent: the share of each head that is rotated.
         rotary_interleaved: channel pairs are (0, 1), (2, 3), ... as in GLM, not (0, d/2), (1, d/2 + 1), ...
+        rope_scaling: how the frequencies of rotary angles differ from base^(-2i/d).
+        qk_norm: queries and keys are normed before the rotation: "head" each head on its own, "all" over the
+            channels of all heads together, "" not at all.
     """
 
     family: str
@@ -33,6 +38,8 @@ class ModelShape:
     rotary_percent: float
     rotary_interleaved: bool
     add_qkv_bias: bool
+    rope_scaling: RopeScaling | None = None
+    qk_norm: Literal["", "head", "all"] = ""
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built.
@@ -63,10 +70,33 @@ class ModelShape:
                 f"{self.rotary_percent})"
             )
 
+        self._check_scaling()
+
+    def _check_scaling(self) -> None:
+        scaling, num_frequencies = self.rope_scaling, self.rotary_channels // 2
+        if scaling is None:
+            return
+        if scaling.kind == "longrope":
+            for factors in (scaling.short_factors, scaling.long_factors):
+                if len(factors) != num_frequencies:
+                    raise UserError(
+                        f"rope_scaling has {len(factors)} factors for {num_frequencies} frequencies of a head"
+                    )
+        if scaling.kind == "dynamic" and num_frequencies < 2:
+            raise UserError("rope_scaling of kind dynamic needs heads of more than 2 rotated channels")
+
     @property
     def rotary_channels(self) -> int:
         """Channels of each head that are rotated."""
         return int(self.kv_channels * self.rotary_percent)
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest sequence; a longer one has no angles that other sequences can share."""
+        scaling = self.rope_scaling
+        if scaling is None or not scaling.depends_on_length:
+            return self.max_position_embeddings
+        return min(self.max_position_embeddings, scaling.original_positions)
 
     @property
     def heads_per_group(self) -> int:

@@ -22,8 +22,7 @@ from modellink_rm.model.spec import HEAD_PREFIX
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CHECKSUMS_FILE = "modellink_rm_checksums.json"  # beside what this package wrote
-# transformers' *ForSequenceClassification keeps the head among the weights, LLaMA-Factory beside them.
-SCORE_NAME = "score.weight"
+# A family's own class keeps the head among the weights (`TensorTable.head`), LLaMA-Factory beside them.
 VALUE_HEAD_FILE = "value_head.safetensors"
 VALUE_HEAD_WEIGHT = "v_head.summary.weight"
 VALUE_HEAD_BIAS = "v_head.summary.bias"
@@ -128,13 +127,13 @@ class HuggingFaceWeights:
         Raises:
             UserError: two heads, a head for several labels, or one of another size.
         """
-        if SCORE_NAME in self._files and self._value_head is not None:
+        name = self.tensors.head_name
+        if name in self._files and self._value_head is not None:
             raise UserError(
-                f"{self.directory} has two reward heads, {SCORE_NAME} and {VALUE_HEAD_FILE}; "
-                "take one of them away"
+                f"{self.directory} has two reward heads, {name} and {VALUE_HEAD_FILE}; take one of them away"
             )
-        if SCORE_NAME in self._files:
-            return self._head_tensor(self._files[SCORE_NAME], SCORE_NAME), None
+        if name in self._files:
+            return self._head_tensor(self._files[name], name), None
         if self._value_head is None:
             return None
         has_bias = VALUE_HEAD_BIAS in self._value_head.keys()  # noqa: SIM118 -- no mapping
@@ -183,27 +182,31 @@ def check_names(weights: HuggingFaceWeights, *, loosely: bool) -> LoadReport:
     if weights.head() is None:
         missing.append(HEAD_NAME)
     unexpected = sorted(
-        name for name in present - expected - {SCORE_NAME} if not name.endswith(weights.tensors.buffers)
+        name
+        for name in present - expected - {weights.tensors.head_name}
+        if not name.endswith(weights.tensors.buffers)
     )
     lm_head = weights.tensors.name(weights.tensors.lm_head)
     forgivable = [name for name in (*missing, *unexpected) if name in (HEAD_NAME, lm_head)]
     if len(forgivable) < len(missing) + len(unexpected) or (forgivable and not loosely):
-        raise UserError(_names_message(weights.directory, missing, unexpected, forgivable))
+        raise UserError(_names_message(weights, missing, unexpected, forgivable))
     weights.check_shapes()
     return LoadReport(missing=tuple(missing), unexpected=tuple(unexpected))
 
 
-def _names_message(directory: Path, missing: list[str], unexpected: list[str], forgivable: list[str]) -> str:
+def _names_message(
+    weights: HuggingFaceWeights, missing: list[str], unexpected: list[str], forgivable: list[str]
+) -> str:
     parts = []
     if missing:
         parts.append(f"missing {_listed(missing)}")
     if unexpected:
         parts.append(f"unexpected {_listed(unexpected)}")
     if HEAD_NAME in forgivable:
-        parts.append(f"the head is looked for as {SCORE_NAME} and in {VALUE_HEAD_FILE}")
+        parts.append(f"the head is looked for as {weights.tensors.head_name} and in {VALUE_HEAD_FILE}")
     if forgivable:
         parts.append(f"--load-checkpoint-loosely forgives only {_listed(forgivable)}")
-    return f"{directory} does not hold a reward model of its config.json: {'; '.join(parts)}"
+    return f"{weights.directory} does not hold a reward model of its config.json: {'; '.join(parts)}"
 
 
 def _listed(names: list[str]) -> str:

@@ -24,7 +24,6 @@ from modellink_rm.checkpoint.files import describe_files, files_json
 from modellink_rm.checkpoint.hf.directory import (
     CHECKSUMS_FILE,
     INDEX_FILE,
-    SCORE_NAME,
     SINGLE_FILE,
     VALUE_HEAD_BIAS,
     VALUE_HEAD_FILE,
@@ -142,7 +141,7 @@ def _plan_files(spec: ModelSpec, parameters: Mapping[str, Tensor], max_shard_byt
             num_bytes = sum(torch.Size(shape).numel() for shape in shapes.values()) * parameter.element_size()
             items.append(_File((name,), tuple(shapes), num_bytes))
         elif name == f"{HEAD_PREFIX}weight" and not _value_head(parameters):
-            items.append(_File((name,), (SCORE_NAME,), parameter.numel() * parameter.element_size()))
+            items.append(_File((name,), (table.head_name,), parameter.numel() * parameter.element_size()))
     files: list[_File] = []
     for item in items:
         if files and files[-1].num_bytes + item.num_bytes <= max_shard_bytes:
@@ -179,7 +178,7 @@ def _tensors_of(
     for name in file.engine_names:
         parameter = parameters[name].detach()
         if name.startswith(HEAD_PREFIX):
-            yield SCORE_NAME, parameter.cpu().clone()
+            yield table.head_name, parameter.cpu().clone()
             continue
         plans = [
             tensor_plan(name, spec, table, tp_rank=rank, tp_size=ranks.tp_size)

@@ -1,11 +1,11 @@
 """Functions that read fields of a config.json and report wrong ones."""
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.family import Config
+from modellink_rm.model.rope import Rope
 from modellink_rm.model.shape import ModelShape
 
 _TRANSFORMERS_FIELDS = {
@@ -17,9 +17,6 @@ _TRANSFORMERS_FIELDS = {
     "max_position_embeddings": int,
     "rms_norm_eps": float,
 }
-# transformers' default of rope_theta, for files older than the field; Llama 2's has none.
-_ROPE_THETA = 10000.0
-_ROPE_FIELDS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 
 
 def check_values(config: Config, supported: Mapping[str, tuple[Any, ...]]) -> None:
@@ -51,46 +48,6 @@ def numbers_of(config: Config, names: Mapping[str, type]) -> dict[str, Any]:
     return {name: kind(config[name]) for name, kind in names.items()}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rope:
-    """Rotary settings.
-
-    Attributes:
-        theta: base of the angles.
-        partial_factor: the share of each head that is rotated.
-    """
-
-    theta: float
-    partial_factor: float
-
-
-def rope_of(config: Config, *, partial_factor: float = 1.0) -> Rope:
-    """The rotary settings: `rope_parameters` of transformers 5, or rope_theta and rope_scaling before.
-
-    Args:
-        partial_factor: the share of a head that is rotated if the config does not say.
-    Raises:
-        UserError: the config has a scaling, or rotary settings by layer.
-    """
-    settings = dict(config)
-    for field in ("rope_scaling", "rope_parameters"):
-        parameters = config.get(field) or {}
-        if not isinstance(parameters, Mapping):
-            raise UserError(f"{field} must be an object, got {parameters!r}")
-        kind = parameters.get("rope_type", parameters.get("type", "default"))
-        unknown = {name for name, value in parameters.items() if value is not None} - _ROPE_FIELDS
-        if kind != "default" or unknown:
-            raise UserError(
-                f"{field} {parameters!r} changes the model's numbers and is not supported; only rope_type "
-                "'default' with rope_theta is"
-            )
-        settings.update(parameters)
-    numbers = {"rope_theta": _ROPE_THETA, "partial_rotary_factor": partial_factor}
-    numbers |= {name: settings[name] for name in numbers if settings.get(name) is not None}
-    numbers = numbers_of({**config, **numbers}, dict.fromkeys(numbers, float))
-    return Rope(theta=numbers["rope_theta"], partial_factor=numbers["partial_rotary_factor"])
-
-
 def transformers_shape(
     config: Config,
     *,
@@ -98,6 +55,7 @@ def transformers_shape(
     num_query_groups: int,
     add_qkv_bias: bool,
     rotary_interleaved: bool = False,
+    qk_norm: Literal["", "head", "all"] = "",
 ) -> ModelShape:
     """The shape, from the fields that the Llama-like families of transformers share.
 
@@ -128,17 +86,20 @@ def transformers_shape(
         rotary_percent=rope.partial_factor,
         rotary_interleaved=rotary_interleaved,
         add_qkv_bias=add_qkv_bias,
+        rope_scaling=rope.scaling,
+        qk_norm=qk_norm,
     )
-
-
-def whole_rope(config: Config) -> Rope:
-    """The rotary settings of a family that rotates whole heads."""
-    rope = rope_of(config)
-    check_values({"partial_rotary_factor": rope.partial_factor}, {"partial_rotary_factor": (1.0,)})
-    return rope
 
 
 def key_value_heads(config: Config) -> int:
     """num_key_value_heads, which must be given."""
     # Required, because the default of transformers differs between these families.
     return int(numbers_of(config, {"num_key_value_heads": int})["num_key_value_heads"])
+
+
+def check_full_attention(config: Config) -> None:
+    """Refuse windows in the fields of Qwen's families."""
+    check_values(config, {"use_sliding_window": (None, False)})
+    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
+    if kinds:
+        raise UserError(f"layer_types {', '.join(sorted(kinds))} is not supported; only full_attention is")

@@ -2,9 +2,10 @@
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.family import Config, Family
-from modellink_rm.model.families.fields import check_values, key_value_heads, rope_of, transformers_shape
+from modellink_rm.model.families.fields import check_values, key_value_heads, transformers_shape
 from modellink_rm.model.families.llama import LAYER, NAMES
 from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.rotary_fields import rope_of
 from modellink_rm.model.families.tensors import decoder_tensors
 from modellink_rm.model.shape import ModelShape
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 from modellink_rm.model.families.family import Config, Family
-from modellink_rm.model.families.fields import check_values, numbers_of, transformers_shape, whole_rope
+from modellink_rm.model.families.fields import check_values, numbers_of, transformers_shape
 from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.rotary_fields import whole_rope
 from modellink_rm.model.families.tensors import decoder_tensors
 from modellink_rm.model.shape import ModelShape
 

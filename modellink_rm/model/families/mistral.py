@@ -2,9 +2,10 @@
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.family import Config, Family
-from modellink_rm.model.families.fields import key_value_heads, transformers_shape, whole_rope
+from modellink_rm.model.families.fields import key_value_heads, transformers_shape
 from modellink_rm.model.families.llama import LLAMA_TENSORS
 from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.rotary_fields import whole_rope
 from modellink_rm.model.shape import ModelShape
 
 

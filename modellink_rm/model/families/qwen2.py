@@ -1,18 +1,21 @@
 """Qwen2 and Qwen2.5 (transformers 5, models/qwen2)."""
 
-from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.family import Config, Family
-from modellink_rm.model.families.fields import check_values, key_value_heads, transformers_shape, whole_rope
+from modellink_rm.model.families.fields import (
+    check_full_attention,
+    check_values,
+    key_value_heads,
+    transformers_shape,
+)
 from modellink_rm.model.families.llama import LLAMA_TENSORS
 from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.rotary_fields import whole_rope
 from modellink_rm.model.shape import ModelShape
 
 
 def _qwen2_shape(config: Config) -> ModelShape:
-    check_values(config, {"use_sliding_window": (None, False), "use_mrope": (None, False)})
-    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
-    if kinds:
-        raise UserError(f"layer_types {', '.join(sorted(kinds))} is not supported; only full_attention is")
+    check_values(config, {"use_mrope": (None, False)})
+    check_full_attention(config)
     return transformers_shape(
         config, rope=whole_rope(config), num_query_groups=key_value_heads(config), add_qkv_bias=True
     )

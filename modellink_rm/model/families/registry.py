@@ -10,6 +10,13 @@ from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import check_values
 from modellink_rm.model.shape import ModelShape
 
+# Dropout in config.json, which flags of the run decide.
+_DROPOUT_FLAGS = {
+    "attention_dropout": "--attention-dropout",
+    "hidden_dropout": "--hidden-dropout",
+    "embd_pdrop": "--hidden-dropout",
+    "resid_pdrop": "--hidden-dropout",
+}
 # The user does not type a model_type: a similar one is a different model.
 FAMILIES: Registry[Family] = Registry(
     "model_type",
@@ -40,8 +47,7 @@ def shape_from_config(config: Config) -> ModelShape:
     """
     family = family_of(config)
     check_values(config, {"quantization_config": (None,)})
-    for name in ("attention_dropout", "hidden_dropout"):
+    for name, flag in _DROPOUT_FLAGS.items():
         if config.get(name):
-            flag = name.replace("_", "-")
-            warn_once(f"{name} {config[name]} of config.json is ignored: --{flag} sets it")
+            warn_once(f"{name} {config[name]} of config.json is ignored: {flag} sets it")
     return family.read_shape(config)

@@ -52,6 +52,11 @@ def hidden_vector(shape: ModelShape) -> RowOrder:
     return RowOrder(sizes=(shape.hidden_size,), columns=None, order=((0, shape.hidden_size),))
 
 
+def head_vector(shape: ModelShape) -> RowOrder:
+    """A number for each channel of a head, whole on every rank: the weight of a norm of queries or keys."""
+    return RowOrder(sizes=(shape.kv_channels,), columns=None, order=((0, shape.kv_channels),))
+
+
 def query_key_value(shape: ModelShape) -> RowOrder:
     """All query heads, all keys, all values; in the engine ordered by group."""
     channels, groups = shape.kv_channels, shape.num_query_groups
@@ -65,6 +70,12 @@ def query_key_value(shape: ModelShape) -> RowOrder:
     return RowOrder(
         sizes=(queries, keys, keys), columns=shape.hidden_size, order=tuple(order), divided="rows"
     )
+
+
+def query_key_value_by_group(shape: ModelShape) -> RowOrder:
+    """For each group its query heads, its key and its value in one tensor: the engine's own order."""
+    rows = (shape.num_attention_heads + 2 * shape.num_query_groups) * shape.kv_channels
+    return RowOrder(sizes=(rows,), columns=shape.hidden_size, order=((0, rows),), divided="rows")
 
 
 def attention_out(shape: ModelShape) -> RowOrder:
@@ -116,6 +127,7 @@ class TensorTable:
         layer: the tensors of every layer.
         lm_head: the language-model head, which a reward model does not have.
         buffers: endings of names that are computed, not loaded.
+        head: the reward head.
     """
 
     prefix: str
@@ -123,10 +135,16 @@ class TensorTable:
     layer: tuple[StoredTensor, ...]
     lm_head: str
     buffers: tuple[str, ...]
+    head: str = "score"
 
     def name(self, template: str, *, layer: int = 0, kind: str = "weight") -> str:
         """The full name of a stored tensor: "model.layers.3.self_attn.q_proj.bias"."""
         return f"{template.format(prefix=self.prefix, layer=layer)}.{kind}"
+
+    @property
+    def head_name(self) -> str:
+        """The full name of the reward head's weight."""
+        return self.name(self.head)
 
     @property
     def embedding_name(self) -> str:
@@ -148,8 +166,16 @@ def decoder_tensors(
     mlp_output: str,
     lm_head: str,
     buffers: tuple[str, ...],
+    head: str = "score",
+    query_key_value_order: RowOrderOf = query_key_value,
+    more_of_layer: tuple[StoredTensor, ...] = (),
 ) -> TensorTable:
-    """The table of a decoder whose layers are norm, attention, norm and gated MLP, from its names."""
+    """The table of a decoder whose layers are norm, attention, norm and gated MLP, from its names.
+
+    Args:
+        query_key_value_order: order of the rows of `qkv`.
+        more_of_layer: further tensors of every layer, such as `head_norms`.
+    """
     return TensorTable(
         prefix=prefix,
         ends=(
@@ -159,7 +185,10 @@ def decoder_tensors(
         layer=(
             StoredTensor(engine="input_layernorm", names=(input_norm,), row_order=hidden_vector),
             StoredTensor(
-                engine="self_attention.linear_qkv", names=qkv, row_order=query_key_value, bias="add_qkv_bias"
+                engine="self_attention.linear_qkv",
+                names=qkv,
+                row_order=query_key_value_order,
+                bias="add_qkv_bias",
             ),
             StoredTensor(
                 engine="self_attention.linear_proj", names=(attention_output,), row_order=attention_out
@@ -167,7 +196,17 @@ def decoder_tensors(
             StoredTensor(engine="pre_mlp_layernorm", names=(mlp_norm,), row_order=hidden_vector),
             StoredTensor(engine="mlp.linear_fc1", names=gate_and_up, row_order=gate_up),
             StoredTensor(engine="mlp.linear_fc2", names=(mlp_output,), row_order=mlp_out),
+            *more_of_layer,
         ),
         lm_head=lm_head,
         buffers=buffers,
+        head=head,
+    )
+
+
+def head_norms(query: str, key: str, *, row_order: RowOrderOf = head_vector) -> tuple[StoredTensor, ...]:
+    """The weights of the norms of queries and of keys, from their names."""
+    return (
+        StoredTensor(engine="self_attention.q_layernorm", names=(query,), row_order=row_order),
+        StoredTensor(engine="self_attention.k_layernorm", names=(key,), row_order=row_order),
     )

@@ -47,13 +47,14 @@ def decoder_layer(
 
     Args:
         norm: before attention, and before the MLP.
-        head_norm: of each head's queries and keys, before the rotation; if any. A family that has it sets
-            qk_layernorm in its `engine_fields`, for the sum of its gradients over tensor parallelism.
+        head_norm: of queries and keys before the rotation, where the shape's `qk_norm` says so; by default
+            `norm`.
         activation: of the MLP, [..., 2f] -> [..., f].
         core_attention: rotates queries and keys, and attends.
         add_to_residual: adds the output of attention or MLP to the residual.
     """
     linears = linears or Linears()
+    head_norm = (head_norm or norm) if spec.shape.qk_norm else None
     self_attention = ModuleSpec(
         module=ScoredRowsAttention if scores_rows else SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from modellink_rm.model.layers.frequencies import frequencies
 from modellink_rm.model.shape import ModelShape
 
 
@@ -15,12 +16,13 @@ class RotaryAngles(nn.Module):
 
     def __init__(self, shape: ModelShape, device: torch.device | None = None) -> None:
         super().__init__()
-        width = int(shape.kv_channels * shape.rotary_percent)
-        exponents = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
+        scaling = shape.rope_scaling
+        rates = frequencies(shape.rotary_base, shape.rotary_channels, scaling)
         self.inverse_frequencies: Tensor
-        self.register_buffer("inverse_frequencies", 1.0 / shape.rotary_base**exponents, persistent=False)
+        self.register_buffer("inverse_frequencies", rates.to(device), persistent=False)
+        self.attention_factor = 1.0 if scaling is None else scaling.attention_factor
 
     def forward(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, each float32 [t, 1, kv_channels * rotary_percent / 2], of position_ids [t]."""
+        """Cosine and sine, each float32 [t, 1, rotary_channels / 2], of position_ids [t]."""
         angles = torch.outer(position_ids.float(), self.inverse_frequencies)[:, None]
-        return angles.cos(), angles.sin()
+        return angles.cos() * self.attention_factor, angles.sin() * self.attention_factor

@@ -1,5 +1,6 @@
 """run.json: what is older is read, what is newer is refused or told of."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from modellink_rm.checkpoint.layout import (
     latest_checkpoint,
     read_checkpoint_info,
 )
+from modellink_rm.model.rope import RopeScaling
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 
@@ -65,6 +67,35 @@ def test_what_is_written_is_read_again(tmp_path: Path, warnings: list[str]) -> N
     assert read_checkpoint_info(tmp_path) == info_in(tmp_path)
     assert json.loads((tmp_path / RUN_NAME).read_text())["format_version"] == FORMAT_VERSION
     assert warnings == []
+
+
+def test_scaling_of_rotary_angles_is_read_again(tmp_path: Path, warnings: list[str]) -> None:
+    scaling = RopeScaling(
+        kind="longrope", original_positions=32, short_factors=(1.0, 1.5, 2.0), long_factors=(1.0, 2.5, 4.0)
+    )
+    shape = dataclasses.replace(SHAPE, rope_scaling=scaling, qk_norm="head")
+    info = info_in(tmp_path)
+    info = dataclasses.replace(info, spec=dataclasses.replace(info.spec, shape=shape))
+    write(tmp_path, lambda values: values.update(json.loads(info.to_json())))
+    assert read_checkpoint_info(tmp_path).spec == info.spec
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"kind": "spiral", "original_positions": 8},
+        {"kind": "linear"},
+        {"kind": "linear", "original_positions": 8, "factor": "2"},
+        {"kind": "linear", "original_positions": 8, "factor": -1},
+        [1],
+        "linear",
+    ],
+)
+def test_scaling_that_is_none_is_damage(scaling: Any, tmp_path: Path) -> None:
+    write(tmp_path, lambda values: values["spec"]["shape"].update(rope_scaling=scaling))
+    with pytest.raises(UserError, match="damaged"):
+        read_checkpoint_info(tmp_path)
 
 
 def test_newer_format_is_refused_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:

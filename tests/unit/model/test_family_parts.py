@@ -54,7 +54,7 @@ def modules_of_a_family_with_parts() -> dict[str, Any]:
         layer=layer,
         final_norm=OffsetNorm,
         rotary=SlowAngles,
-        engine_fields=lambda shape: {"qk_layernorm": True},
+        engine_fields=lambda shape: {"attention_softmax_in_fp32": False},
     )
     if "of_these_tests" not in FAMILIES:
         FAMILIES.add(family, "of_these_tests")
@@ -70,7 +70,7 @@ def modules_of_a_family_with_parts() -> dict[str, Any]:
             initialize=True,
         )
         kinds = {name: type(module).__name__ for name, module in model.named_modules()}
-        return {**kinds, "numbers": numbers, "qk_layernorm": model.config.qk_layernorm}
+        return {**kinds, "numbers": numbers, "softmax_in_fp32": model.config.attention_softmax_in_fp32}
 
 
 def test_parts_of_a_family_are_those_of_its_model(workers: Workers) -> None:
@@ -82,4 +82,4 @@ def test_parts_of_a_family_are_those_of_its_model(workers: Workers) -> None:
     assert found["decoder.final_layernorm"] == "OffsetNorm"
     assert found["rotary"] == "SlowAngles"
     assert found["numbers"] == [(0, False), (1, True)]
-    assert found["qk_layernorm"] is True
+    assert found["softmax_in_fp32"] is False

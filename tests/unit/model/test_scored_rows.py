@@ -1,7 +1,6 @@
 """The last layer, computed for scored rows only, against the engine's own layer for all tokens."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import pytest
@@ -26,15 +25,13 @@ def rows_and_gradients(tp_size: int, flags: str, has_head_norm: bool) -> dict[st
     from modellink_rm.model.config import Kernels
     from modellink_rm.model.families.registry import FAMILIES
     from modellink_rm.model.layers.block import decoder_layer
-    from modellink_rm.model.layers.norm import RMSNorm
     from modellink_rm.model.resolve import resolve_shape
     from modellink_rm.model.spec import ModelSpec
     from modellink_rm.parallel.groups import process_groups
 
-    make = functools.partial(decoder_layer, head_norm=RMSNorm if has_head_norm else None)
     layers: dict[str, Any] = {
-        "scored_rows": make,
-        "all_tokens": lambda spec, number, *, scores_rows: make(spec, number, scores_rows=False),
+        "scored_rows": decoder_layer,
+        "all_tokens": lambda spec, number, *, scores_rows: decoder_layer(spec, number, scores_rows=False),
     }
     parallel, platform = ParallelConfig(tensor_model_parallel_size=tp_size), detect_platform()
     found, weights = {}, None
@@ -42,10 +39,10 @@ def rows_and_gradients(tp_size: int, flags: str, has_head_norm: bool) -> dict[st
         packing = Packing(max_tokens=100, divisible_by=1, share_prefixes=True)
         (batch,) = (one.to(platform.device) for one in micro_batches_of(EXAMPLES, packing, ranks)[1])
         for kind, layer in layers.items():
-            family = f"{kind}_{has_head_norm}"
-            if family not in FAMILIES:
-                FAMILIES.add(dataclasses.replace(FAMILIES["llama"], layer=layer), family)
-            shape = dataclasses.replace(resolve_shape(parsed(TINY + flags), None), family=family)
+            if kind not in FAMILIES:
+                FAMILIES.add(dataclasses.replace(FAMILIES["llama"], layer=layer), kind)
+            shape = resolve_shape(parsed(TINY + flags), None)
+            shape = dataclasses.replace(shape, family=kind, qk_norm="head" if has_head_norm else "")
             (model,) = build_model(
                 ModelSpec(shape=shape, padded_vocab_size=320),
                 model=ModelConfig(init_method_std=0.2),

@@ -1,0 +1,173 @@
+"""Tiny models of every family: a published config.json with small sizes and random weights.
+
+A family is an entry of `CASES`. Its model is transformers' own, or one that computes the same; the files
+have the names and the config.json that its authors publish.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, LlamaConfig
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
+# What becomes of a published config's sizes, where it names them.
+TINY: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "torch_dtype": "float32",
+}
+# Large, so that attention is not nearly even and a wrong angle shows.
+WEIGHT_STD = 0.15
+Tensors = dict[str, torch.Tensor]
+
+
+def own_config(config: Mapping[str, Any]) -> PreTrainedConfig:
+    """transformers' configuration of that model_type."""
+    return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+
+
+def own_names(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """The tensors as transformers stores them."""
+    return tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyCase:
+    """A family's tiny model.
+
+    Attributes:
+        published: name of a file in tests/fixtures/configs, without ".json".
+        changes: fields of the tiny model, in addition to `TINY`.
+        reference: transformers' configuration of a model that computes the same.
+        stored: the tensors of that model -> as the family stores them. Gradients are converted too, so it may
+            only rename, cut and join.
+    """
+
+    published: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    reference: Callable[[Mapping[str, Any]], PreTrainedConfig] = own_config
+    stored: Callable[[Tensors, Mapping[str, Any]], Tensors] = own_names
+
+    def published_config(self) -> dict[str, Any]:
+        """The whole config.json."""
+        config: dict[str, Any] = json.loads((CONFIGS / f"{self.published}.json").read_text())
+        return config
+
+    def tiny_config(self) -> dict[str, Any]:
+        """The published config.json with small sizes."""
+        config = self.published_config()
+        return {**config, **{name: TINY[name] for name in TINY if name in config}, **self.changes}
+
+    def model(self) -> PreTrainedModel:
+        """transformers' model with one label, norms and biases off 1 and 0, in float32 and eval mode."""
+        config = self.reference(self.tiny_config())
+        config.num_labels = 1
+        config.initializer_range = WEIGHT_STD
+        torch.manual_seed(1234)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config).float().eval()
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1 or "norm" in name:
+                parameter.data.add_(torch.randn(parameter.shape) * 0.1)
+        return model
+
+    def write(self, directory: Path, tensors: Tensors) -> None:
+        """A directory of tensors with the names of the reference model, in the family's own form."""
+        directory.mkdir(parents=True, exist_ok=True)
+        config = self.tiny_config()
+        (directory / "config.json").write_text(json.dumps(config, indent=2))
+        stored = {name: tensor.contiguous().clone() for name, tensor in self.stored(tensors, config).items()}
+        save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def _internlm2_reference(config: Mapping[str, Any]) -> PreTrainedConfig:
+    return LlamaConfig.from_dict({**config, "model_type": "llama"})
+
+
+def _internlm2_tensors(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """InternLM2's names; queries, keys and values in one tensor, group by group."""
+    names = {
+        "model.embed_tokens": "model.tok_embeddings",
+        "score": "v_head",
+        "self_attn.o_proj": "attention.wo",
+        "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "feed_forward.w1",
+        "mlp.up_proj": "feed_forward.w3",
+        "mlp.down_proj": "feed_forward.w2",
+    }
+    stored: Tensors = {}
+    for name, tensor in tensors.items():
+        if "q_proj" in name:
+            parts = [tensors[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            by_group = [part.unflatten(0, (config["num_key_value_heads"], -1)) for part in parts]
+            stored[name.replace("self_attn.q_proj", "attention.wqkv")] = torch.cat(by_group, 1).flatten(0, 1)
+        elif "k_proj" not in name and "v_proj" not in name:
+            for old, new in names.items():
+                name = name.replace(old, new)
+            stored[name] = tensor
+    return stored
+
+
+# Positions at which the tests' sequences, of up to 90 tokens, meet every kind of frequency.
+_LLAMA3_ROPE = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_LLAMA3_ROPE |= {"original_max_position_embeddings": 64}
+_YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+def _long_factors(num_frequencies: int) -> dict[str, Any]:
+    return {
+        "type": "longrope",
+        "short_factor": [1.0 + 0.05 * number for number in range(num_frequencies)],
+        "long_factor": [1.0 + 0.7 * number for number in range(num_frequencies)],
+    }
+
+
+CASES: dict[str, FamilyCase] = {
+    "llama-2": FamilyCase(published="llama-2-7b"),
+    "llama-3.1": FamilyCase(
+        published="llama-3.1-8b-instruct", changes={"rope_scaling": {**_LLAMA3_ROPE, "factor": 8.0}}
+    ),
+    "llama-3.2": FamilyCase(
+        published="llama-3.2-3b-instruct", changes={"rope_scaling": {**_LLAMA3_ROPE, "factor": 32.0}}
+    ),
+    "llama-linear": FamilyCase(
+        published="llama-2-7b", changes={"rope_scaling": {"type": "linear", "factor": 4.0}}
+    ),
+    "mistral": FamilyCase(published="mistral-7b-v0.3"),
+    "qwen2": FamilyCase(published="qwen2-7b"),
+    "qwen2.5-yarn": FamilyCase(published="qwen2.5-7b-instruct-yarn", changes={"rope_scaling": _YARN}),
+    "qwen3": FamilyCase(published="qwen3-8b"),
+    "glm": FamilyCase(published="glm-4-9b-chat-hf"),
+    "internlm2": FamilyCase(
+        published="internlm2-7b-reward", reference=_internlm2_reference, stored=_internlm2_tensors
+    ),
+    "phi-3-128k": FamilyCase(
+        published="phi-3-mini-128k-instruct",
+        changes={"original_max_position_embeddings": 128, "rope_scaling": _long_factors(4)},
+    ),
+    "phi-4": FamilyCase(published="phi-4", changes={"original_max_position_embeddings": 256}),
+    "phi-4-mini": FamilyCase(
+        published="phi-4-mini-instruct",
+        changes={
+            "hidden_size": 128,
+            "original_max_position_embeddings": 128,
+            "rope_scaling": _long_factors(6),
+        },
+    ),
+}
