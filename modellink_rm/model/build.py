@@ -55,6 +55,10 @@ def transformer_config(
         add_qkv_bias=shape.add_qkv_bias,
         qk_layernorm=bool(shape.qk_norm),  # with it the norms' gradients are summed over tensor parallelism
         rotary_interleaved=shape.rotary_interleaved,
+        windows=shape.windows or (None,) * shape.num_layers,
+        attention_softcap=shape.attention_softcap,
+        attention_sinks=shape.attention_sinks,
+        softmax_scale=shape.softmax_scale,
         add_bias_linear=False,
         normalization="RMSNorm",
         gated_linear_unit=True,

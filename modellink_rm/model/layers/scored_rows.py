@@ -88,8 +88,7 @@ class ScoredRowsAttention(SelfAttention):
             rows: hidden states of the scored rows, after the norm, [n, 1, h].
             packed_seq_params: the layout.
         """
-        tokens, scored = packed_seq_params.tokens, packed_seq_params.scored
-        assert tokens is not None
+        tokens, scored = packed_seq_params.tokens[self.core_attention.window], packed_seq_params.scored
         assert scored is not None
         if self.config.num_query_groups < self.world_size:
             # Several ranks share a key/value head, so no rank has separate rows of the weight for keys
