@@ -18,7 +18,8 @@ def forward_flops(shape: ModelShape, batch: Batch) -> int:
 
     For each token a layer takes 2 h (q + 2 kv) for the projections to queries, keys and values, 2 q h
     for the attention output, 6 h f for the gated MLP, and 4 q for each token that it sees, in the layer's
-    window if it has one (scores and weighted values). The last layer computes keys and values of all tokens, the rest for scored tokens only.
+    window if it has one (scores and weighted values). The last layer computes keys and values of all tokens,
+    the rest for scored tokens only.
     """
     hidden = shape.hidden_size
     queries = shape.num_attention_heads * shape.kv_channels

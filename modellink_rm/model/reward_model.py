@@ -67,7 +67,7 @@ class RewardModel(MegatronModule):
             config,
             spec=TransformerBlockSubmodules(
                 layer_specs=[
-                    family.layer(spec, number, scores_rows=number == spec.shape.num_layers - 1)
+                    family.layer(spec, number, scores_rows=number == spec.shape.num_layers - 1, config=config)
                     for number in layers
                 ],
                 layer_norm=family.final_norm if spec.post_layer_norm else None,

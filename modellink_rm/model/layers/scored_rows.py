@@ -28,7 +28,10 @@ class ScoredRowsLayer(TransformerLayer):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self.pre_mlp_layernorm.weight.sequence_parallel = False
+        for module in (self.pre_mlp_layernorm, self.self_attn_bda, self.mlp_bda):
+            if isinstance(module, torch.nn.Module):  # and not a function without weights
+                for weight in module.parameters():
+                    weight.sequence_parallel = False  # type: ignore[attr-defined]
         for linear in (self.self_attention.linear_proj, self.mlp.linear_fc1, self.mlp.linear_fc2):
             linear.sequence_parallel = False
         self.mlp.linear_fc1.allreduce_dgrad = self.tp_group.size() > 1
