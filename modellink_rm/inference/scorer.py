@@ -53,7 +53,14 @@ class Scorer:
         options = plan.options
         platform = detect_platform(options.parallel.distributed_backend)
         precision = PrecisionConfig(bf16=plan.bf16)
-        kernels = choose_kernels(options.kernels, platform, dtype=precision.dtype, dropout=0.0, num_steps=0)
+        kernels = choose_kernels(
+            options.kernels,
+            platform,
+            shape=plan.model.spec.shape,
+            dtype=precision.dtype,
+            dropout=0.0,
+            num_steps=0,
+        )
         seed = options.scorer.seed
         self._device = platform.device
         with ExitStack() as resources:

@@ -53,8 +53,12 @@ def transformer_config(
         kv_channels=shape.kv_channels,
         layernorm_epsilon=shape.norm_epsilon,
         add_qkv_bias=shape.add_qkv_bias,
-        qk_layernorm=bool(shape.qk_norm),  # with it the norms' gradients are summed over tensor parallelism
+        qk_layernorm=shape.qk_norm == "head",  # sums the gradients of its copies over tensor parallelism
         rotary_interleaved=shape.rotary_interleaved,
+        windows=shape.windows or (None,) * shape.num_layers,
+        attention_softcap=shape.attention_softcap,
+        attention_sinks=shape.attention_sinks,
+        softmax_scale=shape.softmax_scale,
         add_bias_linear=False,
         normalization="RMSNorm",
         gated_linear_unit=True,

@@ -20,6 +20,15 @@ class Kernels:
 
 @dataclass
 class RewardModelConfig(TransformerConfig):
-    """The engine's configuration, which is passed to every module, with our choice of kernels."""
+    """The engine's configuration, which is passed to every module, with settings of our own.
 
+    Attributes:
+        windows: see `ModelShape`; of every layer of the model.
+        attention_softcap: see `ModelShape`.
+        attention_sinks: see `ModelShape`.
+    """
+
+    windows: tuple[int | None, ...] = ()
+    attention_softcap: float | None = None
+    attention_sinks: bool = False
     kernels: Kernels = Kernels(attention="sdpa", compiles_elementwise=False)

@@ -35,6 +35,11 @@ def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> No
         raise UserError(
             f"--tensor-model-parallel-size {tp} and --num-query-groups {groups}: one must divide the other"
         )
+    if shape.qk_norm == "all" and groups % tp:
+        raise UserError(
+            f"--tensor-model-parallel-size {tp} is above the {groups} key heads of a model that norms all of "
+            "them together; lower it"
+        )
 
 
 def check_recompute_fits_shape(

@@ -17,41 +17,47 @@ def forward_flops(shape: ModelShape, batch: Batch) -> int:
     """Model FLOPs of a forward pass: linear layers, attention and the head.
 
     For each token a layer takes 2 h (q + 2 kv) for the projections to queries, keys and values, 2 q h
-    for the attention output, 6 h f for the gated MLP, and 4 q for each token that it sees (scores and
-    weighted values). The last layer computes keys and values of all tokens, the rest for scored tokens only.
+    for the attention output, 6 h f for the gated MLP, and 4 q for each token that it sees, in the layer's
+    window if it has one (scores and weighted values). The last layer computes keys and values of all tokens,
+    the rest for scored tokens only.
     """
     hidden = shape.hidden_size
     queries = shape.num_attention_heads * shape.kv_channels
     keys_and_values = 2 * shape.num_query_groups * shape.kv_channels
     rest = 4 * hidden * queries + 6 * hidden * shape.ffn_hidden_size  # of a token, keys and values apart
 
-    def layers(num_layers: int, *, num_tokens: int, num_seen: int) -> int:
-        return num_layers * (num_tokens * rest + 4 * queries * num_seen)
-
+    *windows, last_window = shape.windows or (None,) * shape.num_layers
+    seen = sum(num_seen(batch, window) * windows.count(window) for window in set(windows))
     num_scored = len(set(batch.scored_positions))
     return (
         shape.num_layers * batch.num_computed_tokens * 2 * hidden * keys_and_values
-        + layers(shape.num_layers - 1, num_tokens=batch.num_computed_tokens, num_seen=num_seen(batch))
-        + layers(1, num_tokens=num_scored, num_seen=num_seen_by_scored(batch))
+        + ((shape.num_layers - 1) * batch.num_computed_tokens + num_scored) * rest
+        + 4 * queries * (seen + num_seen_by_scored(batch, last_window))
         + 2 * hidden * num_scored
     )
 
 
-def num_seen(batch: Batch) -> int:
+def num_seen(batch: Batch, window: int | None = None) -> int:
     """Tokens that each token sees, including itself and its prefix, summed over all tokens but padding."""
     segments = batch.segments[:-1] if batch.num_padding else batch.segments
-    lengths = [segment.end - segment.start for segment in segments]
+
+    def of_first(count: int) -> int:
+        """Of the tokens at the first `count` positions, each of which sees one more than the one before."""
+        growing = count if window is None else min(count, window)
+        return growing * (growing + 1) // 2 + (count - growing) * growing
+
     return sum(
-        length * segment.prefix_length + length * (length + 1) // 2
-        for segment, length in zip(segments, lengths, strict=True)
+        of_first(segment.prefix_length + segment.end - segment.start) - of_first(segment.prefix_length)
+        for segment in segments
     )
 
 
-def num_seen_by_scored(batch: Batch) -> int:
+def num_seen_by_scored(batch: Batch, window: int | None = None) -> int:
     """Tokens that each scored token sees, summed over scored tokens."""
     scored = set(batch.scored_positions)
-    return sum(
+    counts = [
         segment.prefix_length + segment.end - segment.start
         for segment in batch.segments
         if segment.end - 1 in scored
-    )
+    ]
+    return sum(count if window is None else min(count, window) for count in counts)

@@ -59,13 +59,15 @@ class RewardModel(MegatronModule):
         if pre_process:
             self.embedding = family.embedding(config, vocab_size=spec.padded_vocab_size, tp_group=groups.tp)
         self.rotary = family.rotary(spec.shape, device)
+        local_shape = spec.shape.of_local_layers
+        self.local_rotary = None if local_shape is None else family.rotary(local_shape, device)
         first = get_transformer_layer_offset(config, vp_stage)
         layers = range(first, first + get_num_layers_to_build(config, vp_stage))
         self.decoder = TransformerBlock(
             config,
             spec=TransformerBlockSubmodules(
                 layer_specs=[
-                    family.layer(spec, number, scores_rows=number == spec.shape.num_layers - 1)
+                    family.layer(spec, number, scores_rows=number == spec.shape.num_layers - 1, config=config)
                     for number in layers
                 ],
                 layer_norm=family.final_norm if spec.post_layer_norm else None,
@@ -103,7 +105,13 @@ class RewardModel(MegatronModule):
         hidden_states: Tensor | None = None
         if self.pre_process:
             hidden_states = self.embedding(batch.input_ids)
-        layout = layout_of(batch, self.rotary, self.config, with_scores=self.post_process)
+        layout = layout_of(
+            batch,
+            self.rotary,
+            self.config,
+            with_scores=self.post_process,
+            local_rotary=self.local_rotary,
+        )
         output: Tensor = self.decoder(
             hidden_states=hidden_states, attention_mask=None, packed_seq_params=layout
         )

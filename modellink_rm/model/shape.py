@@ -22,6 +22,13 @@ class ModelShape:
         rope_scaling: how the frequencies of rotary angles differ from base^(-2i/d).
         qk_norm: queries and keys are normed before the rotation: "head" each head on its own, "all" over the
             channels of all heads together, "" not at all.
+        windows: of each layer, the number of tokens that a token sees at most, including itself, or None if
+            it sees all earlier ones; empty if no layer has a window.
+        attention_softcap: a logit x of attention becomes softcap * tanh(x / softcap); None for none.
+        softmax_scale: factor of the products of queries and keys; None for kv_channels^(-1/2).
+        attention_sinks: each head has a learned logit that takes a share of its weights.
+        local_rotary_base: of layers with a window, whose angles are not scaled; None if their angles are
+            those of the other layers.
     """
 
     family: str
@@ -40,6 +47,11 @@ class ModelShape:
     add_qkv_bias: bool
     rope_scaling: RopeScaling | None = None
     qk_norm: Literal["", "head", "all"] = ""
+    windows: tuple[int | None, ...] = ()
+    attention_softcap: float | None = None
+    softmax_scale: float | None = None
+    attention_sinks: bool = False
+    local_rotary_base: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built.
@@ -63,13 +75,13 @@ class ModelShape:
             raise UserError(f"the rotary base of a model must be above 0, got {self.rotary_base}")
         if not 0 < self.rotary_percent <= 1:
             raise UserError(f"rotary_percent of a model must lie in (0, 1], got {self.rotary_percent}")
+        self._check_attention()
         if self.rotary_channels < 2 or self.rotary_channels % 2:
             raise UserError(
                 f"the rotated part of a head must be an even number of channels, got "
                 f"{self.rotary_channels} = int(kv_channels {self.kv_channels} * rotary_percent "
                 f"{self.rotary_percent})"
             )
-
         self._check_scaling()
 
     def _check_scaling(self) -> None:
@@ -85,6 +97,16 @@ class ModelShape:
         if scaling.kind == "dynamic" and num_frequencies < 2:
             raise UserError("rope_scaling of kind dynamic needs heads of more than 2 rotated channels")
 
+    def _check_attention(self) -> None:
+        if self.windows and len(self.windows) != self.num_layers:
+            raise UserError(f"a model of {self.num_layers} layers has {len(self.windows)} windows")
+        if min((window for window in self.windows if window is not None), default=1) < 1:
+            raise UserError(f"the windows of a model must be at least 1, got {self.windows}")
+        for name in ("attention_softcap", "softmax_scale", "local_rotary_base"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name} of a model must be above 0, got {value}")
+
     @property
     def rotary_channels(self) -> int:
         """Channels of each head that are rotated."""
@@ -97,6 +119,15 @@ class ModelShape:
         if scaling is None or not scaling.depends_on_length:
             return self.max_position_embeddings
         return min(self.max_position_embeddings, scaling.original_positions)
+
+    @property
+    def of_local_layers(self) -> "ModelShape | None":
+        """The shape with the rotary settings of the layers with a window; None if these are not their own."""
+        if self.local_rotary_base is None:
+            return None
+        return dataclasses.replace(
+            self, rotary_base=self.local_rotary_base, rope_scaling=None, local_rotary_base=None
+        )
 
     @property
     def heads_per_group(self) -> int:

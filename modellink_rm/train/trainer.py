@@ -44,6 +44,7 @@ def kernels_of(plan: RunPlan, platform: Platform) -> Kernels:
     return choose_kernels(
         config.kernels,
         platform,
+        shape=plan.model.spec.shape,
         dtype=config.precision.dtype,
         dropout=config.model.attention_dropout,
         num_steps=plan.train_iters,

@@ -34,6 +34,8 @@ TINY: dict[str, Any] = {
 }
 # Large, so that attention is not nearly even and a wrong angle shows.
 WEIGHT_STD = 0.15
+WINDOW = 16  # of the tests' sequences of up to 90 tokens
+SLIDING, FULL = "sliding_attention", "full_attention"
 Tensors = dict[str, torch.Tensor]
 
 
@@ -150,10 +152,45 @@ CASES: dict[str, FamilyCase] = {
         published="llama-2-7b", changes={"rope_scaling": {"type": "linear", "factor": 4.0}}
     ),
     "mistral": FamilyCase(published="mistral-7b-v0.3"),
+    "mistral-window": FamilyCase(published="mistral-7b-v0.1", changes={"sliding_window": WINDOW}),
+    "ministral": FamilyCase(
+        published="ministral-8b",
+        changes={"sliding_window": WINDOW, "layer_types": [FULL, SLIDING, SLIDING, SLIDING]},
+    ),
     "qwen2": FamilyCase(published="qwen2-7b"),
+    "qwen2-window": FamilyCase(
+        published="qwen2-7b",
+        changes={"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
+    ),
     "qwen2.5-yarn": FamilyCase(published="qwen2.5-7b-instruct-yarn", changes={"rope_scaling": _YARN}),
     "qwen3": FamilyCase(published="qwen3-8b"),
     "glm": FamilyCase(published="glm-4-9b-chat-hf"),
+    "glm-4-0414": FamilyCase(published="glm-4-9b-0414"),
+    "gemma-2": FamilyCase(
+        published="gemma-2-9b-it",
+        # A scale that is not head_dim's, and a cap that bends the logits.
+        changes={"sliding_window": WINDOW, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0},
+    ),
+    "gemma-3": FamilyCase(
+        published="gemma-3-1b-it",
+        changes={
+            "sliding_window": WINDOW,
+            "sliding_window_pattern": 2,
+            "query_pre_attn_scalar": 24,
+            "rope_theta": 1000.0,
+            "rope_local_base_freq": 10.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},  # the 4b and larger ones have it
+        },
+    ),
+    "olmo-2": FamilyCase(published="olmo-2-1124-7b-instruct"),
+    "olmo-3": FamilyCase(
+        published="olmo-3-7b-instruct",
+        changes={
+            "sliding_window": WINDOW,
+            "layer_types": [SLIDING, SLIDING, FULL, SLIDING],
+            "rope_scaling": {**_YARN, "attention_factor": 1.2},
+        },
+    ),
     "internlm2": FamilyCase(
         published="internlm2-7b-reward", reference=_internlm2_reference, stored=_internlm2_tensors
     ),

@@ -16,78 +16,85 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from modellink_rm.base.platform import is_cpu, tensor_on
 from modellink_rm.base.registry import Registry
-from modellink_rm.model.attention.cpu import attention_to_earlier_and_own
-from modellink_rm.model.attention.pieces import Piece, ranges_before_last
+from modellink_rm.model.attention.blocks import blocks_of_pieces
+from modellink_rm.model.attention.cpu import attention_of_blocks
+from modellink_rm.model.attention.pieces import Piece, blocks_of
+from modellink_rm.model.attention.softmax import Softmax
 from modellink_rm.model.layers.elementwise import compiled
 
 
 class AttentionKernel(Protocol):
     """Attention of one micro-batch's pieces."""
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float) -> Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, softmax: Softmax) -> Tensor:
         """Output [n, heads, head_dim] of query [n, heads, head_dim], key and value [m, groups, head_dim]."""
 
 
-# (pieces that cover n queries in order, device, dtype) -> kernel
+# (pieces that cover n queries in order, device, dtype) -> kernel. All kernels take pieces with windows;
+# `modellink_rm.model.kernel_choice` knows which one takes dropout, a softcap or sinks.
 MakeKernel = Callable[[Sequence[Piece], torch.device, torch.dtype], AttentionKernel]
 
 ATTENTION_KERNELS: Registry[MakeKernel] = Registry("--attention-backend")
 
 
 class ReferenceAttention:
-    """The reference: the formula softmax(query key^T scale) value, piece by piece."""
+    """The reference: the formula softmax(query key^T scale) value, piece by piece, with softcap and sinks."""
 
     def __init__(self, pieces: Sequence[Piece], device: torch.device, dtype: torch.dtype) -> None:
         self._pieces = tuple(pieces)
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float) -> Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, softmax: Softmax) -> Tensor:
         """Output, as `AttentionKernel` says."""
         repeats = query.shape[1] // key.shape[1]
         key, value = (tensor.repeat_interleave(repeats, dim=1) for tensor in (key, value))
         outputs = []
         for piece in self._pieces:
-            logits = (
-                torch.einsum("qhd,khd->hqk", query[slice(*piece.queries)], _rows(key, piece.keys)) * scale
-            )
+            rows, keys = query[slice(*piece.queries)], _rows(key, piece.keys)
+            logits = torch.einsum("qhd,khd->hqk", rows, keys) * softmax.scale
+            if softmax.softcap is not None:
+                logits = (logits / softmax.softcap).tanh() * softmax.softcap
             logits = logits + _mask(piece, logits.device, logits.dtype)
-            weights = drop(torch.softmax(logits, dim=-1), dropout)
+            if softmax.sinks is not None:
+                sinks = softmax.sinks.to(logits.dtype)[:, None, None].expand(-1, piece.num_queries, 1)
+                logits = torch.cat((logits, sinks), dim=-1)
+            weights = drop(torch.softmax(logits, dim=-1)[..., : piece.num_keys], softmax.dropout)
             outputs.append(torch.einsum("hqk,khd->qhd", weights, _rows(value, piece.keys)))
         return torch.cat(outputs)
 
 
 class SdpaAttention:
-    """torch's scaled dot product, piece by piece; on a CPU its flash kernel, without a mask."""
+    """torch's scaled dot product, by piece; on a CPU without dropout its flash kernel, without masks."""
 
     def __init__(self, pieces: Sequence[Piece], device: torch.device, dtype: torch.dtype) -> None:
         self._pieces = tuple(pieces)
-        self._make_mask = functools.cache(lambda piece: _mask(piece, device, dtype))  # for all layers
+        # Made once for all layers.
+        self._make_mask = functools.cache(lambda piece: _mask(piece, device, dtype))
+        self._make_blocks = functools.cache(
+            lambda is_capped: blocks_of_pieces(self._pieces, is_capped=is_capped)
+        )
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float) -> Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, softmax: Softmax) -> Tensor:
         """Output, as `AttentionKernel` says."""
+        if is_cpu(query.device) and not softmax.dropout:
+            blocks = self._make_blocks(softmax.softcap is not None)
+            return attention_of_blocks(query, key, value, softmax, blocks)
+        assert softmax.softcap is None
+        assert softmax.sinks is None
         outputs = []
         for piece in self._pieces:
-            rows = _by_head(query[slice(*piece.queries)])
-            has_mask = 1 < piece.num_queries < piece.num_keys
-            if has_mask and not dropout and is_cpu(query.device):
-                earlier, own = ranges_before_last(piece.keys, piece.num_queries)
-                output = attention_to_earlier_and_own(
-                    rows,
-                    (_by_head(_rows(key, earlier)), _by_head(_rows(value, earlier))),
-                    (_by_head(_rows(key, own)), _by_head(_rows(value, own))),
-                    scale=scale,
-                )
-            else:
+            for block in blocks_of(piece, piece.window or piece.num_queries):
+                has_mask = 1 < block.num_queries < block.num_keys or block.window is not None
                 output = scaled_dot_product_attention(
-                    rows,
-                    _by_head(_rows(key, piece.keys)),
-                    _by_head(_rows(value, piece.keys)),
-                    attn_mask=self._make_mask(piece) if has_mask else None,
-                    dropout_p=dropout,
-                    is_causal=piece.num_queries == piece.num_keys,
-                    scale=scale,
+                    _by_head(query[slice(*block.queries)]),
+                    _by_head(_rows(key, block.keys)),
+                    _by_head(_rows(value, block.keys)),
+                    attn_mask=self._make_mask(block) if has_mask else None,
+                    dropout_p=softmax.dropout,
+                    is_causal=not has_mask and block.num_queries == block.num_keys,
+                    scale=softmax.scale,
                     enable_gqa=query.shape[1] != key.shape[1],
                 )
-            outputs.append(output[0].transpose(0, 1))
+                outputs.append(output[0].transpose(0, 1))
         return torch.cat(outputs)
 
 
@@ -112,6 +119,8 @@ class _KeysByPiece:
         self.query_starts = tensor_on(device, np.cumsum([0, *num_queries], dtype=np.int32))
         self.key_starts = tensor_on(device, np.cumsum([0, *num_keys], dtype=np.int32))
         self.longest_query, self.longest_key = max(num_queries), max(num_keys)
+        # The number of earlier keys that a query sees at most, as flash attention counts; -1 for all.
+        self.num_earlier = max((piece.window - 1 for piece in pieces if piece.window), default=-1)
 
     def take(self, states: Tensor) -> Tensor:
         """Keys or values [sum of num_keys, groups, head_dim]."""
@@ -129,14 +138,14 @@ class VarlenAttention:
     def __init__(self, pieces: Sequence[Piece], device: torch.device, dtype: torch.dtype) -> None:
         self._keys = _KeysByPiece(pieces, device)
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float) -> Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, softmax: Softmax) -> Tensor:
         """Output, as `AttentionKernel` says."""
         from torch.nn.attention.varlen import varlen_attn
 
         output = varlen_attn(
             *self._keys.arguments(query, key, value),
-            scale=scale,
-            window_size=(-1, 0),  # causal
+            scale=softmax.scale,
+            window_size=(self._keys.num_earlier, 0),  # causal
             enable_gqa=query.shape[1] != key.shape[1],
         )
         assert isinstance(output, Tensor)
@@ -149,15 +158,19 @@ class FlashAttention:
     def __init__(self, pieces: Sequence[Piece], device: torch.device, dtype: torch.dtype) -> None:
         self._keys = _KeysByPiece(pieces, device)
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float) -> Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, softmax: Softmax) -> Tensor:
         """Output, as `AttentionKernel` says."""
         from flash_attn import flash_attn_varlen_func
 
+        num_earlier, softcap = self._keys.num_earlier, softmax.softcap
         output: Tensor = flash_attn_varlen_func(
             *self._keys.arguments(query, key, value),
-            dropout_p=dropout,
-            softmax_scale=scale,
+            dropout_p=softmax.dropout,
+            softmax_scale=softmax.scale,
             causal=True,
+            # Versions before 2.3 and 2.6 do not have these.
+            **({} if num_earlier < 0 else {"window_size": (num_earlier, 0)}),
+            **({} if softcap is None else {"softcap": softcap}),
         )
         return output
 
@@ -174,31 +187,54 @@ class FlexAttention:
         self._keys = _KeysByPiece(pieces, device)
         query_piece = tensor_on(device, np.repeat(numbers, num_queries))
         key_piece = tensor_on(device, np.repeat(numbers, num_keys))
-        # Index of a key in its piece, and of the last key that a query sees.
+        # Index of a key in its piece, and of the first and the last key that a query sees.
         place = tensor_on(device, np.concatenate([np.arange(count) for count in num_keys]))
-        last = tensor_on(
-            device,
-            np.concatenate(
-                [np.arange(piece.num_keys - piece.num_queries, piece.num_keys) for piece in pieces]
-            ),
-        )
+        lasts = [np.arange(piece.num_keys - piece.num_queries, piece.num_keys) for piece in pieces]
+        windows = [piece.window or piece.num_keys for piece in pieces]
+        firsts = [last + 1 - window for last, window in zip(lasts, windows, strict=True)]
+        first, last = (tensor_on(device, np.concatenate(parts)) for parts in (firsts, lasts))
 
         def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return (query_piece[query] == key_piece[key]) & (place[key] <= last[query])
+            is_visible = (first[query] <= place[key]) & (place[key] <= last[query])
+            return (query_piece[query] == key_piece[key]) & is_visible
 
         make_mask = create_block_mask if is_cpu(device) else compiled(create_block_mask)
         self._attend = flex_attention if is_cpu(device) else compiled(flex_attention)
         self._mask = make_mask(sees, None, None, sum(num_queries), sum(num_keys), device=device)
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float) -> Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, softmax: Softmax) -> Tensor:
         """Output, as `AttentionKernel` says."""
+        from torch.nn.attention.flex_attention import AuxRequest
+
         query, key, value = (
             states.transpose(0, 1)[None] for states in (query, self._keys.take(key), self._keys.take(value))
         )
-        output: Tensor = self._attend(
-            query, key, value, block_mask=self._mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+        sinks = softmax.sinks
+        output, auxiliary = self._attend(
+            query,
+            key,
+            value,
+            score_mod=None if softmax.softcap is None else _capping(softmax.softcap),
+            block_mask=self._mask,
+            scale=softmax.scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+            return_aux=AuxRequest(lse=sinks is not None),
         )
-        return output[0].transpose(0, 1)
+        if sinks is not None:  # its weight only shrinks the output
+            shares = torch.sigmoid(auxiliary.lse - sinks[:, None])  # [1, heads, n]
+            output = output * shares[..., None].to(output.dtype)
+        rows: Tensor = output[0].transpose(0, 1)
+        return rows
+
+
+@functools.cache  # one function for each cap: a new one would be compiled anew
+def _capping(softcap: float) -> Callable[..., Tensor]:
+    """A logit's change by a softcap, as FlexAttention takes it."""
+
+    def capped(logit: Tensor, *place: Tensor) -> Tensor:
+        return softcap * torch.tanh(logit / softcap)
+
+    return capped
 
 
 ATTENTION_KERNELS.add(ReferenceAttention, "reference")
@@ -217,4 +253,6 @@ def _rows(states: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
 def _mask(piece: Piece, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The mask to add to the logits [num_queries, num_keys]: 0 where the query sees the key, else -inf."""
     hidden = torch.full((piece.num_queries, piece.num_keys), -torch.inf, dtype=dtype, device=device)
-    return hidden.triu(piece.num_keys - piece.num_queries + 1)
+    num_earlier = piece.num_keys - piece.num_queries
+    later = hidden.triu(num_earlier + 1)
+    return later if piece.window is None else later + hidden.tril(num_earlier - piece.window)

@@ -1,7 +1,8 @@
 """Attention over a packed sequence: a segment sees itself, causally, and its prefix."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,23 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker
+from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from modellink_rm.base.platform import tensor_on
 from modellink_rm.batching.batch import Batch
 from modellink_rm.model.attention.kernels import ATTENTION_KERNELS, AttentionKernel
-from modellink_rm.model.attention.pieces import held_scores, pieces_of, scored_pieces
+from modellink_rm.model.attention.pieces import Piece, held_scores, pieces_of, scored_pieces, with_window
+from modellink_rm.model.attention.softmax import Softmax
 from modellink_rm.model.config import RewardModelConfig
+from modellink_rm.model.layers.divided import DividedVector
 from modellink_rm.model.layers.elementwise import compiled, rotate, rotate_interleaved
 from modellink_rm.model.layers.rotary import RotaryAngles
 
 
 @dataclass(frozen=True)
 class Queries:
-    """The kernel and the rotary angles for n queries.
+    """The kernel and the rotary angles for n queries, in the layers with one window.
 
     Attributes:
         kernel: attention kernel for the pieces of these queries.
@@ -41,7 +45,7 @@ class ScoredRows:
 
     Attributes:
         rows: int64 [n], indices among this process's tokens.
-        queries: the kernel and angles of these rows.
+        queries: the kernel and angles of these rows in the last layer.
         slots: int64 [r], index of the row at which each response is scored.
         is_held: bool [r], whether this process holds the response's position.
     """
@@ -60,42 +64,58 @@ class PackedLayout(PackedSeqParams):
     closure; `qkv_format` stays None, so that the engine takes no `thd` path.
 
     Attributes:
-        tokens: kernel and angles of all tokens of this process.
+        tokens: by the layers' window, the kernel and angles of all tokens of this process.
         scored: the scored rows, on the stage that scores.
     """
 
-    tokens: Queries | None = None
+    tokens: Mapping[int | None, Queries] = field(default_factory=dict)
     scored: ScoredRows | None = None
 
 
 def layout_of(
-    batch: Batch, rotary: RotaryAngles, config: RewardModelConfig, *, with_scores: bool
+    batch: Batch,
+    rotary: RotaryAngles,
+    config: RewardModelConfig,
+    *,
+    with_scores: bool,
+    local_rotary: RotaryAngles | None = None,
 ) -> PackedLayout:
     """The layout of a batch.
 
     Args:
         with_scores: whether this is the stage that scores.
+        local_rotary: angles of the layers with a window, if these have their own.
     """
     device, dtype = batch.input_ids.device, config.params_dtype
     make_kernel = ATTENTION_KERNELS[config.kernels.attention]
     cos, sin = (part.to(dtype) for part in rotary(batch.position_ids))
-    tokens = Queries(make_kernel(pieces_of(batch.segments, batch.ranges), device, dtype), cos, sin)
+    local = (cos, sin)
+    if local_rotary is not None:
+        local = tuple(part.to(dtype) for part in local_rotary(batch.position_ids))
+    pieces = pieces_of(batch.segments, batch.ranges)
+    kernels: dict[tuple[Piece, ...], AttentionKernel] = {}  # one for all windows that reach all tokens
+    tokens = {}
+    for window in dict.fromkeys(config.windows):
+        seen = with_window(pieces, window)
+        if seen not in kernels:
+            kernels[seen] = make_kernel(seen, device, dtype)
+        tokens[window] = Queries(kernels[seen], *((cos, sin) if window is None else local))
     if not with_scores:
         return PackedLayout(tokens=tokens)
     held = held_scores(batch.scored_positions, batch.ranges)
     rows = tensor_on(device, np.array(held.rows))
+    last = config.windows[-1]
+    seen = with_window(scored_pieces(batch.segments, held.positions), last)
     scored = ScoredRows(
         rows=rows,
-        queries=Queries(
-            make_kernel(scored_pieces(batch.segments, held.positions), device, dtype), cos[rows], sin[rows]
-        ),
+        queries=Queries(make_kernel(seen, device, dtype), tokens[last].cos[rows], tokens[last].sin[rows]),
         slots=tensor_on(device, np.array(held.slots, dtype=np.int64)),
         is_held=tensor_on(device, np.array(held.is_held, dtype=bool)),
     )
     return PackedLayout(tokens=tokens, scored=scored)
 
 
-class PackedAttention(torch.nn.Module):
+class PackedAttention(MegatronModule):
     """Rotates queries and keys, and lets each query see its prefix and its segment up to itself.
 
     Rotation is done here, not before it in the engine's layer, so that cosine and sine are computed once
@@ -114,11 +134,16 @@ class PackedAttention(torch.nn.Module):
         *,
         pg_collection: ProcessGroupCollection,
     ) -> None:
-        super().__init__()
+        super().__init__(config=config)
+        self.window = config.windows[layer_number - 1]
         self.dropout = config.attention_dropout
-        self.softmax_scale = softmax_scale
+        self.softmax_scale = softmax_scale or config.kv_channels**-0.5
+        self.softcap = config.attention_softcap
         self.sequence_parallel = config.sequence_parallel
         self.cp_group = pg_collection.cp
+        self.sinks = None
+        if config.attention_sinks:
+            self.sinks = DividedVector(config, config.num_attention_heads, value=0.0)
         rotation = rotate_interleaved if config.rotary_interleaved else rotate
         self.rotate = compiled(rotation) if config.kernels.compiles_elementwise else rotation
 
@@ -142,8 +167,8 @@ class PackedAttention(torch.nn.Module):
             attention_mask: None; the layout determines what each token sees.
             packed_seq_params: the layout.
         """
-        assert packed_seq_params.tokens is not None
-        return self.attend(query, key, value, packed_seq_params.tokens, keys=packed_seq_params.tokens)
+        tokens = packed_seq_params.tokens[self.window]
+        return self.attend(query, key, value, tokens, keys=tokens)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, queries: Queries, *, keys: Queries) -> Tensor:
         """Attention output [n, 1, heads * head_dim] of n queries.
@@ -163,7 +188,15 @@ class PackedAttention(torch.nn.Module):
         draws = get_cuda_rng_tracker().fork() if dropout and not self.sequence_parallel else nullcontext()
         with draws:
             output = queries.kernel(
-                query, key, value, scale=self.softmax_scale or query.shape[-1] ** -0.5, dropout=dropout
+                query,
+                key,
+                value,
+                Softmax(
+                    scale=self.softmax_scale,
+                    dropout=dropout,
+                    softcap=self.softcap,
+                    sinks=None if self.sinks is None else self.sinks.weight,
+                ),
             )
         return output.flatten(1)[:, None]
 

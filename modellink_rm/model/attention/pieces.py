@@ -1,6 +1,6 @@
 """Pieces: which keys each query of a packed sequence sees, in the form that every kernel takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from modellink_rm.batching.batch import Segment
@@ -10,18 +10,22 @@ Ranges = tuple[tuple[int, int], ...]  # of tokens, (start, end) each
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A range of queries, and the keys that the last one sees; each earlier query sees one key less.
+    """A range of queries, and their keys, of which the last query sees the last one, and so on.
 
     That is causal attention aligned at the lower right corner: query i of n sees the first
-    num_keys - (n - 1 - i) keys.
+    num_keys - (n - 1 - i) keys, and of these with a window only the last ones.
 
     Attributes:
         queries: (start, end) among this process's queries.
-        keys: (start, end) ranges of the whole sequence, in order.
+        keys: (start, end) ranges of the whole sequence, in order; neighbours in this order have
+            neighbouring positions.
+        window: the number of keys that a query sees at most, including its own; None if all queries see all
+            keys up to their own.
     """
 
     queries: tuple[int, int]
     keys: Ranges
+    window: int | None = None
 
     @property
     def num_queries(self) -> int:
@@ -34,12 +38,40 @@ class Piece:
         return sum(end - start for start, end in self.keys)
 
 
-def ranges_before_last(ranges: Ranges, count: int) -> tuple[Ranges, Ranges]:
-    """The ranges without their last `count` tokens, and these tokens, which must be in the last range."""
-    *before, (start, end) = ranges
-    assert end - start >= count
-    rest = ((start, end - count),) if end - start > count else ()
-    return (*before, *rest), ((end - count, end),)
+def cut_ranges(ranges: Sequence[tuple[int, int]], start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Tokens [start, stop) of the concatenated ranges, as ranges."""
+    offset = 0
+    for first, last in ranges:
+        low, high = max(start - offset, 0), min(stop - offset, last - first)
+        if low < high:
+            yield first + low, first + high
+        offset += last - first
+
+
+def with_window(pieces: Sequence[Piece], window: int | None) -> tuple[Piece, ...]:
+    """The same queries, each of which sees only the last `window` keys up to its own.
+
+    Keys that no query of a piece sees any more are left out, and a piece that is not longer than the window
+    stays as it is.
+    """
+    return tuple(_limited(piece, window) for piece in pieces)
+
+
+def _limited(piece: Piece, window: int | None) -> Piece:
+    if window is None or piece.num_keys <= window:
+        return piece
+    num_seen = min(piece.num_keys, piece.num_queries - 1 + window)
+    keys = tuple(cut_ranges(piece.keys, piece.num_keys - num_seen, piece.num_keys))
+    return Piece(piece.queries, keys, window if num_seen > window else None)
+
+
+def blocks_of(piece: Piece, num_queries: int) -> Iterator[Piece]:
+    """The piece, cut into pieces of `num_queries` queries with the keys that they see, and of the rest."""
+    start, end = piece.queries
+    for first in range(start, end, num_queries):
+        last = min(first + num_queries, end)
+        keys = tuple(cut_ranges(piece.keys, 0, piece.num_keys - (end - last)))
+        yield _limited(Piece((first, last), keys), piece.window)
 
 
 def pieces_of(segments: Sequence[Segment], ranges: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:

@@ -17,6 +17,7 @@ _TRANSFORMERS_FIELDS = {
     "max_position_embeddings": int,
     "rms_norm_eps": float,
 }
+SILU: Mapping[str, tuple[str, ...]] = {"hidden_act": ("silu", "swish")}
 
 
 def check_values(config: Config, supported: Mapping[str, tuple[Any, ...]]) -> None:
@@ -56,13 +57,17 @@ def transformers_shape(
     add_qkv_bias: bool,
     rotary_interleaved: bool = False,
     qk_norm: Literal["", "head", "all"] = "",
+    activations: Mapping[str, tuple[str, ...]] = SILU,
 ) -> ModelShape:
     """The shape, from the fields that the Llama-like families of transformers share.
+
+    Args:
+        activations: the field that names the activation, and the names of the family's.
 
     Raises:
         UserError: a field is missing, or has a value that is not supported.
     """
-    check_values(config, {"hidden_act": ("silu", "swish"), "mlp_bias": (None, False)})
+    check_values(config, {**activations, "mlp_bias": (None, False)})
     numbers = numbers_of(config, _TRANSFORMERS_FIELDS)
     heads, hidden_size = numbers["num_attention_heads"], numbers["hidden_size"]
     if config.get("head_dim") is not None:
@@ -95,11 +100,3 @@ def key_value_heads(config: Config) -> int:
     """num_key_value_heads, which must be given."""
     # Required, because the default of transformers differs between these families.
     return int(numbers_of(config, {"num_key_value_heads": int})["num_key_value_heads"])
-
-
-def check_full_attention(config: Config) -> None:
-    """Refuse windows in the fields of Qwen's families."""
-    check_values(config, {"use_sliding_window": (None, False)})
-    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
-    if kinds:
-        raise UserError(f"layer_types {', '.join(sorted(kinds))} is not supported; only full_attention is")

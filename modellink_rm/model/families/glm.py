@@ -1,5 +1,7 @@
 """GLM-4 in transformers' form (transformers 5, models/glm)."""
 
+from typing import Any
+
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import check_values, key_value_heads, transformers_shape
@@ -9,14 +11,15 @@ from modellink_rm.model.families.rotary_fields import rope_of
 from modellink_rm.model.families.tensors import decoder_tensors
 from modellink_rm.model.shape import ModelShape
 
-_TENSORS = decoder_tensors(**{**NAMES, "gate_and_up": (LAYER + "mlp.gate_up_proj",)})
+GLM_NAMES: dict[str, Any] = {**NAMES, "gate_and_up": (LAYER + "mlp.gate_up_proj",)}
 
 
-def _glm_shape(config: Config) -> ModelShape:
+def glm_shape(config: Config) -> ModelShape:
+    """The shape of a GLM-4, of either form of its layers."""
     # Required, for the same reason as the key/value heads: versions of transformers disagree.
     missing = [name for name in ("attention_bias", "head_dim") if config.get(name) is None]
     if missing:
-        raise UserError(f"model_type 'glm' needs {', '.join(missing)}")
+        raise UserError(f"model_type {config['model_type']!r} needs {', '.join(missing)}")
     check_values(config, {"attention_bias": (True, False)})
     return transformers_shape(
         config,
@@ -28,5 +31,8 @@ def _glm_shape(config: Config) -> ModelShape:
 
 
 FAMILIES.add(
-    Family(read_shape=_glm_shape, tensors=_TENSORS, classifier="GlmForSequenceClassification"), "glm"
+    Family(
+        read_shape=glm_shape, tensors=decoder_tensors(**GLM_NAMES), classifier="GlmForSequenceClassification"
+    ),
+    "glm",
 )

@@ -1,8 +1,9 @@
 """Qwen3 (transformers 5, models/qwen3): each head's queries and keys are normed."""
 
+import dataclasses
+
 from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import (
-    check_full_attention,
     check_values,
     key_value_heads,
     numbers_of,
@@ -12,6 +13,7 @@ from modellink_rm.model.families.llama import LAYER, NAMES
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.rotary_fields import whole_rope
 from modellink_rm.model.families.tensors import decoder_tensors, head_norms
+from modellink_rm.model.families.window_fields import qwen_windows
 from modellink_rm.model.shape import ModelShape
 
 _TENSORS = decoder_tensors(
@@ -21,15 +23,15 @@ _TENSORS = decoder_tensors(
 
 def _qwen3_shape(config: Config) -> ModelShape:
     check_values(config, {"attention_bias": (None, False)})
-    check_full_attention(config)
     numbers_of(config, {"head_dim": int})  # transformers' default is not hidden size / heads
-    return transformers_shape(
+    shape = transformers_shape(
         config,
         rope=whole_rope(config),
         num_query_groups=key_value_heads(config),
         add_qkv_bias=False,
         qk_norm="head",
     )
+    return dataclasses.replace(shape, windows=qwen_windows(config))
 
 
 FAMILIES.add(

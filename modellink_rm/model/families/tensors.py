@@ -57,6 +57,20 @@ def head_vector(shape: ModelShape) -> RowOrder:
     return RowOrder(sizes=(shape.kv_channels,), columns=None, order=((0, shape.kv_channels),))
 
 
+def query_channels(shape: ModelShape) -> RowOrder:
+    """A number for each channel of the query heads."""
+    return _by_rows(shape.num_attention_heads * shape.kv_channels)
+
+
+def key_channels(shape: ModelShape) -> RowOrder:
+    """A number for each channel of the key heads."""
+    return _by_rows(shape.num_query_groups * shape.kv_channels)
+
+
+def _by_rows(rows: int) -> RowOrder:
+    return RowOrder(sizes=(rows,), columns=None, order=((0, rows),), divided="rows")
+
+
 def query_key_value(shape: ModelShape) -> RowOrder:
     """All query heads, all keys, all values; in the engine ordered by group."""
     channels, groups = shape.kv_channels, shape.num_query_groups
@@ -158,10 +172,10 @@ def decoder_tensors(
     prefix: str,
     embedding: str,
     final_norm: str,
-    input_norm: str,
+    input_norm: str | None,
     qkv: tuple[str, ...],
     attention_output: str,
-    mlp_norm: str,
+    mlp_norm: str | None,
     gate_and_up: tuple[str, ...],
     mlp_output: str,
     lm_head: str,
@@ -173,9 +187,11 @@ def decoder_tensors(
     """The table of a decoder whose layers are norm, attention, norm and gated MLP, from its names.
 
     Args:
+        input_norm: None for layers without it, as is `mlp_norm`.
         query_key_value_order: order of the rows of `qkv`.
         more_of_layer: further tensors of every layer, such as `head_norms`.
     """
+    norms = {"input_layernorm": input_norm, "pre_mlp_layernorm": mlp_norm}
     return TensorTable(
         prefix=prefix,
         ends=(
@@ -183,7 +199,11 @@ def decoder_tensors(
             StoredTensor(engine=FINAL_LAYERNORM, names=(final_norm,), row_order=hidden_vector),
         ),
         layer=(
-            StoredTensor(engine="input_layernorm", names=(input_norm,), row_order=hidden_vector),
+            *(
+                StoredTensor(engine=engine, names=(name,), row_order=hidden_vector)
+                for engine, name in norms.items()
+                if name is not None
+            ),
             StoredTensor(
                 engine="self_attention.linear_qkv",
                 names=qkv,
@@ -193,7 +213,6 @@ def decoder_tensors(
             StoredTensor(
                 engine="self_attention.linear_proj", names=(attention_output,), row_order=attention_out
             ),
-            StoredTensor(engine="pre_mlp_layernorm", names=(mlp_norm,), row_order=hidden_vector),
             StoredTensor(engine="mlp.linear_fc1", names=gate_and_up, row_order=gate_up),
             StoredTensor(engine="mlp.linear_fc2", names=(mlp_output,), row_order=mlp_out),
             *more_of_layer,
@@ -204,9 +223,25 @@ def decoder_tensors(
     )
 
 
-def head_norms(query: str, key: str, *, row_order: RowOrderOf = head_vector) -> tuple[StoredTensor, ...]:
-    """The weights of the norms of queries and of keys, from their names."""
+def head_norms(query: str, key: str) -> tuple[StoredTensor, ...]:
+    """The weights of the norms of each head's queries and keys, from their names."""
     return (
-        StoredTensor(engine="self_attention.q_layernorm", names=(query,), row_order=row_order),
-        StoredTensor(engine="self_attention.k_layernorm", names=(key,), row_order=row_order),
+        StoredTensor(engine="self_attention.q_layernorm", names=(query,), row_order=head_vector),
+        StoredTensor(engine="self_attention.k_layernorm", names=(key,), row_order=head_vector),
+    )
+
+
+def post_norms(attention: str, mlp: str) -> tuple[StoredTensor, ...]:
+    """The weights of the norms after attention and after the MLP, from their names."""
+    return (
+        StoredTensor(engine="self_attn_bda.norm", names=(attention,), row_order=hidden_vector),
+        StoredTensor(engine="mlp_bda.norm", names=(mlp,), row_order=hidden_vector),
+    )
+
+
+def all_heads_norms(query: str, key: str) -> tuple[StoredTensor, ...]:
+    """The weights of the norms over all heads' queries and keys, from their names."""
+    return (
+        StoredTensor(engine="self_attention.q_layernorm", names=(query,), row_order=query_channels),
+        StoredTensor(engine="self_attention.k_layernorm", names=(key,), row_order=key_channels),
     )

@@ -16,6 +16,18 @@ def rms_norm(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
     return functional.rms_norm(hidden_states, (weight.shape[0],), weight, eps)
 
 
+def offset_rms_norm(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`rms_norm` with the weight 1 + `weight`, in float32 as in Gemma: bfloat16 would round the sum."""
+    normed = functional.rms_norm(hidden_states.float(), (weight.shape[0],), 1 + weight.float(), eps)
+    return normed.to(hidden_states.dtype)
+
+
+def geglu(gate_and_up: Tensor) -> Tensor:
+    """gelu(gate) * up with the tanh form of gelu, [..., f] of [..., 2f] (Shazeer 2020, arXiv 2002.05202)."""
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    return functional.gelu(gate, approximate="tanh") * up
+
+
 def swiglu(gate_and_up: Tensor) -> Tensor:
     """silu(gate) * up, [..., f] of [..., 2f] (Shazeer 2020, arXiv 2002.05202)."""
     gate, up = gate_and_up.chunk(2, dim=-1)

@@ -41,6 +41,16 @@ class TokenEmbedding(MegatronModule):
         return divided
 
 
+class ScaledTokenEmbedding(TokenEmbedding):
+    """Token ids -> hidden states, times the square root of the hidden size, as in Gemma."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Hidden states, with the shape that `TokenEmbedding` gives them."""
+        # Rounded to the weights' dtype first, as transformers does.
+        factor = torch.tensor(self.config.hidden_size**0.5).to(self.word_embeddings.weight.dtype).item()
+        return super().forward(input_ids) * factor
+
+
 class RowwiseEmbedding(VocabParallelEmbedding):
     """megatron-core's embedding, with a gradient only for the rows of tokens that occur.
 

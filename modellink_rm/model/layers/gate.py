@@ -4,16 +4,24 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from modellink_rm.model.config import RewardModelConfig
-from modellink_rm.model.layers.elementwise import compiled, swiglu
+from modellink_rm.model.layers.elementwise import compiled, geglu, swiglu
 
 
 class SwiGLU(MegatronModule):
     """The MLP's gate; [..., 2f] -> [..., f]."""
 
+    formula = staticmethod(swiglu)
+
     def __init__(self, config: RewardModelConfig) -> None:
         super().__init__(config)
-        self.gate = compiled(swiglu) if config.kernels.compiles_elementwise else swiglu
+        self.gate = compiled(self.formula) if config.kernels.compiles_elementwise else self.formula
 
     def forward(self, gate_and_up: Tensor) -> Tensor:
-        """silu(gate) * up."""
+        """The activated gate, times up."""
         return self.gate(gate_and_up)
+
+
+class GeGLU(SwiGLU):
+    """The gate of Gemma's MLP, with gelu."""
+
+    formula = staticmethod(geglu)

@@ -1,10 +1,16 @@
 """The norm of transformer layers."""
 
 import torch
+from megatron.core.parallel_state import get_tensor_model_parallel_group
+from megatron.core.tensor_parallel import (
+    copy_to_tensor_model_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+)
 from torch import Tensor
 
 from modellink_rm.model.config import RewardModelConfig
-from modellink_rm.model.layers.elementwise import compiled, rms_norm
+from modellink_rm.model.layers.divided import DividedVector
+from modellink_rm.model.layers.elementwise import compiled, offset_rms_norm, rms_norm
 
 
 class RMSNorm(torch.nn.Module):
@@ -15,14 +21,51 @@ class RMSNorm(torch.nn.Module):
     its gradient over these processes.
     """
 
+    formula = staticmethod(rms_norm)
+
     def __init__(self, config: RewardModelConfig, hidden_size: int, eps: float) -> None:
         super().__init__()
         device = torch.cuda.current_device()
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         self.eps = eps
-        self.norm = compiled(rms_norm) if config.kernels.compiles_elementwise else rms_norm
+        self.norm = compiled(self.formula) if config.kernels.compiles_elementwise else self.formula
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normed hidden states, with unchanged shape."""
         return self.norm(hidden_states, self.weight, self.eps)
+
+
+class OffsetRMSNorm(RMSNorm):
+    """The norm of Gemma, whose weight is stored as its difference from 1."""
+
+    formula = staticmethod(offset_rms_norm)
+
+    def __init__(self, config: RewardModelConfig, hidden_size: int, eps: float) -> None:
+        super().__init__(config, hidden_size, eps)
+        torch.nn.init.zeros_(self.weight)
+
+
+class AllHeadsRMSNorm(DividedVector):
+    """Root-mean-square norm over the channels of all heads together, of queries or of keys, as in OLMo 2.
+
+    Each tensor-parallel rank holds some heads and their part of the weight; the sum of squares goes over all
+    ranks.
+    """
+
+    def __init__(self, config: RewardModelConfig, hidden_size: int, eps: float, *, num_heads: int) -> None:
+        super().__init__(config, hidden_size * num_heads, value=1.0)
+        self.num_channels = hidden_size * num_heads
+        self.eps = eps
+        self.tp_group = get_tensor_model_parallel_group()
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Normed queries or keys [t, 1, heads, head_dim] of this rank's heads."""
+        channels = states.float()
+        # Every rank's output depends on every rank's squares: summed here, and their gradients in backward.
+        squares = channels.square().sum((-1, -2), keepdim=True)
+        squares = copy_to_tensor_model_parallel_region(
+            reduce_from_tensor_model_parallel_region(squares, group=self.tp_group), group=self.tp_group
+        )
+        normed = channels * torch.rsqrt(squares / self.num_channels + self.eps)
+        return (normed * self.weight.view(states.shape[-2:]).float()).to(states.dtype)

@@ -28,7 +28,10 @@ class ScoredRowsLayer(TransformerLayer):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self.pre_mlp_layernorm.weight.sequence_parallel = False
+        for module in (self.pre_mlp_layernorm, self.self_attn_bda, self.mlp_bda):
+            if isinstance(module, torch.nn.Module):  # and not a function without weights
+                for weight in module.parameters():
+                    weight.sequence_parallel = False  # type: ignore[attr-defined]
         for linear in (self.self_attention.linear_proj, self.mlp.linear_fc1, self.mlp.linear_fc2):
             linear.sequence_parallel = False
         self.mlp.linear_fc1.allreduce_dgrad = self.tp_group.size() > 1
@@ -88,8 +91,7 @@ class ScoredRowsAttention(SelfAttention):
             rows: hidden states of the scored rows, after the norm, [n, 1, h].
             packed_seq_params: the layout.
         """
-        tokens, scored = packed_seq_params.tokens, packed_seq_params.scored
-        assert tokens is not None
+        tokens, scored = packed_seq_params.tokens[self.core_attention.window], packed_seq_params.scored
         assert scored is not None
         if self.config.num_query_groups < self.world_size:
             # Several ranks share a key/value head, so no rank has separate rows of the weight for keys

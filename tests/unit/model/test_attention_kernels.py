@@ -1,6 +1,7 @@
 """Every attention kernel gives what the reference gives in float64."""
 
 import dataclasses
+import importlib.machinery
 import sys
 import types
 from typing import Any
@@ -14,17 +15,26 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.platform import Platform
 from modellink_rm.batching.batch import pack_examples
 from modellink_rm.config.kernels import KernelConfig
+from modellink_rm.model.attention.blocks import blocks_of_pieces
 from modellink_rm.model.attention.kernels import ATTENTION_KERNELS, ReferenceAttention
-from modellink_rm.model.attention.pieces import Piece, pieces_of
+from modellink_rm.model.attention.pieces import Piece, pieces_of, with_window
+from modellink_rm.model.attention.softmax import Softmax
 from modellink_rm.model.kernel_choice import choose_kernels, difference_from_reference
+from modellink_rm.model.resolve import resolve_shape
+from modellink_rm.model.shape import ModelShape
 from tests.tiny_data import random_example
+from tests.unit.model.test_resolve import TINY, parsed
 
 CPU = Platform(torch.device("cpu"), "gloo", "a CPU", ("sdpa",))
 # What torch and flash-attn name a GPU's; kernels are stand-ins or missing here.
 GPU_LIKE = Platform(torch.device("cpu"), "nccl", "a GPU", ("flash", "varlen", "flex", "sdpa"))
 
+SHAPE = resolve_shape(parsed(TINY), None)
+CAPPED = dataclasses.replace(SHAPE, attention_softcap=50.0)
+SUNK = dataclasses.replace(SHAPE, attention_sinks=True)
 
-def random_pieces(seed: int) -> tuple[Piece, ...]:
+
+def random_pieces(seed: int, window: int | None = None) -> tuple[Piece, ...]:
     """Of three examples with one to three answers, shared prompts, an empty prompt and one-token answers."""
     generator = np.random.default_rng(seed)
     examples = []
@@ -32,34 +42,75 @@ def random_pieces(seed: int) -> tuple[Piece, ...]:
         lengths = (1, *generator.integers(1, 30, size=index))
         examples.append(random_example(index, prompt, *lengths))
     batch = pack_examples(examples)
-    return pieces_of(batch.segments, batch.ranges)
+    return with_window(pieces_of(batch.segments, batch.ranges), window)
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("groups", [4, 2, 1])
+# A cap that bends the logits of these tests, whose standard deviation is 1.
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "softcap": {"softcap": 1.5},
+    "sinks": {"has_sinks": True},
+    "softcap_and_sinks": {"softcap": 1.5, "has_sinks": True},
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("window", [None, 2, 7, 25])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 2e-2)]
 )
-def test_sdpa_equals_the_reference(seed: int, groups: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_sdpa_equals_the_reference(
+    seed: int, window: int | None, form: str, dtype: torch.dtype, tolerance: float
+) -> None:
     difference = difference_from_reference(
         ATTENTION_KERNELS["sdpa"],
         torch.device("cpu"),
         dtype,
-        pieces=random_pieces(seed),
-        groups=groups,
+        pieces=random_pieces(seed, window),
+        groups=(4, 2, 1)[seed],
         head_dim=16,
         seed=seed,
+        **FORMS[form],
     )
     assert difference < tolerance  # rounding of the dtype, times some tens of summed keys
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_flex_mask_equals_the_reference(seed: int) -> None:
-    pieces = random_pieces(seed)
+def test_long_pieces_with_a_softcap_are_cut_into_blocks_that_equal_the_reference() -> None:
+    pieces = (Piece((0, 600), ((0, 600),)), Piece((600, 900), ((0, 500), (600, 900))))
+    assert len(blocks_of_pieces(pieces, is_capped=True)) == 5  # of at most 256 queries
+    difference = difference_from_reference(
+        ATTENTION_KERNELS["sdpa"], torch.device("cpu"), torch.float64, pieces=pieces, softcap=1.5, head_dim=8
+    )
+    assert difference < 1e-12
+
+
+@pytest.mark.parametrize("window", [None, 2, 7])
+def test_sdpa_with_masks_equals_the_reference(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modellink_rm.model.attention.kernels.is_cpu", lambda device: False)  # as on a GPU
+    difference = difference_from_reference(
+        ATTENTION_KERNELS["sdpa"],
+        torch.device("cpu"),
+        torch.float64,
+        pieces=random_pieces(1, window),
+        head_dim=16,
+    )
+    assert difference < 1e-12
+
+
+@pytest.mark.parametrize("window", [None, 2, 7])
+@pytest.mark.parametrize("form", FORMS)
+def test_flex_output_equals_the_reference(form: str, window: int | None) -> None:
+    pieces = random_pieces(2, window)
     num_tokens = pieces[-1].queries[1]
     query, key, value = (torch.randn(num_tokens, heads, 16) for heads in (4, 2, 2))
+    softmax = Softmax(
+        scale=0.25,
+        softcap=FORMS[form].get("softcap"),
+        sinks=torch.randn(4) if "has_sinks" in FORMS[form] else None,
+    )
     outputs = [
-        make(pieces, query.device, query.dtype)(query, key, value, scale=0.25, dropout=0.0)
+        make(pieces, query.device, query.dtype)(query, key, value, softmax)
         for make in (ATTENTION_KERNELS["flex"], ReferenceAttention)
     ]
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
@@ -76,13 +127,37 @@ def test_kernels_of_a_gpu_equal_the_reference_on_fresh_numbers(name: str, dtype:
         pytest.skip(str(error))
     for seed in np.random.default_rng().integers(0, 2**31, size=10).tolist():
         difference = difference_from_reference(
-            ATTENTION_KERNELS[name], gpu.device, dtype, pieces=random_pieces(seed), seed=seed
+            ATTENTION_KERNELS[name],
+            gpu.device,
+            dtype,
+            pieces=random_pieces(seed, (None, 2, 7, 25)[seed % 4]),
+            seed=seed,
         )
         assert difference < (2e-2 if dtype == torch.bfloat16 else 1e-5), f"seed {seed}"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("form", FORMS)
+def test_a_kernel_of_a_gpu_is_chosen_for_every_form_of_attention(form: str) -> None:
+    gpu = dataclasses.replace(GPU_LIKE, device=torch.device("cuda", 0))
+    shape = dataclasses.replace(
+        SHAPE,
+        windows=(7,) * SHAPE.num_layers,
+        attention_softcap=FORMS[form].get("softcap"),
+        attention_sinks="has_sinks" in FORMS[form],
+    )
+    assert choice("auto", gpu, dtype=torch.bfloat16, shape=shape) != "reference"
+
+
 def causal_at_the_end(
-    query: Tensor, key: Tensor, value: Tensor, query_starts: Tensor, key_starts: Tensor, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_starts: Tensor,
+    key_starts: Tensor,
+    scale: float,
+    num_earlier: int,
+    softcap: float = 0.0,
 ) -> Tensor:
     """What flash attention calls causal over sequences of different lengths, by its documentation."""
     outputs = []
@@ -93,8 +168,11 @@ def causal_at_the_end(
             q.shape[1] // key.shape[1], 1
         )
         logits = torch.einsum("qhd,khd->hqk", q, k) * scale
-        later = torch.arange(len(k))[None] > torch.arange(len(q))[:, None] + len(k) - len(q)
-        outputs.append(torch.einsum("hqk,khd->qhd", logits.masked_fill(later, -torch.inf).softmax(-1), v))
+        logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+        own = torch.arange(len(q))[:, None] + len(k) - len(q)
+        keys = torch.arange(len(k))[None]
+        hidden = (keys > own) | (keys < own - num_earlier if num_earlier >= 0 else False)
+        outputs.append(torch.einsum("hqk,khd->qhd", logits.masked_fill(hidden, -torch.inf).softmax(-1), v))
     return torch.cat(outputs)
 
 
@@ -110,29 +188,38 @@ def stand_in_varlen(
     scale: float,
     window_size: tuple[int, int],
     enable_gqa: bool,
+    softcap: float = 0.0,
 ) -> Tensor:
-    assert window_size == (-1, 0)
+    assert window_size[1] == 0
     assert enable_gqa == (query.shape[1] != key.shape[1])
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     assert (max_q, max_k) == (int(cu_seq_q.diff().max()), int(cu_seq_k.diff().max()))
-    return causal_at_the_end(query, key, value, cu_seq_q, cu_seq_k, scale)
+    return causal_at_the_end(query, key, value, cu_seq_q, cu_seq_k, scale, window_size[0], softcap)
 
 
-def stand_in_flash(*arguments: Any, dropout_p: float, softmax_scale: float, causal: bool) -> Tensor:
+def stand_in_flash(
+    *arguments: Any,
+    dropout_p: float,
+    softmax_scale: float,
+    causal: bool,
+    window_size: tuple[int, int] = (-1, 0),
+    softcap: float = 0.0,
+) -> Tensor:
     assert causal
     assert dropout_p == 0.0
     return stand_in_varlen(
         *arguments,
         scale=softmax_scale,
-        window_size=(-1, 0),
+        window_size=window_size,
+        softcap=softcap,
         enable_gqa=arguments[0].shape[1] != arguments[1].shape[1],
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["varlen", "flash"])
+@pytest.mark.parametrize("window", [None, 2, 7])
+@pytest.mark.parametrize(("name", "softcap"), [("varlen", None), ("flash", None), ("flash", 1.5)])
 def test_kernels_of_gpu_libraries_are_called_as_documented(
-    name: str, seed: int, monkeypatch: pytest.MonkeyPatch
+    name: str, softcap: float | None, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "varlen":
         reason = f"torch {torch.__version__} does not have it; runs take another kernel then"
@@ -145,16 +232,23 @@ def test_kernels_of_gpu_libraries_are_called_as_documented(
         ATTENTION_KERNELS[name],
         torch.device("cpu"),
         torch.float64,
-        pieces=random_pieces(seed),
+        pieces=random_pieces(2, window),
         head_dim=16,
-        seed=seed,
+        softcap=softcap,
     )
     assert difference < 1e-12
 
 
-def choice(name: str, platform: Platform, *, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> str:
+def choice(
+    name: str,
+    platform: Platform,
+    *,
+    dtype: torch.dtype = torch.float32,
+    dropout: float = 0.0,
+    shape: ModelShape = SHAPE,
+) -> str:
     config = KernelConfig(attention_backend=name)
-    return choose_kernels(config, platform, dtype=dtype, dropout=dropout, num_steps=0).attention
+    return choose_kernels(config, platform, shape=shape, dtype=dtype, dropout=dropout, num_steps=0).attention
 
 
 @pytest.fixture
@@ -182,6 +276,19 @@ def test_auto_takes_the_first_that_works_and_says_why(said: list[str]) -> None:
         ("varlen", GPU_LIKE, {}, "varlen: it needs --bf16"),
         ("flex", GPU_LIKE, {"dropout": 0.1}, "flex: it has no --attention-dropout"),
         ("flash", GPU_LIKE, {"dtype": torch.bfloat16}, "flash: the package flash-attn is not installed"),
+        (
+            "varlen",
+            GPU_LIKE,
+            {"dtype": torch.bfloat16, "shape": CAPPED},
+            "varlen: it has no softcap of logits",
+        ),
+        ("flash", GPU_LIKE, {"dtype": torch.bfloat16, "shape": SUNK}, "flash: it has no attention sinks"),
+        (
+            "sdpa",
+            CPU,
+            {"dropout": 0.1, "shape": SUNK},
+            "sinks, which this model has with --attention-dropout",
+        ),
     ],
 )
 def test_a_kernel_that_cannot_work_is_refused_by_name(
@@ -191,10 +298,35 @@ def test_a_kernel_that_cannot_work_is_refused_by_name(
         choice(name, platform, **options)
 
 
+def test_the_reference_serves_a_model_that_no_faster_kernel_can(said: list[str]) -> None:
+    assert choice("auto", CPU, shape=CAPPED) == choice("auto", CPU, shape=SUNK) == "sdpa"
+    assert choice("auto", CPU, dropout=0.1) == "sdpa"
+    assert choice("auto", CPU, dropout=0.1, shape=CAPPED) == "reference"
+    assert said[-1] == (
+        "attention: reference, because sdpa: it has no softcap of logits, which this model has with "
+        "--attention-dropout"
+    )
+
+
+def test_an_old_flash_attn_without_windows_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def old(*arguments: Any, dropout_p: float, softmax_scale: float, causal: bool) -> Tensor:
+        raise AssertionError("not called")
+
+    flash = types.ModuleType("flash_attn")
+    flash.__spec__ = importlib.machinery.ModuleSpec("flash_attn", None)
+    flash.flash_attn_varlen_func = old  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", flash)
+    windowed = dataclasses.replace(CAPPED, windows=(7,) * SHAPE.num_layers)
+    with pytest.raises(
+        UserError, match="flash-attn has no window_size and no softcap, which this model needs"
+    ):
+        choice("flash", GPU_LIKE, dtype=torch.bfloat16, shape=windowed)
+
+
 def test_compiling_is_worth_it_for_long_runs_only(said: list[str]) -> None:
     def compiles(config: KernelConfig, num_steps: int) -> bool:
         return choose_kernels(
-            config, CPU, dtype=torch.float32, dropout=0.0, num_steps=num_steps
+            config, CPU, shape=SHAPE, dtype=torch.float32, dropout=0.0, num_steps=num_steps
         ).compiles_elementwise
 
     assert not compiles(KernelConfig(), 499)

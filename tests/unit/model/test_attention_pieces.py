@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modellink_rm.batching.batch import Batch, Segment, pack_examples
-from modellink_rm.model.attention.pieces import Piece, held_scores, pieces_of, scored_pieces
+from modellink_rm.model.attention.pieces import (
+    Piece,
+    blocks_of,
+    held_scores,
+    pieces_of,
+    scored_pieces,
+    with_window,
+)
 from tests.tiny_data import random_example
 
 # Of each example: tokens of the prompt, and of one to three answers.
@@ -40,7 +47,8 @@ def visible_by_pieces(pieces: tuple[Piece, ...], total: int) -> np.ndarray:
     for piece in pieces:
         keys = np.concatenate([np.arange(start, end) for start, end in piece.keys])
         for number, query in enumerate(range(*piece.queries)):
-            seen[query, keys[: piece.num_keys - (piece.num_queries - 1 - number)]] = True
+            last = piece.num_keys - (piece.num_queries - 1 - number)
+            seen[query, keys[max(0, last - (piece.window or last)) : last]] = True
     return seen
 
 
@@ -49,6 +57,31 @@ def test_pieces_see_what_segments_see(lengths: list[tuple[int, list[int]]], shar
     batch = batch_of(lengths, share=share)
     pieces = pieces_of(batch.segments, batch.ranges)
     np.testing.assert_array_equal(visible_by_pieces(pieces, batch.segments[-1].end), visible(batch.segments))
+
+
+@given(LENGTHS, st.booleans(), st.integers(1, 12), st.integers(1, 5), st.sampled_from([1, 2]))
+def test_a_window_hides_all_but_the_last_positions(
+    lengths: list[tuple[int, list[int]]], share: bool, window: int, num_queries: int, size: int
+) -> None:
+    batch = batch_of(lengths, share=share, divisible_by=2 * size)
+    positions = batch.position_ids.numpy()
+    expected = visible(batch.segments) & (positions[:, None] - positions[None] < window)
+    for rank in range(size):
+        held = batch.part(rank=rank, size=size).ranges
+        rows = np.concatenate([np.arange(start, end) for start, end in held])
+        pieces = with_window(pieces_of(batch.segments, held), window)
+        assert all(piece.window == window < piece.num_keys for piece in pieces if piece.window is not None)
+        blocks = tuple(block for piece in pieces for block in blocks_of(piece, num_queries))
+        assert all(block.num_queries <= num_queries for block in blocks)
+        for cut in (pieces, blocks):
+            np.testing.assert_array_equal(visible_by_pieces(cut, len(positions)), expected[rows])
+
+
+@given(LENGTHS)
+def test_a_window_that_reaches_all_tokens_changes_no_piece(lengths: list[tuple[int, list[int]]]) -> None:
+    batch = batch_of(lengths)
+    pieces = pieces_of(batch.segments, batch.ranges)
+    assert with_window(pieces, int(batch.position_ids.max()) + 1) == pieces == with_window(pieces, None)
 
 
 @given(LENGTHS, st.sampled_from([2, 3, 4]))

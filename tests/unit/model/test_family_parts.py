@@ -44,10 +44,10 @@ def modules_of_a_family_with_parts() -> dict[str, Any]:
 
     numbers: list[tuple[int, bool]] = []
 
-    def layer(spec: ModelSpec, number: int, *, scores_rows: bool) -> Any:
+    def layer(spec: ModelSpec, number: int, *, scores_rows: bool, config: RewardModelConfig) -> Any:
         numbers.append((number, scores_rows))
         make = functools.partial(decoder_layer, norm=OffsetNorm, activation=ReluGlu, linears=Linears(row=Row))
-        return make(spec, number, scores_rows=scores_rows)
+        return make(spec, number, scores_rows=scores_rows, config=config)
 
     family = dataclasses.replace(
         FAMILIES["llama"],

@@ -1,5 +1,7 @@
 """FLOPs against a count by hand, and against those that torch counts of the products it runs."""
 
+import dataclasses
+
 import numpy as np
 
 from modellink_rm.batching.batch import pack_examples
@@ -69,3 +71,12 @@ def test_scored_positions_count_once_wherever_they_are() -> None:
     twice = Example(1, (equal.responses[0], equal.responses[0]))
     batch = pack_examples([empty, twice], divisible_by=16)
     assert num_seen_by_scored(batch) == 2 + 5 + 3
+
+
+def test_a_layer_with_a_window_takes_only_what_its_tokens_see() -> None:
+    batch = pack_examples([example(2, 1, 3)])
+    assert num_seen(batch, 2) == 1 + 2 + 2 + 2 + 2 + 2
+    assert num_seen_by_scored(batch, 4) == 3 + 4
+    windowed = dataclasses.replace(SHAPE, windows=(2, None, 4))
+    hidden = (18 - 11) + (8 - 7)  # in the first and the last layer
+    assert forward_flops(windowed, batch) == forward_flops(SHAPE, batch) - 24 * hidden

@@ -1,0 +1,75 @@
+"""Reading the sliding windows of a config.json."""
+
+from collections.abc import Mapping, Sequence
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.model.families.family import Config
+from modellink_rm.model.families.fields import check_values, numbers_of
+from modellink_rm.model.families.rotary_fields import whole_rope
+from modellink_rm.model.rope import Rope
+
+SLIDING = "sliding_attention"
+FULL = "full_attention"
+
+
+def windows_of(config: Config, kinds: Sequence[str]) -> tuple[int | None, ...]:
+    """The window of each layer, empty if no layer has one.
+
+    Args:
+        kinds: of each layer if the config's layer_types does not say.
+
+    Raises:
+        UserError: layer_types names other kinds of attention or other layers than the model's, or
+            sliding_window is missing though a layer has one.
+    """
+    num_layers = numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"]
+    kinds = kinds if config.get("layer_types") is None else config["layer_types"]
+    if not isinstance(kinds, list | tuple) or len(kinds) != num_layers or not set(kinds) <= {SLIDING, FULL}:
+        raise UserError(
+            f"layer_types must name {SLIDING} or {FULL} for each of {num_layers} layers, got {kinds!r}"
+        )
+    if SLIDING not in kinds:
+        return ()
+    window = numbers_of(config, {"sliding_window": int})["sliding_window"]
+    return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def every_nth_full(config: Config, nth: int) -> list[str]:
+    """The kinds of a model in which only every nth layer has no window."""
+    num_layers = numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"]
+    return [SLIDING if number % nth else FULL for number in range(1, num_layers + 1)]
+
+
+def qwen_windows(config: Config) -> tuple[int | None, ...]:
+    """The windows of Qwen models: with use_sliding_window, of the layers from max_window_layers on."""
+    check_values(config, {"use_sliding_window": (None, False, True)})
+    if not config.get("use_sliding_window") or config.get("sliding_window") is None:
+        # transformers drops the window, and refuses layers that would need it.
+        return windows_of({**config, "sliding_window": None}, [FULL] * config["num_hidden_layers"])
+    numbers = numbers_of(config, {"num_hidden_layers": int, "max_window_layers": int})
+    num_full = min(numbers["max_window_layers"], numbers["num_hidden_layers"])
+    return windows_of(config, [FULL] * num_full + [SLIDING] * (numbers["num_hidden_layers"] - num_full))
+
+
+def ropes_by_kind(config: Config, *, local_theta: float) -> tuple[Rope, float | None]:
+    """Rotary settings of layers without a window, and the base of layers with one if that differs.
+
+    transformers 5 writes `rope_parameters` by kind of layer; before, they were those of the layers without a
+    window, and the others had a base of their own and no scaling.
+
+    Args:
+        local_theta: base of the layers with a window if the config does not give settings by kind.
+    """
+    parameters = config.get("rope_parameters")
+    if isinstance(parameters, Mapping) and {SLIDING, FULL} & parameters.keys():
+        if not parameters.keys() <= {SLIDING, FULL}:
+            raise UserError(f"rope_parameters must have {SLIDING} and {FULL} alone, got {list(parameters)}")
+        rope = whole_rope({**config, "rope_parameters": parameters.get(FULL)})
+        local = whole_rope({**config, "rope_theta": local_theta, "rope_parameters": parameters.get(SLIDING)})
+        if local.scaling is not None:
+            raise UserError(f"rope_parameters of {SLIDING} have a scaling, which is not supported")
+        local_theta = local.theta
+    else:
+        rope = whole_rope(config)
+    is_same = rope.scaling is None and rope.theta == local_theta
+    return rope, None if is_same else local_theta
