@@ -75,9 +75,9 @@ def test_scaling_of_rotary_angles_is_read_again(tmp_path: Path, warnings: list[s
     )
     shape = dataclasses.replace(SHAPE, rope_scaling=scaling, qk_norm="head")
     info = info_in(tmp_path)
-    info = dataclasses.replace(info, spec=dataclasses.replace(info.spec, shape=shape))
-    write(tmp_path, lambda values: values.update(json.loads(info.to_json())))
-    assert read_checkpoint_info(tmp_path).spec == info.spec
+    run = dataclasses.replace(info.run, spec=dataclasses.replace(info.run.spec, shape=shape))
+    write(tmp_path, lambda values: values.update(json.loads(run.to_json())))
+    assert read_checkpoint_info(tmp_path).run == run
     assert warnings == []
 
 
