@@ -188,7 +188,7 @@ CASES: dict[str, FamilyCase] = {
         changes={
             "sliding_window": WINDOW,
             "layer_types": [SLIDING, SLIDING, FULL, SLIDING],
-            "rope_scaling": {**_YARN, "attention_factor": 1.2},
+            "rope_scaling": {**_YARN, "rope_type": "yarn", "attention_factor": 1.2},
         },
     ),
     "internlm2": FamilyCase(
@@ -197,6 +197,9 @@ CASES: dict[str, FamilyCase] = {
     "phi-3-128k": FamilyCase(
         published="phi-3-mini-128k-instruct",
         changes={"original_max_position_embeddings": 128, "rope_scaling": _long_factors(4)},
+    ),
+    "phi-3-window": FamilyCase(  # as the one of Phi-3-mini-4k
+        published="phi-4", changes={"original_max_position_embeddings": 256, "sliding_window": WINDOW}
     ),
     "phi-4": FamilyCase(published="phi-4", changes={"original_max_position_embeddings": 256}),
     "phi-4-mini": FamilyCase(

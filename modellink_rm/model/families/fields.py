@@ -49,6 +49,15 @@ def numbers_of(config: Config, names: Mapping[str, type]) -> dict[str, Any]:
     return {name: kind(config[name]) for name, kind in names.items()}
 
 
+def positive_numbers_of(config: Config, names: Mapping[str, type]) -> dict[str, Any]:
+    """`numbers_of`, all of which must be above 0."""
+    numbers = numbers_of(config, names)
+    for name, number in numbers.items():
+        if not number > 0:
+            raise UserError(f"field '{name}' must be above 0, got {number}")
+    return numbers
+
+
 def transformers_shape(
     config: Config,
     *,

@@ -8,7 +8,7 @@ from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import (
     check_values,
     key_value_heads,
-    numbers_of,
+    positive_numbers_of,
     transformers_shape,
 )
 from modellink_rm.model.families.llama import LAYER, NAMES
@@ -42,7 +42,7 @@ _ACTIVATIONS = {"hidden_activation": ("gelu_pytorch_tanh",)}
 def gemma_shape(config: Config, rope: Rope, **fields: Any) -> ModelShape:
     """The shape of a Gemma 2 or 3, with further fields of the shape."""
     check_values(config, _VALUES)
-    numbers = numbers_of(config, {"head_dim": int, "query_pre_attn_scalar": float})
+    numbers = positive_numbers_of(config, {"head_dim": int, "query_pre_attn_scalar": float})
     shape = transformers_shape(
         config,
         rope=rope,
@@ -54,11 +54,10 @@ def gemma_shape(config: Config, rope: Rope, **fields: Any) -> ModelShape:
 
 
 def _gemma2_shape(config: Config) -> ModelShape:
-    softcap = config.get("attn_logit_softcapping", 50.0)  # transformers' default
-    if softcap is not None:
-        softcap = numbers_of(
-            {**config, "attn_logit_softcapping": softcap}, {"attn_logit_softcapping": float}
-        )["attn_logit_softcapping"]
+    config = {"attn_logit_softcapping": 50.0, **config}  # transformers' default
+    softcap = None
+    if config["attn_logit_softcapping"] is not None:
+        softcap = positive_numbers_of(config, {"attn_logit_softcapping": float})["attn_logit_softcapping"]
     return gemma_shape(
         config,
         whole_rope(config),

@@ -1,7 +1,7 @@
 """Gemma 3, the models of text alone (transformers 5, models/gemma3, Gemma3TextConfig)."""
 
 from modellink_rm.model.families.family import Config, Family
-from modellink_rm.model.families.fields import check_values, numbers_of
+from modellink_rm.model.families.fields import check_values, positive_numbers_of
 from modellink_rm.model.families.gemma2 import GEMMA_NAMES, GEMMA_PARTS, GEMMA_POST_NORMS, gemma_shape
 from modellink_rm.model.families.llama import LAYER
 from modellink_rm.model.families.registry import FAMILIES
@@ -21,7 +21,7 @@ def _gemma3_shape(config: Config) -> ModelShape:
     # transformers' attention of Gemma 3 reads the field, and applies no cap.
     check_values(config, {"attn_logit_softcapping": (None,)})
     config = {**_DEFAULTS, **{name: value for name, value in config.items() if value is not None}}
-    numbers = numbers_of(config, {"rope_local_base_freq": float, "sliding_window_pattern": int})
+    numbers = positive_numbers_of(config, {"rope_local_base_freq": float, "sliding_window_pattern": int})
     rope, local_base = ropes_by_kind(config, local_theta=numbers["rope_local_base_freq"])
     return gemma_shape(
         config,

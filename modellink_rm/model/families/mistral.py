@@ -4,11 +4,11 @@ import dataclasses
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.family import Config, Family
-from modellink_rm.model.families.fields import key_value_heads, numbers_of, transformers_shape
+from modellink_rm.model.families.fields import key_value_heads, transformers_shape
 from modellink_rm.model.families.llama import LLAMA_TENSORS
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.rotary_fields import whole_rope
-from modellink_rm.model.families.window_fields import FULL, SLIDING, windows_of
+from modellink_rm.model.families.window_fields import one_window, windows_of
 from modellink_rm.model.shape import ModelShape
 
 
@@ -20,8 +20,7 @@ def mistral_shape(config: Config, *, reads_layer_types: bool) -> ModelShape:
     """
     # In transformers a missing sliding_window means 4096.
     config = {"sliding_window": 4096, **config}
-    kind = FULL if config["sliding_window"] is None else SLIDING
-    kinds = [kind] * numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"]
+    kinds = one_window(config)
     if not reads_layer_types and config.get("layer_types") not in (None, kinds):
         raise UserError("layer_types of a mistral is not read by transformers; use model_type 'ministral'")
     shape = transformers_shape(

@@ -31,11 +31,19 @@ def windows_of(config: Config, kinds: Sequence[str]) -> tuple[int | None, ...]:
     if SLIDING not in kinds:
         return ()
     window = numbers_of(config, {"sliding_window": int})["sliding_window"]
+    if window < 1:
+        raise UserError(f"sliding_window must be at least 1, got {window}")
     return tuple(window if kind == SLIDING else None for kind in kinds)
 
 
+def one_window(config: Config) -> list[str]:
+    """The kinds of a model whose layers all have the window, if it has one."""
+    num_layers = numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"]
+    return [FULL if config.get("sliding_window") is None else SLIDING] * num_layers
+
+
 def every_nth_full(config: Config, nth: int) -> list[str]:
-    """The kinds of a model in which only every nth layer has no window."""
+    """The kinds of a model in which only every nth layer, nth at least 1, has no window."""
     num_layers = numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"]
     return [SLIDING if number % nth else FULL for number in range(1, num_layers + 1)]
 
@@ -43,12 +51,13 @@ def every_nth_full(config: Config, nth: int) -> list[str]:
 def qwen_windows(config: Config) -> tuple[int | None, ...]:
     """The windows of Qwen models: with use_sliding_window, of the layers from max_window_layers on."""
     check_values(config, {"use_sliding_window": (None, False, True)})
-    if not config.get("use_sliding_window") or config.get("sliding_window") is None:
-        # transformers drops the window, and refuses layers that would need it.
-        return windows_of({**config, "sliding_window": None}, [FULL] * config["num_hidden_layers"])
-    numbers = numbers_of(config, {"num_hidden_layers": int, "max_window_layers": int})
-    num_full = min(numbers["max_window_layers"], numbers["num_hidden_layers"])
-    return windows_of(config, [FULL] * num_full + [SLIDING] * (numbers["num_hidden_layers"] - num_full))
+    if not config.get("use_sliding_window"):
+        config = {**config, "sliding_window": None}  # transformers drops it
+    kinds = one_window(config)
+    if SLIDING in kinds:
+        num_full = numbers_of(config, {"max_window_layers": int})["max_window_layers"]
+        kinds[:num_full] = [FULL] * min(num_full, len(kinds))
+    return windows_of(config, kinds)
 
 
 def ropes_by_kind(config: Config, *, local_theta: float) -> tuple[Rope, float | None]:
@@ -70,6 +79,11 @@ def ropes_by_kind(config: Config, *, local_theta: float) -> tuple[Rope, float | 
             raise UserError(f"rope_parameters of {SLIDING} have a scaling, which is not supported")
         local_theta = local.theta
     else:
+        scaling = config.get("rope_scaling")
+        if isinstance(scaling, Mapping) and "rope_type" not in scaling:
+            raise UserError(
+                f"rope_scaling {dict(scaling)!r} must name its rope_type; transformers reads no other"
+            )
         rope = whole_rope(config)
     is_same = rope.scaling is None and rope.theta == local_theta
     return rope, None if is_same else local_theta

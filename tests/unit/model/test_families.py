@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import GlmConfig, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import CONFIG_MAPPING, GlmConfig, LlamaConfig, MistralConfig, Qwen2Config
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.registry import FAMILIES, shape_from_config
@@ -230,6 +230,51 @@ def test_norm_of_queries_and_keys_is_read_by_family() -> None:
     assert shape_from_config(QWEN2).qk_norm == ""
 
 
+def test_windows_are_read_by_family() -> None:
+    def windows(family: str, **changes: Any) -> tuple[int | None, ...]:
+        return shape_from_config({**CONFIGS[family], **changes}).windows
+
+    assert windows("mistral") == windows("qwen2") == ()
+    assert windows("mistral", sliding_window=4096) == (4096,) * 32
+    without = {name: value for name, value in MISTRAL.items() if name != "sliding_window"}
+    assert shape_from_config(without).windows == (4096,) * 32  # transformers' default
+    assert windows("phi3", sliding_window=2047) == (2047,) * 40
+    assert windows("ministral")[:5] == (None, 32768, 32768, 32768, None)
+    in_use = {"use_sliding_window": True, "sliding_window": 100}
+    assert windows("qwen2", **in_use, max_window_layers=26) == (None,) * 26 + (100, 100)
+    assert windows("qwen2", **in_use, max_window_layers=28) == ()
+    assert windows("gemma2") == (4096, None) * 21
+    assert windows("gemma3_text") == ((512,) * 5 + (None,)) * 4 + (512,) * 2
+    assert windows("olmo3") == ((4096,) * 3 + (None,)) * 8
+
+
+def test_attention_of_gemma_and_olmo_is_read() -> None:
+    gemma2, gemma3, olmo2, olmo3 = (
+        shape_from_config(CONFIGS[family]) for family in ("gemma2", "gemma3_text", "olmo2", "olmo3")
+    )
+    assert (gemma2.attention_softcap, gemma2.softmax_scale, gemma2.qk_norm) == (50.0, 1 / 16, "")
+    assert (gemma3.attention_softcap, gemma3.softmax_scale, gemma3.qk_norm) == (None, 1 / 16, "head")
+    assert (gemma3.rotary_base, gemma3.local_rotary_base) == (1e6, 1e4)
+    assert (olmo2.qk_norm, olmo2.local_rotary_base, olmo2.windows) == ("all", None, ())
+    assert (olmo3.qk_norm, olmo3.rotary_base, olmo3.local_rotary_base) == ("all", 5e5, 5e5)
+    assert olmo3.rope_scaling is not None
+    local = olmo3.of_local_layers
+    assert local is not None
+    assert local.rope_scaling is None
+    assert gemma2.of_local_layers is None
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "ministral", "olmo3", "qwen2"])
+def test_windows_of_a_config_saved_by_transformers_are_those_of_the_published_one(
+    family: str, tmp_path: Path
+) -> None:
+    published = CONFIGS[family]
+    CONFIG_MAPPING[family].from_dict(published).save_pretrained(tmp_path)
+    saved = shape_from_config(json.loads((tmp_path / "config.json").read_text()))
+    expected = shape_from_config(published)
+    assert saved == expected
+
+
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_scaling": {"type": "linear"}}),
@@ -256,16 +301,34 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"hidden_size": "4096"}),
     ("llama", {"num_hidden_layers": True}),
     ("llama", {"num_attention_heads": 24}),
-    ("mistral", {"sliding_window": 4096}),
-    ("qwen2", {"use_sliding_window": True}),
+    ("mistral", {"sliding_window": 0}),
+    ("mistral", {"sliding_window": "4096"}),
+    ("mistral", {"layer_types": ["full_attention", "sliding_attention"] * 16}),
+    ("ministral", {"layer_types": ["full_attention"] * 35}),
+    ("ministral", {"layer_types": ["chunked_attention"] * 36}),
+    ("gemma2", {"attention_bias": True}),
+    ("gemma2", {"attn_logit_softcapping": "50"}),
+    ("gemma2", {"attn_logit_softcapping": 0}),
+    ("gemma2", {"hidden_activation": "gelu"}),
+    ("gemma2", {"query_pre_attn_scalar": None}),
+    ("gemma2", {"query_pre_attn_scalar": -1}),
+    ("gemma2", {"use_bidirectional_attention": True}),
+    ("gemma3_text", {"attn_logit_softcapping": 50.0}),
+    ("gemma3_text", {"rope_scaling": {"type": "linear", "factor": 8.0}}),  # transformers reads rope_type
+    ("gemma3_text", {"rope_parameters": {"sliding_attention": {}, "chunked_attention": {}}}),
+    ("gemma3_text", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}}),
+    ("gemma3_text", {"sliding_window_pattern": 0}),
+    ("glm4", {"hidden_act": "gelu"}),
+    ("olmo2", {"attention_bias": True}),
+    ("olmo3", {"rope_theta": 10000.0}),  # transformers gives it to some layers only
+    ("qwen2", {"use_sliding_window": "yes"}),
     ("qwen2", {"use_mrope": True}),
     ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}),
     ("qwen2", {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}),
     ("qwen3", {"attention_bias": True}),
-    ("qwen3", {"use_sliding_window": True}),
     ("qwen3", {"layer_types": ["sliding_attention"]}),
     ("internlm2", {"bias": True}),
-    ("phi3", {"sliding_window": 2047}),
+    ("phi3", {"sliding_window": "2047"}),
     ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
     ("glm", {"hidden_act": "gelu"}),
     ("chatglm", {"rmsnorm": False}),
@@ -299,7 +362,10 @@ def test_field_that_changes_numbers_and_is_not_supported_is_refused_by_name(
     ("family", "name"),
     [
         ("llama", "rms_norm_eps"),
-        ("mistral", "sliding_window"),  # transformers takes a missing one for 4096
+        ("gemma2", "head_dim"),
+        ("gemma2", "query_pre_attn_scalar"),
+        ("gemma2", "sliding_window"),
+        ("glm4", "attention_bias"),
         ("qwen2", "num_key_value_heads"),
         ("glm", "attention_bias"),
         ("glm", "head_dim"),
@@ -323,7 +389,7 @@ def test_chatglm2_32k_which_scales_positions_is_refused() -> None:
 
 
 def test_unknown_model_type_lists_the_families() -> None:
-    with pytest.raises(UserError, match=r"unknown model_type 'gpt2' \(choices: chatglm, glm, "):
+    with pytest.raises(UserError, match=r"unknown model_type 'gpt2' \(choices: chatglm, gemma2, "):
         shape_from_config({"model_type": "gpt2"})
     with pytest.raises(UserError, match=r"model_type is missing \(choices: chatglm"):
         shape_from_config({})
