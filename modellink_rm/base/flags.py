@@ -32,12 +32,14 @@ def flag(
     choices: Sequence[str] | None = None,
     metavar: str | None = None,
     minimum: int | None = None,
+    above: int | None = None,
     level: Literal["common", "rare", "hidden"] = "common",
 ) -> Any:
     """A dataclass field that is a command-line flag; without a default it is required.
 
     Args:
         minimum: least value, which `check_minimums` checks; None, for a flag that is not given, passes.
+        above: likewise, a number that the value must be above.
         level: where --help lists it: "common" with its group, "rare" after all groups, "hidden" nowhere,
             because the flag changes nothing.
     """
@@ -46,22 +48,27 @@ def flag(
         "choices": choices,
         "metavar": metavar,
         "minimum": minimum,
+        "above": above,
         "level": level,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_minimums(group: Any) -> None:
-    """Check that no value of a group is below the minimum of its flag; for its `__post_init__`.
+    """Check that every value of a group is as large as its flag says; for its `__post_init__`.
 
     Raises:
-        UserError: the first one that is.
+        UserError: the first one that is not.
     """
     for field in dataclasses.fields(group):
-        minimum, value = field.metadata["minimum"], getattr(group, field.name)
-        if minimum is not None and value is not None and not value >= minimum:
+        value, minimum, above = getattr(group, field.name), field.metadata["minimum"], field.metadata["above"]
+        if value is None:
+            continue
+        if minimum is not None and not value >= minimum:
             rule = f"be at least {minimum}" if minimum else "not be negative"
             raise UserError(f"{flag_name(field.name)} must {rule}, got {value}")
+        if above is not None and not value > above:
+            raise UserError(f"{flag_name(field.name)} must be above {above}, got {value}")
 
 
 def groups_of(kind: type[Any]) -> dict[str, type[Any]]:

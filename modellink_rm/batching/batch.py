@@ -78,8 +78,8 @@ class Batch:
         """Tokens that the model computes, counting a shared prompt once and padding not at all."""
         return self.segments[-1].end - self.num_padding
 
-    def part(self, *, rank: int, size: int) -> "Batch":
-        """The part of a whole batch that a context-parallel rank holds."""
+    def share(self, *, rank: int, size: int) -> "Batch":
+        """The share of a whole batch that a context-parallel rank holds."""
         if size == 1:
             return self
         ranges = zigzag_ranges(self.segments[-1].end, rank=rank, size=size)

@@ -47,7 +47,7 @@ def micro_batches_of(
             [examples[position] for position in group],
             divisible_by=packing.divisible_by,
             share_prefixes=packing.share_prefixes,
-        ).part(rank=ranks.cp_rank, size=ranks.cp_size)
+        ).share(rank=ranks.cp_rank, size=ranks.cp_size)
         for group in groups
     )
     return len(groups), batches

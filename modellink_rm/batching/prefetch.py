@@ -40,8 +40,8 @@ class GlobalBatches:
         Raises:
             UserError: a row is damaged.
         """
-        places = self.order.samples(consumed_samples, consumed_samples + self.batch_size)
-        batches = micro_batches_of([self.part[place] for place in places], self.packing, self.ranks)[1]
+        indices = self.order.samples(consumed_samples, consumed_samples + self.batch_size)
+        batches = micro_batches_of([self.part[index] for index in indices], self.packing, self.ranks)[1]
         return [batch.with_tensors(self.platform.pinned) for batch in batches]
 
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     )
     # Imported late, so that --help answers at once.
     from modellink_rm.preprocess.pipeline import Shard
-    from modellink_rm.preprocess.report import summary
+    from modellink_rm.preprocess.report import closing_lines
     from modellink_rm.preprocess.run import preprocess_data
 
     config: PreprocessConfig = groups[PreprocessConfig]
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
             f"{manifest.path}; when all are there: --merge-shards"
         )
         return 0
-    print(summary(manifest, Path(config.output_prefix), seconds=time.monotonic() - started))
+    print(closing_lines(manifest, Path(config.output_prefix), seconds=time.monotonic() - started))
     return 0
 
 
@@ -78,14 +78,14 @@ def _merge(argv: Sequence[str]) -> int:
         example="python preprocess_data.py --merge-shards --output-prefix data/pairs",
     )
     from modellink_rm.preprocess.merge import merge_groups, merge_shards
-    from modellink_rm.preprocess.report import summary
+    from modellink_rm.preprocess.report import closing_lines
 
     config: MergeConfig = groups[MergeConfig]
     prefix = Path(config.output_prefix)
     started = time.monotonic()
     if config.merge_shards:
         manifest = merge_shards(prefix, rejects=config.rejects)
-        print(summary(manifest, prefix, seconds=time.monotonic() - started))
+        print(closing_lines(manifest, prefix, seconds=time.monotonic() - started))
         return 0
     counts = merge_groups(Path(config.input or ""), config.merge_group_keys, prefix)
     for key, count in counts.items():

@@ -34,7 +34,7 @@ _BAD_INPUTS_SHOWN = 10
 
 
 @dataclass
-class _Summary:
+class _Totals:
     """Counts over the inputs so far."""
 
     inputs: int = 0
@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
     end_with_launcher()
     plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
     check_first(plan.inputs.reader, block)
-    summary = _Summary()
+    totals = _Totals()
     with (
         Scorer(plan) as scorer,
         ending_together(),
@@ -134,24 +134,24 @@ def main(argv: Sequence[str]) -> int:
         progress_bar(total=None, unit="input", is_shown=_shows_progress(score)) as bar,
     ):
         while block:
-            for row in _rows(scorer, block, summary):
+            for row in _rows(scorer, block, totals):
                 write(row)
             bar.update(len(block))
             block = list(islice(records, INPUTS_AT_A_TIME))
-        summary.check_some_finite()
-    if summary.bad > _BAD_INPUTS_SHOWN:
-        info(f"... and {summary.bad - _BAD_INPUTS_SHOWN:,} more inputs that are not scored")
-    for line in summary.lines():
+        totals.check_some_finite()
+    if totals.bad > _BAD_INPUTS_SHOWN:
+        info(f"... and {totals.bad - _BAD_INPUTS_SHOWN:,} more inputs that are not scored")
+    for line in totals.lines():
         _print(line, to_stderr=score.output is None)
-    return 1 if summary.bad else 0
+    return 1 if totals.bad else 0
 
 
-def _rows(scorer: "Scorer", block: Sequence[Any], summary: _Summary) -> Iterator[dict[str, Any]]:
+def _rows(scorer: "Scorer", block: Sequence[Any], totals: _Totals) -> Iterator[dict[str, Any]]:
     """One row per input of the block, in order."""
     for result in scorer.results(block):
-        summary.add(result)
+        totals.add(result)
         if isinstance(result, NotScored):
-            if summary.bad <= _BAD_INPUTS_SHOWN:
+            if totals.bad <= _BAD_INPUTS_SHOWN:
                 info(f"warning: {result.message}")
             yield {"error": result.message}
         else:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import flag, flag_name
+from modellink_rm.base.flags import check_minimums, flag, flag_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,19 +15,19 @@ class ModelOverrides:
 
     post_layer_norm: bool = flag(True, help="read the score before the final norm, not after it")
     max_position_embeddings: int | None = flag(
-        None, help="longest sequence that the model supports, in tokens"
+        None, above=0, help="longest sequence that the model supports, in tokens"
     )
     norm_epsilon: float | None = flag(
-        None, level="rare", help="epsilon of the norms; overrides the weights' config"
+        None, above=0, level="rare", help="epsilon of the norms; overrides the weights' config"
     )
     rotary_base: float | None = flag(
-        None, level="rare", help="base of the rotary angles; overrides the weights' config"
+        None, above=0, level="rare", help="base of the rotary angles; overrides the weights' config"
     )
     head_bias: bool = flag(
         False, level="rare", help="give the reward head a bias even where the loaded one has none"
     )
     init_method_std: float = flag(
-        0.02, level="rare", help="standard deviation of weights that are not loaded"
+        0.02, minimum=0, level="rare", help="standard deviation of weights that are not loaded"
     )
 
     def __post_init__(self) -> None:
@@ -36,15 +36,7 @@ class ModelOverrides:
         Raises:
             UserError: a value out of range.
         """
-        self._check_positive("max_position_embeddings", "norm_epsilon", "rotary_base")
-        if not self.init_method_std >= 0:
-            raise UserError(f"--init-method-std must not be negative, got {self.init_method_std}")
-
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"{flag_name(name)} must be above 0, got {value}")
+        check_minimums(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,24 +46,25 @@ class ModelConfig(ModelOverrides):
     Without weights, the shape flags define the model; with weights they are optional, and must agree.
     """
 
-    num_layers: int | None = flag(None, level="rare", help="number of transformer layers")
-    hidden_size: int | None = flag(None, level="rare", help="size of a hidden state")
-    ffn_hidden_size: int | None = flag(None, level="rare", help="size of the MLP's inner state")
-    num_attention_heads: int | None = flag(None, level="rare", help="number of query heads")
+    num_layers: int | None = flag(None, above=0, level="rare", help="number of transformer layers")
+    hidden_size: int | None = flag(None, above=0, level="rare", help="size of a hidden state")
+    ffn_hidden_size: int | None = flag(None, above=0, level="rare", help="size of the MLP's inner state")
+    num_attention_heads: int | None = flag(None, above=0, level="rare", help="number of query heads")
     group_query_attention: bool = flag(
         False, level="rare", help="query heads share key/value heads in groups"
     )
     num_query_groups: int | None = flag(
-        None, level="rare", help="number of key/value heads, with --group-query-attention"
+        None, above=0, level="rare", help="number of key/value heads, with --group-query-attention"
     )
     kv_channels: int | None = flag(
-        None, level="rare", help="size of one head; without weights hidden size / heads"
+        None, above=0, level="rare", help="size of one head; without weights hidden size / heads"
     )
     padded_vocab_size: int | None = flag(
-        None, level="rare", help="rows of the embedding; rows beyond the weights' are 0"
+        None, above=0, level="rare", help="rows of the embedding; rows beyond the weights' are 0"
     )
     make_vocab_size_divisible_by: int = flag(
         128,
+        above=0,
         level="rare",
         help="without --padded-vocab-size, pad the embedding to a multiple of this times tensor parallel",
     )
@@ -79,7 +72,9 @@ class ModelConfig(ModelOverrides):
     use_glm_rope: bool = flag(
         False, level="rare", help="GLM's rotary positions: interleaved, over half of each head"
     )
-    rotary_percent: float | None = flag(None, level="rare", help="share of each head that is rotated")
+    rotary_percent: float | None = flag(
+        None, above=0, level="rare", help="share of each head that is rotated"
+    )
     attention_dropout: float = flag(0.0, level="rare", help="dropout of attention weights")
     hidden_dropout: float = flag(0.0, level="rare", help="dropout of hidden states")
     disable_bias_linear: bool = flag(False, level="hidden", help="linear layers have no bias: always so here")
@@ -94,17 +89,6 @@ class ModelConfig(ModelOverrides):
             UserError: a value out of range, or query groups without grouped queries.
         """
         super().__post_init__()
-        self._check_positive(
-            "num_layers",
-            "hidden_size",
-            "ffn_hidden_size",
-            "num_attention_heads",
-            "num_query_groups",
-            "kv_channels",
-            "rotary_percent",
-            "padded_vocab_size",
-            "make_vocab_size_divisible_by",
-        )
         for name in ("attention_dropout", "hidden_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{flag_name(name)} must lie in [0, 1), got {getattr(self, name)}")

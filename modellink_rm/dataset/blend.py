@@ -14,7 +14,7 @@ from modellink_rm.dataset.split import split_rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DatasetRows:
     """Rows of one data set."""
 
     dataset: Dataset
@@ -23,44 +23,44 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Rows of several data sets in sequence; a place is an index over all of them."""
+    """Rows of several data sets in sequence, by an index over all of them."""
 
-    sources: tuple[Source, ...]
+    datasets: tuple[DatasetRows, ...]
     reader: ExampleReader
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, place: int) -> Example:
-        """The example at a place.
+    def __getitem__(self, index: int) -> Example:
+        """The example at an index.
 
         Raises:
             UserError: the row has a side without a token, or an id that the model has no row for.
         """
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        number = bisect_right(self._ends, place)
-        source = self.sources[number]
-        start = self._ends[number] - len(source.rows)
-        return self.reader.read(source.dataset, source.rows[place - start])
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = bisect_right(self._ends, index)
+        one = self.datasets[number]
+        start = self._ends[number] - len(one.rows)
+        return self.reader.read(one.dataset, one.rows[index - start])
 
     def first(self, num_examples: int) -> "Part":
-        """The first rows of every source, each in proportion to its rows, `num_examples` of them at most."""
+        """The first rows of every data set, in proportion to its rows, `num_examples` at most."""
         total = len(self)
         if num_examples >= total:
             return self
         kept_ends = [end * num_examples // total for end in self._ends]
         numbers = [end - start for start, end in itertools.pairwise([0, *kept_ends])]
-        sources = tuple(
-            Source(dataset=source.dataset, rows=source.rows[:number])
-            for source, number in zip(self.sources, numbers, strict=True)
+        datasets = tuple(
+            DatasetRows(dataset=one.dataset, rows=one.rows[:number])
+            for one, number in zip(self.datasets, numbers, strict=True)
         )
-        return Part(sources=sources, reader=self.reader)
+        return Part(datasets=datasets, reader=self.reader)
 
     @functools.cached_property
     def _ends(self) -> list[int]:
-        """One past the last place of each source."""
-        return list(itertools.accumulate(len(source.rows) for source in self.sources))
+        """One past the last index of each data set."""
+        return list(itertools.accumulate(len(one.rows) for one in self.datasets))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,9 @@ def blend_datasets(datasets: Sequence[Dataset], split: str, reader: ExampleReade
     splits = [split_rows(len(dataset), split, name=str(dataset.prefix)) for dataset in datasets]
 
     def part(ranges: Sequence[range]) -> Part:
-        sources = (Source(dataset=dataset, rows=rows) for dataset, rows in zip(datasets, ranges, strict=True))
-        return Part(sources=tuple(sources), reader=reader)
+        pairs = zip(datasets, ranges, strict=True)
+        members = (DatasetRows(dataset=dataset, rows=rows) for dataset, rows in pairs)
+        return Part(datasets=tuple(members), reader=reader)
 
     return Blend(
         train=part([one.train for one in splits]),

@@ -144,7 +144,7 @@ class Scorer:
         packed = (
             pack_examples(
                 [examples[number] for number in numbers], divisible_by=options.parallel.tokens_divisible_by()
-            ).part(rank=ranks.cp_rank, size=ranks.cp_size)
+            ).share(rank=ranks.cp_rank, size=ranks.cp_size)
             for numbers in groups
         )
         batches = (batch.to(self._device) for batch in packed)

@@ -5,20 +5,17 @@ import dataclasses
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import flag_name
 from modellink_rm.base.log import warn_once
-from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.model import ModelConfig, ModelOverrides
 from modellink_rm.model.shape import ModelShape
 
-# Fields whose flags must agree with the weights; the other flags of the shape only change numbers.
-_SHAPE_FIELDS = (
-    "num_layers",
-    "hidden_size",
-    "ffn_hidden_size",
-    "num_attention_heads",
-    "num_query_groups",
-    "kv_channels",
-    "rotary_percent",
+_FIELDS = {field.name for field in dataclasses.fields(ModelShape)}
+# Flags of the shape that only change numbers; the others must agree with the weights.
+_NUMBER_FIELDS = tuple(field.name for field in dataclasses.fields(ModelOverrides) if field.name in _FIELDS)
+_SHAPE_FIELDS = tuple(
+    field.name
+    for field in dataclasses.fields(ModelConfig)
+    if field.name in _FIELDS and field.name not in _NUMBER_FIELDS and field.default is None
 )
-_NUMBER_FIELDS = ("max_position_embeddings", "norm_epsilon", "rotary_base")
 # Flags that a model without weights needs; its vocabulary is the padded one.
 _REQUIRED_FIELDS = (
     "num_layers",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.json_files import read_json_object
 from modellink_rm.base.log import warn_once
 from modellink_rm.base.registry import unknown_name_message
 from modellink_rm.config.preprocess import PreprocessConfig
@@ -63,13 +64,10 @@ def with_dataset_info(config: PreprocessConfig) -> PreprocessConfig:
 def _entries(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"--dataset-dir: {path} does not exist")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict) or not all(isinstance(entry, dict) for entry in value.values()):
+    entries = read_json_object(path, expected="an object of objects")
+    if not all(isinstance(entry, dict) for entry in entries.values()):
         raise UserError(f"{path} must hold an object of objects")
-    return value
+    return entries
 
 
 def _input_of(entry: Mapping[str, Any], directory: Path, where: str) -> str:

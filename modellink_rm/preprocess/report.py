@@ -79,7 +79,7 @@ class Progress:
             info(f"{self._num_records:,} records, {share:.0%} of the input, {rate:,.0f} records/s")
 
 
-def summary(manifest: Manifest, prefix: Path, *, seconds: float) -> str:
+def closing_lines(manifest: Manifest, prefix: Path, *, seconds: float) -> str:
     """The closing lines: kept, dropped by reason, tokens, longest, and where the files are."""
     lines = [
         f"records read  {manifest.num_read:>15,}  in {seconds:.1f} s",

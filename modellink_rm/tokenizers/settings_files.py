@@ -1,11 +1,9 @@
 """Special tokens, as declared in the small json files beside a vocabulary."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from modellink_rm.base.errors import UserError
+from modellink_rm.base.json_files import read_json_object as read_json_object
 
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -27,21 +25,6 @@ class TokenizerSettings:
     added: dict[str, int]
     special: frozenset[str]
     files: tuple[Path, ...]
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a json file.
-
-    Raises:
-        UserError: the file is not one JSON object.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object")
-    return value
 
 
 def read_tokenizer_settings(directory: Path) -> TokenizerSettings:

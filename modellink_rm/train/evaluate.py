@@ -35,7 +35,7 @@ def evaluate(
         chunk.eval()
     with synced_params(chunks):
         for start in range(0, len(part), batch_size):
-            examples = [part[place] for place in range(start, min(start + batch_size, len(part)))]
+            examples = [part[index] for index in range(start, min(start + batch_size, len(part)))]
             number, batches = micro_batches_of(examples, packing, ranks)
             if not number:
                 continue  # fewer examples than replicas

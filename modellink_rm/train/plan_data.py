@@ -106,7 +106,8 @@ def plan_blend(
             f"{num_too_long} of {sum(map(len, datasets))} pairs are longer than --seq-length "
             f"{config.seq_length} and are truncated (--truncation {config.truncation})"
         )
-    for train, valid, test in zip(blend.train.sources, blend.valid.sources, blend.test.sources, strict=True):
+    parts = (blend.train.datasets, blend.valid.datasets, blend.test.datasets)
+    for train, valid, test in zip(*parts, strict=True):
         info(
             f"{train.dataset.prefix}: {len(train.rows)} rows for training, {len(valid.rows)} for validation, "
             f"{len(test.rows)} left for tests"

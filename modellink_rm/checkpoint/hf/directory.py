@@ -4,7 +4,6 @@ Every rank reads only its own slices. Pickled weights are never opened.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.json_files import read_json_object
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
 from modellink_rm.model.families.registry import family_of, shape_from_config
 from modellink_rm.model.families.tensors import TensorTable
@@ -229,15 +229,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, or holds no JSON object.
     """
+    damaged = "cannot be read ({error}); download it again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path, damaged=damaged)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; a Hugging Face directory with safetensors is needed") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); download it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
+    except OSError as error:
+        raise UserError(f"{path} {damaged.format(error=error)}") from None
 
 
 def _open_weights(directory: Path) -> dict[str, Any]:

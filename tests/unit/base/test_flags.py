@@ -14,7 +14,7 @@ class Shape:
     """Shape of a thing."""
 
     num_sides: int = flag(minimum=3, help="how many")
-    scale: float | None = flag(None, help="100% is 1.0")
+    scale: float | None = flag(None, above=0, help="100% is 1.0")
     is_closed: bool = flag(True, help="leave it open")
     is_filled: bool = flag(False, help="fill it")
     weight: float = flag(1.5, level="rare", help="in g")
@@ -66,6 +66,7 @@ def test_fields_are_flags_with_their_defaults() -> None:
         ("--num-sides", "2", "must be at least 3, got 2"),
         ("--width", "-1", "must not be negative, got -1"),
         ("--height", "0.5", "must be at least 1, got 0.5"),
+        ("--scale", "0", "must be above 0, got 0.0"),
     ],
 )
 def test_value_below_its_minimum_is_refused(word: str, value: str, rule: str) -> None:

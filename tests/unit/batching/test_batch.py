@@ -109,13 +109,13 @@ def test_prefix_length_counts_the_tokens_before_a_segment_that_it_sees() -> None
 
 def test_context_parallel_ranks_hold_a_slice_of_each_half() -> None:
     batch = pack_examples([example(0, 2, 3, 1), example(7, 1, 1)])
-    parts = [batch.part(rank=rank, size=2) for rank in range(2)]
+    parts = [batch.share(rank=rank, size=2) for rank in range(2)]
     assert [part.ranges for part in parts] == [((0, 2), (6, 8)), ((2, 4), (4, 6))]
     assert [part.input_ids.tolist() for part in parts] == [[100, 101, 800, 810], [110, 111, 112, 120]]
     assert [part.position_ids.tolist() for part in parts] == [[0, 1, 0, 1], [2, 3, 4, 2]]
     assert parts[0].segments == parts[1].segments == batch.segments
     assert parts[0].scored_positions == batch.scored_positions
-    assert batch.part(rank=0, size=1) is batch
+    assert batch.share(rank=0, size=1) is batch
 
 
 def test_batch_on_another_device_has_all_its_tensors_there() -> None:

@@ -36,7 +36,7 @@ def test_no_example_has_no_target() -> None:
 def test_targets_stay_whole_on_every_context_parallel_rank() -> None:
     batch = pack_examples(EXAMPLES, divisible_by=4)
     for rank in (0, 1):
-        held = batch.part(rank=rank, size=2)
+        held = batch.share(rank=rank, size=2)
         assert len(held.input_ids) == len(batch.input_ids) // 2
         assert held.targets is batch.targets
 

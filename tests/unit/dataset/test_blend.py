@@ -34,7 +34,7 @@ def prefixes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_each_data_set_is_divided_by_itself(prefixes: list[Path]) -> None:
     blend = blend_of(prefixes, "80,10,10")
     parts = {"train": blend.train, "valid": blend.valid, "test": blend.test}
-    rows = {name: [source.rows for source in part.sources] for name, part in parts.items()}
+    rows = {name: [one.rows for one in part.datasets] for name, part in parts.items()}
     assert rows == {
         "train": [range(720), range(80)],
         "valid": [range(720, 810), range(80, 90)],
@@ -66,7 +66,7 @@ def test_evaluation_of_a_few_examples_takes_rows_of_each_data_set(prefixes: list
 @pytest.mark.parametrize("num_examples", [1, 7, 89, 90, 91])
 def test_evaluation_of_one_data_set_takes_its_first_rows(num_examples: int, prefixes: list[Path]) -> None:
     valid = blend_of(prefixes[:1]).valid
-    assert valid.first(num_examples).sources[0].rows == range(810, 900)[:num_examples]
+    assert valid.first(num_examples).datasets[0].rows == range(810, 900)[:num_examples]
 
 
 def test_places_count_over_the_data_sets_in_their_order(prefixes: list[Path]) -> None:

@@ -92,7 +92,7 @@ def test_parts_of_a_context_parallel_batch_make_up_the_whole(
     whole = visible(batch.segments)
     held: list[Any] = []
     for rank in range(size):
-        part = batch.part(rank=rank, size=size)
+        part = batch.share(rank=rank, size=size)
         tokens = np.concatenate([np.arange(start, end) for start, end in part.ranges])
         np.testing.assert_array_equal(part.input_ids, batch.input_ids[tokens])
         np.testing.assert_array_equal(part.position_ids, batch.position_ids[tokens])
@@ -137,4 +137,4 @@ def test_equal_responses_are_one_row() -> None:
 
 def test_a_sequence_that_cannot_be_divided_is_refused() -> None:
     with pytest.raises(AssertionError, match="7 tokens cannot be divided into 4 slices"):
-        batch_of([(3, [2, 2])]).part(rank=0, size=2)
+        batch_of([(3, [2, 2])]).share(rank=0, size=2)

@@ -292,8 +292,8 @@ def test_row_without_a_token_is_refused(directory: Path, tmp_path: Path) -> None
 def test_two_data_sets_are_each_trained_on_and_validated(directory: Path) -> None:
     write_random_rows(directory / "more", 10, seed=8)
     blend = plan(directory, f"--data-path {directory}/pairs {directory}/more --split 80,20,0").blend
-    assert [source.rows for source in blend.train.sources] == [range(16), range(8)]
-    assert [source.rows for source in blend.valid.sources] == [range(16, 20), range(8, 10)]
+    assert [one.rows for one in blend.train.datasets] == [range(16), range(8)]
+    assert [one.rows for one in blend.valid.datasets] == [range(16, 20), range(8, 10)]
 
 
 def test_data_set_given_twice_is_refused(directory: Path) -> None:

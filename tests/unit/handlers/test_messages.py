@@ -1,0 +1,87 @@
+"""Lists of messages in every arrangement, and the pairs they mean, written by hand."""
+
+import pytest
+
+from modellink_rm.conversation import Message, Pair
+from modellink_rm.records import RecordError
+from tests.unit.handlers.conversations import MESSAGES, ONE_TURN, A, B, Q, assistant, made, message, user
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": [Q], "chosen": [A], "rejected": [B]},  # TRL, conversational, explicit prompt
+        {"chosen": [Q, A], "rejected": [Q, B]},  # TRL, conversational, implicit prompt
+        {"prompt": None, "chosen": [Q, A], "rejected": [Q, B]},
+        {"prompt": "q", "chosen": "a", "rejected": "b"},  # TRL, standard
+        {"prompt": [Q], "chosen": A, "rejected": B},  # XTuner
+        {"prompt": "q", "chosen": [Q, A], "rejected": [Q, B]},
+        {"prompt": [Q], "chosen": [Q, A], "rejected": "b"},
+        {"prompt": [message("user", [{"type": "text", "text": "q"}])], "chosen": [A], "rejected": [B]},
+    ],
+)
+def test_messages_in_every_arrangement_are_the_same_pair(record):
+    assert made(MESSAGES, record) == ONE_TURN
+
+
+def test_messages_with_system_turns_tools_and_calls():
+    call = {"function": {"name": "f", "arguments": '{"x": 1}'}, "type": "function", "id": "1"}
+    history = [
+        message("developer", "s"),
+        Q,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        message("tool", "2"),
+    ]
+    record = {"tools": [{"name": "f"}], "chosen": [*history, A], "rejected": [*history, B]}
+    turns = (
+        user("q"),
+        Message("function_call", '{"name": "f", "arguments": {"x": 1}}'),
+        Message("observation", "2"),
+    )
+    assert made(MESSAGES, record) == Pair("s", '[{"name": "f"}]', turns, assistant("a"), assistant("b"))
+
+
+def test_equal_answers_leave_the_prompt_before_them():
+    assert made(MESSAGES, {"chosen": [Q, A], "rejected": [Q, A]}).prompt == (user("q"),)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"chosen": [A]}, "field 'rejected' is missing"),
+        ({"chosen": [A], "rejected": [B]}, "empty prompt"),
+        ({"chosen": [], "rejected": []}, "empty prompt"),
+        ({"prompt": [], "chosen": "a", "rejected": "b"}, "empty prompt"),
+        ({"prompt": [Q, A], "chosen": [A], "rejected": [B]}, "the conversation does not end with a turn"),
+        ({"prompt": [Q, Q, Q], "chosen": [A], "rejected": [B]}, "turns do not alternate"),
+        (
+            {"chosen": [Q, A, Q, A], "rejected": [message("user", "other"), B]},
+            "empty prompt",
+        ),
+        ({"chosen": [Q, A, Q, A], "rejected": [Q, B]}, "field 'chosen' must be one answer after the prompt"),
+        ({"prompt": [Q], "chosen": [Q], "rejected": [B]}, "field 'chosen' is not an answer"),
+        (
+            {"prompt": "q", "chosen": 3, "rejected": "b"},
+            "field 'chosen' must be a text or a list of messages",
+        ),
+        ({"prompt": [message("bot", "q")], "chosen": "a", "rejected": "b"}, "a message with an unknown role"),
+        ({"prompt": ["q"], "chosen": "a", "rejected": "b"}, "not a message"),
+        (
+            {"prompt": [message("user", None)], "chosen": "a", "rejected": "b"},
+            "'content' of a message is not",
+        ),
+        ({"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}, "'content' of a message is missing"),
+        (
+            {"prompt": [Q, message("system", "s")], "chosen": "a", "rejected": "b"},
+            "a system message that is not the first",
+        ),
+        (
+            {"prompt": "q", "chosen": {"role": "assistant", "tool_calls": [{}]}, "rejected": "b"},
+            "a tool call without a name",
+        ),
+    ],
+)
+def test_messages_say_what_is_wrong(record, reason):
+    with pytest.raises(RecordError) as error:
+        made(MESSAGES, record)
+    assert error.value.reason.startswith(reason)

@@ -1,0 +1,64 @@
+"""Handlers of users: in a file, and of an installed package."""
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from modellink_rm.base import registry
+from modellink_rm.base.errors import UserError
+from modellink_rm.conversation import Pair
+from modellink_rm.handlers import HANDLERS, make_handler
+from modellink_rm.records import RecordError
+from tests.unit.handlers.conversations import ONE_TURN, assistant, made, user
+
+CUSTOM = "examples/custom_handler.py:StarsHandler"
+
+
+def test_a_handler_in_a_file():
+    answers = [{"text": "a", "stars": 2}, {"text": "b", "stars": 5}, {"text": "c", "stars": 1}]
+    pair = made(CUSTOM, {"q": "why", "answers": answers}, question="q")
+    assert pair == Pair(None, "", (user("why"),), assistant("b"), assistant("c"), margin=4)
+    with pytest.raises(RecordError, match="question must be a text"):
+        made(CUSTOM, {})
+
+
+def test_a_handler_of_an_entry_point(monkeypatch):
+    point = EntryPoint("Mine", "modellink_rm.handlers.hh_rlhf:HhRlhfPairwiseHandler", "modellink_rm.handlers")
+
+    def points(group):
+        return [point] if group == "modellink_rm.handlers" else []
+
+    monkeypatch.setattr(registry, "entry_points", points)
+    pair = made(
+        "Mine", {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}
+    )
+    assert pair == ONE_TURN
+    with pytest.raises(UserError, match=r"unknown --handler-name 'Min'; did you mean Mine\? .*FILE.py:CLASS"):
+        make_handler("Min", None)
+    HANDLERS._entries.pop("Mine")
+
+
+def test_an_entry_point_that_is_no_class_is_an_error(monkeypatch):
+    point = EntryPoint("Text", "modellink_rm.version:__version__", "modellink_rm.handlers")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    with pytest.raises(UserError, match=r"--handler-name Text: .* of an installed package is not a class"):
+        make_handler("Text", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "map_keys", "message"),
+    [
+        ("nowhere.py:X", None, "nowhere.py does not exist"),
+        ("examples/custom_handler.py:X", None, "has no class X"),
+        (CUSTOM, '{"quest": "q"}', "unknown key of --map-keys 'quest'; did you mean question"),
+    ],
+)
+def test_a_wrong_name_of_an_own_handler_is_an_error(name, map_keys, message):
+    with pytest.raises(UserError, match=message):
+        make_handler(name, map_keys)
+
+
+def test_an_own_handler_that_returns_no_pair_is_an_error(tmp_path):
+    (tmp_path / "own.py").write_text("class Own:\n    def __call__(self, record):\n        return None\n")
+    with pytest.raises(UserError, match="Own returned NoneType instead of a Pair"):
+        make_handler(f"{tmp_path}/own.py:Own", None)({})
