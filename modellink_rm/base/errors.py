@@ -26,7 +26,21 @@ _LIMITS = {
 
 
 class UserError(ValueError):
-    """A user's mistake, in one line: the rule, what was given instead, and what to do."""
+    """A user's mistake, in one line: the rule, what was given instead, and what to do.
+
+    What a message quotes, of a file that others made say, may hold line ends and a terminal's commands: they
+    are written as escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""The text with everything that does not print written as in Python: \n, \x1b."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 class AgreedError(UserError):
@@ -109,6 +123,7 @@ def print_error(message: str, *, is_agreed: bool = False) -> None:
     Args:
         is_agreed: every process met it, and one line is enough.
     """
+    message = printable(message)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         print(f"error: {message}", file=sys.stderr, flush=True)
     else:

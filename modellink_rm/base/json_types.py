@@ -20,6 +20,8 @@ def has_type(value: Any, hint: Any) -> bool:
         if arguments[-1] is Ellipsis:
             return all(has_type(item, arguments[0]) for item in value)
         return len(value) == len(arguments) and all(map(has_type, value, arguments))
+    if origin is list and isinstance(value, list):
+        return all(has_type(item, arguments[0]) for item in value)
     if origin is dict and isinstance(value, dict):
         return all(isinstance(name, str) and has_type(item, arguments[1]) for name, item in value.items())
     if hint is float:
@@ -30,7 +32,7 @@ def has_type(value: Any, hint: Any) -> bool:
         return isinstance(value, dict | hint)
     if origin is typing.Literal:
         return value in arguments
-    return origin not in (tuple, dict)
+    return origin not in (tuple, list, dict)
 
 
 def check_types(kind: type, values: dict[str, Any]) -> None:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_types import known_fields
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.dataset.truncation import MODES
 from modellink_rm.templates.files import definition_of
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -104,8 +107,11 @@ def read_contract(checkpoint: Path) -> InferenceContract:
     """
     path = checkpoint / CONTRACT_NAME
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-        return InferenceContract(**known_fields(InferenceContract, content, str(path)))
+        content: dict[str, Any] = orjson.loads(path.read_bytes())
+        contract = InferenceContract(**known_fields(InferenceContract, content, str(path)))
+        if contract.truncation not in MODES or contract.seq_length < 1:
+            raise ValueError(f"truncation {contract.truncation!r}, seq_length {contract.seq_length}")
+        return contract
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the checkpoint does not say how to score with it") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -25,7 +25,6 @@ from modellink_rm.base.megatron_compat import (
     keep_own_step,
     set_all_rng_states,
     single_optimizers,
-    write_results_in_this_process,
 )
 from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, describe_files, files_json
 from modellink_rm.checkpoint.layout import (
@@ -36,6 +35,7 @@ from modellink_rm.checkpoint.layout import (
     checkpoint_directory,
 )
 from modellink_rm.checkpoint.verify import reading
+from modellink_rm.checkpoint.writer import ThreadedSave
 from modellink_rm.parallel.groups import Ranks
 
 # torch's writer of files reports a full disk as a position in this source file that is not the expected one.
@@ -89,9 +89,8 @@ def save_checkpoint(
     state["scheduler"] = scheduler.state_dict()
     state["progress"] = {"iteration": run.iteration, "consumed_samples": run.consumed_samples}
     state["rng"] = _sharded_rng(ranks)
-    write_results_in_this_process()
     with _cleared_when_it_fails(unfinished, ranks):
-        dist_checkpointing.save(state, str(unfinished))
+        dist_checkpointing.save(state, str(unfinished), ThreadedSave())
     torch.distributed.barrier()
     tensors = _described_tensors(unfinished, ranks)
     if ranks.rank == 0:

@@ -9,7 +9,7 @@ from typing import Any
 
 from modellink_rm.base.checksums import FileEntry, sealed_json, sha256_of_all, unsealed
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.json_types import has_type
+from modellink_rm.base.json_types import check_types, has_type
 
 FILES_NAME = "files.json"
 TENSOR_SUFFIX = ".distcp"
@@ -41,6 +41,8 @@ def read_files(path: Path) -> dict[str, FileEntry]:
         content: dict[str, Any] = json.loads(path.read_bytes())
         if "checksum" in content:
             files = unsealed(content)["files"]
+            for entry in files.values():
+                check_types(FileEntry, entry)
             entries = {name: FileEntry(**entry) for name, entry in files.items()}
         elif has_type(content, dict[str, tuple[int, str | None]]):  # of version 1 and 2 of a checkpoint
             entries = {name: FileEntry(size=size, sha256=sha or "") for name, (size, sha) in content.items()}

@@ -1,10 +1,12 @@
 """This process's model chunks with their initial weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 from modellink_rm.base.errors import AgreedError, listed
+from modellink_rm.base.megatron_compat import single_optimizers
 from modellink_rm.checkpoint.distributed import load_weights
 from modellink_rm.checkpoint.hf.load import load_hugging_face_weights
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource
@@ -93,11 +95,45 @@ def check_finite(chunks: Sequence[RewardModel], name: str) -> None:
         for parameter_name, parameter in chunk.global_parameters()
         if not torch.isfinite(parameter).all()
     ]
-    found: list[list[str]] = [[]] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, bad)
-    names = sorted({parameter_name for part in found for parameter_name in part})
+    names = _names_of_all(bad)
     if names:
         raise AgreedError(
             f"{name}: the weight {listed(names, most=1)} holds NaN or infinity; load weights that do not, "
             "such as those of an earlier checkpoint"
         )
+
+
+def check_finite_state(optimizer: Any, name: str) -> None:
+    """Every number of an optimizer's state is finite; a collective over all processes.
+
+    Args:
+        name: what the state was read from.
+
+    Raises:
+        AgreedError: on every process, with the kinds of tensors that hold others.
+    """
+    bad = [kind for kind, tensor in _tensors_of(optimizer) if not torch.isfinite(tensor).all()]
+    kinds = _names_of_all(bad)
+    if kinds:
+        raise AgreedError(
+            f"{name}: the optimizer's {' and '.join(kinds)} holds NaN or infinity; go on from an earlier "
+            "checkpoint, or with --no-load-optim"
+        )
+
+
+def _tensors_of(optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The main weights and the moments of this process, each with its kind."""
+    for single in single_optimizers(optimizer):
+        if single.is_stub_optimizer:
+            continue
+        for group in single.optimizer.param_groups:
+            yield from (("main weights", parameter) for parameter in group["params"])
+        for state in single.optimizer.state.values():
+            yield from ((kind, value) for kind, value in state.items() if isinstance(value, torch.Tensor))
+
+
+def _names_of_all(names: Sequence[str]) -> list[str]:
+    """The names of all processes, each once, sorted; a collective."""
+    found: list[Sequence[str]] = [[]] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, names)
+    return sorted({name for part in found for name in part})

@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
     score: ScoreConfig = parsed[ScoreConfig]
     load = parsed[ScorerConfig].load
     check_output(score, load, parsed[TokenizerConfig])
-    records = read_records(score.input)
+    records = read_records(score.input, score)
     block = list(islice(records, INPUTS_AT_A_TIME))
     if not block:
         raise UserError(f"--input {' '.join(score.input)} holds no record")

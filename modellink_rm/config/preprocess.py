@@ -6,6 +6,7 @@ from pathlib import Path
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import IgnoredFlag, check_minimums, flag
 from modellink_rm.base.registry import unknown_name_message
+from modellink_rm.config.limits import Limits
 
 # name for --drop -> how the report describes such a pair; a pair's findings are bits in this order
 CHECKS = {
@@ -19,7 +20,7 @@ CHECKS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreprocessConfig:
+class PreprocessConfig(Limits):
     """Preference pairs in, indexed files out."""
 
     input: tuple[str, ...] = flag(
@@ -85,14 +86,6 @@ class PreprocessConfig:
     )
     rejects: str | None = flag(
         None, level="rare", help="write every refused record with its reason to this .jsonl", metavar="FILE"
-    )
-    max_record_bytes: int = flag(
-        16 << 20,
-        minimum=1,
-        help="longest record, in bytes; a longer one is refused, and ends the command in a JSON array or CSV",
-    )
-    max_expansion: int = flag(
-        200, minimum=1, help="how many times larger than its file a compressed input may be, above 256 MiB"
     )
     resume: bool = flag(False, help="continue a killed run from the parts that it finished")
     num_shards: int = flag(

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import check_minimums, flag
+from modellink_rm.config.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
+class ScoreConfig(Limits):
     """Records in, scores out."""
 
     input: tuple[str, ...] = flag(

@@ -49,7 +49,7 @@ def report(manifest: Manifest) -> Iterator[str]:
     if "row" in manifest.lengths:
         yield "rows by tokens"
         bins = manifest.lengths["row"].histogram
-        most = max(bins.values(), default=1)
+        most = max([1, *bins.values()])
         for label, count in bins.items():
             yield f"  {label:>13s} {count:12,} {'#' * round(_BAR * count / most)}".rstrip()
     for name, entry in manifest.files.items():

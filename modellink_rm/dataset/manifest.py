@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from modellink_rm.base.checksums import FileEntry, sealed_json, unsealed
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import write_whole
@@ -136,7 +138,7 @@ def read_manifest(prefix: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
+        content: dict[str, Any] = orjson.loads(path.read_bytes())
         if content["format_version"] not in (1, FORMAT_VERSION):
             raise UserError(
                 f"{path} has format version {content['format_version']}, this package reads up to "

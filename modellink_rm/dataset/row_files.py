@@ -132,7 +132,8 @@ def _response(input_ids: np.ndarray, labels: np.ndarray) -> Response:
 
 def _check_rows(prefix: Path, readers: Mapping[str, IndexedReader], num_rows: int) -> None:
     """Every file has the rows that the others and the manifest ask for."""
-    num_responses = readers["ranks"].lengths if "ranks" in readers else np.full(num_rows, 2)
+    pairs = np.full(len(readers[PAIR_ARRAYS[0]]), 2)
+    num_responses = readers["ranks"].lengths if "ranks" in readers else pairs
     for name, reader in readers.items():
         expected = int((num_responses - 1).sum()) if name.startswith("rejected") else num_rows
         if len(reader) != expected:

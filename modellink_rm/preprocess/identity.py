@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modellink_rm.base.json_types import check_types
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.preprocess.encode import RecordEncoder
 from modellink_rm.records import input_files
@@ -64,10 +65,13 @@ class RunIdentity:
 
         Raises:
             KeyError: a field is missing, as in a file of another version.
+            TypeError, ValueError: a field has another type, or holds what cannot be written.
         """
         values: dict[str, Any] = json.loads(data)
+        json.dumps(values, ensure_ascii=False).encode()
         names = [field.name for field in dataclasses.fields(cls) if field.name != "other_flags"]
         own = {name: values.pop(name) for name in names}
+        check_types(cls, own)
         for name in ("input", "input_files", "drop"):
             own[name] = tuple(tuple(value) if isinstance(value, list) else value for value in own[name])
         return cls(**own, other_flags=values)

@@ -1,6 +1,7 @@
 """The file of a run's finished parts, from which --resume continues and shards are merged."""
 
 import contextlib
+import json
 import os
 import zlib
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import BinaryIO
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import exclusive, write_in_one_call
 from modellink_rm.preprocess.identity import RunIdentity, first_difference
-from modellink_rm.preprocess.rows import Rows, from_bytes
+from modellink_rm.preprocess.rows import Rows, from_file
 
 _MAGIC = b"MLRMPART3"
 _END = b"MLRMDONE"
@@ -72,7 +73,7 @@ class Parts:
             return
         end = self._file.tell()
         for part in _frames(self._file):
-            rows = from_bytes(part)
+            rows = from_file(part)
             if rows is None:
                 break
             yield rows
@@ -121,6 +122,8 @@ def read_shard(path: Path) -> tuple[RunIdentity, Iterator[Rows]]:
         return RunIdentity.from_json(identity), _rows_of_shard(path, file)
     except KeyError as error:
         raise UserError(f"{path} is of another version, without {error}: run that shard again") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): run that shard again") from None
 
 
 def _rows_of_shard(path: Path, file: BinaryIO) -> Iterator[Rows]:
@@ -128,7 +131,7 @@ def _rows_of_shard(path: Path, file: BinaryIO) -> Iterator[Rows]:
         for part in _frames(file):
             if part == _END:
                 return
-            rows = from_bytes(part)
+            rows = from_file(part)
             if rows is None:
                 break
             yield rows
@@ -146,13 +149,21 @@ def _read_identity(file: BinaryIO) -> bytes | None:
     data = next(_frames(file), b"")
     if len(data) < 4 or _with_checksum(data[:-4]) != data:
         return None
-    return data[:-4]
+    return data[:-4] if _is_object(data[:-4]) else None
+
+
+def _is_object(content: bytes) -> bool:
+    try:
+        return isinstance(json.loads(content), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _frames(file: BinaryIO) -> Iterator[bytes]:
     """The bytes of the parts, up to an incomplete one."""
-    while len(size := file.read(8)) == 8:
-        data = file.read(int.from_bytes(size, "little"))
-        if len(data) < int.from_bytes(size, "little"):
+    file_size = os.fstat(file.fileno()).st_size
+    while len(head := file.read(8)) == 8:
+        size = int.from_bytes(head, "little")
+        if size > file_size - file.tell():
             return
-        yield data
+        yield file.read(size)

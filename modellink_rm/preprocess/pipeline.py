@@ -35,7 +35,6 @@ from modellink_rm.preprocess.rows import Rows, from_bytes, text_crc32
 from modellink_rm.preprocess.tokenizer_comparison import warn_if_files_differ
 from modellink_rm.preprocess.writer import RowWriter
 from modellink_rm.records import (
-    Limits,
     RawRecord,
     Record,
     RecordBlock,
@@ -168,8 +167,7 @@ def _inputs(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> list
 
 
 def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
-    limits = Limits(max_record_bytes=config.max_record_bytes, max_expansion=config.max_expansion)
-    return read_raw_records(config.input, limits)
+    return read_raw_records(config.input, config)
 
 
 def _all_rows(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modellink_rm.base.json_types import has_type
 from modellink_rm.records import RawRecord
 
 _ARRAYS = {
@@ -22,6 +23,13 @@ _ARRAYS = {
     "margins": "<f4",
     "ids": "<i4",
 }
+
+# The types of what is not in arrays, and of a refused record.
+_HEAD: dict[str, Any] = {
+    **{"num_bytes": int, "num_records": int, "crc32": int},
+    **{"sources": list[str], "places": list[str], "texts": list[str]},
+}
+_REFUSED = tuple[str, str, str, bool, int, int, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,49 @@ def to_bytes(rows: Rows) -> bytes:
     parts = [len(encoded).to_bytes(8, "little"), encoded, *(array.tobytes() for array in arrays.values())]
     body = b"".join(parts)
     return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def from_file(data: bytes) -> Rows | None:
+    """The results in a file; None if they are incomplete, contradict themselves, or are none."""
+    try:
+        rows = from_bytes(data)
+        return rows if rows is not None and _is_consistent(rows) else None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def _is_consistent(rows: Rows) -> bool:
+    """Whether the values have their types, and belong to the rows that there are.
+
+    Raises:
+        ValueError: a text is none that could have been read.
+    """
+    values = {name: getattr(rows, name) for name in _HEAD}
+    refused = [dataclasses.astuple(one) for one in rows.refused]
+    if not all(map(has_type, values.values(), _HEAD.values())) or not has_type(refused, list[_REFUSED]):
+        return False
+    for one in rows.refused:
+        f"{one.place}{one.reason}{one.message}".encode()
+        (one.text or "").encode("latin-1")
+    "".join(rows.sources + rows.places).encode()
+    "".join(rows.texts).encode("latin-1")
+    num_rows, answers = len(rows.num_responses), rows.num_responses.astype(np.int64)
+    sizes = {
+        "digests": num_rows,
+        "flags": num_rows,
+        "lengths": (answers + 1).sum(),
+        "ranks": answers.sum(),
+        "margins": (answers - 1).sum(),
+        "ids": rows.lengths.astype(np.int64).sum(),
+    }
+    return (
+        all(len(getattr(rows, name)) == size for name, size in sizes.items())
+        and all(len(texts) in (0, num_rows) for texts in (rows.sources, rows.places, rows.texts))
+        and all(0 <= one.index <= num_rows and 0 <= one.flags < 256 for one in rows.refused)
+        and bool(np.all(answers >= 2) and np.all(rows.lengths >= 0))
+        and rows.num_records == num_rows + len(rows.refused)
+        and rows.num_bytes >= 0
+    )
 
 
 def from_bytes(data: bytes) -> Rows | None:

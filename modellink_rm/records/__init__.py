@@ -1,7 +1,7 @@
 """Records of preference files, each with its place; they are parsed by the worker that uses them."""
 
+from modellink_rm.config.limits import Limits
 from modellink_rm.records.inputs import input_files, read_raw_records, read_records
-from modellink_rm.records.limits import Limits
 from modellink_rm.records.record import (
     BadRecord,
     RawRecord,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
+from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 
 _GZIP = (".gz", ".gzip")
 _ZSTD = (".zst", ".zstd")

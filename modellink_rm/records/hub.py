@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
+from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.record import RawRecord, record_of_row
 
 _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.compressed import format_suffix
 from modellink_rm.records.hub import is_hub_name, read_hub
-from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.record import BadRecord, RawRecord, Record, parse_record
 from modellink_rm.records.tables import read_arrow, read_parquet
 from modellink_rm.records.text_formats import read_csv, read_json, read_lines
@@ -26,13 +26,15 @@ _KINDS = ", ".join(sorted(READERS)) + ", or one of them with .gz or .zst"
 _ABOUT_THE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 
-def read_records(inputs: str | Sequence[str]) -> Iterator[Record | BadRecord]:
+def read_records(
+    inputs: str | Sequence[str], limits: Limits = DEFAULT_LIMITS
+) -> Iterator[Record | BadRecord]:
     """The records of one or more --input, one at a time.
 
     Raises:
         UserError: a path does not exist or holds nothing to read, or a file is cut off or damaged.
     """
-    return map(parse_record, read_raw_records(inputs))
+    return map(parse_record, read_raw_records(inputs, limits))
 
 
 def read_raw_records(inputs: str | Sequence[str], limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
+from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.duplicate_keys import duplicate_key
-from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 
 _NOT_UTF8 = "invalid UTF-8"
 _NESTED = "nested too deeply"

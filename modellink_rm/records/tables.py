@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.compressed import opened_for_seeking
-from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.record import RawRecord, record_of_row
 
 _ROWS_AT_A_TIME = 256

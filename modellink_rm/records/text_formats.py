@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import IO
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.compressed import opened
-from modellink_rm.records.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.record import RawRecord, record_of_row
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

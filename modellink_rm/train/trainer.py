@@ -11,7 +11,7 @@ from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import load_train_state, save_checkpoint
 from modellink_rm.checkpoint.layout import RunInfo
-from modellink_rm.checkpoint.load import build_and_load_model, check_finite
+from modellink_rm.checkpoint.load import build_and_load_model, check_finite, check_finite_state
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.kernel_choice import choose_kernels
@@ -175,6 +175,7 @@ def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainSta
             verifies=config.checkpoint.verify_checksums,
         )
         check_finite([chunk.module for chunk in wrapped], source.name)
+        check_finite_state(optimizer, source.name)
         use_fused_adam(optimizer)
         state.iteration, state.consumed_samples = progress.iteration, progress.consumed_samples
         info(f"continuing after iteration {state.iteration} of {source.checkpoint.path}")

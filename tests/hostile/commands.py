@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from modellink_rm.base.errors import run_command
 from tests.tiny_data import random_pairs, write_tokenizer
 
 SECONDS = 120.0
+# For what a killed command started, to notice its end.
+SECONDS_TO_FOLLOW = 5.0
 # What takes seconds to import is there before a command's process is forked.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -69,6 +73,15 @@ class Running:
         """End it as the system does for want of memory."""
         self.process.kill()
 
+    def survivors(self) -> list[str]:
+        """Processes that it started and that are still there a while after its end."""
+        deadline = time.monotonic() + SECONDS_TO_FOLLOW
+        while (left := _processes_of(self.process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for process in left:
+            process.kill()
+        return [" ".join(process.cmdline()[:3]) for process in left]
+
     def outcome(self) -> Outcome:
         """Wait for its end."""
         self.process.join(SECONDS)
@@ -79,6 +92,19 @@ class Running:
         for path in (self.stdout, self.stderr):
             path.unlink()
         return Outcome(self.process.exitcode, *texts)
+
+
+def _processes_of(session: int) -> list[psutil.Process]:
+    """The processes of a session that are alive, the first of it apart."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            is_of_it = process.pid != session and os.getsid(process.pid) == session
+            if is_of_it and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.Error):
+            continue
+    return found
 
 
 def start(
@@ -116,7 +142,8 @@ def _serve(
     stderr: Path,
     first: Callable[[], None] | None,
 ) -> None:
-    """Be the command: its own files for what it prints, and its exit code."""
+    """Be the command: a session and files for what it prints of its own, and its exit code."""
+    os.setsid()
     for path, descriptor in ((stdout, 1), (stderr, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(file, descriptor)

@@ -51,19 +51,21 @@ def kill_trials(
             words = TRIALS[command]
             if command == "preprocess":
                 words += generator.choice(("", " --resume")) + f" --workers {generator.randint(1, 3)}"
-            killed = _killed_after(delay, command, words, target)
+            killed, told = _killed_after(delay, command, words, target)
             counts[killed] += 1
-            offences += [f"after a kill at {delay:.3f} s: {told}" for told in torn(command, target, expected)]
+            told += torn(command, target, expected)
+            offences += [f"after a kill at {delay:.3f} s: {one}" for one in told]
         offences += [f"kills at {delays}: {told}" for told in _after_another_run(command, target, expected)]
     return Counts(counts[True], counts[False], offences)
 
 
-def _killed_after(delay: float, command: str, words: str, target: Path) -> bool:
-    """Whether the kill met the command before its end."""
+def _killed_after(delay: float, command: str, words: str, target: Path) -> tuple[bool, list[str]]:
+    """Whether the kill met the command before its end, and what of it did not end with it."""
     running = start(command, words, target)
     running.process.join(delay)
     running.kill()
-    return running.outcome().code == -9
+    killed = running.outcome().code == -9
+    return killed, [f"still running: {name}" for name in running.survivors()]
 
 
 def torn(command: str, target: Path, expected: dict[str, bytes]) -> list[str]:

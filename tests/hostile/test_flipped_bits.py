@@ -14,6 +14,8 @@ import torch
 from modellink_rm.base.errors import run_command
 from modellink_rm.commands.preprocess import main as preprocess_main
 from modellink_rm.dataset.dataset import open_dataset
+from modellink_rm.preprocess.parts import read_shard
+from modellink_rm.preprocess.rows import to_bytes
 from tests.distributed import Workers
 from tests.hostile.flips import outcomes_of_flips
 from tests.runs import run_training
@@ -22,6 +24,7 @@ from tests.tiny_models import write_tiny_llama
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 STEPS = 2
+WORDS = "--handler-name SharegptStylePairwiseHandler --prompt-type llama2"
 RECORDS = [
     {"prompt": "the cat sings", "response": "a dog runs"},
     {"prompt": "sun", "response": "river falls"},
@@ -37,8 +40,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory, workers: Workers) -> Pat
     write_random_rows(made / "rows", 20)
     lines = [{**record, "by": number / 8, "set": "s"} for number, record in enumerate(random_pairs(40))]
     (made / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    words = f"--input {made}/in.jsonl --output-prefix {made}/x --handler-name SharegptStylePairwiseHandler"
-    words += f" --prompt-type llama2 --tokenizer-name-or-path {made}/model"
+    words = f"{WORDS} --input {made}/in.jsonl --output-prefix {made}/x --tokenizer-name-or-path {made}/model"
     flags = ["--map-keys", '{"margin": "by", "source": "set"}']
     assert run_command(preprocess_main, [*words.split(), *flags]) == 0
     run = f"--stage rm --is-pairwise-dataset --load {made}/model --load-checkpoint-loosely --seq-length 64"
@@ -88,6 +90,21 @@ def test_no_flipped_bit_of_a_data_set_changes_rows(directory: Path, tmp_path: Pa
     assert len(paths) == 8 + 2 * 2 + 2
     counts = {path.name: outcomes_of_flips(path, lambda: rows_of(tmp_path / "x")) for path in paths}
     assert_none_is_silent(counts)
+
+
+def test_no_flipped_bit_of_a_shard_changes_its_rows(directory: Path, tmp_path: Path) -> None:
+    words = (
+        f"{WORDS} --input {directory}/in.jsonl --output-prefix {tmp_path}/x --num-shards 2 --shard-index 0"
+    )
+    words += f" --tokenizer-name-or-path {directory}/model"
+    assert run_command(preprocess_main, words.split()) == 0
+    (path,) = tmp_path.glob("*.parts")
+
+    def read() -> object:
+        identity, parts = read_shard(path)
+        return identity, [to_bytes(rows) for rows in parts]
+
+    assert_none_is_silent({path.name: outcomes_of_flips(path, read)})
 
 
 def test_no_flipped_bit_of_a_checkpoint_changes_scores(

@@ -1,11 +1,13 @@
 """Commands killed at any moment and run again: the output is that of a run that was not killed."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modellink_rm.dataset.manifest import manifest_path, mark_unfinished
-from tests.hostile.commands import Material, reference
+from tests.hostile.commands import TRIALS, Material, reference, start
 from tests.hostile.kills import kill_trials, torn
 from tests.marks import full
 
@@ -44,3 +46,27 @@ def test_a_kill_between_the_renames_is_a_refusal_and_another_file_is_not(
     assert torn("preprocess", tmp_path, expected) == []
     manifest_path(tmp_path / "out").write_text("{}")
     assert torn("preprocess", tmp_path, expected) == ["out_manifest.json is not what was to be written"]
+
+
+def hold_the_writers() -> None:
+    """Let no file of tensors become whole; for the command's own process."""
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    def held(*arguments: Any, **settings: Any) -> None:
+        Path("saving").touch()
+        time.sleep(600)
+
+    FileSystemWriterAsync.write_preloaded_data = staticmethod(held)
+
+
+def test_nothing_outlives_a_training_that_is_killed_while_it_saves(
+    material: Material, tmp_path: Path
+) -> None:
+    target = material.copy(tmp_path / "trial")
+    running = start("train", TRIALS["train"], target, first=hold_the_writers)
+    while not (target / "saving").exists():
+        assert running.process.exitcode is None
+        time.sleep(0.05)
+    running.kill()
+    assert running.outcome().code == -9
+    assert running.survivors() == []

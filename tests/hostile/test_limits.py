@@ -1,6 +1,11 @@
-"""What the system does not give a command: permissions, open files, memory; one line each."""
+"""What the system does not give a command: permissions, open files, memory; one line each.
+
+And what a command does not take of its input.
+"""
 
 import functools
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +53,27 @@ def test_a_limit_of_the_system_is_one_line_and_leaves_nothing(
     assert outcome.is_one_line(), (outcome.code, outcome.stderr)
     assert message in outcome.errors[0]
     assert [name for name in remains(target) if not name.endswith(".parts")] == []
+
+
+@pytest.mark.parametrize("command", ["preprocess", "score"])
+def test_a_record_over_the_limit_is_refused_and_the_others_are_read(
+    command: str, material: Material, tmp_path: Path
+) -> None:
+    target = material.copy(tmp_path / "trial")
+    lines = [json.dumps(record) for record in json.loads((target / "pairs.json").read_text())[:3]]
+    lines[1] = lines[1].replace('"value": "', '"value": "' + "the cat " * 300, 1)
+    (target / "in.jsonl").write_text("\n".join(lines))
+    words = TRIALS[command].replace("pairs.json", "in.jsonl") + " --max-record-bytes 2000"
+    outcome = run(command, words, target)
+    assert outcome.code == (1 if command == "score" else 0), outcome.stderr
+    assert "in.jsonl:2: longer than --max-record-bytes 2000" in outcome.stderr
+
+
+@pytest.mark.parametrize("command", ["preprocess", "score"])
+def test_a_bomb_is_one_line(command: str, material: Material, tmp_path: Path) -> None:
+    target = material.copy(tmp_path / "trial")
+    (target / "in.jsonl.gz").write_bytes(gzip.compress(b" " * (257 << 20), 9))
+    words = TRIALS[command].replace("pairs.json", "in.jsonl.gz") + " --max-expansion 3"
+    outcome = run(command, words, target)
+    assert outcome.is_one_line(), (outcome.code, outcome.stderr)
+    assert "in.jsonl.gz decompresses to more than 3 times its size" in outcome.errors[0]

@@ -64,3 +64,8 @@ def test_output_to_a_full_disk_is_one_line() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: standard output or a temporary file: no space left on device")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_message_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    error = UserError("the name 'a\nb\x1b[31m\ud800' of 数据 is wrong")
+    assert outcome(capsys, error) == (2, "error: the name 'a\\nb\\x1b[31m\\ud800' of 数据 is wrong\n")

@@ -83,6 +83,21 @@ def test_shards_that_cannot_be_merged_are_named(words, capsys):
     assert contents(".") == contents("one")
 
 
+def test_a_length_that_is_damaged_is_an_incomplete_shard(words, capsys):
+    """The next 2^62 bytes are not asked of the system, which would call it a want of memory."""
+    for index in "01":
+        assert run(words, "x", "--num-shards", "2", "--shard-index", index) == 0
+    path = Path("x_shard_0_of_2.parts")
+    content = bytearray(path.read_bytes())
+    size_of_identity = int.from_bytes(content[9:17], "little")
+    for end_of_a_length, message in ((17, "holds no parts"), (17 + size_of_identity + 8, "is not complete")):
+        damaged = content.copy()
+        damaged[end_of_a_length - 1] ^= 0x40
+        path.write_bytes(damaged)
+        assert run_command(main, ["--merge-shards", "--output-prefix", "x"]) == 2
+        assert f"x_shard_0_of_2.parts {message}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_killed_run_continues_to_the_bytes_of_an_uninterrupted_one(words, workers):
     text = Path("in.jsonl").read_text()
