@@ -164,9 +164,9 @@ def test_truncated_data_is_refused_by_name(directory: Path, tmp_path: Path) -> N
 def test_unsupported_config_field_is_refused(directory: Path, tmp_path: Path) -> None:
     shutil.copytree(directory / "model", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    config["rope_parameters"] = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}
+    config["rope_parameters"] = {"rope_type": "spiral", "factor": 2.0, "rope_theta": 1e4}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="yarn"):
+    with pytest.raises(UserError, match="spiral"):
         plan(directory, f"--load {tmp_path}/model")
 
 
