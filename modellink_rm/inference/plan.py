@@ -72,13 +72,15 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
 def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer) -> Template:
     """The template of --prompt-type or of the contract, from the contract's definition if it has one.
 
+    Without both it is the tokenizer's own chat template.
+
     Raises:
         UserError: no template is named, or another one than in the contract.
     """
     name = scorer.prompt_type or (contract.prompt_type if contract is not None else None)
-    if name is None:
+    if name is None and contract is not None:
         raise UserError(f"--prompt-type is needed: --load {scorer.load} does not say which template it reads")
-    if contract is not None and name == contract.prompt_type:
+    if contract is not None and name is not None and name == contract.prompt_type:
         template = kept_template(name, contract.template_definition, where=scorer.load)
     else:
         template = find_template(name, tokenizer)
