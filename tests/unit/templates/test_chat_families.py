@@ -12,11 +12,11 @@ from transformers.utils import chat_template_utils
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message, Pair
 from modellink_rm.records import RecordError
+from modellink_rm.templates import table
 from modellink_rm.templates.chat_template import chat_renderer_of
 from modellink_rm.templates.choice import find_template, kept_template
 from modellink_rm.templates.encode import num_closing_tokens, tokenize_responses
 from modellink_rm.templates.files import definition_of
-from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 from tests.unit.conftest import load_directory, train_tokenizer_json
 from tests.unit.templates.families import (
@@ -89,12 +89,12 @@ def on_the_date(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template_utils, "datetime", Day)
 
 
-def opened(directory: Path) -> tuple[Tokenizer, Template]:
+def opened(directory: Path) -> tuple[Tokenizer, table.Template]:
     tokenizer = load_directory(directory)
     return tokenizer, find_template(None, tokenizer)
 
 
-def ids_of(pair: Pair, template: Template, tokenizer: Tokenizer) -> list[int]:
+def ids_of(pair: Pair, template: table.Template, tokenizer: Tokenizer) -> list[int]:
     tokens = tokenize_responses(pair, template, tokenizer)
     return [*tokens.prompt_ids, *tokens.response_ids[0]]
 
@@ -187,6 +187,37 @@ def test_closing_tokens_are_those_after_the_text_of_an_answer(family: str, direc
     plain = tokenizer.with_control_tokens(CONTROL_TOKENS)
     own = AutoTokenizer.from_pretrained(plain.name)
     assert num_closing_tokens(template, tokenizer) == len(own(end, add_special_tokens=False)["input_ids"])
+
+
+# A template of the table -> the family whose published form it is. mistral_v3 writes the system text, which
+# Mistral's own chat template leaves out once there is an answer.
+OF_THE_TABLE = {
+    "llama3": "llama3",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "mistral_v1": "mixtral",
+    "mistral_v3": "mistral-nemo",
+    "intern2": "internlm2",
+    "qwen3_thinking": "qwen3",
+}
+
+
+@pytest.mark.parametrize("name", OF_THE_TABLE)
+def test_a_template_of_the_table_writes_the_published_text(name: str, directory_of: Any) -> None:
+    tokenizer = load_directory(directory_of(""))
+    ids = ids_of(talk_of(OF_THE_TABLE[name]), table.TEMPLATES[name], tokenizer)
+    assert tokenizer.decode(ids).removesuffix("\n") == TALKS[OF_THE_TABLE[name]]
+
+
+def test_llama3_of_the_table_is_llama_3s_and_writes_results_as_metas_prompt_format_does(
+    directory_of: Any,
+) -> None:
+    """Llama 3.1's chat template adds dates and writes a result as a JSON string; Meta's document does not."""
+    tokenizer = load_directory(directory_of(""))
+    ids = ids_of(pair_of(None, "", (ONE, CALL, RESULT), "Two."), table.TEMPLATES["llama3"], tokenizer)
+    text = tokenizer.decode(ids)
+    assert '<|start_header_id|>ipython<|end_header_id|>\n\n{"r": 2}<|eot_id|>' in text
+    assert "Date" not in text
 
 
 NO_SYSTEM, NO_TOOLS = "has no form for a system message", "has no form for tools"

@@ -59,6 +59,21 @@ def test_a_call_is_written_as_published(name, content, pieces, load):
     assert encode_response(Message("function_call", content), TEMPLATES[name], tokenizer) == ids(pieces)
 
 
+def test_chatglm3_writes_calls_and_results_as_its_build_single_message_does(load):
+    """tokenization_chatglm.py: the role, "metadata\\n" tokenised alone, and the text tokenised alone."""
+    tokenizer, ids = load("chatglm3")
+    turns = (user("q"), Message("function_call", CALL), Message("observation", "22"))
+    got = encode_prompt("s", "", turns, TEMPLATES["chatglm3"], tokenizer)
+
+    def single_message(role, metadata, message):
+        return [T(f"<|{role}|>"), f"{metadata}\n", message]
+
+    pieces = [GMASK, SOP, *single_message("system", "", "s"), *single_message("user", "", "q")]
+    pieces += single_message("assistant", "f", "```python\ntool_call(x='é', n=2)\n```")
+    pieces += [*single_message("observation", "", "22"), ASSISTANT]
+    assert got == ids(pieces)
+
+
 @pytest.mark.parametrize("name", ["llama3", "chatglm3", "glm4"])
 @pytest.mark.parametrize("content", [TWO, f"so:\n{CALL}"])
 def test_calls_that_have_no_form_are_refused(name, content, load):
