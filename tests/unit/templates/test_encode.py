@@ -1,6 +1,7 @@
 """Every template against its pieces written out by hand, tokenised by the libraries themselves."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -14,7 +15,21 @@ from modellink_rm.templates.encode import (
     tokenize_responses,
 )
 from modellink_rm.templates.table import TEMPLATES
-from tests.unit.templates.forms import BOS, EOS, EOT, IM_END, MULTI_TURN, OBSERVATIONS, ONE_TURN, chatml_turn
+from tests.unit.conftest import load_directory
+from tests.unit.templates.forms import (
+    ASSISTANT,
+    BOS,
+    EOS,
+    EOT,
+    GMASK,
+    IM_END,
+    MULTI_TURN,
+    OBSERVATIONS,
+    ONE_TURN,
+    SOP,
+    T,
+    chatml_turn,
+)
 from tests.unit.templates.rendering import encode_prompt, encode_response
 
 
@@ -72,6 +87,21 @@ def test_chatglm3_writes_calls_and_results_as_its_build_single_message_does(load
     pieces += single_message("assistant", "f", "```python\ntool_call(x='é', n=2)\n```")
     pieces += [*single_message("observation", "", "22"), ASSISTANT]
     assert got == ids(pieces)
+
+
+def test_chatglm3s_own_chat_template_has_the_ids_of_the_tables_prompt(chatglm_directory, tmp_path):
+    """zai-org/chatglm3-6b, chat_template: the space after the line break is sentencepiece's own."""
+    shutil.copytree(chatglm_directory, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ '[gMASK]sop' if loop.first }}<|{{ m['role'] }}|>\n {{ m['content'] }}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    tokenizer = load_directory(tmp_path)
+    pair = Pair("s", "", (user("sophie's q"), assistant("a b"), user("q2")), assistant("b c"), assistant("a"))
+    own = tokenize_responses(pair, find_template(None, tokenizer), tokenizer)
+    table = tokenize_responses(pair, TEMPLATES["chatglm3"], tokenizer)
+    assert own.prompt_ids == table.prompt_ids
+    assert [*own.response_ids[0], tokenizer.eos_id] == table.response_ids[0].tolist()
 
 
 @pytest.mark.parametrize("name", ["llama3", "chatglm3", "glm4"])
