@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.inference.options import scorer_options
+from modellink_rm.config.scorer import scorer_options
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
 from tests.tiny_models import write_tiny_llama
 from tests.unit.templates.families import TEMPLATES
