@@ -83,7 +83,8 @@ def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenize
     if contract is not None and name is not None and name == contract.prompt_type:
         template = kept_template(name, contract.template_definition, where=scorer.load)
     else:
-        template = find_template(name, tokenizer)
+        # A reward model of another trainer read its score after all that its chat template writes.
+        template = find_template(name, tokenizer, whole=contract is None)
     if contract is not None and contract.template_fingerprint not in (None, template.fingerprint):
         raise UserError(
             f"--prompt-type {name} is not the template that {scorer.load} was trained with "

@@ -28,7 +28,7 @@ _ASKED: list[ChatMessage] = [{"role": "user", "content": _QUESTION}]
 _ANSWERED: list[ChatMessage] = [*_ASKED, {"role": "assistant", "content": _ANSWER}]
 
 
-def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None) -> Template:
+def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None, whole: bool = False) -> Template:
     """The template whose slots are the tokenizer's own chat template.
 
     Two things are changed in it: it has a fixed date, and writes nothing after the end of the last answer.
@@ -36,6 +36,7 @@ def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None) -> Template
     Args:
         tokenizer: read from a directory that has a chat template.
         thinking: `enable_thinking` for the chat template; None for its default.
+        whole: keep what it writes after the end of the last answer, as other trainers do.
 
     Raises:
         UserError: transformers cannot read the tokenizer, it has no chat template, or one that cannot render
@@ -49,6 +50,8 @@ def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None) -> Template
     template = Template(name=NAME, user=(), chat_template=text, thinking=thinking)
     renderer = ChatRenderer(template, tokenizer)
     renderer.check_prompt()
+    if whole:
+        return template
     text = ending_with_the_answer(text, renderer.closing, renderer.end_of_closing)
     return Template(name=NAME, user=(), chat_template=text, thinking=thinking)
 

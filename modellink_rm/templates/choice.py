@@ -27,7 +27,12 @@ def kept_template(name: str, definition: Mapping[str, Any] | None, *, where: str
 
 
 def find_template(
-    name: str | None, tokenizer: Tokenizer, *, path: str | None = None, enable_thinking: str = "none"
+    name: str | None,
+    tokenizer: Tokenizer,
+    *,
+    path: str | None = None,
+    enable_thinking: str = "none",
+    whole: bool = False,
 ) -> Template:
     """The template of that name.
 
@@ -37,6 +42,7 @@ def find_template(
         tokenizer: the tokenizer whose chat template "hf" is.
         path: a JSON or YAML file of templates.
         enable_thinking: "true", "false" or "none".
+        whole: for "hf", keep what the chat template writes after the end of an answer.
 
     Raises:
         UserError: there is no such template, or it does not support --enable-thinking; no name is given, and
@@ -46,7 +52,7 @@ def find_template(
     if name is None:
         name = _default_name(tokenizer, path)
     if path is None and name == CHAT_TEMPLATE:
-        return chat_template_of(tokenizer, thinking=thinking)
+        return chat_template_of(tokenizer, thinking=thinking, whole=whole)
     if path is None and name not in list(TEMPLATES):
         raise UserError(unknown_name_message(TEMPLATES.kind, name, [*TEMPLATES, CHAT_TEMPLATE]))
     template = TEMPLATES[name] if path is None else template_in_file(path, name)

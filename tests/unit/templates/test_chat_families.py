@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
@@ -297,3 +299,31 @@ def test_forms_are_found_once_for_all_records(directory_of: Any) -> None:
     renderer = chat_renderer_of(template, tokenizer)
     assert chat_renderer_of(template, tokenizer) is renderer
     assert renderer.forms is renderer.forms
+
+
+_TEXTS = st.text(alphabet=st.sampled_from("aé你 \n\t(.0<|>'"), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize("family", ["llama3.1", "qwen2.5", "gemma3", "mixtral", "phi3.5", "glm4-0414"])
+@settings(max_examples=20, deadline=None)
+@given(texts=st.lists(_TEXTS, min_size=4, max_size=4))
+def test_any_texts_have_the_ids_of_transformers(family: str, directory_of: Any, texts: list[str]) -> None:
+    tokenizer, template, own = _opened_once(family, directory_of)
+    roles = ("user", "assistant", "user", "assistant")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    turns = (Message("user", texts[0]), Message("assistant", texts[1]), Message("user", texts[2]))
+    tokens = tokenize_responses(pair_of(None, "", turns, texts[3]), template, tokenizer)
+    ids = [*tokens.prompt_ids, *tokens.response_ids[0]]
+    whole = own.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    assert whole[: len(ids)] == ids
+    assert tokenizer.decode(whole[len(ids) :]) == ENDS[family][1]
+
+
+_OPENED: dict[str, Any] = {}
+
+
+def _opened_once(family: str, directory_of: Any) -> Any:
+    if family not in _OPENED:
+        directory = directory_of(TEMPLATES[family])
+        _OPENED[family] = (*opened(directory), AutoTokenizer.from_pretrained(str(directory)))
+    return _OPENED[family]
