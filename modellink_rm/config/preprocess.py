@@ -44,9 +44,10 @@ class PreprocessConfig(Limits):
         help="directory of LLaMA-Factory's dataset_info.json; --input then names its entries",
         metavar="DIR",
     )
-    prompt_type: str = flag(
-        help="chat template, such as chatglm3, llama2 or qwen (any other word lists them all); hf is the one "
-        "that comes with the tokenizer",
+    prompt_type: str | None = flag(
+        None,
+        help="chat template, such as chatglm3, llama2 or qwen (any other word lists them all); by default "
+        "hf, the one that comes with the tokenizer",
         metavar="NAME",
     )
     prompt_type_path: str | None = flag(

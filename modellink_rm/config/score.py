@@ -27,14 +27,18 @@ class ScorerConfig:
     precision that it was trained with; they are the defaults.
     """
 
-    load: str = flag(help="checkpoint of this tool, or a Hugging Face directory (with --prompt-type)")
+    load: str = flag(help="checkpoint of this tool, or a Hugging Face directory with a reward head")
     handler_name: str | None = flag(
         None,
         help="handler of the records, as in preprocess_data.py; by default PromptResponseHandler for a "
         "response or responses, else the one that --load was trained with",
     )
     map_keys: str | None = flag(None, help="JSON object of the handler's field names")
-    prompt_type: str | None = flag(None, help="template; required if --load does not name one")
+    prompt_type: str | None = flag(
+        None,
+        help="template; by default the one that --load was trained with, or hf, the one that comes with a "
+        "Hugging Face directory's tokenizer",
+    )
     seq_length: int | None = flag(
         None, minimum=2, level="rare", help="longest prompt + response, in tokens; longer ones are truncated"
     )

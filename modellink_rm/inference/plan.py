@@ -72,16 +72,19 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
 def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer) -> Template:
     """The template of --prompt-type or of the contract, from the contract's definition if it has one.
 
+    Without both it is the tokenizer's own chat template.
+
     Raises:
         UserError: no template is named, or another one than in the contract.
     """
     name = scorer.prompt_type or (contract.prompt_type if contract is not None else None)
-    if name is None:
+    if name is None and contract is not None:
         raise UserError(f"--prompt-type is needed: --load {scorer.load} does not say which template it reads")
-    if contract is not None and name == contract.prompt_type:
+    if contract is not None and name is not None and name == contract.prompt_type:
         template = kept_template(name, contract.template_definition, where=scorer.load)
     else:
-        template = find_template(name, tokenizer)
+        # A reward model of another trainer read its score after all that its chat template writes.
+        template = find_template(name, tokenizer, whole=contract is None)
     if contract is not None and contract.template_fingerprint not in (None, template.fingerprint):
         raise UserError(
             f"--prompt-type {name} is not the template that {scorer.load} was trained with "

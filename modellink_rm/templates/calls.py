@@ -6,7 +6,7 @@ A call in any other form is written unchanged.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,24 +21,35 @@ class Call:
     arguments: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class NextMessage:
+    """The beginning of one more message of the same answer: a control token, by its name."""
+
+    token: str
+
+
+Parts = tuple[str | NextMessage, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallFormat:
     """How the answers of a template call tools.
 
     Attributes:
-        texts: from the text before the calls and the calls, the texts to write, each tokenised on its own.
+        texts: from the text before the calls and the calls, the texts to write, each tokenised on its own,
+            and the control tokens between them.
         replaces_opening: they replace the whole answer, including its opening line break.
         keeps_thoughts: a template that removes thoughts from earlier answers keeps those after the last
             user's message, between the calls and their results.
     """
 
-    texts: Callable[[str, list[Call]], tuple[str, ...]]
+    texts: Callable[[str, list[Call]], Parts]
     replaces_opening: bool = False
     keeps_thoughts: bool = False
 
 
-def call_texts(call_format: str, content: str) -> tuple[str, ...]:
-    """Texts, each tokenised on its own, of an answer that calls tools; empty if it has no call in JSON.
+def call_texts(call_format: str, content: str) -> Parts:
+    """The parts of an answer that calls tools, see `CallFormat.texts`; empty if it has no call in JSON.
 
     Raises:
         RecordError: the format has no form for what the answer holds.
@@ -79,29 +90,43 @@ def _calls(written: str) -> list[Call]:
     return calls
 
 
-def _qwen(text: str, calls: list[Call]) -> tuple[str, ...]:
+def _qwen(text: str, calls: list[Call]) -> Parts:
     """Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen3-8B, chat_template."""
     written = [f"<tool_call>\n{_call_json(call, 'arguments')}\n</tool_call>" for call in calls]
     return ("\n".join([text, *written] if text else written),)
 
 
-def _llama3(text: str, calls: list[Call]) -> tuple[str, ...]:
+def _llama3(text: str, calls: list[Call]) -> Parts:
     """meta-llama/Llama-3.1-8B-Instruct, chat_template: one call, and nothing beside it."""
-    _check_alone(text, calls, "llama3")
+    if text or len(calls) > 1:
+        raise RecordError("the form of calls llama3 has no place for several, or for text beside one")
     return (_call_json(calls[0], "parameters"),)
 
 
-def _chatglm3(text: str, calls: list[Call]) -> tuple[str, ...]:
-    """THUDM/ChatGLM3, PROMPT.md: the name beside the role, then code that calls `tool_call`."""
-    _check_alone(text, calls, "chatglm3")
-    arguments = ", ".join(f"{name}={value!r}" for name, value in calls[0].arguments.items())
-    return (f"{calls[0].name}\n", f"```python\ntool_call({arguments})\n```")
+def _chatglm3(text: str, calls: list[Call]) -> Parts:
+    """THUDM/ChatGLM3, PROMPT.md: the name beside the role, then code that calls `tool_call`.
+
+    A text before it, and each further call, is a message of its own.
+    """
+    messages: list[tuple[str, ...]] = [("\n", text)] if text else []
+    for call in calls:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
+        messages.append((f"{call.name}\n", f"```python\ntool_call({arguments})\n```"))
+    return _in_messages(messages)
 
 
-def _glm4(text: str, calls: list[Call]) -> tuple[str, ...]:
-    """THUDM/glm-4-9b-chat, chat_template: the name beside the role, then the arguments."""
-    _check_alone(text, calls, "glm4")
-    return (f"{calls[0].name}\n{_json(calls[0].arguments)}",)
+def _glm4(text: str, calls: list[Call]) -> Parts:
+    """THUDM/glm-4-9b-chat, chat_template: the name beside the role, then the arguments; messages as above."""
+    messages = [(f"\n{text}",)] if text else []
+    return _in_messages([*messages, *((f"{call.name}\n{_json(call.arguments)}",) for call in calls)])
+
+
+def _in_messages(messages: Sequence[tuple[str, ...]]) -> Parts:
+    """The messages with the role of ChatGLM's assistant before each but the first, which has it already."""
+    parts: list[str | NextMessage] = []
+    for message in messages:
+        parts += [NextMessage("<|assistant|>"), *message] if parts else message
+    return tuple(parts)
 
 
 CALL_FORMATS: dict[str, CallFormat] = {
@@ -110,12 +135,6 @@ CALL_FORMATS: dict[str, CallFormat] = {
     "qwen": CallFormat(texts=_qwen, keeps_thoughts=True),
     "llama3": CallFormat(texts=_llama3),
 }
-
-
-def _check_alone(text: str, calls: list[Call], name: str) -> None:
-    if text or len(calls) > 1:
-        reason = f"the form of calls {name} has no place for several, or for text beside one"
-        raise RecordError(reason)
 
 
 def _call_json(call: Call, key: str) -> str:

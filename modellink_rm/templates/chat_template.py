@@ -1,23 +1,20 @@
 """--prompt-type hf: the tokenizer's own chat template, rendered by transformers."""
 
 import functools
-import json
-import re
 from array import array
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message
 from modellink_rm.records import RecordError, shortened
-from modellink_rm.templates.calls import text_and_calls
+from modellink_rm.templates.chat_forms import ChatForms, ChatMessage, chat_messages, find_forms, with_tools
+from modellink_rm.templates.chat_text import ending_with_the_answer, with_fixed_date
+from modellink_rm.templates.chat_tokenizer import NAME, ChatTokenizer, chat_tokenizer_of, pattern_of
 from modellink_rm.templates.render_limits import MAX_SECONDS, RenderingTooLongError, rendering_limits
 from modellink_rm.templates.table import Template
-from modellink_rm.tokenizers.tokenizer import Tokenizer
+from modellink_rm.tokenizers.tokenizer import Tokenizer, is_bracketed
 
-NAME = "hf"
-_ROLES = {"user": "user", "observation": "tool", "assistant": "assistant", "function_call": "assistant"}
 # Exceptions, besides Jinja's own, of templates that get records they were not written for.
 _RENDERING_ERRORS = (
     *(TypeError, ValueError, LookupError, AttributeError, ArithmeticError, NameError),
@@ -26,26 +23,36 @@ _RENDERING_ERRORS = (
 _LONGEST_TEXT = 1 << 26  # characters
 # Private-use characters, one of which marks a control token in the text of a message.
 _MARKS = [chr(code) for code in range(0xE000, 0xE010)]
+_QUESTION, _ANSWER = "\N{WHITE SQUARE}", "\N{BLACK SQUARE}"
+_ASKED: list[ChatMessage] = [{"role": "user", "content": _QUESTION}]
+_ANSWERED: list[ChatMessage] = [*_ASKED, {"role": "assistant", "content": _ANSWER}]
 
 
-def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None) -> Template:
+def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None, whole: bool = False) -> Template:
     """The template whose slots are the tokenizer's own chat template.
 
+    Two things are changed in it: it has a fixed date, and writes nothing after the end of the last answer.
+
     Args:
-        tokenizer: read from a directory that transformers can read too.
+        tokenizer: read from a directory that has a chat template.
         thinking: `enable_thinking` for the chat template; None for its default.
+        whole: keep what it writes after the end of the last answer, as other trainers do.
 
     Raises:
-        UserError: transformers cannot read the tokenizer, or it has no chat template.
+        UserError: transformers cannot read the tokenizer, it has no chat template, or one that cannot render
+            a question and an answer.
     """
-    own = _transformers_tokenizer(tokenizer)
-    if not own.chat_template:
+    text = chat_tokenizer_of(tokenizer).chat_template
+    if not text:
         raise UserError(f"--prompt-type {NAME}: the tokenizer {tokenizer.name} has no chat template")
-    try:
-        text = own.get_chat_template()
-    except ValueError as error:  # it has several, none of them the default
-        raise UserError(f"--prompt-type {NAME}: {tokenizer.name}: {shortened(str(error))}") from None
     _check_operators(text, tokenizer.name)
+    text = with_fixed_date(text, where=tokenizer.name)
+    template = Template(name=NAME, user=(), chat_template=text, thinking=thinking)
+    renderer = ChatRenderer(template, tokenizer)
+    renderer.check_prompt()
+    if whole:
+        return template
+    text = ending_with_the_answer(text, renderer.closing, renderer.end_of_closing)
     return Template(name=NAME, user=(), chat_template=text, thinking=thinking)
 
 
@@ -76,89 +83,131 @@ class ChatRenderer:
         from jinja2.exceptions import TemplateError
 
         self._errors = (TemplateError, *_RENDERING_ERRORS)
-        self._own = _transformers_tokenizer(tokenizer)
+        self._tokenizer: ChatTokenizer = chat_tokenizer_of(tokenizer)
+        self._name = tokenizer.name
         self._chat_template = template.chat_template
-        self._has_tools = re.search(r"\btools\b", template.chat_template) is not None
-        self._has_calls = re.search(r"\btool_calls\b", template.chat_template) is not None
-        self._variables = {} if template.thinking is None else {"enable_thinking": template.thinking}
-        special = {token.content for token in self._own.added_tokens_decoder.values() if token.special}
-        self._special = sorted(special.union(self._own.all_special_tokens), key=len, reverse=True)
-        self._special_pattern = re.compile("|".join(map(re.escape, self._special)) or "(?!)")
-        added = {token.content: token for token in self._own.added_tokens_decoder.values()}
-        self._added_pattern = re.compile(
-            "|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)"
-        )
-        # Where the text may be cut in two: ids after such a token do not depend on the text before it.
-        self._cuts = {
-            text
-            for text, token in added.items()
-            if self._own.is_fast and not (token.lstrip or token.normalized or token.single_word)
-        }
+        self._variables = dict(self._tokenizer.variables)
+        if template.thinking is not None:
+            self._variables["enable_thinking"] = template.thinking
+        self._special_pattern = pattern_of(self._tokenizer.special)
+        self._added_pattern = pattern_of(self._tokenizer.added)
         self._plain = tokenizer.with_control_tokens(
-            [token for token in self._special if tokenizer.token_to_id(token) is not None]
+            [token for token in self._tokenizer.special if tokenizer.token_to_id(token) is not None]
         )
 
     def response_ids(
         self, system: str | None, tools: str, turns: Sequence[Message], answers: Sequence[Message]
-    ) -> "Iterator[array[int]]":
+    ) -> "list[array[int]]":
         """Ids, int32 ("i"): of the prompt with the answer's opener, then of each answer.
 
+        Prompt and answer together have the ids of the whole conversation. The prompt has those that are the
+        same in all of them: it ends early where the beginning of an answer joins the opener to one token, or
+        where the template opens an answer with more than it keeps of it, such as <think>.
+
         Raises:
-            RecordError: the chat template refuses the record or ignores its tools, or the ids of prompt and
-                answer do not begin with those of the prompt.
+            RecordError: the chat template refuses the record or leaves a part of it out, or writes the prompt
+                differently once there is an answer.
         """
-        ids = self._ids(system, tools, turns, answers)
-        prompt = next(ids)
-        yield prompt
-        for whole in ids:
-            if whole[: len(prompt)] != prompt:
-                reason = "the chat template's prompt and answer do not begin with its prompt"
-                raise RecordError(reason)
-            yield whole[len(prompt) :]
+        prompt, *wholes = self._ids(system, tools, turns, answers)
+        for whole in wholes:
+            prompt = prompt[: _num_equal(prompt, whole)]
+        return [prompt, *(whole[len(prompt) :] for whole in wholes)]
+
+    @functools.cached_property
+    def closing(self) -> str:
+        """What the chat template writes after the text of the last answer.
+
+        Raises:
+            UserError: it cannot render a question with its answer.
+        """
+        return self._checked(_ANSWERED).rpartition(_ANSWER)[2]
 
     @functools.cached_property
     def num_closing_tokens(self) -> int:
         """How many tokens the chat template adds after the text of an answer.
 
         Raises:
-            UserError: the template cannot render a question with its answer.
+            UserError: it cannot render a question with its answer.
         """
-        end = "\N{BLACK SQUARE}"
-        turns = [Message("user", "q"), _answer(end)]
+        return len(self._encoded(self.closing, mark=""))
+
+    @functools.cached_property
+    def forms(self) -> ChatForms:
+        """How the chat template takes system texts, tools, calls and observations."""
+        return find_forms(self._text)
+
+    @property
+    def end_of_closing(self) -> int:
+        """How many characters of `closing` belong to the answer: up to its last control token.
+
+        A template that opens an answer after every message (the first one of Llama 3) writes the same
+        between a question and its answer: there the answer has only the first control token.
+        """
+        between = self._checked(_ANSWERED).rpartition(_ANSWER)[0].rpartition(_QUESTION)[2]
+        ends = [
+            found.end()
+            for found in self._added_pattern.finditer(self.closing)
+            if found[0] in self._tokenizer.special or is_bracketed(found[0])
+        ]
+        if not ends:
+            return len(self.closing)
+        return ends[0] if between == self.closing else ends[-1]
+
+    def check_prompt(self) -> None:
+        """Check that a question with its answer begins with the question alone.
+
+        Raises:
+            UserError: it does not, or the template cannot render them.
+        """
+        whole = self._checked(_ANSWERED)
+        if not any(whole.startswith(self._checked(_ASKED, opens_answer=opens)) for opens in (True, False)):
+            raise UserError(
+                f"--prompt-type {NAME}: the chat template of {self._name} does not begin a question and its "
+                "answer with what it writes for the question alone; give another --prompt-type"
+            )
+
+    def _checked(self, messages: list[ChatMessage], *, opens_answer: bool = False) -> str:
         try:
-            text = self._text(_messages(None, turns, with_calls=False), None)
+            return self._text(messages, None, opens_answer=opens_answer)
         except RecordError as error:
             raise UserError(
                 f"--prompt-type {NAME}: it cannot render a question and an answer: {error}"
             ) from None
-        return len(self._encoded(text.rpartition(end)[2], mark=""))
 
     def _ids(
         self, system: str | None, tools: str, turns: Sequence[Message], answers: Sequence[Message]
     ) -> "Iterator[array[int]]":
+        """Ids of the prompt, and of the whole conversation with each answer."""
         mark, marked = self._with_marks([system or "", tools, *(m.content for m in (*turns, *answers))])
         system, tools = marked[0], marked[1]
         texts = iter(marked[2:])
         turns = [Message(turn.role, next(texts)) for turn in turns]
-        functions = self._tools(tools)
-        before = _messages(system, turns, with_calls=self._has_calls)
-        prompt = self._text(before, functions, opens_answer=True)
+        prompt = self._conversation(system, tools, turns, opens_answer=True)
         shared = prompt[: self._last_cut(prompt)]
         shared_ids = self._encoded(shared, mark)
         yield shared_ids + self._encoded(prompt[len(shared) :], mark)
         for answer in answers:
-            last = Message(answer.role, next(texts))
-            messages = [*before, *_messages(None, [last], with_calls=self._has_calls)]
-            whole = self._text(messages, functions)
+            whole = self._conversation(system, tools, [*turns, Message(answer.role, next(texts))])
+            if not whole.startswith(prompt) and not whole.startswith(
+                self._conversation(system, tools, turns)
+            ):
+                raise RecordError("the chat template's prompt and answer do not begin with its prompt")
             yield (
                 shared_ids + self._encoded(whole[len(shared) :], mark)
                 if whole.startswith(shared)
                 else self._encoded(whole, mark)
             )
 
+    def _conversation(
+        self, system: str, tools: str, turns: Sequence[Message], *, opens_answer: bool = False
+    ) -> str:
+        messages = chat_messages(system, turns, self.forms)
+        return self._text(*with_tools(messages, tools, self.forms), opens_answer=opens_answer)
+
     def _last_cut(self, text: str) -> int:
         """Position of the last token before which the text may be cut; 0 if there is none."""
-        found = [match.start() for match in self._added_pattern.finditer(text) if match[0] in self._cuts]
+        cuts = self._tokenizer.cuts
+        found = [match.start() for match in self._added_pattern.finditer(text) if match[0] in cuts]
         return found[-1] if found else 0
 
     def _with_marks(self, texts: list[str]) -> tuple[str, list[str]]:
@@ -171,51 +220,38 @@ class ChatRenderer:
             for text in texts
         ]
 
-    def _tools(self, tools: str) -> list[Any] | None:
-        if not tools:
-            return None
-        if not self._has_tools:
-            raise RecordError(f"--prompt-type {NAME}: the chat template has no form for tools")
-        reason = "tools are not a JSON list of functions"
-        try:
-            value = json.loads(tools)
-        except (ValueError, RecursionError):
-            raise RecordError(reason) from None
-        value = value if isinstance(value, list) else [value]
-        if not all(isinstance(tool, dict) for tool in value):
-            raise RecordError(reason)
-        return value
-
     def _text(
-        self, messages: list[dict[str, Any]], tools: list[Any] | None, *, opens_answer: bool = False
+        self, messages: list[ChatMessage], tools: list[Any] | None, *, opens_answer: bool = False
     ) -> str:
+        from transformers.utils.chat_template_utils import render_jinja_template  # transformers 5.23
+
         try:
             with rendering_limits():
-                text: str = self._own.apply_chat_template(
-                    messages,
+                (text,), _ = render_jinja_template(
+                    conversations=[messages],
                     tools=tools,
                     chat_template=self._chat_template,
                     add_generation_prompt=opens_answer,
-                    tokenize=False,
                     **self._variables,
                 )
         except self._errors as error:
             raise _refusal(error) from None
         if len(text) > _LONGEST_TEXT:
             raise RecordError("the chat template renders too long a text")
-        return text
+        return str(text)
 
     def _encoded(self, text: str, mark: str) -> "array[int]":
         if not text:
             return array("i")
-        if not mark:
-            # Like apply_chat_template, which tokenises the rendered text.
-            return array("i", self._own(text, add_special_tokens=False)["input_ids"])
+        if not mark and self._tokenizer.encode is not None:
+            return array("i", self._tokenizer.encode(text))
         ids = array("i")
         start = 0
         for found in self._special_pattern.finditer(text):
             ids += self._plain.encode_array(text[start : found.start()].replace(mark, ""))
-            ids.append(self._own.convert_tokens_to_ids(found[0]))
+            index = self._tokenizer.id_of(found[0])
+            assert index is not None, found[0]
+            ids.append(index)
             start = found.end()
         return ids + self._plain.encode_array(text[start:].replace(mark, ""))
 
@@ -226,20 +262,12 @@ def chat_renderer_of(template: Template, tokenizer: Tokenizer) -> ChatRenderer:
     return ChatRenderer(template, tokenizer)
 
 
-def _messages(system: str | None, turns: Sequence[Message], *, with_calls: bool) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    return messages + [_message(turn, with_calls=with_calls) for turn in turns]
-
-
-def _message(turn: Message, *, with_calls: bool) -> dict[str, Any]:
-    """A turn in the form of chat templates; its calls are `tool_calls` if the chat template supports them."""
-    message: dict[str, Any] = {"role": _ROLES[turn.role], "content": turn.content}
-    text, calls = text_and_calls(turn.content) if with_calls and turn.role == "function_call" else ("", [])
-    if calls:
-        functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
-        message["content"] = text
-        message["tool_calls"] = [{"type": "function", "function": function} for function in functions]
-    return message
+def _num_equal(one: "array[int]", other: "array[int]") -> int:
+    """How many ids both begin with."""
+    if other[: len(one)] == one:
+        return len(one)
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, pair in pairs if pair[0] != pair[1]), len(other))
 
 
 def _refusal(error: Exception) -> RecordError:
@@ -249,26 +277,3 @@ def _refusal(error: Exception) -> RecordError:
         return RecordError("the chat template takes too much memory")
     message = str(error) or type(error).__name__
     return RecordError("the chat template refuses the record", f"the chat template: {message}")
-
-
-def _answer(text: str) -> Message:
-    return Message("assistant", text)
-
-
-@functools.lru_cache(maxsize=8)
-def _transformers_tokenizer(tokenizer: Tokenizer) -> Any:
-    directory = Path(tokenizer.name)
-    if not directory.is_dir():
-        raise UserError(f"--prompt-type {NAME} needs --tokenizer-name-or-path DIR, a directory")
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            str(directory), local_files_only=True, trust_remote_code=tokenizer.trusts_its_code
-        )
-    except Exception as error:  # transformers raises whatever the tokenizer's own code raises
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        hint = "" if tokenizer.trusts_its_code else "; --trust-remote-code would run code that comes with it"
-        raise UserError(
-            f"--prompt-type {NAME}: transformers cannot read the tokenizer {directory}: {lines[0]}{hint}"
-        ) from None

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.log import warn_once
+from modellink_rm.base.log import info, warn_once
 from modellink_rm.base.registry import unknown_name_message
-from modellink_rm.templates.chat_template import NAME as CHAT_TEMPLATE
 from modellink_rm.templates.chat_template import chat_template_of
+from modellink_rm.templates.chat_tokenizer import NAME as CHAT_TEMPLATE
+from modellink_rm.templates.chat_tokenizer import carries_chat_template
 from modellink_rm.templates.files import template_in_file, template_of_definition
 from modellink_rm.templates.table import PUBLISHED_FORMS, TEMPLATES, Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -26,22 +27,32 @@ def kept_template(name: str, definition: Mapping[str, Any] | None, *, where: str
 
 
 def find_template(
-    name: str, tokenizer: Tokenizer, *, path: str | None = None, enable_thinking: str = "none"
+    name: str | None,
+    tokenizer: Tokenizer,
+    *,
+    path: str | None = None,
+    enable_thinking: str = "none",
+    whole: bool = False,
 ) -> Template:
     """The template of that name.
 
     Args:
-        name: a name in the file `path` if that is given, else "hf" or a name of the table.
+        name: a name in the file `path` if that is given, else "hf" or a name of the table; None for "hf",
+            which is then printed.
         tokenizer: the tokenizer whose chat template "hf" is.
         path: a JSON or YAML file of templates.
         enable_thinking: "true", "false" or "none".
+        whole: for "hf", keep what the chat template writes after the end of an answer.
 
     Raises:
-        UserError: there is no such template, or it does not support --enable-thinking.
+        UserError: there is no such template, or it does not support --enable-thinking; no name is given, and
+            the tokenizer has no chat template.
     """
     thinking = _THINKING[enable_thinking]
+    if name is None:
+        name = _default_name(tokenizer, path)
     if path is None and name == CHAT_TEMPLATE:
-        return chat_template_of(tokenizer, thinking=thinking)
+        return chat_template_of(tokenizer, thinking=thinking, whole=whole)
     if path is None and name not in list(TEMPLATES):
         raise UserError(unknown_name_message(TEMPLATES.kind, name, [*TEMPLATES, CHAT_TEMPLATE]))
     template = TEMPLATES[name] if path is None else template_in_file(path, name)
@@ -58,3 +69,16 @@ def find_template(
     if path is None and variant in list(TEMPLATES):
         return TEMPLATES[variant]
     return dataclasses.replace(template, thinking=thinking)
+
+
+def _default_name(tokenizer: Tokenizer, path: str | None) -> str:
+    """The tokenizer's own chat template, if it has one."""
+    if path is not None:
+        raise UserError(f"--prompt-type is required: it names a template of --prompt-type-path {path}")
+    if not carries_chat_template(tokenizer):
+        raise UserError(
+            f"--prompt-type is required: the tokenizer {tokenizer.name} has no chat template of its own "
+            f"(choices: {', '.join(sorted(TEMPLATES))})"
+        )
+    info(f"--prompt-type {CHAT_TEMPLATE}: the chat template of {tokenizer.name} is used")
+    return CHAT_TEMPLATE

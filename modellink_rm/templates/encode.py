@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modellink_rm.conversation import Conversation, Message
 from modellink_rm.records import RecordError
-from modellink_rm.templates.calls import CALL_FORMATS, call_texts
+from modellink_rm.templates.calls import CALL_FORMATS, NextMessage, Parts, call_texts
 from modellink_rm.templates.chat_template import chat_renderer_of
 from modellink_rm.templates.renderer import Renderer, renderer_of
 from modellink_rm.templates.table import Template
@@ -141,16 +141,19 @@ def _with_tools(template: Template, tools: str, system: str) -> tuple[str, ...]:
 
 def _answer_ids(turn: Message, content: str, template: Template, renderer: Renderer) -> "array[int]":
     """Ids of an answer: of its calls if the template has a form for them, else of its text."""
-    texts: tuple[str, ...] = ()
+    parts: Parts = ()
     if turn.role == "function_call" and template.call_format:
-        texts = call_texts(template.call_format, content)
-    if not texts:
+        parts = call_texts(template.call_format, content)
+    if not parts:
         return renderer.encode(renderer.assistant, content=content)
     replaces_opening = CALL_FORMATS[template.call_format].replaces_opening
     slots = renderer.content if replaces_opening else renderer.assistant
     ids = array("i")
-    for text in texts:
-        ids += renderer.encode(slots, content=text)
+    for part in parts:
+        if isinstance(part, NextMessage):
+            ids.append(renderer.id_of(part.token))
+        else:
+            ids += renderer.encode(slots, content=part)
     return ids
 
 

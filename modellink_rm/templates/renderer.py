@@ -102,6 +102,14 @@ class Renderer:
                 ids += step
         return ids
 
+    def id_of(self, token: str) -> int:
+        """Id of a control token.
+
+        Raises:
+            UserError: the tokenizer does not have it.
+        """
+        return _required_id(token, self._template, self._tokenizer)
+
     def _prepared(self, slots: Sequence[Slot]) -> list[_Step]:
         steps: list[_Step] = []
         for slot in slots:

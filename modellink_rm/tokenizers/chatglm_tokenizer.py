@@ -3,7 +3,11 @@
 from pathlib import Path
 
 from modellink_rm.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer, open_processor
-from modellink_rm.tokenizers.settings_files import read_json_object, read_tokenizer_settings
+from modellink_rm.tokenizers.settings_files import (
+    has_tokenizer_class,
+    read_json_object,
+    read_tokenizer_settings,
+)
 
 # They follow the sentencepiece vocabulary in this order (tokenization_chatglm.py of chatglm3-6b).
 SPECIAL_TOKENS = (
@@ -24,19 +28,10 @@ def is_chatglm_directory(directory: Path) -> bool:
 
     GLM-4's original directories have the same model type but another tokenizer class.
     """
-    path = directory / "tokenizer_config.json"
-    if path.is_file():
-        config = read_json_object(path)
-        return "ChatGLMTokenizer" in (config.get("tokenizer_class"), *_auto_classes(config.get("auto_map")))
+    if (directory / "tokenizer_config.json").is_file():
+        return has_tokenizer_class(directory, "ChatGLMTokenizer")
     path = directory / "config.json"
     return path.is_file() and read_json_object(path).get("model_type") == "chatglm"
-
-
-def _auto_classes(auto_map: object) -> list[str]:
-    """Class names in an auto_map: {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", null]}."""
-    entry = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else None
-    entries = entry if isinstance(entry, list) else [entry]
-    return [str(name).rpartition(".")[2] for name in entries]
 
 
 def load_chatglm_tokenizer(directory: Path) -> SentencePieceTokenizer:

@@ -12,7 +12,8 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """The tokenizer that the flags name, read from local files.
 
     The tokenizers library reads tokenizer.json; without one, or with --tokenizer-not-use-fast,
-    sentencepiece reads tokenizer.model; transformers reads anything else.
+    sentencepiece reads tokenizer.model, or the tokenizers library if it is GLM-4's; transformers reads
+    anything else.
 
     Raises:
         UserError: no such path, no tokenizer in it, or one whose own code would have to run.
@@ -52,10 +53,13 @@ def _load_directory(directory: Path, config: TokenizerConfig) -> Tokenizer:
         return _load_file(tokenizer_json)
     if tokenizer_model.exists():
         from modellink_rm.tokenizers.chatglm_tokenizer import is_chatglm_directory, load_chatglm_tokenizer
+        from modellink_rm.tokenizers.glm4_tokenizer import is_glm4_directory, load_glm4_tokenizer
         from modellink_rm.tokenizers.sentencepiece_tokenizer import is_sentencepiece_model
 
         if is_chatglm_directory(directory):
             return load_chatglm_tokenizer(directory)
+        if is_glm4_directory(directory):
+            return load_glm4_tokenizer(directory)
         if is_sentencepiece_model(tokenizer_model):
             return _load_file(tokenizer_model)
         if not config.trust_remote_code:

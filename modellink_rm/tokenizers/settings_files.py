@@ -54,6 +54,22 @@ def read_tokenizer_settings(directory: Path) -> TokenizerSettings:
     return TokenizerSettings(named=named, added=added, special=frozenset(special), files=files)
 
 
+def has_tokenizer_class(directory: Path, name: str) -> bool:
+    """Whether tokenizer_config.json names that class, of transformers or of code beside it."""
+    path = directory / "tokenizer_config.json"
+    if not path.is_file():
+        return False
+    config = read_json_object(path)
+    return name in (config.get("tokenizer_class"), *_auto_classes(config.get("auto_map")))
+
+
+def _auto_classes(auto_map: object) -> list[str]:
+    """Class names in an auto_map: {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", null]}."""
+    entry = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else None
+    entries = entry if isinstance(entry, list) else [entry]
+    return [str(name).rpartition(".")[2] for name in entries]
+
+
 def _token_text(entry: object) -> str | None:
     """The token of an entry, which is the token itself or an object that contains it."""
     if isinstance(entry, dict):

@@ -29,7 +29,7 @@ from tests.unit.handlers.test_fuzz import GOOD, OFF_BY_DEFAULT, spoiled
 CHAT_TEMPLATE = """{%- if messages[0].role == 'system' %}{% set system = messages[0].content %}{% endif -%}
 {%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content }}
 {%- if message.role == 'assistant' %}{{ ' ' ~ loop.index }}
-{%- if system %} s{% endif %}{% if tools %}{{ tools | length }}{% endif %}{% endif %}
+{%- if system %} s{% endif %}{% if tools %}{{ tools | tojson }}{% endif %}{% endif %}
 {{- '<|im_end|>' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
 FILE_TEMPLATE = {
@@ -38,7 +38,8 @@ FILE_TEMPLATE = {
     "format_system": {"slots": ["S: {{content}}\n"]},
     "format_assistant": {"slots": [" {{content}}", ["eos_token"]]},
 }
-TEMPLATES = ["qwen3", "qwen3_no_thinking", "hf", "mine", "llama2", "chatglm3"]
+# None is the tokenizer's own chat template, by default.
+TEMPLATES = ["qwen3", "qwen3_no_thinking", None, "mine", "llama2", "chatglm3"]
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +166,7 @@ def message(role, content):
 @pytest.mark.parametrize("system", [None, "s"])
 @pytest.mark.parametrize("tools", [None, [{"name": "f"}, {"name": "g"}]])
 @pytest.mark.parametrize("num_turns", [1, 3])
-@pytest.mark.parametrize("template", ["hf", "qwen3"])
+@pytest.mark.parametrize("template", [None, "qwen3"])
 def test_a_response_alone_has_the_ids_that_it_has_in_a_pair(
     system, tools, num_turns, template, chat_directory, tmp_path
 ):

@@ -18,7 +18,7 @@ def encode_prompt(
 ) -> "array[int]":
     """Ids of everything before a response."""
     if template.chat_template:
-        return next(chat_renderer_of(template, tokenizer).response_ids(system, tools, turns, ()))
+        return chat_renderer_of(template, tokenizer).response_ids(system, tools, turns, ())[0]
     asked = Unranked(system, tools, tuple(turns), (_ANSWER,))
     return tokenize_responses(asked, template, tokenizer).prompt_ids
 

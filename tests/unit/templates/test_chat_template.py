@@ -69,6 +69,13 @@ def llama2(tmp_path_factory):
     return directory_with(tmp_path_factory, LLAMA2)
 
 
+def ids_up_to_the_end(directory, turns):
+    """Of a whole conversation, without the line break that ChatML has after the end of an answer."""
+    ids = expected_ids(directory, turns, opens=False)
+    line_break = load_directory(directory).encode("\n")
+    return ids[: -len(line_break)] if ids[-len(line_break) :].tolist() == line_break else ids
+
+
 def expected_ids(directory, turns, *, opens, **options):
     from transformers import AutoTokenizer
 
@@ -90,8 +97,8 @@ def test_ids_are_those_of_transformers(name, request):
     template = find_template("hf", tokenizer)
     tokens = tokenize_responses(PAIR, template, tokenizer)
     assert tokens.prompt_ids == expected_ids(directory, TURNS, opens=True)
-    chosen = expected_ids(directory, (*TURNS, PAIR.chosen), opens=False)
-    rejected = expected_ids(directory, (*TURNS, PAIR.rejected), opens=False)
+    chosen = ids_up_to_the_end(directory, (*TURNS, PAIR.chosen))
+    rejected = ids_up_to_the_end(directory, (*TURNS, PAIR.rejected))
     assert (tokens.prompt_ids + tokens.response_ids[0], tokens.prompt_ids + tokens.response_ids[1]) == (
         chosen,
         rejected,
@@ -117,7 +124,7 @@ def test_ids_are_those_of_transformers_where_spaces_begin_words(tmp_path, scheme
         tokenizer = load_directory(tmp_path)
         tokens = tokenize_responses(PAIR, find_template("hf", tokenizer), tokenizer)
         assert tokens.prompt_ids == expected_ids(tmp_path, TURNS, opens=True)
-        chosen = expected_ids(tmp_path, (*TURNS, PAIR.chosen), opens=False)
+        chosen = ids_up_to_the_end(tmp_path, (*TURNS, PAIR.chosen))
         assert tokens.prompt_ids + tokens.response_ids[0] == chosen
 
 
@@ -144,14 +151,14 @@ def test_control_tokens_in_messages_are_text(chatml):
     end, start = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|im_start|>")
     assert (tokens.prompt_ids.count(start), tokens.prompt_ids.count(end)) == (2, 1)
     assert (tokens.response_ids[0].count(end), tokens.response_ids[0].count(tokenizer.eos_id)) == (1, 0)
-    assert tokenizer.decode(tokens.response_ids[0].tolist()) == f"{spelled}<|im_end|>\n"
+    assert tokenizer.decode(tokens.response_ids[0].tolist()) == f"{spelled}<|im_end|>"
 
 
 def test_closing_tokens_and_rule(chatml, llama2):
-    for directory, count in ((chatml, 2), (llama2, 1)):
+    for directory in (chatml, llama2):
         tokenizer = load_directory(directory)
         template = find_template("hf", tokenizer)
-        assert num_closing_tokens(template, tokenizer) == count
+        assert num_closing_tokens(template, tokenizer) == 1
         assert template.eos_rule == "the chat template ends every answer"
 
 
@@ -162,12 +169,6 @@ def test_what_the_chat_template_refuses_is_one_bad_record(llama2):
         encode_prompt("a system message", "", TURNS, template, tokenizer)
     with pytest.raises(RecordError, match="has no form for tools"):
         encode_prompt(None, '[{"name": "f"}]', TURNS, template, tokenizer)
-
-
-def test_a_prompt_that_does_not_begin_the_whole_is_refused(tmp_path_factory):
-    tokenizer = load_directory(directory_with(tmp_path_factory, CHATML.replace("assistant\n'", "bot\n'")))
-    with pytest.raises(RecordError, match="prompt and answer do not begin with its prompt"):
-        tokenize_responses(PAIR, find_template("hf", tokenizer), tokenizer)
 
 
 def test_a_tokenizer_without_a_chat_template_is_named(tmp_path_factory, sentencepiece_path):
@@ -253,7 +254,7 @@ def test_a_tokenizers_own_code_runs_only_where_the_user_trusts_it(
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = load_directory(directory, trust_remote_code=trusts)
     if trusts:
-        assert find_template("hf", tokenizer).chat_template == CHATML
+        assert CHATML in find_template("hf", tokenizer).chat_template
     else:
         with pytest.raises(UserError, match="--trust-remote-code"):
             find_template("hf", tokenizer)
@@ -312,7 +313,8 @@ def test_a_template_of_the_table_writes_what_the_published_chat_template_does(
     for template in (TEMPLATES[name], find_template("hf", tokenizer)):
         tokens = tokenize_responses(pair, template, tokenizer)
         written.append(tokenizer.decode([*tokens.prompt_ids, *tokens.response_ids[0]]))
-    assert written[0] == written[1]
+    # Only the table has the line break that ChatML writes after the end of an answer.
+    assert written[0].removesuffix("\n") == written[1].removesuffix("\n")
 
 
 @pytest.mark.parametrize("thinking", ["none", "false"])

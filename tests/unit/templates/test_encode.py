@@ -1,6 +1,7 @@
 """Every template against its pieces written out by hand, tokenised by the libraries themselves."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -14,7 +15,21 @@ from modellink_rm.templates.encode import (
     tokenize_responses,
 )
 from modellink_rm.templates.table import TEMPLATES
-from tests.unit.templates.forms import BOS, EOS, EOT, IM_END, MULTI_TURN, OBSERVATIONS, ONE_TURN, chatml_turn
+from tests.unit.conftest import load_directory
+from tests.unit.templates.forms import (
+    ASSISTANT,
+    BOS,
+    EOS,
+    EOT,
+    GMASK,
+    IM_END,
+    MULTI_TURN,
+    OBSERVATIONS,
+    ONE_TURN,
+    SOP,
+    T,
+    chatml_turn,
+)
 from tests.unit.templates.rendering import encode_prompt, encode_response
 
 
@@ -39,6 +54,8 @@ def test_gemma2_refuses_a_system_message_as_its_publisher_does(load):
 CALL = '{"name": "f", "arguments": {"x": "é", "n": 2}}'
 TWO = f"[{CALL}, {CALL}]"
 QWEN_CALL = f"<tool_call>\n{CALL}\n</tool_call>"
+TOOL_CALL = ["f\n", "```python\ntool_call(x='é', n=2)\n```"]
+GLM4_CALL = 'f\n{"x": "é", "n": 2}'
 # name: content of a function_call, and the pieces of the answer
 CALLS = [
     ("qwen", CALL, [QWEN_CALL, IM_END]),
@@ -46,9 +63,11 @@ CALLS = [
     ("qwen3", CALL, [QWEN_CALL, IM_END, "\n"]),
     ("qwen3", "f(x)", ["f(x)", IM_END, "\n"]),
     ("llama3", CALL, ['{"name": "f", "parameters": {"x": "é", "n": 2}}', EOT]),
-    ("chatglm3", CALL, ["f\n", "```python\ntool_call(x='é', n=2)\n```", EOS]),
+    ("chatglm3", CALL, [*TOOL_CALL, EOS]),
     ("chatglm3", "f(x)", ["\n", "f(x)", EOS]),
-    ("glm4", CALL, ['f\n{"x": "é", "n": 2}', EOS]),
+    ("chatglm3", f"so:\n{TWO}", ["\n", "so:", ASSISTANT, *TOOL_CALL, ASSISTANT, *TOOL_CALL, EOS]),
+    ("glm4", CALL, [GLM4_CALL, EOS]),
+    ("glm4", f"<|user|>\n{TWO}", ["\n<|user|>", ASSISTANT, GLM4_CALL, ASSISTANT, GLM4_CALL, EOS]),
     ("llama2", CALL, [CALL, EOS]),
 ]
 
@@ -59,11 +78,40 @@ def test_a_call_is_written_as_published(name, content, pieces, load):
     assert encode_response(Message("function_call", content), TEMPLATES[name], tokenizer) == ids(pieces)
 
 
-@pytest.mark.parametrize("name", ["llama3", "chatglm3", "glm4"])
+def test_chatglm3_writes_calls_and_results_as_its_build_single_message_does(load):
+    """tokenization_chatglm.py: the role, "metadata\\n" tokenised alone, and the text tokenised alone."""
+    tokenizer, ids = load("chatglm3")
+    turns = (user("q"), Message("function_call", CALL), Message("observation", "22"))
+    got = encode_prompt("s", "", turns, TEMPLATES["chatglm3"], tokenizer)
+
+    def single_message(role, metadata, message):
+        return [T(f"<|{role}|>"), f"{metadata}\n", message]
+
+    pieces = [GMASK, SOP, *single_message("system", "", "s"), *single_message("user", "", "q")]
+    pieces += single_message("assistant", "f", "```python\ntool_call(x='é', n=2)\n```")
+    pieces += [*single_message("observation", "", "22"), ASSISTANT]
+    assert got == ids(pieces)
+
+
+def test_chatglm3s_own_chat_template_has_the_ids_of_the_tables_prompt(chatglm_directory, tmp_path):
+    """zai-org/chatglm3-6b, chat_template: the space after the line break is sentencepiece's own."""
+    shutil.copytree(chatglm_directory, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ '[gMASK]sop' if loop.first }}<|{{ m['role'] }}|>\n {{ m['content'] }}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    tokenizer = load_directory(tmp_path)
+    pair = Pair("s", "", (user("sophie's q"), assistant("a b"), user("q2")), assistant("b c"), assistant("a"))
+    own = tokenize_responses(pair, find_template(None, tokenizer), tokenizer)
+    table = tokenize_responses(pair, TEMPLATES["chatglm3"], tokenizer)
+    assert own.prompt_ids == table.prompt_ids
+    assert [*own.response_ids[0], tokenizer.eos_id] == table.response_ids[0].tolist()
+
+
 @pytest.mark.parametrize("content", [TWO, f"so:\n{CALL}"])
-def test_calls_that_have_no_form_are_refused(name, content, load):
+def test_calls_that_have_no_form_are_refused(content, load):
     with pytest.raises(RecordError, match="has no place for several, or for text beside one"):
-        encode_response(Message("function_call", content), TEMPLATES[name], load(name)[0])
+        encode_response(Message("function_call", content), TEMPLATES["llama3"], load("llama3")[0])
 
 
 def test_qwen3_keeps_thoughts_after_the_last_question(load):

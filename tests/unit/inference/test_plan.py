@@ -1,0 +1,51 @@
+"""The template of a scorer, where --load does not name one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.config.scorer import scorer_options
+from modellink_rm.inference.plan import ScoringPlan, plan_scoring
+from modellink_rm.inference.record_tokenizer import ScoringInput
+from modellink_rm.records import Record
+from tests.tiny_models import write_tiny_llama
+from tests.unit.templates.families import TEMPLATES
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory, fast_directory: Path) -> Path:
+    path: Path = tmp_path_factory.mktemp("model")
+    write_tiny_llama(path, kind="score", vocab_size=1024)
+    shutil.copytree(fast_directory, path, dirs_exist_ok=True)
+    return path
+
+
+def plan(directory: Path, **flags: str) -> ScoringPlan:
+    return plan_scoring(scorer_options(str(directory), flags))
+
+
+def test_a_hugging_face_directory_is_scored_with_its_own_chat_template(directory: Path) -> None:
+    with pytest.raises(UserError, match=r"--prompt-type is required: the tokenizer .* has no chat template"):
+        plan(directory)
+    (directory / "chat_template.jinja").write_text(TEMPLATES["phi4"])
+    inputs = plan(directory).inputs
+    assert (inputs.template.name, inputs.template.chat_template) == ("hf", TEMPLATES["phi4"])
+    assert plan(directory, prompt_type="empty").inputs.template.name == "empty"
+
+
+@pytest.mark.parametrize("flags", [{}, {"prompt_type": "hf"}])
+def test_a_reward_model_of_another_trainer_is_scored_after_all_that_its_template_writes(
+    directory: Path, flags: dict[str, str]
+) -> None:
+    (directory / "chat_template.jinja").write_text(TEMPLATES["internlm2"])
+    inputs = plan(directory, **flags).inputs
+    item = inputs(Record("x", {"prompt": "q", "response": "a"}))
+    assert isinstance(item, ScoringInput)
+    ids = item.example.responses[0].input_ids.tolist()
+    own = AutoTokenizer.from_pretrained(str(directory))
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    assert ids == own.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    assert own.decode(ids).endswith("<|im_end|>\n")
