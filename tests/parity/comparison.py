@@ -116,7 +116,7 @@ def differences(directory: str, flags: list[str], share_prefixes: bool, written:
             if chunk.post_process:
                 chunk.rm_head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].detach()))
         batch = pack_examples(examples(), divisible_by=4 * ranks.tp_size, share_prefixes=share_prefixes)
-        batch = batch.part(rank=ranks.cp_rank, size=ranks.cp_size)
+        batch = batch.share(rank=ranks.cp_rank, size=ranks.cp_size)
 
         def loss(scores: torch.Tensor, batch: Any) -> Any:
             losses = -functional.logsigmoid(scores[0::2] - scores[1::2])
