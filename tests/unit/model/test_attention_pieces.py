@@ -67,7 +67,7 @@ def test_a_window_hides_all_but_the_last_positions(
     positions = batch.position_ids.numpy()
     expected = visible(batch.segments) & (positions[:, None] - positions[None] < window)
     for rank in range(size):
-        held = batch.part(rank=rank, size=size).ranges
+        held = batch.share(rank=rank, size=size).ranges
         rows = np.concatenate([np.arange(start, end) for start, end in held])
         pieces = with_window(pieces_of(batch.segments, held), window)
         assert all(piece.window == window < piece.num_keys for piece in pieces if piece.window is not None)
