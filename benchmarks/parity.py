@@ -10,6 +10,12 @@ each trainer. Words after `--` go to the trainer, to see the same figure when th
     python benchmarks/parity.py ... --processes 2 -- --tensor-model-parallel-size 2 --sequence-parallel
 
 Data parallelism cannot be compared in this way: the recorded runs have one pair per step.
+
+Families that are not in the recorded runs are trained beside TRL itself, from tiny random weights:
+
+    python benchmarks/parity.py --families llama-3.1 qwen3 --peer-python trl=PATH --steps 20
+
+The names are those of tests/parity/family_cases.py; PATH is a python with trl 1.16.0.
 """
 
 import argparse
@@ -38,6 +44,11 @@ THEIRS, OURS, SPREAD = "#f0a35e", "#1f4e79", "#d9d9d9"
 
 def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
+    if arguments.families:
+        return train_beside(arguments)
+    for flag in ("reference", "data"):
+        if getattr(arguments, flag) is None:
+            raise UserError(f"--{flag} is needed to compare with the recorded runs, or --families")
     if arguments.output is not None:
         check_matplotlib()
     recorded = read_recorded(arguments.reference / "runs.json", arguments.lr)
@@ -67,8 +78,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--reference", type=Path, required=True, help="directory of the recorded runs")
-    parser.add_argument("--data", type=Path, required=True, help="directory of dpo_en_demo.json")
+    parser.add_argument("--reference", type=Path, help="directory of the recorded runs")
+    parser.add_argument("--data", type=Path, help="directory of dpo_en_demo.json")
+    parser.add_argument("--families", nargs="+", default=(), help="families to train beside TRL")
+    parser.add_argument("--peer-python", metavar="trl=PATH", help="python of TRL, for --families")
     parser.add_argument("--output", type=Path, help="picture to write; without it only the table")
     parser.add_argument("--json", type=Path, help="file for the figures of the table, and for every step")
     parser.add_argument(
@@ -79,6 +92,19 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     arguments.trainer_flags = trainer_flags
     return arguments
+
+
+def train_beside(arguments: argparse.Namespace) -> int:
+    """Compare families with TRL; the exit code."""
+    peer, _, python = (arguments.peer_python or "").partition("=")
+    if peer != "trl" or not Path(python).is_file():
+        raise UserError(f"--families needs --peer-python trl=PATH, got {arguments.peer_python!r}")
+    sys.path.insert(0, str(ROOT))  # for the tiny models of the tests
+    from beside import compare_families
+
+    return compare_families(
+        arguments.families, peer_python=Path(python), steps=arguments.steps, flags=arguments.trainer_flags
+    )
 
 
 def check_matplotlib() -> None:

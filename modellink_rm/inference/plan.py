@@ -9,7 +9,7 @@ from modellink_rm.config.score import ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.inference.reader import RecordReader
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
-from modellink_rm.model.fits import check_length_fits_shape
+from modellink_rm.model.fits import shares_prompts
 from modellink_rm.parallel.groups import world_size_from_environment
 from modellink_rm.templates.choice import find_template, kept_template
 from modellink_rm.templates.table import Template
@@ -24,11 +24,13 @@ class ScoringPlan:
 
     Attributes:
         inputs: turns records into examples.
+        share_prefixes: compute the prompt of several responses once.
     """
 
     options: ScorerOptions
     model: ModelPlan
     inputs: RecordTokenizer
+    share_prefixes: bool
     bf16: bool
 
 
@@ -56,9 +58,10 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
             f"the tokenizer {tokenizer.name} is not the one that {scorer.load} was trained with; leave the "
             "tokenizer's flags out to use that one"
         )
-    longest = model.shape.longest_sequence
+    longest = model.shape.max_position_embeddings
     seq_length = scorer.seq_length or (contract.seq_length if contract is not None else longest)
-    check_length_fits_shape(seq_length, model.shape)
+    if seq_length > longest:
+        raise UserError(f"--seq-length {seq_length} is above the model's --max-position-embeddings {longest}")
     inputs = RecordTokenizer(
         reader=reader,
         template=template,
@@ -66,7 +69,13 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         seq_length=seq_length,
         truncation=scorer.truncation or (contract.truncation if contract is not None else "right"),
     )
-    return ScoringPlan(options=options, model=model, inputs=inputs, bf16=scorer.bf16 or _was_bf16(source))
+    return ScoringPlan(
+        options=options,
+        model=model,
+        inputs=inputs,
+        share_prefixes=shares_prompts(seq_length, model.shape),
+        bf16=scorer.bf16 or _was_bf16(source),
+    )
 
 
 def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer) -> Template:

@@ -143,7 +143,9 @@ class Scorer:
         groups += [mine[:0]] * (-len(groups) % micro_batches_multiple_of(self._model))
         packed = (
             pack_examples(
-                [examples[number] for number in numbers], divisible_by=options.parallel.tokens_divisible_by()
+                [examples[number] for number in numbers],
+                divisible_by=options.parallel.tokens_divisible_by(),
+                share_prefixes=self._plan.share_prefixes,
             ).share(rank=ranks.cp_rank, size=ranks.cp_size)
             for numbers in groups
         )

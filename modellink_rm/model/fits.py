@@ -1,6 +1,7 @@
 """Checks that the flags fit the shape of the model."""
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
@@ -64,23 +65,25 @@ def check_data_fits_shape(data: DataConfig, shape: ModelShape) -> None:
     Raises:
         UserError: --seq-length is above the maximum.
     """
-    check_length_fits_shape(data.seq_length, shape)
-
-
-def check_length_fits_shape(seq_length: int, shape: ModelShape) -> None:
-    """Check that the model supports sequences of `seq_length` tokens.
-
-    Raises:
-        UserError: it is above the maximum.
-    """
-    if shape.longest_sequence < seq_length <= shape.max_position_embeddings:
-        assert shape.rope_scaling is not None
+    if data.seq_length > shape.max_position_embeddings:
         raise UserError(
-            f"--seq-length {seq_length} is above {shape.longest_sequence}, where the rope_scaling of kind "
-            f"{shape.rope_scaling.kind} begins, which depends on the length of each sequence; lower it"
-        )
-    if seq_length > shape.max_position_embeddings:
-        raise UserError(
-            f"--seq-length {seq_length} is above the model's --max-position-embeddings "
+            f"--seq-length {data.seq_length} is above the model's --max-position-embeddings "
             f"{shape.max_position_embeddings}; lower it, or give the flag if the model supports more"
         )
+
+
+def shares_prompts(seq_length: int, shape: ModelShape) -> bool:
+    """Whether a prompt can be computed once for all its responses, of up to `seq_length` tokens with it.
+
+    Under a rope_scaling that depends on the length of each sequence a prompt may have other angles before
+    each of its responses; then it is computed with each, which is logged.
+    """
+    if seq_length <= shape.longest_with_equal_angles:
+        return True
+    assert shape.rope_scaling is not None
+    info(
+        f"prompts are computed once per response: the angles of a sequence above "
+        f"{shape.longest_with_equal_angles} tokens depend on its length (rope_scaling of kind "
+        f"{shape.rope_scaling.kind}); a --seq-length up to that would share them"
+    )
+    return False

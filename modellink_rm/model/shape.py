@@ -1,6 +1,7 @@
 """The shape of a reward model, which the weights determine."""
 
 import dataclasses
+import sys
 from typing import Literal
 
 from modellink_rm.base.errors import UserError
@@ -113,12 +114,12 @@ class ModelShape:
         return int(self.kv_channels * self.rotary_percent)
 
     @property
-    def longest_sequence(self) -> int:
-        """Tokens of the longest sequence; a longer one has no angles that other sequences can share."""
+    def longest_with_equal_angles(self) -> int:
+        """Tokens up to which the rotary angles of a sequence do not depend on its length."""
         scaling = self.rope_scaling
         if scaling is None or not scaling.depends_on_length:
-            return self.max_position_embeddings
-        return min(self.max_position_embeddings, scaling.original_positions)
+            return sys.maxsize
+        return scaling.original_positions
 
     @property
     def of_local_layers(self) -> "ModelShape | None":

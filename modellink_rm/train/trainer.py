@@ -14,6 +14,7 @@ from modellink_rm.checkpoint.layout import RunInfo
 from modellink_rm.checkpoint.load import build_and_load_model, check_finite, check_finite_state
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.config import Kernels
+from modellink_rm.model.fits import shares_prompts
 from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import micro_batches_multiple_of
@@ -82,7 +83,8 @@ def _take_steps(
     packing = Packing(
         max_tokens=plan.max_tokens,
         divisible_by=config.parallel.tokens_divisible_by(),
-        share_prefixes=config.data.prefix_sharing,
+        share_prefixes=config.data.prefix_sharing
+        and shares_prompts(config.data.seq_length, plan.model.shape),
         multiple_of=micro_batches_multiple_of(state.model),
     )
     data = _global_batches(plan, packing, ranks, platform)

@@ -16,6 +16,8 @@ from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, Lla
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from modellink_rm.model.families.registry import shape_from_config
+
 CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
 # What becomes of a published config's sizes, where it names them.
 TINY: dict[str, Any] = {
@@ -32,6 +34,8 @@ TINY: dict[str, Any] = {
     "pad_token_id": 0,
     "torch_dtype": "float32",
 }
+# Tokens of the longest of the examples that models are compared on.
+LONGEST = 90
 # Large, so that attention is not nearly even and a wrong angle shows.
 WEIGHT_STD = 0.15
 WINDOW = 16  # of the tests' sequences of up to 90 tokens
@@ -65,6 +69,12 @@ class FamilyCase:
     changes: Mapping[str, Any] = field(default_factory=dict)
     reference: Callable[[Mapping[str, Any]], PreTrainedConfig] = own_config
     stored: Callable[[Tensors, Mapping[str, Any]], Tensors] = own_names
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether the examples' prompts can be computed once for both responses."""
+        shape = shape_from_config(self.tiny_config())
+        return shape.longest_with_equal_angles >= LONGEST
 
     def published_config(self) -> dict[str, Any]:
         """The whole config.json."""
@@ -126,7 +136,7 @@ def _internlm2_tensors(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
     return stored
 
 
-# Positions at which the tests' sequences, of up to 90 tokens, meet every kind of frequency.
+# Positions at which the tests' sequences, of up to 90 tokens (LONGEST), meet every kind of frequency.
 _LLAMA3_ROPE = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3_ROPE |= {"original_max_position_embeddings": 64}
 _YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
@@ -200,6 +210,17 @@ CASES: dict[str, FamilyCase] = {
     ),
     "phi-3-window": FamilyCase(  # as the one of Phi-3-mini-4k
         published="phi-4", changes={"original_max_position_embeddings": 256, "sliding_window": WINDOW}
+    ),
+    # Some sequences are longer than the original positions, and some are not.
+    "phi-3-128k-long": FamilyCase(
+        published="phi-3-mini-128k-instruct",
+        changes={"original_max_position_embeddings": 48, "rope_scaling": _long_factors(4)},
+    ),
+    "internlm2-long": FamilyCase(
+        published="internlm2-7b-reward",
+        changes={"max_position_embeddings": 48},
+        reference=_internlm2_reference,
+        stored=_internlm2_tensors,
     ),
     "phi-4": FamilyCase(published="phi-4", changes={"original_max_position_embeddings": 256}),
     "phi-4-mini": FamilyCase(

@@ -88,10 +88,10 @@ def layout_of(
     """
     device, dtype = batch.input_ids.device, config.params_dtype
     make_kernel = ATTENTION_KERNELS[config.kernels.attention]
-    cos, sin = (part.to(dtype) for part in rotary(batch.position_ids))
-    local = (cos, sin)
+    cos, sin = (part.to(dtype) for part in rotary.of_batch(batch))
+    local: tuple[Tensor, ...] = (cos, sin)
     if local_rotary is not None:
-        local = tuple(part.to(dtype) for part in local_rotary(batch.position_ids))
+        local = tuple(part.to(dtype) for part in local_rotary.of_batch(batch))
     pieces = pieces_of(batch.segments, batch.ranges)
     kernels: dict[tuple[Piece, ...], AttentionKernel] = {}  # one for all windows that reach all tokens
     tokens = {}

@@ -11,9 +11,12 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
+from modellink_rm.batching.batch import pack_examples
 from modellink_rm.model.families.registry import shape_from_config
+from modellink_rm.model.fits import shares_prompts
 from modellink_rm.model.layers.frequencies import frequencies
 from modellink_rm.model.layers.rotary import RotaryAngles
+from tests.tiny_data import random_example
 
 CONFIGS = Path(__file__).parents[2] / "fixtures" / "configs"
 LLAMA = json.loads((CONFIGS / "llama-3.1-8b-instruct.json").read_text())
@@ -105,3 +108,27 @@ def test_scalings_differ_from_each_other() -> None:
     ]
     for number, one in enumerate(angles):
         assert all(not torch.allclose(one, other, atol=1e-4) for other in angles[:number])
+
+
+def test_every_packed_sequence_has_the_angles_of_its_own_length() -> None:
+    config = {**LLAMA, "max_position_embeddings": 10, "rope_scaling": SCALINGS["dynamic"]}
+    shape = shape_from_config(config)
+    lengths = (7, 12, 10, 30)
+    examples = [random_example(number, 3, length - 3) for number, length in enumerate(lengths)]
+    whole = pack_examples(examples, share_prefixes=False, divisible_by=4)
+    angles = RotaryAngles(shape)
+    found = angles.of_batch(whole)[0]
+    for segment, length in zip(whole.segments, lengths, strict=False):  # and padding
+        embedding = LlamaRotaryEmbedding(LlamaConfig.from_dict(config))  # a new one: it keeps the longest
+        expected = embedding(torch.zeros(1), torch.arange(length)[None])[0]
+        assert torch.equal(found[segment.start : segment.end, 0], expected[0, :, :64])
+    parts = [angles.of_batch(whole.share(rank=rank, size=2))[0] for rank in range(2)]
+    (first, second), (third, fourth) = (part.chunk(2) for part in parts)
+    assert torch.equal(torch.cat((first, third, fourth, second)), found)
+
+
+@pytest.mark.parametrize(("name", "shares"), [("dynamic", False), ("longrope", False), ("yarn", True)])
+def test_prompts_are_shared_where_their_angles_are(name: str, shares: bool) -> None:
+    shape = shape_from_config({**LLAMA, "max_position_embeddings": 4096, "rope_scaling": SCALINGS[name]})
+    assert shares_prompts(4096, shape)
+    assert shares_prompts(4097, shape) == shares

@@ -1,0 +1,112 @@
+"""Train tiny models of families of today beside TRL, from the same weights, head and pairs: for parity.py."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from modellink_rm.base.errors import UserError
+from tests.parity.family_cases import CASES, FamilyCase, own_config
+from tests.tiny_data import write_random_rows, write_tokenizer
+from tests.tiny_models import write_value_head
+
+ROOT = Path(__file__).parents[1]
+BATCH_SIZE = 4
+LEARNING_RATE = "1e-4"
+# From here on the losses differ by more than float32 rounding, grown by as many steps of Adam.
+LARGEST_DIFFERENCE = 1e-5
+
+
+def compare_families(families: Sequence[str], *, peer_python: Path, steps: int, flags: Sequence[str]) -> int:
+    """Print the largest difference in loss from TRL for each family; 1 if one is above the bound, else 0.
+
+    Args:
+        peer_python: a python with TRL.
+        flags: further words for our trainer.
+    """
+    worst = 0.0
+    rows = []
+    for name in families:
+        with tempfile.TemporaryDirectory(prefix="parity-") as work:
+            ours, theirs = train_both(_case(name), Path(work), peer_python, steps, flags)
+        difference = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
+        worst = max(worst, difference)
+        rows.append(f"{name:16s}{CASES[name].published:32s}{ours[0]:12.6f}{ours[-1]:12.6f}{difference:14.2e}")
+    print(f"\nlr {LEARNING_RATE}, {steps} steps of {BATCH_SIZE} pairs: loss, and its difference from TRL's")
+    print(f"{'family':16s}{'config':32s}{'first':>12s}{'last':>12s}{'largest':>14s}")
+    print("\n".join(rows))
+    return int(worst > LARGEST_DIFFERENCE)
+
+
+def _case(name: str) -> FamilyCase:
+    if name not in CASES or CASES[name].reference is not own_config:
+        known = [name for name, case in CASES.items() if case.reference is own_config]
+        raise UserError(
+            f"--families {name}: transformers has no such model here (choices: {', '.join(known)})"
+        )
+    return CASES[name]
+
+
+def train_both(
+    case: FamilyCase, work: Path, peer_python: Path, steps: int, flags: Sequence[str]
+) -> tuple[list[float], list[float]]:
+    """The losses of every step, ours and TRL's."""
+    model = work / "model"
+    tensors = case.model().state_dict()
+    case.write(model, {name: tensor for name, tensor in tensors.items() if not name.startswith("score.")})
+    write_value_head(model, case.tiny_config()["hidden_size"], bias=0.0)
+    write_tokenizer(model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "<unk>"}))
+    prefix = write_random_rows(work / "pairs", steps * BATCH_SIZE)
+    (work / "pairs.json").write_text(json.dumps(_pairs(prefix)))
+    return _ours(work, steps, flags), _theirs(work, peer_python, steps)
+
+
+def _pairs(prefix: Path) -> list[dict[str, Any]]:
+    """The pairs of a data set, as TRL takes them."""
+    from modellink_rm.dataset.dataset import open_dataset
+    from modellink_rm.dataset.reader import ExampleReader
+
+    reader = ExampleReader(seq_length=128, truncation="right", num_closing_tokens=1, num_ids=320)
+    dataset = open_dataset(prefix)
+    examples = (reader.read(dataset, row) for row in range(len(dataset)))
+    return [
+        {
+            side: response.input_ids.tolist()
+            for side, response in zip(("chosen_ids", "rejected_ids"), example.responses, strict=True)
+        }
+        for example in examples
+    ]
+
+
+def _ours(work: Path, steps: int, flags: Sequence[str]) -> list[float]:
+    words = (
+        f"--stage rm --is-pairwise-dataset --load {work}/model --load-checkpoint-loosely "
+        f"--data-path {work}/pairs --split 1,0,0 --no-shuffle --seq-length 128 "
+        f"--micro-batch-size {BATCH_SIZE} --global-batch-size {BATCH_SIZE} --train-iters {steps} "
+        f"--lr {LEARNING_RATE} --lr-decay-style constant --weight-decay 0 --clip-grad 1.0 --save {work}/run"
+    )
+    _run(sys.executable, ROOT / "pretrain_rm.py", *words.split(), *flags)
+    rows = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def _theirs(work: Path, peer_python: Path, steps: int) -> list[float]:
+    words = (
+        f"--model {work}/model --pairs {work}/pairs.json --steps {steps} --batch-size {BATCH_SIZE} "
+        f"--lr {LEARNING_RATE} --output {work}/trl.json"
+    )
+    _run(peer_python, ROOT / "benchmarks" / "peers" / "trl_runner.py", *words.split())
+    losses: list[float] = json.loads((work / "trl.json").read_text())["losses"]
+    return losses
+
+
+def _run(*words: str | Path) -> None:
+    print("$ " + " ".join(map(str, words)), flush=True)
+    done = subprocess.run([str(word) for word in words])
+    if done.returncode:
+        raise UserError(f"the command above failed with exit code {done.returncode}")
