@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as gemma2_attention
+from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward as gpt_oss_attention
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.platform import Platform
@@ -74,6 +76,31 @@ def test_sdpa_equals_the_reference(
         **FORMS[form],
     )
     assert difference < tolerance  # rounding of the dtype, times some tens of summed keys
+
+
+@pytest.mark.parametrize("name", ["reference", "sdpa", "flex"])
+@pytest.mark.parametrize("window", [None, 7])
+def test_softcaps_and_sinks_are_those_of_transformers(name: str, window: int | None) -> None:
+    query, key, value = (torch.randn(20, heads, 16) for heads in (4, 2, 2))
+    sinks = torch.randn(4)
+    distance = torch.arange(20)[:, None] - torch.arange(20)[None]
+    hidden = (distance < 0) | (distance >= (window or 20))
+    by_head = [states.transpose(0, 1)[None] for states in (query, key, value)]
+    module: Any = types.SimpleNamespace(num_key_value_groups=2, training=False, sinks=sinks)
+    mask = torch.zeros(20, 20).masked_fill(hidden, -torch.inf)
+    expected = {
+        "softcap": gemma2_attention(module, *by_head, mask, scaling=0.25, softcap=1.5)[0][0],
+        "sinks": gpt_oss_attention(module, *by_head, mask, scaling=0.25)[0][0],
+    }
+    kernel = ATTENTION_KERNELS[name](
+        with_window((Piece((0, 20), ((0, 20),)),), window), query.device, query.dtype
+    )
+    found = {
+        "softcap": kernel(query, key, value, Softmax(scale=0.25, softcap=1.5)),
+        "sinks": kernel(query, key, value, Softmax(scale=0.25, sinks=sinks)),
+    }
+    for form, output in expected.items():
+        torch.testing.assert_close(found[form], output, atol=1e-5, rtol=1e-5, msg=form)
 
 
 def test_long_pieces_with_a_softcap_are_cut_into_blocks_that_equal_the_reference() -> None:
