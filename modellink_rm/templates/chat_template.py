@@ -1,6 +1,7 @@
 """--prompt-type hf: the tokenizer's own chat template, rendered by transformers."""
 
 import functools
+import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from modellink_rm.templates.chat_forms import ChatForms, ChatMessage, chat_messa
 from modellink_rm.templates.chat_text import ending_with_the_answer, with_fixed_date
 from modellink_rm.templates.chat_tokenizer import NAME, ChatTokenizer, chat_tokenizer_of, pattern_of
 from modellink_rm.templates.render_limits import MAX_SECONDS, RenderingTooLongError, rendering_limits
+from modellink_rm.templates.render_process import RenderProcess, render
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer, is_bracketed
 
@@ -65,9 +67,8 @@ def _check_operators(text: str, where: str) -> None:
     # The environment of an empty template: compiling this one would already compute its constants.
     environment = _compile_jinja_template("").environment
     try:
-        with rendering_limits():
-            has_powers = environment.parse(text).find(nodes.Pow) is not None
-    except (TemplateSyntaxError, RecursionError, MemoryError, RenderingTooLongError) as error:
+        has_powers = environment.parse(text).find(nodes.Pow) is not None
+    except (TemplateSyntaxError, RecursionError) as error:
         problem = str(error) or type(error).__name__
         raise UserError(
             f"--prompt-type {NAME}: the chat template of {where} cannot be read: {shortened(problem)}"
@@ -223,17 +224,15 @@ class ChatRenderer:
     def _text(
         self, messages: list[ChatMessage], tools: list[Any] | None, *, opens_answer: bool = False
     ) -> str:
-        from transformers.utils.chat_template_utils import render_jinja_template  # transformers 5.23
-
         try:
-            with rendering_limits():
-                (text,), _ = render_jinja_template(
-                    conversations=[messages],
-                    tools=tools,
-                    chat_template=self._chat_template,
-                    add_generation_prompt=opens_answer,
+            text = _rendered(
+                {
                     **self._variables,
-                )
+                    **{"messages": messages, "tools": tools, "documents": None},
+                    "add_generation_prompt": opens_answer,
+                },
+                self._chat_template,
+            )
         except self._errors as error:
             raise _refusal(error) from None
         if len(text) > _LONGEST_TEXT:
@@ -254,6 +253,17 @@ class ChatRenderer:
             ids.append(index)
             start = found.end()
         return ids + self._plain.encode_array(text[start:].replace(mark, ""))
+
+
+_PROCESS = RenderProcess()
+
+
+def _rendered(values: dict[str, Any], chat_template: str) -> str:
+    """The text of a chat template, within limits, whatever else this process does meanwhile."""
+    if threading.active_count() > 1:
+        return _PROCESS.render(values, chat_template, seconds=MAX_SECONDS)
+    with rendering_limits(MAX_SECONDS):
+        return render(values, chat_template)
 
 
 @functools.lru_cache(maxsize=8)

@@ -7,7 +7,6 @@ underscore, ranges of 100,000 numbers at most. Nested loops and texts that grow 
 import contextlib
 import resource
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -22,24 +21,23 @@ class RenderingTooLongError(Exception):
 
 
 @contextlib.contextmanager
-def rendering_limits() -> Iterator[None]:
-    """A block limited to `MAX_SECONDS` (in the main thread) and 1 GiB of memory (on Linux).
+def rendering_limits(seconds: float) -> Iterator[None]:
+    """A block of the main thread limited to `seconds` of processor time and 1 GiB of memory (on Linux).
+
+    No other thread may be running, for which these limits would hold too.
 
     Raises:
         RenderingTooLongError: the block took longer.
         MemoryError: the block needed more memory.
     """
-    with _time_limit(), _memory_limit():
+    with _time_limit(seconds), _memory_limit():
         yield
 
 
 @contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread can be interrupted by a signal
-        return
+def _time_limit(seconds: float) -> Iterator[None]:
     before = signal.signal(signal.SIGVTALRM, _stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, MAX_SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:

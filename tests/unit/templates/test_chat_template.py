@@ -1,9 +1,11 @@
 """--prompt-type hf gives the ids of transformers' own apply_chat_template."""
 
 import json
+import re
 import resource
 import signal
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tokenizers
@@ -11,7 +13,7 @@ import tokenizers
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message, Pair
 from modellink_rm.records import RecordError
-from modellink_rm.templates import chat_template, render_limits
+from modellink_rm.templates import chat_template
 from modellink_rm.templates.choice import find_template, kept_template
 from modellink_rm.templates.encode import (
     num_closing_tokens,
@@ -203,7 +205,6 @@ HARMFUL = {
 
 @pytest.mark.parametrize("text", sorted(HARMFUL))
 def test_a_harmful_chat_template_is_one_line_before_any_record(tmp_path_factory, text, monkeypatch):
-    monkeypatch.setattr(render_limits, "MAX_SECONDS", 0.2)
     monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.2)
     tokenizer = load_directory(directory_with(tmp_path_factory, text))
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -215,8 +216,36 @@ def test_a_harmful_chat_template_is_one_line_before_any_record(tmp_path_factory,
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
 
 
+@pytest.mark.parametrize("text", [LOOP, DOUBLING, "{{ 1 // 0 }}"])
+def test_the_limits_hold_in_any_thread_and_for_no_other(tmp_path_factory, text, monkeypatch):
+    """Beside other threads it is another process that is limited."""
+    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.2)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    harmful = load_directory(directory_with(tmp_path_factory, text))
+    harmless = load_directory(directory_with(tmp_path_factory, CHATML))
+    seen = []
+
+    def refused() -> str:
+        try:
+            num_closing_tokens(find_template("hf", harmful), harmful)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def ids() -> list[int]:
+        return list(encode_prompt(None, "", (Message("user", "q"),), find_template("hf", harmless), harmless))
+
+    with ThreadPoolExecutor(2) as pool:
+        told, found = pool.submit(refused), pool.submit(ids)
+        while not told.done():
+            seen.append(resource.getrlimit(resource.RLIMIT_AS))
+    assert re.search(HARMFUL[text], told.result())
+    assert found.result() == ids()
+    assert set(seen) <= {limits}
+
+
 def test_a_chat_template_that_fails_on_one_record_leaves_the_others(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(render_limits, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.2)
     text = CHATML + "{% if 'loop' in messages[0].content %}" + LOOP + "{% endif %}"
     tokenizer = load_directory(directory_with(tmp_path_factory, text))
     template = find_template("hf", tokenizer)
