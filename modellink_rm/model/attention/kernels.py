@@ -210,7 +210,7 @@ class FlexAttention:
             states.transpose(0, 1)[None] for states in (query, self._keys.take(key), self._keys.take(value))
         )
         sinks = softmax.sinks
-        output, auxiliary = self._attend(
+        result = self._attend(
             query,
             key,
             value,
@@ -218,12 +218,13 @@ class FlexAttention:
             block_mask=self._mask,
             scale=softmax.scale,
             enable_gqa=query.shape[1] != key.shape[1],
-            return_aux=AuxRequest(lse=sinks is not None),
+            return_aux=None if sinks is None else AuxRequest(lse=True),
         )
         if sinks is not None:  # its weight only shrinks the output
+            output, auxiliary = result
             shares = torch.sigmoid(auxiliary.lse - sinks[:, None])  # [1, heads, n]
-            output = output * shares[..., None].to(output.dtype)
-        rows: Tensor = output[0].transpose(0, 1)
+            result = output * shares[..., None].to(output.dtype)
+        rows: Tensor = result[0].transpose(0, 1)
         return rows
 
 
