@@ -27,6 +27,7 @@ class ModelShape:
             it sees all earlier ones; empty if no layer has a window.
         attention_softcap: a logit x of attention becomes softcap * tanh(x / softcap); None for none.
         softmax_scale: factor of the products of queries and keys; None for kv_channels^(-1/2).
+        attention_output_bias: the output projection of attention has a bias.
         attention_sinks: each head has a learned logit that takes a share of its weights.
         local_rotary_base: of layers with a window, whose angles are not scaled; None if their angles are
             those of the other layers.
@@ -51,6 +52,7 @@ class ModelShape:
     windows: tuple[int | None, ...] = ()
     attention_softcap: float | None = None
     softmax_scale: float | None = None
+    attention_output_bias: bool = False
     attention_sinks: bool = False
     local_rotary_base: float | None = None
 

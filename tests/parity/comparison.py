@@ -2,19 +2,29 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from modellink_rm.dataset.example import Example, Response
-from tests.parity.family_cases import FamilyCase
 
 # Answer lengths after a prompt of the first length; the last pair has a prompt for each response.
 LENGTHS = ((21, 40, 69), (3, 17, 2), (30, 1, 55), (0, 23, 34))
 REFERENCE_FILE = "reference.safetensors"
+
+
+class TinyModel(Protocol):
+    """A tiny model of a family, such as a `FamilyCase`."""
+
+    def model(self) -> PreTrainedModel:
+        """transformers' model with one label, or one that computes the same."""
+
+    def write(self, directory: Path, tensors: dict[str, torch.Tensor]) -> None:
+        """Write a directory of tensors with the names of that model, in the family's own form."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +63,7 @@ def examples() -> list[Example]:
     return found
 
 
-def write_case(case: FamilyCase, directory: Path) -> None:
+def write_case(case: TinyModel, directory: Path) -> None:
     """The tiny model, and what transformers computes with it: results in a file, gradients as a model."""
     model = case.model()
     case.write(directory, dict(model.state_dict()))

@@ -121,8 +121,12 @@ def _stored(engine_name: str, shape: ModelShape, table: TensorTable) -> _Stored:
         entries, layer = table.layer, int(number)
     (entry,) = (entry for entry in entries if entry.engine == path)
     row_order = entry.row_order(shape)
+    if kind == "bias" and row_order.divided == "columns":
+        row_order = dataclasses.replace(row_order, divided="nothing")  # it is added to the sum over the ranks
     return _Stored(
-        names=tuple(table.name(name, layer=layer, kind=kind) for name in entry.names),
+        names=tuple(
+            table.name(name, layer=layer, kind="" if entry.is_bare else kind) for name in entry.names
+        ),
         rows=row_order.sizes if len(entry.names) > 1 else (sum(row_order.sizes),),
         row_order=row_order,
         row_shape=() if row_order.columns is None or kind == "bias" else (row_order.columns,),

@@ -62,6 +62,11 @@ def query_channels(shape: ModelShape) -> RowOrder:
     return _by_rows(shape.num_attention_heads * shape.kv_channels)
 
 
+def query_heads(shape: ModelShape) -> RowOrder:
+    """A number for each query head."""
+    return _by_rows(shape.num_attention_heads)
+
+
 def key_channels(shape: ModelShape) -> RowOrder:
     """A number for each channel of the key heads."""
     return _by_rows(shape.num_query_groups * shape.kv_channels)
@@ -123,12 +128,14 @@ class StoredTensor:
             each part of the row order, or one that holds all parts.
         row_order: order of the rows.
         bias: the field of the shape that says whether there is a bias with the same rows; "" for none.
+        is_bare: the stored names do not end in ".weight".
     """
 
     engine: str
     names: tuple[str, ...]
     row_order: RowOrderOf
     bias: str = ""
+    is_bare: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,8 +159,8 @@ class TensorTable:
     head: str = "score"
 
     def name(self, template: str, *, layer: int = 0, kind: str = "weight") -> str:
-        """The full name of a stored tensor: "model.layers.3.self_attn.q_proj.bias"."""
-        return f"{template.format(prefix=self.prefix, layer=layer)}.{kind}"
+        """The full name of a stored tensor: "model.layers.3.self_attn.q_proj.bias"; no ending for no kind."""
+        return f"{template.format(prefix=self.prefix, layer=layer)}{kind and '.'}{kind}"
 
     @property
     def head_name(self) -> str:
@@ -211,7 +218,10 @@ def decoder_tensors(
                 bias="add_qkv_bias",
             ),
             StoredTensor(
-                engine="self_attention.linear_proj", names=(attention_output,), row_order=attention_out
+                engine="self_attention.linear_proj",
+                names=(attention_output,),
+                row_order=attention_out,
+                bias="attention_output_bias",
             ),
             StoredTensor(engine="mlp.linear_fc1", names=gate_and_up, row_order=gate_up),
             StoredTensor(engine="mlp.linear_fc2", names=(mlp_output,), row_order=mlp_out),
@@ -244,4 +254,16 @@ def all_heads_norms(query: str, key: str) -> tuple[StoredTensor, ...]:
     return (
         StoredTensor(engine="self_attention.q_layernorm", names=(query,), row_order=query_channels),
         StoredTensor(engine="self_attention.k_layernorm", names=(key,), row_order=key_channels),
+    )
+
+
+def attention_sinks(name: str) -> tuple[StoredTensor, ...]:
+    """The sinks of every layer, from their name."""
+    return (
+        StoredTensor(
+            engine="self_attention.core_attention.sinks",
+            names=(name,),
+            row_order=query_heads,
+            is_bare=True,
+        ),
     )

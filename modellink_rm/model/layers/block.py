@@ -68,7 +68,7 @@ def decoder_layer(
         submodules=SelfAttentionSubmodules(
             linear_qkv=linears.row_queries if scores_rows else linears.column,
             core_attention=core_attention,
-            linear_proj=linears.row,
+            linear_proj=linears.biased_row if spec.shape.attention_output_bias else linears.row,
             q_layernorm=query_norm,
             k_layernorm=key_norm,
         ),

@@ -34,6 +34,8 @@ class ScoredRowsLayer(TransformerLayer):
                     weight.sequence_parallel = False  # type: ignore[attr-defined]
         for linear in (self.self_attention.linear_proj, self.mlp.linear_fc1, self.mlp.linear_fc2):
             linear.sequence_parallel = False
+            if linear.bias is not None:
+                linear.bias.sequence_parallel = False
         self.mlp.linear_fc1.allreduce_dgrad = self.tp_group.size() > 1
 
     def forward(
