@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-class DenseMLP(LlamaMLP):
+class DenseMLP(LlamaMLP):  # type: ignore[misc]
     """With the form of the experts' result."""
 
     def forward(self, x: torch.Tensor) -> Any:

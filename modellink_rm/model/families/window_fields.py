@@ -24,7 +24,8 @@ def windows_of(config: Config, kinds: Sequence[str]) -> tuple[int | None, ...]:
     """
     num_layers = numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"]
     kinds = kinds if config.get("layer_types") is None else config["layer_types"]
-    if not isinstance(kinds, list | tuple) or len(kinds) != num_layers or not set(kinds) <= {SLIDING, FULL}:
+    is_list = isinstance(kinds, list | tuple) and all(kind in (SLIDING, FULL) for kind in kinds)
+    if not is_list or len(kinds) != num_layers:
         raise UserError(
             f"layer_types must name {SLIDING} or {FULL} for each of {num_layers} layers, got {kinds!r}"
         )
@@ -56,7 +57,7 @@ def qwen_windows(config: Config) -> tuple[int | None, ...]:
     kinds = one_window(config)
     if SLIDING in kinds:
         num_full = numbers_of(config, {"max_window_layers": int})["max_window_layers"]
-        kinds[:num_full] = [FULL] * min(num_full, len(kinds))
+        kinds = [SLIDING if number >= num_full else FULL for number in range(len(kinds))]
     return windows_of(config, kinds)
 
 

@@ -305,6 +305,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("mistral", {"sliding_window": "4096"}),
     ("mistral", {"layer_types": ["full_attention", "sliding_attention"] * 16}),
     ("ministral", {"layer_types": ["full_attention"] * 35}),
+    ("ministral", {"layer_types": [["full_attention"]] * 36}),
+    ("ministral", {"layer_types": "full_attention"}),
     ("ministral", {"layer_types": ["chunked_attention"] * 36}),
     ("gemma2", {"attention_bias": True}),
     ("gemma2", {"attn_logit_softcapping": "50"}),
