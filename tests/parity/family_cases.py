@@ -63,12 +63,14 @@ class FamilyCase:
         reference: transformers' configuration of a model that computes the same.
         stored: the tensors of that model -> as the family stores them. Gradients are converted too, so it may
             only rename, cut and join.
+        remark: what else of the config is not as published.
     """
 
     published: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     reference: Callable[[Mapping[str, Any]], PreTrainedConfig] = own_config
     stored: Callable[[Tensors, Mapping[str, Any]], Tensors] = own_names
+    remark: str = ""
 
     @property
     def has_class(self) -> bool:
@@ -204,7 +206,9 @@ CASES: dict[str, FamilyCase] = {
         published="llama-3.2-3b-instruct", changes={"rope_scaling": {**_LLAMA3_ROPE, "factor": 32.0}}
     ),
     "llama-linear": FamilyCase(
-        published="llama-2-7b", changes={"rope_scaling": {"type": "linear", "factor": 4.0}}
+        published="llama-2-7b",
+        remark="with linear scaling",
+        changes={"rope_scaling": {"type": "linear", "factor": 4.0}},
     ),
     "mistral": FamilyCase(published="mistral-7b-v0.3"),
     "mistral-window": FamilyCase(published="mistral-7b-v0.1", changes={"sliding_window": WINDOW}),
@@ -215,6 +219,7 @@ CASES: dict[str, FamilyCase] = {
     "qwen2": FamilyCase(published="qwen2-7b"),
     "qwen2-window": FamilyCase(
         published="qwen2-7b",
+        remark="with windows",
         changes={"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
     ),
     "qwen2.5-yarn": FamilyCase(published="qwen2.5-7b-instruct-yarn", changes={"rope_scaling": _YARN}),
@@ -228,6 +233,7 @@ CASES: dict[str, FamilyCase] = {
     ),
     "gemma-3": FamilyCase(
         published="gemma-3-1b-it",
+        remark="with linear scaling",
         changes={
             "sliding_window": WINDOW,
             "sliding_window_pattern": 2,
@@ -266,15 +272,19 @@ CASES: dict[str, FamilyCase] = {
         changes={"original_max_position_embeddings": 128, "rope_scaling": _long_factors(4)},
     ),
     "phi-3-window": FamilyCase(  # as the one of Phi-3-mini-4k
-        published="phi-4", changes={"original_max_position_embeddings": 256, "sliding_window": WINDOW}
+        published="phi-4",
+        remark="with a window",
+        changes={"original_max_position_embeddings": 256, "sliding_window": WINDOW},
     ),
     # Some sequences are longer than the original positions, and some are not.
     "phi-3-128k-long": FamilyCase(
         published="phi-3-mini-128k-instruct",
+        remark="at long sequences",
         changes={"original_max_position_embeddings": 48, "rope_scaling": _long_factors(4)},
     ),
     "internlm2-long": FamilyCase(
         published="internlm2-7b-reward",
+        remark="at long sequences",
         changes={"max_position_embeddings": 48},
         reference=_internlm2_reference,
         stored=_internlm2_tensors,
