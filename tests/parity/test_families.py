@@ -5,6 +5,7 @@
 prints the table of docs/models.md.
 """
 
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modellink_rm.model.families.registry import shape_from_config
 from tests.distributed import Workers
 from tests.marks import full
 from tests.parity.comparison import Differences, differences, opened_difference, write_case
@@ -69,6 +71,18 @@ def test_numbers_are_those_of_transformers_and_tensors_come_back(
     assert all(torch.equal(written[name], read[name]) for name in read)
     if layout == "one process" and CASES[family].has_class:
         assert opened_difference(tmp_path) < TOLERANCE
+
+
+@pytest.mark.parametrize("sizes", ["published", "tiny"])
+@pytest.mark.parametrize("family", [family for family, case in CASES.items() if case.has_class])
+def test_config_that_transformers_saves_describes_the_same_model(
+    family: str, sizes: str, tmp_path: Path
+) -> None:
+    case = CASES[family]
+    config = case.published_config() if sizes == "published" else case.tiny_config()
+    case.reference(config).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert shape_from_config(saved) == shape_from_config(config)
 
 
 @pytest.mark.parametrize("family", [full(family) for family in CASES])
