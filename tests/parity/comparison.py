@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from modellink_rm.dataset.example import Example, Response
 
@@ -81,6 +81,19 @@ def write_case(case: TinyModel, directory: Path) -> None:
     save_file({name: result.detach() for name, result in results.items()}, directory / REFERENCE_FILE)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     case.write(directory / "gradients", {name: grad for name, grad in gradients.items() if grad is not None})
+
+
+def opened_difference(directory: Path) -> float:
+    """Of the scores of transformers' own class, opened in `directory/written`, from the reference's."""
+    model = AutoModelForSequenceClassification.from_pretrained(directory / "written", dtype=torch.float32)
+    expected = load_file(directory / "read" / REFERENCE_FILE)["scores"]
+    with torch.no_grad():
+        scores = [
+            model(torch.from_numpy(response.input_ids.astype(np.int64))[None]).logits[0, 0]
+            for example in examples()
+            for response in example.responses
+        ]
+    return _difference(torch.stack(scores), expected)
 
 
 def differences(directory: str, flags: list[str], share_prefixes: bool, written: str | None) -> Differences:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, LlamaConfig
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, GlmConfig, LlamaConfig
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -63,12 +63,19 @@ class FamilyCase:
         reference: transformers' configuration of a model that computes the same.
         stored: the tensors of that model -> as the family stores them. Gradients are converted too, so it may
             only rename, cut and join.
+        remark: what else of the config is not as published.
     """
 
     published: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     reference: Callable[[Mapping[str, Any]], PreTrainedConfig] = own_config
     stored: Callable[[Tensors, Mapping[str, Any]], Tensors] = own_names
+    remark: str = ""
+
+    @property
+    def has_class(self) -> bool:
+        """Whether transformers has a class that opens the family's own directories."""
+        return self.reference is own_config
 
     @property
     def shares_prompts(self) -> bool:
@@ -136,6 +143,46 @@ def _internlm2_tensors(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
     return stored
 
 
+def _chatglm_reference(config: Mapping[str, Any]) -> PreTrainedConfig:
+    return GlmConfig(
+        vocab_size=config["padded_vocab_size"],
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["ffn_hidden_size"],
+        num_hidden_layers=config["num_layers"],
+        num_attention_heads=config["num_attention_heads"],
+        num_key_value_heads=config["multi_query_group_num"],
+        head_dim=config["kv_channels"],
+        attention_bias=config["add_qkv_bias"],
+        rms_norm_eps=config["layernorm_epsilon"],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        pad_token_id=0,
+    )
+
+
+def _chatglm_tensors(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """THUDM's names; queries, then keys, then values in one tensor."""
+    names = {
+        "model.embed_tokens": "transformer.embedding.word_embeddings",
+        "model.norm": "transformer.encoder.final_layernorm",
+        "model.layers": "transformer.encoder.layers",
+        "self_attn.o_proj": "self_attention.dense",
+        "mlp.gate_up_proj": "mlp.dense_h_to_4h",
+        "mlp.down_proj": "mlp.dense_4h_to_h",
+    }
+    stored: Tensors = {}
+    for name, tensor in tensors.items():
+        parts = [tensor]
+        new = name
+        for old in names:
+            new = new.replace(old, names[old])
+        if "q_proj" in name:
+            parts = [tensors[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            new = new.replace("self_attn.q_proj", "self_attention.query_key_value")
+        if "k_proj" not in name and "v_proj" not in name:
+            stored[new] = torch.cat(parts)
+    return stored
+
+
 # Positions at which the tests' sequences, of up to 90 tokens (LONGEST), meet every kind of frequency.
 _LLAMA3_ROPE = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3_ROPE |= {"original_max_position_embeddings": 64}
@@ -159,7 +206,9 @@ CASES: dict[str, FamilyCase] = {
         published="llama-3.2-3b-instruct", changes={"rope_scaling": {**_LLAMA3_ROPE, "factor": 32.0}}
     ),
     "llama-linear": FamilyCase(
-        published="llama-2-7b", changes={"rope_scaling": {"type": "linear", "factor": 4.0}}
+        published="llama-2-7b",
+        remark="with linear scaling",
+        changes={"rope_scaling": {"type": "linear", "factor": 4.0}},
     ),
     "mistral": FamilyCase(published="mistral-7b-v0.3"),
     "mistral-window": FamilyCase(published="mistral-7b-v0.1", changes={"sliding_window": WINDOW}),
@@ -170,6 +219,7 @@ CASES: dict[str, FamilyCase] = {
     "qwen2": FamilyCase(published="qwen2-7b"),
     "qwen2-window": FamilyCase(
         published="qwen2-7b",
+        remark="with windows",
         changes={"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
     ),
     "qwen2.5-yarn": FamilyCase(published="qwen2.5-7b-instruct-yarn", changes={"rope_scaling": _YARN}),
@@ -183,6 +233,7 @@ CASES: dict[str, FamilyCase] = {
     ),
     "gemma-3": FamilyCase(
         published="gemma-3-1b-it",
+        remark="with linear scaling",
         changes={
             "sliding_window": WINDOW,
             "sliding_window_pattern": 2,
@@ -201,6 +252,18 @@ CASES: dict[str, FamilyCase] = {
             "rope_scaling": {**_YARN, "rope_type": "yarn", "attention_factor": 1.2},
         },
     ),
+    "chatglm3": FamilyCase(
+        published="chatglm3-6b",
+        changes={
+            "num_layers": 4,
+            "ffn_hidden_size": 96,
+            "kv_channels": 16,
+            "padded_vocab_size": 320,
+            "seq_length": 256,
+        },
+        reference=_chatglm_reference,
+        stored=_chatglm_tensors,
+    ),
     "internlm2": FamilyCase(
         published="internlm2-7b-reward", reference=_internlm2_reference, stored=_internlm2_tensors
     ),
@@ -209,15 +272,19 @@ CASES: dict[str, FamilyCase] = {
         changes={"original_max_position_embeddings": 128, "rope_scaling": _long_factors(4)},
     ),
     "phi-3-window": FamilyCase(  # as the one of Phi-3-mini-4k
-        published="phi-4", changes={"original_max_position_embeddings": 256, "sliding_window": WINDOW}
+        published="phi-4",
+        remark="with a window",
+        changes={"original_max_position_embeddings": 256, "sliding_window": WINDOW},
     ),
     # Some sequences are longer than the original positions, and some are not.
     "phi-3-128k-long": FamilyCase(
         published="phi-3-mini-128k-instruct",
+        remark="at long sequences",
         changes={"original_max_position_embeddings": 48, "rope_scaling": _long_factors(4)},
     ),
     "internlm2-long": FamilyCase(
         published="internlm2-7b-reward",
+        remark="at long sequences",
         changes={"max_position_embeddings": 48},
         reference=_internlm2_reference,
         stored=_internlm2_tensors,

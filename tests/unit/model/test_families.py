@@ -189,7 +189,10 @@ def test_default_rope_is_accepted_under_its_old_and_new_name(name: str) -> None:
     assert shape_from_config({**LLAMA2, name: rope}).rotary_base == 5e5
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+# THUDM's fields have other names.
+@pytest.mark.parametrize(
+    "name", [name for name, config in PUBLISHED.items() if config["model_type"] != "chatglm"]
+)
 def test_published_config_reads_as_its_fields_say(name: str) -> None:
     config = PUBLISHED[name]
     shape = shape_from_config(config)
