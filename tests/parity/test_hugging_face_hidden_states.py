@@ -15,7 +15,9 @@ from tests.tiny_models import (
     write_tiny_glm,
     write_tiny_llama,
     write_tiny_mistral,
+    write_tiny_mixtral,
     write_tiny_qwen2,
+    write_tiny_qwen2_moe,
 )
 
 FAMILIES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
@@ -25,6 +27,8 @@ FAMILIES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "qwen2": (write_tiny_qwen2, {}),
     "glm": (write_tiny_glm, {}),
     "chatglm": (write_tiny_chatglm, {}),
+    "mixtral": (write_tiny_mixtral, {}),
+    "qwen2_moe": (write_tiny_qwen2_moe, {}),
 }
 LENGTHS = ((13, 29), (1, 40), (7, 7))
 
