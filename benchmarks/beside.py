@@ -58,12 +58,24 @@ def train_both(
     tensors = case.model().state_dict()
     case.write(model, {name: tensor for name, tensor in tensors.items() if not name.startswith("score.")})
     write_value_head(model, case.tiny_config()["hidden_size"], bias=0.0)
+    _balance(model / "config.json", flags)
     write_tokenizer(model)
     settings = json.loads((model / "tokenizer_config.json").read_text())
     (model / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "<unk>"}))
     prefix = write_random_rows(work / "pairs", steps * BATCH_SIZE)
     (work / "pairs.json").write_text(json.dumps(_pairs(prefix)))
     return _ours(work, steps, flags), _theirs(work, peer_python, steps)
+
+
+def _balance(config_file: Path, flags: Sequence[str]) -> None:
+    """Let config.json ask for the load-balancing loss where the flags do, so that TRL's run has it."""
+    name = "--router-aux-loss-coef"
+    if name not in flags:
+        return
+    weight = float(flags[flags.index(name) + 1])
+    config = json.loads(config_file.read_text())
+    config |= {"output_router_logits": True, "router_aux_loss_coef": weight}
+    config_file.write_text(json.dumps(config))
 
 
 def _pairs(prefix: Path) -> list[dict[str, Any]]:

@@ -74,11 +74,13 @@ def train_part(argv: list[str], saves: bool = True) -> dict[str, Any]:
             patch.setattr("modellink_rm.train.trainer.save", lambda *_: None)
         state = train(plan, platform, kernels_of(plan, platform), ranks)
         parameters = {}
-        for name, parameter in (pair for chunk in state.model for pair in chunk.module.global_parameters()):
-            dimension = getattr(parameter, "partition_dim", -1)
-            is_divided = getattr(parameter, "tensor_model_parallel", False)
-            parameters[name] = (dimension if is_divided else None, parameter.detach().float().clone().numpy())
-        return {"tp_rank": ranks.tp_rank, "dp_rank": ranks.dp_rank, "parameters": parameters}
+        for name, tensor in (pair for chunk in state.model for pair in chunk.module.global_tensors()):
+            dimension = tensor.partition_dim if getattr(tensor, "tensor_model_parallel", False) else None
+            rank = ranks.tp_rank
+            if ".experts." in name and ranks.etp_size > 1:
+                dimension, rank = (0 if name.endswith("fc1.weight") else 1), ranks.etp_rank
+            parameters[name] = (dimension, rank, tensor.detach().float().clone().numpy())
+        return {"dp_rank": ranks.dp_rank, "parameters": parameters}
 
 
 def _merged(parts: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -86,10 +88,9 @@ def _merged(parts: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     shards: dict[str, dict[int, torch.Tensor]] = {}
     dimensions: dict[str, int | None] = {}
     for part in parts:
-        for name, (dimension, array) in part["parameters"].items():
+        for name, (dimension, rank, array) in part["parameters"].items():
             tensor = torch.from_numpy(array)
-            rank = part["tp_rank"] if dimension is not None else 0
-            known = shards.setdefault(name, {}).setdefault(rank, tensor)
+            known = shards.setdefault(name, {}).setdefault(rank if dimension is not None else 0, tensor)
             assert torch.equal(known, tensor), f"{name} differs between its copies"
             dimensions[name] = dimension
     whole = {}
@@ -98,7 +99,7 @@ def _merged(parts: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         dimension = dimensions[name]
         if dimension is None or len(tensors) == 1:
             whole[name] = tensors[0]
-        elif name.endswith("linear_fc1.weight"):  # each rank holds its part of gate, then of up
+        elif name.endswith("fc1.weight"):  # each rank holds its part of gate, then of up
             halves = [tensor.chunk(2) for tensor in tensors]
             whole[name] = torch.cat([half[part] for part in (0, 1) for half in halves])
         else:

@@ -17,8 +17,10 @@ from transformers import (
     GlmConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen2MoeConfig,
 )
 
 # Heads: eight, in four groups (two for GLM), so that tensor parallel 4 and 8 meet shared groups too.
@@ -67,6 +69,24 @@ def write_tiny_glm(directory: Path, **options: Any) -> PreTrainedModel:
     return write_model(directory, GlmConfig, GLM_SHAPE, **options)
 
 
+def write_tiny_mixtral(directory: Path, **options: Any) -> PreTrainedModel:
+    """Mixtral: four experts in every layer, two for a token."""
+    fields = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
+    return write_model(directory, MixtralConfig, {**SHAPE, **fields}, **options)
+
+
+def write_tiny_qwen2_moe(directory: Path, **options: Any) -> PreTrainedModel:
+    """Qwen2-MoE: an ordinary second layer; elsewhere eight experts, and one of every token with a gate."""
+    fields = {
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40,
+        "mlp_only_layers": [1],
+    }
+    return write_model(directory, Qwen2MoeConfig, {**SHAPE, **fields}, **options)
+
+
 def write_model(
     directory: Path,
     config_class: type,
@@ -103,6 +123,8 @@ def random_model(config_class: type, fields: dict[str, Any], *, kind: str, seed:
     for name, parameter in model.named_parameters():
         if "norm" in name or name.endswith("bias"):
             parameter.data.add_(torch.randn(parameter.shape) * 0.1)
+        if name.endswith("gate.weight"):  # zeros in transformers, with which every expert is equally good
+            parameter.data.copy_(torch.randn(parameter.shape) * 0.3)
     return model
 
 

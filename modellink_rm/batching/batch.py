@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,11 +20,15 @@ class Segment:
         start: first token.
         end: one past the last token.
         prefix: (start, end) of earlier tokens that it also sees, or None.
+        example: index of its example in the batch; -1 for padding.
+        num_responses: responses of that example that these tokens belong to; 0 for padding.
     """
 
     start: int
     end: int
     prefix: tuple[int, int] | None = None
+    example: int = field(default=-1, compare=False)
+    num_responses: int = field(default=0, compare=False)
 
     @property
     def prefix_length(self) -> int:
@@ -176,39 +180,61 @@ class _BatchBuilder:
         self.segments: list[Segment] = []
         self.scored_positions: list[int] = []
         self.end = 0
+        self.num_examples = 0
 
     def add_segment(
-        self, ids: np.ndarray, *, first_position: int, prefix: tuple[int, int] | None = None
+        self,
+        ids: np.ndarray,
+        *,
+        first_position: int,
+        prefix: tuple[int, int] | None = None,
+        example: int = -1,
+        num_responses: int = 0,
     ) -> None:
         """Append one segment of at least one token."""
         self.input_ids.append(ids)
         self.position_ids.append(np.arange(first_position, first_position + len(ids)))
-        self.segments.append(Segment(self.end, self.end + len(ids), prefix))
+        self.segments.append(Segment(self.end, self.end + len(ids), prefix, example, num_responses))
         self.end += len(ids)
 
     def add_apart(self, example: Example) -> None:
         """Append each response with its own copy of the prompt."""
         positions: dict[bytes, int] = {}
-        for response in example.responses:
-            key = response.input_ids.tobytes()
+        keys = [response.input_ids.tobytes() for response in example.responses]
+        for response, key in zip(example.responses, keys, strict=True):
             if key not in positions:
-                self.add_segment(response.input_ids, first_position=0)
+                self.add_segment(
+                    response.input_ids,
+                    first_position=0,
+                    example=self.num_examples,
+                    num_responses=keys.count(key),
+                )
                 positions[key] = self.end - 1
             self.scored_positions.append(positions[key])
+        self.num_examples += 1
 
     def add_shared(self, example: Example) -> None:
         """Append the prompt once, then the responses."""
         prompt = prompt_ids(example.responses[0])
         prefix = (self.end, self.end + len(prompt))
-        self.add_segment(prompt, first_position=0)
+        self.add_segment(
+            prompt, first_position=0, example=self.num_examples, num_responses=len(example.responses)
+        )
         positions = {b"": prefix[1] - 1}  # a response without a token is scored at the end of its prompt
-        for response in example.responses:
-            answer = response.input_ids[len(prompt) :]
-            key = answer.tobytes()
+        answers = [response.input_ids[len(prompt) :] for response in example.responses]
+        keys = [answer.tobytes() for answer in answers]
+        for answer, key in zip(answers, keys, strict=True):
             if key not in positions:
-                self.add_segment(answer, first_position=len(prompt), prefix=prefix)
+                self.add_segment(
+                    answer,
+                    first_position=len(prompt),
+                    prefix=prefix,
+                    example=self.num_examples,
+                    num_responses=keys.count(key),
+                )
                 positions[key] = self.end - 1
             self.scored_positions.append(positions[key])
+        self.num_examples += 1
 
 
 def _concatenated(parts: Sequence[np.ndarray]) -> Tensor:

@@ -18,12 +18,15 @@ class Packing:
         divisible_by: the length of a micro-batch is a multiple of this.
         share_prefixes: store the prompt of an example once if all its responses share it.
         multiple_of: the number of micro-batches is a multiple of this.
+        equal_numbers: every replica has equally many, some of them perhaps without examples: processes of
+            several replicas that share experts compute every micro-batch together.
     """
 
     max_tokens: int
     divisible_by: int
     share_prefixes: bool
     multiple_of: int = 1
+    equal_numbers: bool = False
 
 
 def micro_batches_of(
@@ -34,14 +37,11 @@ def micro_batches_of(
     Every process computes the same division of the whole global batch; the number is 0 only if there are
     fewer examples than replicas.
     """
-    share = plan_replicas(examples, ranks.dp_size, share_prefixes=packing.share_prefixes)[ranks.dp_rank]
-    groups = plan_micro_batches(
-        examples,
-        share,
-        packing.max_tokens,
-        share_prefixes=packing.share_prefixes,
-        multiple_of=packing.multiple_of,
-    )
+    shares = plan_replicas(examples, ranks.dp_size, share_prefixes=packing.share_prefixes)
+    groups = _groups_of(examples, shares[ranks.dp_rank], packing)
+    if packing.equal_numbers:
+        most = max(len(_groups_of(examples, share, packing)) for share in shares)
+        groups = groups + [[]] * (most - len(groups))
     batches = (
         pack_examples(
             [examples[position] for position in group],
@@ -51,3 +51,14 @@ def micro_batches_of(
         for group in groups
     )
     return len(groups), batches
+
+
+def _groups_of(examples: Sequence[Example], share: Sequence[int], packing: Packing) -> list[list[int]]:
+    """The examples of each of a replica's micro-batches."""
+    return plan_micro_batches(
+        examples,
+        share,
+        packing.max_tokens,
+        share_prefixes=packing.share_prefixes,
+        multiple_of=packing.multiple_of,
+    )

@@ -75,6 +75,15 @@ class ModelConfig(ModelOverrides):
     rotary_percent: float | None = flag(
         None, above=0, level="rare", help="share of each head that is rotated"
     )
+    router_aux_loss_coef: float | None = flag(
+        None,
+        level="rare",
+        help="weight of the experts' load-balancing loss; by default as config.json says, where "
+        "output_router_logits is true",
+    )
+    router_z_loss_coef: float | None = flag(
+        None, level="rare", help="weight of the loss of large router logits; by default none"
+    )
     attention_dropout: float = flag(0.0, level="rare", help="dropout of attention weights")
     hidden_dropout: float = flag(0.0, level="rare", help="dropout of hidden states")
     disable_bias_linear: bool = flag(False, level="hidden", help="linear layers have no bias: always so here")
@@ -92,6 +101,10 @@ class ModelConfig(ModelOverrides):
         for name in ("attention_dropout", "hidden_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{flag_name(name)} must lie in [0, 1), got {getattr(self, name)}")
+        for name in ("router_aux_loss_coef", "router_z_loss_coef"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UserError(f"{flag_name(name)} must be a number from 0, got {value}")
         if not self.group_query_attention and self.num_query_groups not in (None, self.num_attention_heads):
             raise UserError(
                 f"--num-query-groups {self.num_query_groups} means nothing without --group-query-attention; "

@@ -22,6 +22,15 @@ class ParallelConfig:
         level="rare",
         help="layers of a virtual stage: each process has several, which interleave, so it idles less",
     )
+    expert_model_parallel_size: int = flag(
+        1,
+        minimum=1,
+        level="rare",
+        help="processes that a layer's experts are divided over, of all that share a stage",
+    )
+    expert_tensor_parallel_size: int = flag(
+        1, minimum=1, level="rare", help="processes that share each expert's matrices"
+    )
     sequence_parallel: bool = flag(
         False, help="divide norms and residuals over the tensor-parallel processes by tokens"
     )
@@ -55,18 +64,25 @@ class ParallelConfig:
         """Replicas of the model among `world_size` processes.
 
         Raises:
-            UserError: the parallel sizes do not divide the number of processes.
+            UserError: the parallel sizes do not divide the number of processes, or of a stage's.
         """
         self.check_world_size(world_size)
         return world_size // self._model_parallel_size
 
     def check_world_size(self, world_size: int) -> None:
-        """Check that `world_size` processes hold whole replicas of the model.
+        """Check that `world_size` processes hold whole replicas of the model, and of its experts.
 
         Raises:
-            UserError: the parallel sizes do not divide the number of processes.
+            UserError: the parallel sizes do not divide the number of processes, or of a stage's.
         """
+        stage_size = world_size // self.pipeline_model_parallel_size
         if world_size % self._model_parallel_size == 0:
+            if stage_size % self.expert_group_size:
+                raise UserError(
+                    f"--expert-model-parallel-size {self.expert_model_parallel_size} x "
+                    f"--expert-tensor-parallel-size {self.expert_tensor_parallel_size} = "
+                    f"{self.expert_group_size} does not divide the {stage_size} processes of a pipeline stage"
+                )
             return
         sizes = {
             "--tensor-model-parallel-size": self.tensor_model_parallel_size,
@@ -85,6 +101,11 @@ class ParallelConfig:
         return (
             self.tensor_model_parallel_size * self.pipeline_model_parallel_size * self.context_parallel_size
         )
+
+    @property
+    def expert_group_size(self) -> int:
+        """Processes that exchange tokens because they share the experts of a layer."""
+        return self.expert_model_parallel_size * self.expert_tensor_parallel_size
 
     def tokens_divisible_by(self) -> int:
         """The number of tokens of which a micro-batch's length must be a multiple.

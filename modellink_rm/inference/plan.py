@@ -1,5 +1,6 @@
 """The plan of scoring: everything that can be checked before any process group starts."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
@@ -44,6 +45,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
     options.parallel.check_world_size(world_size_from_environment())
     source = open_source(scorer.load)
     model = plan_model(source, options.model, options.parallel, loosely=scorer.load_checkpoint_loosely)
+    model = dataclasses.replace(model, spec=model.spec.without_router_losses())
     contract = source.contract
     reader = RecordReader(
         scorer.handler_name,

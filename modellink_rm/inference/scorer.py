@@ -140,6 +140,8 @@ class Scorer:
         size = options.scorer.micro_batch_size
         mine = divide(range(len(examples)), ranks.dp_size)[ranks.dp_rank]
         groups = [mine[start : start + size] for start in range(0, len(mine), size)]
+        if options.parallel.expert_group_size > 1:  # replicas that share experts score together
+            groups += [mine[:0]] * (-(-len(examples) // (ranks.dp_size * size)) - len(groups))
         groups += [mine[:0]] * (-len(groups) % micro_batches_multiple_of(self._model))
         packed = (
             pack_examples(

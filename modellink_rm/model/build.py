@@ -77,6 +77,8 @@ def transformer_config(
         batch_p2p_comm=not is_interleaved,
         sequence_parallel=parallel.sequence_parallel,
         kernels=kernels,
+        # Layers with experts and without have different tensors.
+        hetereogenous_dist_checkpoint=0 < shape.num_sparse_layers < shape.num_layers,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=precision.bf16,

@@ -5,6 +5,7 @@ from modellink_rm.base.log import info
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.experts.shape import Experts
 from modellink_rm.model.shape import ModelShape
 
 
@@ -27,7 +28,8 @@ def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> No
         )
     for flag, size in (
         ("--num-attention-heads", shape.num_attention_heads),
-        ("--ffn-hidden-size", shape.ffn_hidden_size),
+        ("--ffn-hidden-size", shape.ffn_hidden_size if shape.num_sparse_layers < shape.num_layers else 0),
+        ("the size of the shared expert", shape.experts.shared_ffn_hidden_size if shape.experts else 0),
     ):
         if size % tp:
             raise UserError(f"--tensor-model-parallel-size {tp} does not divide {flag} {size}")
@@ -41,6 +43,35 @@ def check_parallel_fits_shape(parallel: ParallelConfig, shape: ModelShape) -> No
             f"--tensor-model-parallel-size {tp} is above the {groups} key heads of a model that norms all of "
             "them together; lower it"
         )
+    _check_experts(parallel, shape.experts)
+
+
+def _check_experts(parallel: ParallelConfig, experts: Experts | None) -> None:
+    """Check that a layer's experts can be divided as the flags ask.
+
+    Raises:
+        UserError: a size does not divide, or there are no experts.
+    """
+    for flag, size, name, divided in (
+        (
+            "--expert-model-parallel-size",
+            parallel.expert_model_parallel_size,
+            "the number of experts",
+            experts.number if experts is not None else None,
+        ),
+        (
+            "--expert-tensor-parallel-size",
+            parallel.expert_tensor_parallel_size,
+            "the inner size of an expert",
+            experts.ffn_hidden_size if experts is not None else None,
+        ),
+    ):
+        if size == 1:
+            continue
+        if divided is None:
+            raise UserError(f"{flag} {size} needs a model with experts; leave it out")
+        if divided % size:
+            raise UserError(f"{flag} {size} does not divide {name}, {divided}")
 
 
 def check_recompute_fits_shape(

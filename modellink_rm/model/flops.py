@@ -18,23 +18,36 @@ def forward_flops(shape: ModelShape, batch: Batch) -> int:
 
     For each token a layer takes 2 h (q + 2 kv) for the projections to queries, keys and values, 2 q h
     for the attention output, 6 h f for the gated MLP, and 4 q for each token that it sees, in the layer's
-    window if it has one (scores and weighted values). The last layer computes keys and values of all tokens,
-    the rest for scored tokens only.
+    window if it has one (scores and weighted values). Experts take 6 h f for each one that computes the
+    token, and 2 h E for the router of E. The last layer computes keys and values of all tokens, the rest for
+    scored tokens only unless its router is balanced over all of them.
     """
     hidden = shape.hidden_size
     queries = shape.num_attention_heads * shape.kv_channels
     keys_and_values = 2 * shape.num_query_groups * shape.kv_channels
-    rest = 4 * hidden * queries + 6 * hidden * shape.ffn_hidden_size  # of a token, keys and values apart
-
+    output = 4 * hidden * queries  # of a token, with the queries
     *windows, last_window = shape.windows or (None,) * shape.num_layers
     seen = sum(num_seen(batch, window) * windows.count(window) for window in set(windows))
     num_scored = len(set(batch.scored_positions))
+    num_tokens = batch.num_computed_tokens
+    last = shape.num_layers - 1
+    is_whole = shape.is_sparse(last) and shape.experts is not None and shape.experts.balances
     return (
-        shape.num_layers * batch.num_computed_tokens * 2 * hidden * keys_and_values
-        + ((shape.num_layers - 1) * batch.num_computed_tokens + num_scored) * rest
-        + 4 * queries * (seen + num_seen_by_scored(batch, last_window))
+        shape.num_layers * num_tokens * 2 * hidden * keys_and_values
+        + sum(num_tokens * (output + _mlp_flops(shape, layer)) for layer in range(last))
+        + (num_tokens if is_whole else num_scored) * (output + _mlp_flops(shape, last))
+        + 4 * queries * (seen + (num_seen if is_whole else num_seen_by_scored)(batch, last_window))
         + 2 * hidden * num_scored
     )
+
+
+def _mlp_flops(shape: ModelShape, layer: int) -> int:
+    """FLOPs of a token in the MLP or the experts of a layer."""
+    hidden, experts = shape.hidden_size, shape.experts
+    if experts is None or not shape.is_sparse(layer):
+        return 6 * hidden * shape.ffn_hidden_size
+    width = experts.top_k * experts.ffn_hidden_size + experts.shared_ffn_hidden_size
+    return 6 * hidden * width + 2 * hidden * (experts.number + experts.has_shared_gate)
 
 
 def num_seen(batch: Batch, window: int | None = None) -> int:

@@ -42,7 +42,7 @@ def resolve_shape(
         UserError: a flag contradicts the weights, or without weights a flag is missing.
     """
     if from_weights is None:
-        return _shape_from_flags(config)
+        return _with_router_losses(config, _shape_from_flags(config), source="the flags")
     for name in _SHAPE_FIELDS:
         _check_agrees(name, getattr(config, name), getattr(from_weights, name), source)
     for name in ("add_qkv_bias", "use_glm_rope"):
@@ -56,7 +56,28 @@ def resolve_shape(
     for name, value in given.items():
         if value != getattr(from_weights, name):
             warn_once(f"{flag_name(name)} {value} wins over {getattr(from_weights, name)} of {source}")
-    return dataclasses.replace(from_weights, **given)
+    return _with_router_losses(config, dataclasses.replace(from_weights, **given), source=source)
+
+
+def _with_router_losses(config: ModelConfig, shape: ModelShape, *, source: str) -> ModelShape:
+    """The shape with the losses of its experts as the flags say, where they do.
+
+    Raises:
+        UserError: a flag is given for a model without experts.
+    """
+    names = {"aux_loss_coef": "router_aux_loss_coef", "z_loss_coef": "router_z_loss_coef"}
+    given = {name: getattr(config, field) for name, field in names.items()}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return shape
+    if shape.experts is None:
+        flags = " and ".join(flag_name(names[name]) for name in given)
+        raise UserError(f"{flags} needs a model with experts, and {source} describes one without")
+    for name, value in given.items():
+        before = getattr(shape.experts, name)
+        if value != before:
+            warn_once(f"{flag_name(names[name])} {value} wins over {before} of {source}")
+    return dataclasses.replace(shape, experts=dataclasses.replace(shape.experts, **given))
 
 
 def _check_agrees(name: str, given: float | None, expected: float, source: str) -> None:

@@ -1,6 +1,6 @@
 """The reward model: token embedding, transformer layers, and a head that reads scored positions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,11 +17,14 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from torch import Tensor, nn
 
 from modellink_rm.batching.batch import Batch
+from modellink_rm.experts.balance import RouterTally, Routing, routed_rows, with_sums, without_sums
+from modellink_rm.experts.sums import RouterSums
 from modellink_rm.model.attention.packed import ScoredRows, layout_of
 from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.heads.choose import make_head
-from modellink_rm.model.spec import LAYER_PREFIX, ModelSpec
+from modellink_rm.model.spec import EXPERTS_INFIX, LAYER_PREFIX, ModelSpec
+from modellink_rm.parallel.groups import current_ranks
 
 
 class RewardModel(MegatronModule):
@@ -34,6 +37,7 @@ class RewardModel(MegatronModule):
         spec: of the whole model.
         rm_head: hidden -> 1, in float32 for any dtype of the layers, equal on every tensor-parallel rank;
             on the last stage only.
+        router_sums: of a model with experts, what this stage's routers chose in training.
     """
 
     def __init__(
@@ -55,6 +59,10 @@ class RewardModel(MegatronModule):
         self.model_type = ModelType.encoder_or_decoder  # read by the engine's schedules
         self.share_embeddings_and_output_weights = False  # read when it finalizes gradients
         self.cp_group = groups.cp
+        self.tp_group = groups.tp
+        self._input: Tensor | None = None  # from the previous stage
+        shape = spec.shape
+        self.router_sums = RouterSums(shape.experts, shape.num_layers) if shape.experts is not None else None
         device = torch.device(torch.cuda.current_device())
         if pre_process:
             self.embedding = family.embedding(config, vocab_size=spec.padded_vocab_size, tp_group=groups.tp)
@@ -92,9 +100,30 @@ class RewardModel(MegatronModule):
                 name = f"{LAYER_PREFIX}{int(layer) + offset}.{rest}"
             yield name, parameter
 
+    def global_tensors(
+        self, value: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The pairs (name, tensor), as `global_parameters`, but each of this process's experts on its own.
+
+        The tensors of experts are views [2f, h] and [h, f] of the parameters, with the expert's number over
+        the whole layer in their names: "decoder.layers.3.mlp.experts.17.fc1.weight".
+
+        Args:
+            value: of each parameter, with its shape: by default itself; its gradient, say.
+        """
+        for name, parameter in self.global_parameters():
+            whole = value(parameter)
+            if EXPERTS_INFIX not in name:
+                yield name, whole
+                continue
+            before, after = name.split(EXPERTS_INFIX)
+            first = current_ranks().ep_rank * len(whole)
+            for number, tensor in enumerate(whole, start=first):
+                yield f"{before}{EXPERTS_INFIX}{number}.{after}", tensor.view(-1, tensor.shape[-1])
+
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Set the previous stage's output as input; called by the engine's schedules."""
-        self.decoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+        self._input = input_tensor[0] if isinstance(input_tensor, list) else input_tensor
 
     def forward(self, batch: Batch) -> Tensor:
         """Scores [num_responses], float32, on the last stage; hidden states on the others.
@@ -102,22 +131,47 @@ class RewardModel(MegatronModule):
         Hidden states are [t, 1, h] of this process's t tokens, or [t/tp, 1, h] under sequence
         parallelism.
         """
+        tally = self._new_tally(batch)
+        carries_sums = tally is not None and tally.experts.balances
         hidden_states: Tensor | None = None
         if self.pre_process:
             hidden_states = self.embedding(batch.input_ids)
+        else:
+            assert self._input is not None
+            self.decoder.set_input_tensor(
+                without_sums(self._input, tally) if tally is not None and carries_sums else self._input
+            )
         layout = layout_of(
             batch,
             self.rotary,
             self.config,
             with_scores=self.post_process,
             local_rotary=self.local_rotary,
+            routing=self._routing(tally) if tally is not None else None,
         )
         output: Tensor = self.decoder(
             hidden_states=hidden_states, attention_mask=None, packed_seq_params=layout
         )
+        if tally is not None and self.router_sums is not None:
+            groups = [self.tp_group] if self.config.sequence_parallel else []
+            groups += [self.cp_group] if self.cp_group.size() > 1 else []
+            self.router_sums.add(tally, is_last_stage=self.post_process, groups=groups)
         if layout.scored is None:
-            return output
+            return with_sums(output, tally) if tally is not None and carries_sums else output
         return self._scores(output[:, 0], layout.scored)
+
+    def _new_tally(self, batch: Batch) -> RouterTally | None:
+        """Where the routers record their choices, in training a model that has some."""
+        shape = self.spec.shape
+        if shape.experts is None or not self.training:
+            return None
+        return RouterTally(shape.experts, batch, routed_rows(batch), num_layers=shape.num_sparse_layers)
+
+    def _routing(self, tally: RouterTally) -> Routing:
+        """The rows that a layer of all tokens sees in this process."""
+        if not self.config.sequence_parallel:
+            return Routing(tally, tally.rows)
+        return Routing(tally, tally.rows.share(rank=self.tp_group.rank(), size=self.tp_group.size()))
 
     def _scores(self, rows: Tensor, scored: ScoredRows) -> Tensor:
         """Scores [num_responses], equal on every process of the stage, of rows [n, h]."""

@@ -5,6 +5,7 @@ import sys
 from typing import Literal
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.experts.shape import Experts
 from modellink_rm.model.rope import RopeScaling
 
 
@@ -14,7 +15,7 @@ class ModelShape:
 
     Attributes:
         family: a name of `modellink_rm.model.families.FAMILIES` (config.json's model_type).
-        ffn_hidden_size: rows of the gate, and of the up projection.
+        ffn_hidden_size: rows of the gate, and of the up projection, of a layer without experts.
         num_query_groups: key/value heads; equal to `num_attention_heads` without grouped queries.
         kv_channels: size of one head.
         vocab_size: rows of the embedding in the weights, before any padding.
@@ -31,6 +32,7 @@ class ModelShape:
         attention_sinks: each head has a learned logit that takes a share of its weights.
         local_rotary_base: of layers with a window, whose angles are not scaled; None if their angles are
             those of the other layers.
+        experts: in place of the MLP in some layers or all; None for none.
     """
 
     family: str
@@ -55,6 +57,7 @@ class ModelShape:
     attention_output_bias: bool = False
     attention_sinks: bool = False
     local_rotary_base: float | None = None
+    experts: Experts | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built.
@@ -136,3 +139,12 @@ class ModelShape:
     def heads_per_group(self) -> int:
         """Query heads that share one key/value head."""
         return self.num_attention_heads // self.num_query_groups
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether layer `layer`, from 0, has experts."""
+        return self.experts is not None and layer not in self.experts.dense_layers
+
+    @property
+    def num_sparse_layers(self) -> int:
+        """Layers that have experts."""
+        return sum(map(self.is_sparse, range(self.num_layers)))

@@ -1,5 +1,6 @@
 """The specification of a model, which planning, building, loading and saving share."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from modellink_rm.model.shape import ModelShape
@@ -8,6 +9,8 @@ from modellink_rm.model.shape import ModelShape
 # the reward head.
 LAYER_PREFIX = "decoder.layers."
 HEAD_PREFIX = "rm_head."
+# Within a layer's name; the expert's number follows, over the whole layer.
+EXPERTS_INFIX = "mlp.experts."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +27,11 @@ class ModelSpec:
     padded_vocab_size: int
     post_layer_norm: bool = True
     head_bias: bool = False
+
+    def without_router_losses(self) -> "ModelSpec":
+        """The same model, without the losses that its routers add in training."""
+        experts = self.shape.experts
+        if experts is None or not experts.balances:
+            return self
+        experts = dataclasses.replace(experts, aux_loss_coef=0.0, z_loss_coef=0.0)
+        return dataclasses.replace(self, shape=dataclasses.replace(self.shape, experts=experts))

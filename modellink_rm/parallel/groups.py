@@ -18,7 +18,12 @@ from modellink_rm.config.parallel import ParallelConfig
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's rank in each kind of parallelism; every size is at least 1."""
+    """This process's rank in each kind of parallelism; every size is at least 1.
+
+    Attributes:
+        ep_rank: which part of a layer's experts it holds.
+        etp_rank: which part of each of those experts.
+    """
 
     world_size: int
     rank: int
@@ -30,6 +35,10 @@ class Ranks:
     dp_rank: int
     cp_size: int = 1
     cp_rank: int = 0
+    ep_size: int = 1
+    ep_rank: int = 0
+    etp_size: int = 1
+    etp_rank: int = 0
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -88,6 +97,8 @@ def start_model_parallel(config: ParallelConfig, *, seed: int) -> Ranks:
         config.tensor_model_parallel_size,
         config.pipeline_model_parallel_size,
         context_parallel_size=config.context_parallel_size,
+        expert_model_parallel_size=config.expert_model_parallel_size,
+        expert_tensor_parallel_size=config.expert_tensor_parallel_size,
         distributed_timeout_minutes=config.distributed_timeout_minutes,
     )
     ranks = current_ranks()
@@ -109,6 +120,10 @@ def current_ranks() -> Ranks:
         dp_rank=parallel_state.get_data_parallel_rank(),
         cp_size=parallel_state.get_context_parallel_world_size(),
         cp_rank=parallel_state.get_context_parallel_rank(),
+        ep_size=parallel_state.get_expert_model_parallel_world_size(),
+        ep_rank=parallel_state.get_expert_model_parallel_rank(),
+        etp_size=parallel_state.get_expert_tensor_parallel_world_size(),
+        etp_rank=parallel_state.get_expert_tensor_parallel_rank(),
     )
 
 

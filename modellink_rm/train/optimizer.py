@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -117,6 +119,27 @@ def build_optimizer(
     if use_fused_adam(optimizer):
         info("optimizer: torch's AdamW, fused, because neither apex nor Transformer Engine is installed")
     return optimizer
+
+
+def is_of_experts(optimizer: MegatronOptimizer) -> bool:
+    """Whether a single optimizer of the engine's updates experts; none updates experts and other weights."""
+    return any(group["is_expert_parallel"] for group in optimizer.param_groups)
+
+
+def gradient_norm_groups(optimizer: MegatronOptimizer, *, has_experts: bool) -> list[Any]:
+    """The process groups over which the squares of gradients add up: of ordinary weights, then of experts.
+
+    Args:
+        has_experts: whether the model has experts, in this stage or another: every process of a group takes
+            part, those of stages without experts too.
+    """
+    first = single_optimizers(optimizer)[0]
+    groups = [first.get_grad_stats_parallel_group()]
+    if not has_experts:
+        return groups
+    if first.config.use_distributed_optimizer:
+        return [*groups, groups[0]]  # each process counts its share of the optimizer's state
+    return [*groups, parallel_state.get_expert_tensor_model_pipeline_parallel_group()]
 
 
 def use_fused_adam(optimizer: MegatronOptimizer) -> bool:

@@ -1,7 +1,7 @@
 """A run's reports: a row per log step and evaluation, to the console, metrics.jsonl and TensorBoard."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from modellink_rm.train.console import make_console
 from modellink_rm.train.metrics_files import METRICS_NAME, MetricsFile, TensorBoard
 from modellink_rm.train.optimizer import TrainState
 from modellink_rm.train.plan import RunPlan
+from modellink_rm.train.routers import expert_loads, no_router_sums, router_metrics
 from modellink_rm.train.sums import Summary, Sums, no_sums, sum_over_processes, summary_of
 
 
@@ -26,7 +27,8 @@ class StepLog:
         self._platform = platform
         self._interval = plan.config.reporting.log_interval
         self._objective = plan.objective
-        self._sums = no_sums(plan.objective, platform.device)
+        self._shape = plan.model.shape
+        self._sums = self._no_sums()
         self._num_steps = 0
         self._reporter = None
         if is_first_process():
@@ -70,7 +72,9 @@ class StepLog:
             self._reporter.step_done(iteration)
         if iteration % self._interval and not ends:
             return
-        summary = summary_of(self._sums.over_processes(), self._objective)
+        total = self._sums.over_processes()
+        summary = summary_of(total, self._objective)
+        summary.metrics.update(router_metrics(total, self._shape, summary.num_examples))
         self._platform.synchronize()
         seconds = time.perf_counter() - self._started
         if self._reporter is not None:
@@ -83,10 +87,16 @@ class StepLog:
                 seconds=seconds,
                 num_steps=self._num_steps,
                 matmul_peak=self._matmul_peak,
+                loads=expert_loads(total, self._shape),
             )
-        self._sums = no_sums(self._objective, self._platform.device)
+        self._sums = self._no_sums()
         self._num_steps = 0
         self._started = time.perf_counter()
+
+    def _no_sums(self) -> Sums:
+        """Sums of zeros."""
+        device = self._platform.device
+        return no_sums(self._objective, device).joined(no_router_sums(self._shape, device))
 
     def evaluation(self, summary: Summary | None) -> None:
         """Report an evaluation if there was one."""
@@ -148,11 +158,13 @@ class Reporter:
         seconds: float,
         num_steps: int,
         matmul_peak: float,
+        loads: Mapping[int, float] | None = None,
     ) -> None:
         """Report the last `num_steps` steps, which took `seconds`.
 
         Args:
             matmul_peak: FLOP/s that matrix products reach on the devices of all processes together.
+            loads: of each layer with experts, the load of the most loaded one over their mean.
         """
         speed = {
             "tokens_per_second": summary.num_tokens / seconds,
@@ -172,7 +184,7 @@ class Reporter:
             "padding_tokens": summary.num_padding,
             "truncated": summary.num_truncated,
         }
-        self._write(row)
+        self._write(row, {f"experts/load_of_layer_{layer}": load for layer, load in (loads or {}).items()})
         self._console.step(row, metrics, milliseconds=1000 * seconds / num_steps)
 
     def step_done(self, iteration: int) -> None:
@@ -186,11 +198,12 @@ class Reporter:
         self._write({"iteration": iteration, "consumed_samples": consumed_samples, **values})
         self._console.evaluation(summary.metrics, iteration=iteration, num_examples=summary.num_examples)
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, row: dict[str, Any], events: Mapping[str, float] | None = None) -> None:
+        """Write a row, and further values that only TensorBoard has."""
         if self._rows is not None:
             self._rows.add(row)
         if self._events is not None:
-            self._events.add(row)
+            self._events.add({**row, **(events or {})})
 
 
 def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:

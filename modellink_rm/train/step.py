@@ -16,10 +16,12 @@ from modellink_rm.base.megatron_compat import single_optimizers
 from modellink_rm.batching.batch import Batch
 from modellink_rm.dataset.example import RowName
 from modellink_rm.model.flops import training_flops
+from modellink_rm.model.shape import ModelShape
 from modellink_rm.objective.objective import Objective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_backward
-from modellink_rm.train.optimizer import TrainState
+from modellink_rm.train.optimizer import TrainState, gradient_norm_groups, is_of_experts
+from modellink_rm.train.routers import take_router_sums
 from modellink_rm.train.sums import Sums, no_sums, sums_of
 
 
@@ -99,7 +101,8 @@ def train_step(
     on_device = (batch.to(device) for batch in micro_batches)
     kept = forward_backward(state.model, on_device, loss, num_micro_batches=len(micro_batches))
     state.optimizer.prepare_grads()
-    grad_norm = gradient_norm(state.optimizer)
+    shape: ModelShape = state.model[0].module.spec.shape
+    grad_norm = gradient_norm(state.optimizer, has_experts=shape.experts is not None)
     if not math.isfinite(grad_norm):
         raise NonFiniteError(_describe_non_finite(state, kept, ranks))
     clip_gradients(state.optimizer, grad_norm)
@@ -109,28 +112,33 @@ def train_step(
     state.consumed_samples += num_examples
     sums = no_sums(loss.objective, device)
     if ranks.reports_scores:
-        shape = state.model[0].module.spec.shape
         flops = sum(training_flops(shape, batch) for batch in micro_batches)
         sums = _total(kept).plus("flops", flops)
+    sums = sums.joined(take_router_sums(state.model, ranks, device))
     return StepResult(sums=sums, grad_norm=float(grad_norm))
 
 
 @torch.no_grad()
-def gradient_norm(optimizer: MegatronOptimizer) -> float:
+def gradient_norm(optimizer: MegatronOptimizer, *, has_experts: bool = False) -> float:
     """Norm of the whole gradient; the one number that a step reads from the device.
 
-    It is what the engine's `get_grad_norm` returns, which without apex reads every parameter's.
+    It is what the engine's `get_grad_norm` returns, which without apex reads every parameter's, and which
+    cannot be had where experts are divided over other processes than the rest of the model.
+
+    Args:
+        has_experts: whether the model has experts, in this stage or another.
     """
-    gradients = [
-        gradient
-        for single in single_optimizers(optimizer)
-        for gradient in single.get_main_grads_for_grad_norm()
-    ]
-    squared = torch.zeros((), device=torch.cuda.current_device())
-    if gradients:
-        squared += torch.nn.utils.get_total_norm(gradients).square()
-    torch.distributed.all_reduce(squared, group=optimizer.get_grad_stats_parallel_group())
-    return math.sqrt(squared.item())
+    groups = gradient_norm_groups(optimizer, has_experts=has_experts)
+    squared = torch.zeros(len(groups), device=torch.cuda.current_device())
+    for single in single_optimizers(optimizer):
+        gradients = single.get_main_grads_for_grad_norm()
+        if gradients:
+            squared[int(has_experts and is_of_experts(single))] += torch.nn.utils.get_total_norm(
+                gradients
+            ).square()
+    for number, group in enumerate(groups):
+        torch.distributed.all_reduce(squared[number], group=group)
+    return math.sqrt(squared.sum().item())
 
 
 def clip_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:

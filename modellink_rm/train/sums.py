@@ -28,6 +28,10 @@ class Sums:
         assert self.names == other.names, "sums of two objectives"
         return Sums(names=self.names, values=self.values + other.values)
 
+    def joined(self, other: "Sums") -> "Sums":
+        """These sums and others, of other names."""
+        return Sums(names=self.names + other.names, values=torch.cat((self.values, other.values)))
+
     def plus(self, name: str, value: float) -> "Sums":
         """These sums, with `value` added to the one of that name."""
         values = self.values.clone()

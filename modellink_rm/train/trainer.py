@@ -86,6 +86,7 @@ def _take_steps(
         share_prefixes=config.data.prefix_sharing
         and shares_prompts(config.data.seq_length, plan.model.shape),
         multiple_of=micro_batches_multiple_of(state.model),
+        equal_numbers=config.parallel.expert_group_size > 1,
     )
     data = _global_batches(plan, packing, ranks, platform)
     reporting = config.reporting

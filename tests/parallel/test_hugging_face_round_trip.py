@@ -16,12 +16,15 @@ from modellink_rm.checkpoint.source import open_source, plan_model
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from tests.distributed import Workers
+from tests.marks import full
 from tests.tiny_models import (
     write_tiny_chatglm,
     write_tiny_glm,
     write_tiny_llama,
     write_tiny_mistral,
+    write_tiny_mixtral,
     write_tiny_qwen2,
+    write_tiny_qwen2_moe,
 )
 
 FAMILIES: dict[str, Callable[..., Any]] = {
@@ -30,6 +33,8 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "qwen2": write_tiny_qwen2,
     "glm": write_tiny_glm,
     "chatglm": write_tiny_chatglm,
+    "mixtral": write_tiny_mixtral,
+    "qwen2_moe": write_tiny_qwen2_moe,
 }
 INTERLEAVED = "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1"
 SHARD_BYTES = 100_000
@@ -107,6 +112,25 @@ def test_ranks_that_share_a_key_head_write_it_once(workers: Workers, tmp_path: P
     write_tiny_glm(tmp_path / "read", kind="score")  # two key heads
     flags = ["--tensor-model-parallel-size", "4"]
     workers.run(read_and_write, 4, str(tmp_path / "read"), str(tmp_path / "written"), flags, {})
+    assert_same_tensors(tmp_path / "written", tmp_path / "read")
+
+
+@pytest.mark.parametrize(
+    ("world_size", "flags"),
+    [
+        (2, "--expert-model-parallel-size 2"),
+        full(2, "--expert-tensor-parallel-size 2"),
+        full(4, "--expert-model-parallel-size 2 --expert-tensor-parallel-size 2"),
+        full(4, "--expert-model-parallel-size 2 --tensor-model-parallel-size 2"),
+        full(4, "--expert-model-parallel-size 2 --pipeline-model-parallel-size 2"),
+    ],
+)
+def test_divided_experts_come_back_bitwise(
+    world_size: int, flags: str, workers: Workers, tmp_path: Path
+) -> None:
+    write_tiny_qwen2_moe(tmp_path / "read", kind="score")
+    arguments = (str(tmp_path / "read"), str(tmp_path / "written"), flags.split(), {})
+    workers.run(read_and_write, world_size, *arguments)
     assert_same_tensors(tmp_path / "written", tmp_path / "read")
 
 

@@ -171,23 +171,40 @@ def _difference(found: torch.Tensor, expected: torch.Tensor, of: torch.Tensor | 
 def _largest_of_gradients(chunks: Any, directory: Path, ranks: Any) -> tuple[str, float]:
     """The tensor whose gradient differs most, and by how much; reads this rank's part of each."""
     from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights
-    from modellink_rm.checkpoint.hf.mappings import tensor_plan
+    from modellink_rm.checkpoint.hf.mappings import is_of_expert, tensor_plan
     from modellink_rm.model.spec import HEAD_PREFIX
 
     weights = HuggingFaceWeights(directory)
     found = {}
-    for name, parameter in (pair for chunk in chunks for pair in chunk.global_parameters()):
+    pairs = [pair for chunk in chunks for pair in chunk.global_tensors(lambda one: one.main_grad)]
+    for name, gradient in pairs:
         if name.startswith(HEAD_PREFIX):
             head = weights.head()
             assert head is not None
             expected = scale = head[0]
         else:
             spec, table = chunks[0].spec, weights.tensors
-            plan = tensor_plan(name, spec, table, tp_rank=ranks.tp_rank, tp_size=ranks.tp_size)
-            whole = tensor_plan(name, spec, table, tp_rank=0, tp_size=1)
-            expected, scale = weights.read(plan, torch.float32), weights.read(whole, torch.float32)
-        found[name] = _difference(parameter.main_grad, expected, of=scale)
+            rank, size = ranks.tp_rank, ranks.tp_size
+            if is_of_expert(name):
+                rank, size = ranks.etp_rank, ranks.etp_size
+            plan = tensor_plan(name, spec, table, tp_rank=rank, tp_size=size)
+            expected = weights.read(plan, torch.float32)
+            whole = [
+                tensor_plan(one, spec, table, tp_rank=0, tp_size=1) for one in _of_one_tensor(name, spec)
+            ]
+            scale = torch.stack([weights.read(plan, torch.float32) for plan in whole])
+        found[name] = _difference(gradient, expected, of=scale)
     return max(found.items(), key=lambda item: item[1])
+
+
+def _of_one_tensor(name: str, spec: Any) -> list[str]:
+    """The names of a tensor, or of that of all experts of the layer, which transformers has in one tensor."""
+    from modellink_rm.checkpoint.hf.mappings import expert_number, is_of_expert
+
+    if not is_of_expert(name):
+        return [name]
+    own = f".experts.{expert_number(name)}."
+    return [name.replace(own, f".experts.{number}.") for number in range(spec.shape.experts.number)]
 
 
 def _write(chunks: Any, directory: str, written: str, ranks: Any) -> None:

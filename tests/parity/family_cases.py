@@ -103,6 +103,10 @@ class FamilyCase:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1 or "norm" in name:
                 parameter.data.add_(torch.randn(parameter.shape) * 0.1)
+            if name.endswith(
+                "mlp.gate.weight"
+            ):  # a router: experts that are nearly equal would hide a wrong one
+                parameter.data.copy_(torch.randn(parameter.shape) * 0.5)
         return model
 
     def write(self, directory: Path, tensors: Tensors) -> None:
@@ -183,6 +187,38 @@ def _chatglm_tensors(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
     return stored
 
 
+def _expert_tensors(names: Mapping[str, str]) -> Callable[[Tensors, Mapping[str, Any]], Tensors]:
+    """A function that stores each expert on its own, as published; transformers 5 has all in one tensor.
+
+    Args:
+        names: parts of transformers' names -> of the published ones.
+    """
+
+    def stored(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+        found: Tensors = {}
+        for name, tensor in tensors.items():
+            for number, matrix in enumerate(tensor if ".experts." in name else ()):
+                expert = name.replace(".experts.", f".experts.{number}.")
+                if "gate_up_proj" in name:
+                    for part, rows in zip(("gate_proj", "up_proj"), matrix.chunk(2), strict=True):
+                        found[expert.replace("gate_up_proj", f"{part}.weight")] = rows
+                else:
+                    found[f"{expert}.weight"] = matrix
+            if ".experts." not in name:
+                found[name] = tensor
+        for old, new in names.items():
+            found = {name.replace(old, new): tensor for name, tensor in found.items()}
+        return found
+
+    return stored
+
+
+_MIXTRAL_NAMES = {
+    ".mlp.": ".block_sparse_moe.",
+    "gate_proj.": "w1.",
+    "up_proj.": "w3.",
+    "down_proj.": "w2.",
+}
 # Positions at which the tests' sequences, of up to 90 tokens (LONGEST), meet every kind of frequency.
 _LLAMA3_ROPE = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3_ROPE |= {"original_max_position_embeddings": 64}
@@ -290,6 +326,26 @@ CASES: dict[str, FamilyCase] = {
         stored=_internlm2_tensors,
     ),
     "phi-4": FamilyCase(published="phi-4", changes={"original_max_position_embeddings": 256}),
+    "mixtral": FamilyCase(
+        published="mixtral-8x7b",
+        changes={"num_local_experts": 4},
+        stored=_expert_tensors(_MIXTRAL_NAMES),
+    ),
+    "qwen2-moe": FamilyCase(
+        published="qwen1.5-moe-a2.7b-chat",
+        changes={
+            "num_experts": 8,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+            "mlp_only_layers": [1],
+        },
+        stored=_expert_tensors({}),
+    ),
+    "qwen3-moe": FamilyCase(
+        published="qwen3-30b-a3b",
+        changes={"num_experts": 16, "moe_intermediate_size": 24},
+        stored=_expert_tensors({}),
+    ),
     "phi-4-mini": FamilyCase(
         published="phi-4-mini-instruct",
         changes={

@@ -19,6 +19,7 @@ LEVELS = (
     ("dataset",),
     ("preprocess", "parallel"),
     ("batching",),
+    ("experts",),
     ("model",),
     ("objective", "checkpoint"),
     ("train", "inference"),

@@ -6,7 +6,7 @@ import torch
 
 from modellink_rm.checkpoint.files import read_files
 from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE, HuggingFaceWeights
-from modellink_rm.checkpoint.hf.mappings import tensor_plan
+from modellink_rm.checkpoint.hf.mappings import is_of_expert, tensor_plan
 from modellink_rm.checkpoint.verify import check_contents_together
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.model.spec import HEAD_PREFIX
@@ -28,13 +28,14 @@ def load_hugging_face_weights(
     checksums = weights.directory / CHECKSUMS_FILE
     if verifies and checksums.is_file():
         check_contents_together(weights.directory, read_files(checksums), ranks)
-    for name, parameter in (pair for chunk in chunks for pair in chunk.global_parameters()):
+    for name, tensor in (pair for chunk in chunks for pair in chunk.global_tensors()):
         if name.startswith(HEAD_PREFIX):
             continue
-        plan = tensor_plan(
-            name, chunks[0].spec, weights.tensors, tp_rank=ranks.tp_rank, tp_size=ranks.tp_size
-        )
-        parameter.copy_(weights.read(plan, parameter.dtype))
+        rank, size = (ranks.tp_rank, ranks.tp_size)
+        if is_of_expert(name):
+            rank, size = (ranks.etp_rank, ranks.etp_size)
+        plan = tensor_plan(name, chunks[0].spec, weights.tensors, tp_rank=rank, tp_size=size)
+        tensor.copy_(weights.read(plan, tensor.dtype))
     head = weights.head()
     if chunks[-1].post_process and head is not None:
         weight, bias = head

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from modellink_rm.model.families.tensors import RowOrder, StoredTensor, TensorTable
 from modellink_rm.model.shape import ModelShape
-from modellink_rm.model.spec import LAYER_PREFIX, ModelSpec
+from modellink_rm.model.spec import EXPERTS_INFIX, LAYER_PREFIX, ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,32 @@ def engine_names(shape: ModelShape, table: TensorTable) -> list[str]:
     """Names of the engine's tensors without the head, layers numbered over the whole model."""
     ends = [f"{entry.engine}.{kind}" for entry in table.ends for kind in _kinds(entry, shape)]
     layers = [
-        f"{LAYER_PREFIX}{layer}.{entry.engine}.{kind}"
+        f"{LAYER_PREFIX}{layer}.{name}.{kind}"
         for layer in range(shape.num_layers)
         for entry in table.layer
+        if entry.is_in(shape, layer)
+        for name in _numbered(entry.engine, shape)
         for kind in _kinds(entry, shape)
     ]
     return [*ends, *layers]
+
+
+def _numbered(name: str, shape: ModelShape) -> list[str]:
+    """The name of each expert's tensor; of another tensor its own name."""
+    if not is_of_expert(name):
+        return [name]
+    assert shape.experts is not None
+    return [name.format(expert=number) for number in range(shape.experts.number)]
+
+
+def is_of_expert(engine_name: str) -> bool:
+    """Whether it is a tensor of one expert, which expert parallelism divides and not tensor parallelism."""
+    return EXPERTS_INFIX in engine_name
+
+
+def expert_number(engine_name: str) -> int:
+    """The number of the expert, over the whole layer, that a tensor belongs to."""
+    return int(engine_name.split(EXPERTS_INFIX)[1].split(".", 1)[0])
 
 
 def expected_shapes(shape: ModelShape, table: TensorTable) -> dict[str, tuple[int, ...]]:
@@ -80,7 +100,10 @@ def tensor_plan(
     """How a tensor-parallel rank's tensor is assembled from stored tensors.
 
     Args:
-        engine_name: with the layer numbered over the whole model, not over its pipeline stage.
+        engine_name: with the layer numbered over the whole model, not over its pipeline stage, and the expert
+            over the whole layer.
+        tp_rank: of a tensor of an expert, the expert tensor-parallel rank.
+        tp_size: likewise.
     """
     stored = _stored(engine_name, spec.shape, table)
     row_order, columns, row_shape, zero_rows = stored.row_order, None, stored.row_shape, 0
@@ -115,17 +138,21 @@ def _kinds(entry: StoredTensor, shape: ModelShape) -> tuple[str, ...]:
 def _stored(engine_name: str, shape: ModelShape, table: TensorTable) -> _Stored:
     """The stored tensors that make up one of the engine's."""
     path, kind = engine_name.rsplit(".", 1)
-    entries, layer = table.ends, 0
+    entries, layer, expert = table.ends, 0, 0
     if path.startswith(LAYER_PREFIX):
         number, path = path.removeprefix(LAYER_PREFIX).split(".", 1)
         entries, layer = table.layer, int(number)
+    if is_of_expert(path):
+        expert = expert_number(engine_name)
+        path = path.replace(f"{EXPERTS_INFIX}{expert}.", f"{EXPERTS_INFIX}{{expert}}.")
     (entry,) = (entry for entry in entries if entry.engine == path)
     row_order = entry.row_order(shape)
     if kind == "bias" and row_order.divided == "columns":
         row_order = dataclasses.replace(row_order, divided="nothing")  # it is added to the sum over the ranks
     return _Stored(
         names=tuple(
-            table.name(name, layer=layer, kind="" if entry.is_bare else kind) for name in entry.names
+            table.name(name, layer=layer, expert=expert, kind="" if entry.is_bare else kind)
+            for name in entry.names
         ),
         rows=row_order.sizes if len(entry.names) > 1 else (sum(row_order.sizes),),
         row_order=row_order,

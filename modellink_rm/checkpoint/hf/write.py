@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,7 +28,14 @@ from modellink_rm.checkpoint.hf.directory import (
     VALUE_HEAD_FILE,
     VALUE_HEAD_WEIGHT,
 )
-from modellink_rm.checkpoint.hf.mappings import TensorPlan, stored_shapes, tensor_plan
+from modellink_rm.checkpoint.hf.gather import (
+    gathered,
+    is_writer,
+    plans_of,
+    takes_part,
+    tensors_of_stage,
+)
+from modellink_rm.checkpoint.hf.mappings import TensorPlan, stored_shapes
 from modellink_rm.model.families.registry import FAMILIES, shape_from_config
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.model.spec import HEAD_PREFIX, ModelSpec
@@ -62,11 +68,12 @@ def check_writable_model(spec: ModelSpec, config: Mapping[str, Any]) -> None:
             "a model trained with --no-post-layer-norm cannot be written as a Hugging Face directory: its "
             "scores are read before the final norm, and transformers reads them after it"
         )
-    described = shape_from_config(config)
+    described = dataclasses.replace(spec, shape=shape_from_config(config)).without_router_losses().shape
+    trained = spec.without_router_losses().shape
     differences = [
-        f"{field.name} {getattr(spec.shape, field.name)} instead of {getattr(described, field.name)}"
+        f"{field.name} {getattr(trained, field.name)} instead of {getattr(described, field.name)}"
         for field in dataclasses.fields(described)
-        if getattr(spec.shape, field.name) != getattr(described, field.name)
+        if getattr(trained, field.name) != getattr(described, field.name)
     ]
     if differences:
         raise UserError(
@@ -107,15 +114,15 @@ def write_hugging_face(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
     torch.distributed.barrier()
-    parameters = dict(pair for chunk in chunks for pair in chunk.global_parameters())
+    parameters = tensors_of_stage(chunks)
     mine = _plan_files(spec, parameters, max_shard_bytes)
     all_files = _files_of_stages(mine, ranks)
     names = _file_names([file for stage in all_files for file in stage])
-    if ranks.dp_rank == 0 and ranks.cp_rank == 0:
+    if takes_part(ranks):
         first = sum(len(stage) for stage in all_files[: ranks.pp_rank])
         for number, file in enumerate(mine):
             tensors = dict(_tensors_of(file, spec, parameters, ranks))
-            if ranks.tp_rank == 0:
+            if is_writer(ranks):
                 save_file(tensors, unfinished / names[first + number], metadata={"format": "pt"})
     value_head = _value_head(parameters)
     if ranks.reports_scores and ranks.dp_rank == 0 and value_head:
@@ -131,16 +138,19 @@ def write_hugging_face(
     torch.distributed.barrier()
 
 
-def _plan_files(spec: ModelSpec, parameters: Mapping[str, Tensor], max_shard_bytes: int) -> list[_File]:
+def _plan_files(
+    spec: ModelSpec, parameters: Mapping[str, Tensor | None], max_shard_bytes: int
+) -> list[_File]:
     """The files of this process's stage, in the order of its parameters."""
     table = FAMILIES[spec.shape.family].tensors
     items: list[_File] = []
     for name, parameter in parameters.items():
         if not name.startswith(HEAD_PREFIX):
             shapes = stored_shapes(name, spec.shape, table)
-            num_bytes = sum(torch.Size(shape).numel() for shape in shapes.values()) * parameter.element_size()
+            num_numbers = sum(torch.Size(shape).numel() for shape in shapes.values())
+            num_bytes = num_numbers * _dtype_of(parameters).itemsize
             items.append(_File((name,), tuple(shapes), num_bytes))
-        elif name == f"{HEAD_PREFIX}weight" and not _value_head(parameters):
+        elif parameter is not None and name == f"{HEAD_PREFIX}weight" and not _value_head(parameters):
             items.append(_File((name,), (table.head_name,), parameter.numel() * parameter.element_size()))
     files: list[_File] = []
     for item in items:
@@ -171,36 +181,20 @@ def _file_names(files: Sequence[_File]) -> list[str]:
 
 
 def _tensors_of(
-    file: _File, spec: ModelSpec, parameters: Mapping[str, Tensor], ranks: Ranks
+    file: _File, spec: ModelSpec, parameters: Mapping[str, Tensor | None], ranks: Ranks
 ) -> Iterator[tuple[str, Tensor]]:
-    """The pairs (name, tensor on the host) of a file, on the first tensor-parallel rank."""
+    """The pairs (name, tensor on the host) of a file, on the writer; the others send it their parts."""
     table = FAMILIES[spec.shape.family].tensors
     for name in file.engine_names:
-        parameter = parameters[name].detach()
         if name.startswith(HEAD_PREFIX):
-            yield table.head_name, parameter.cpu().clone()
+            head = parameters[name]
+            assert head is not None
+            yield table.head_name, head.detach().cpu().clone()
             continue
-        plans = [
-            tensor_plan(name, spec, table, tp_rank=rank, tp_size=ranks.tp_size)
-            for rank in range(ranks.tp_size)
-        ]
-        parts = _gathered(parameter, ranks) if plans[0].is_divided else [parameter.cpu()]
-        if ranks.tp_rank == 0:
+        plans = plans_of(name, spec, ranks)
+        parts = gathered(name, parameters, plans, spec, ranks)
+        if is_writer(ranks):
             yield from _joined(stored_shapes(name, spec.shape, table), plans, parts).items()
-
-
-def _gathered(parameter: Tensor, ranks: Ranks) -> list[Tensor]:
-    """The parts of all tensor-parallel ranks, on the host of the first one; empty on the others."""
-    if ranks.tp_size == 1:
-        return [parameter.cpu()]
-    parts = [torch.empty_like(parameter) for _ in range(ranks.tp_size)] if ranks.tp_rank == 0 else None
-    torch.distributed.gather(
-        parameter.contiguous(),
-        parts,
-        dst=parallel_state.get_tensor_model_parallel_src_rank(),
-        group=parallel_state.get_tensor_model_parallel_group(),
-    )
-    return [part.cpu() for part in parts or ()]
 
 
 def _joined(
@@ -218,12 +212,20 @@ def _joined(
     return tensors
 
 
-def _value_head(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _dtype_of(parameters: Mapping[str, Tensor | None]) -> torch.dtype:
+    """The dtype of a stage's tensors without the head."""
+    return next(
+        tensor.dtype
+        for name, tensor in parameters.items()
+        if tensor is not None and not name.startswith(HEAD_PREFIX)
+    )
+
+
+def _value_head(parameters: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
     """A head with a bias in LLaMA-Factory's form, because transformers' `score` has no bias; else empty."""
-    bias = parameters.get(f"{HEAD_PREFIX}bias")
-    if bias is None:
+    bias, weight = parameters.get(f"{HEAD_PREFIX}bias"), parameters.get(f"{HEAD_PREFIX}weight")
+    if bias is None or weight is None:
         return {}
-    weight = parameters[f"{HEAD_PREFIX}weight"]
     return {
         VALUE_HEAD_WEIGHT: weight.detach().cpu().clone(),
         VALUE_HEAD_BIAS: bias.detach().cpu().clone(),
@@ -231,13 +233,11 @@ def _value_head(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _written_config(
-    config: Mapping[str, Any], spec: ModelSpec, parameters: Mapping[str, Tensor]
+    config: Mapping[str, Any], spec: ModelSpec, parameters: Mapping[str, Tensor | None]
 ) -> dict[str, Any]:
     """The base model's config.json, with one label and the dtype of what is written."""
     written = dict(config)
-    dtype = next(
-        parameter.dtype for name, parameter in parameters.items() if not name.startswith(HEAD_PREFIX)
-    )
+    dtype = _dtype_of(parameters)
     for name in ("dtype", "torch_dtype"):
         if name in written:
             written[name] = str(dtype).removeprefix("torch.")

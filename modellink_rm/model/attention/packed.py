@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modellink_rm.base.platform import tensor_on
 from modellink_rm.batching.batch import Batch
+from modellink_rm.experts.balance import Routing
 from modellink_rm.model.attention.kernels import ATTENTION_KERNELS, AttentionKernel
 from modellink_rm.model.attention.pieces import Piece, held_scores, pieces_of, scored_pieces, with_window
 from modellink_rm.model.attention.softmax import Softmax
@@ -66,10 +67,12 @@ class PackedLayout(PackedSeqParams):
     Attributes:
         tokens: by the layers' window, the kernel and angles of all tokens of this process.
         scored: the scored rows, on the stage that scores.
+        routing: where routers record their choices among all tokens, in training a model with experts.
     """
 
     tokens: Mapping[int | None, Queries] = field(default_factory=dict)
     scored: ScoredRows | None = None
+    routing: Routing | None = None
 
 
 def layout_of(
@@ -79,12 +82,14 @@ def layout_of(
     *,
     with_scores: bool,
     local_rotary: RotaryAngles | None = None,
+    routing: Routing | None = None,
 ) -> PackedLayout:
     """The layout of a batch.
 
     Args:
         with_scores: whether this is the stage that scores.
         local_rotary: angles of the layers with a window, if these have their own.
+        routing: where routers record their choices, if anywhere.
     """
     device, dtype = batch.input_ids.device, config.params_dtype
     make_kernel = ATTENTION_KERNELS[config.kernels.attention]
@@ -101,7 +106,7 @@ def layout_of(
             kernels[seen] = make_kernel(seen, device, dtype)
         tokens[window] = Queries(kernels[seen], *((cos, sin) if window is None else local))
     if not with_scores:
-        return PackedLayout(tokens=tokens)
+        return PackedLayout(tokens=tokens, routing=routing)
     held = held_scores(batch.scored_positions, batch.ranges)
     rows = tensor_on(device, np.array(held.rows))
     last = config.windows[-1]
@@ -112,7 +117,7 @@ def layout_of(
         slots=tensor_on(device, np.array(held.slots, dtype=np.int64)),
         is_held=tensor_on(device, np.array(held.is_held, dtype=bool)),
     )
-    return PackedLayout(tokens=tokens, scored=scored)
+    return PackedLayout(tokens=tokens, scored=scored, routing=routing)
 
 
 class PackedAttention(MegatronModule):

@@ -11,7 +11,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+from modellink_rm.experts.shape import Experts
 from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.spec import EXPERTS_INFIX
 
 EMBEDDING = "embedding.word_embeddings"
 FINAL_LAYERNORM = "decoder.final_layernorm"
@@ -104,14 +106,53 @@ def attention_out(shape: ModelShape) -> RowOrder:
 
 def gate_up(shape: ModelShape) -> RowOrder:
     """The gate, then the up projection."""
-    rows = shape.ffn_hidden_size
-    order = ((0, rows), (rows, 2 * rows))
-    return RowOrder(sizes=(rows, rows), columns=shape.hidden_size, order=order, divided="each range")
+    return _gate_up(shape.hidden_size, shape.ffn_hidden_size)
 
 
 def mlp_out(shape: ModelShape) -> RowOrder:
     """A column for each channel of the MLP's inner state."""
     return _by_columns(shape.hidden_size, shape.ffn_hidden_size)
+
+
+def expert_gate_up(shape: ModelShape) -> RowOrder:
+    """One expert's gate, then its up projection."""
+    return _gate_up(shape.hidden_size, _experts(shape).ffn_hidden_size)
+
+
+def expert_out(shape: ModelShape) -> RowOrder:
+    """A column for each channel of one expert's inner state."""
+    return _by_columns(shape.hidden_size, _experts(shape).ffn_hidden_size)
+
+
+def shared_gate_up(shape: ModelShape) -> RowOrder:
+    """The shared expert's gate, then its up projection."""
+    return _gate_up(shape.hidden_size, _experts(shape).shared_ffn_hidden_size)
+
+
+def shared_out(shape: ModelShape) -> RowOrder:
+    """A column for each channel of the shared expert's inner state."""
+    return _by_columns(shape.hidden_size, _experts(shape).shared_ffn_hidden_size)
+
+
+def router(shape: ModelShape) -> RowOrder:
+    """A row for each expert, whole on every rank."""
+    rows = _experts(shape).number
+    return RowOrder(sizes=(rows,), columns=shape.hidden_size, order=((0, rows),))
+
+
+def hidden_row(shape: ModelShape) -> RowOrder:
+    """One row, whole on every rank."""
+    return RowOrder(sizes=(1,), columns=shape.hidden_size, order=((0, 1),))
+
+
+def _experts(shape: ModelShape) -> Experts:
+    assert shape.experts is not None
+    return shape.experts
+
+
+def _gate_up(hidden_size: int, rows: int) -> RowOrder:
+    order = ((0, rows), (rows, 2 * rows))
+    return RowOrder(sizes=(rows, rows), columns=hidden_size, order=order, divided="each range")
 
 
 def _by_columns(rows: int, columns: int) -> RowOrder:
@@ -123,12 +164,14 @@ class StoredTensor:
     """How one of the engine's tensors is stored in the weights.
 
     Attributes:
-        engine: the engine's name without ".weight", and for a layer without the layer's number.
-        names: names of the stored tensors, without ".weight", with {prefix} and {layer} to fill in: one for
-            each part of the row order, or one that holds all parts.
-        row_order: order of the rows.
+        engine: the engine's name without ".weight", and for a layer without the layer's number; for a tensor
+            of every expert with {expert} for the expert's number.
+        names: names of the stored tensors, without ".weight", with {prefix}, {layer} and {expert} to fill in:
+            one for each part of the row order, or one that holds all parts.
+        row_order: order of the rows; expert tensor parallelism divides those of experts.
         bias: the field of the shape that says whether there is a bias with the same rows; "" for none.
         is_bare: the stored names do not end in ".weight".
+        layers: which layers have it: all, those without experts, or those with experts.
     """
 
     engine: str
@@ -136,6 +179,11 @@ class StoredTensor:
     row_order: RowOrderOf
     bias: str = ""
     is_bare: bool = False
+    layers: Literal["all", "dense", "sparse"] = "all"
+
+    def is_in(self, shape: ModelShape, layer: int) -> bool:
+        """Whether layer `layer` of a model has it."""
+        return self.layers == "all" or (self.layers == "sparse") == shape.is_sparse(layer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,7 +193,7 @@ class TensorTable:
     Attributes:
         prefix: prefix of the body's names in a model with a head.
         ends: the embedding and the final norm.
-        layer: the tensors of every layer.
+        layer: the tensors of the layers.
         lm_head: the language-model head, which a reward model does not have.
         buffers: endings of names that are computed, not loaded.
         head: the reward head.
@@ -158,9 +206,10 @@ class TensorTable:
     buffers: tuple[str, ...]
     head: str = "score"
 
-    def name(self, template: str, *, layer: int = 0, kind: str = "weight") -> str:
+    def name(self, template: str, *, layer: int = 0, expert: int = 0, kind: str = "weight") -> str:
         """The full name of a stored tensor: "model.layers.3.self_attn.q_proj.bias"; no ending for no kind."""
-        return f"{template.format(prefix=self.prefix, layer=layer)}{kind and '.'}{kind}"
+        filled = template.format(prefix=self.prefix, layer=layer, expert=expert)
+        return f"{filled}.{kind}" if kind else filled
 
     @property
     def head_name(self) -> str:
@@ -196,7 +245,7 @@ def decoder_tensors(
     Args:
         input_norm: None for layers without it, as is `mlp_norm`.
         query_key_value_order: order of the rows of `qkv`.
-        more_of_layer: further tensors of every layer, such as `head_norms`.
+        more_of_layer: further tensors of layers, such as `head_norms` and `experts_tensors`.
     """
     norms = {"input_layernorm": input_norm, "pre_mlp_layernorm": mlp_norm}
     return TensorTable(
@@ -223,8 +272,8 @@ def decoder_tensors(
                 row_order=attention_out,
                 bias="attention_output_bias",
             ),
-            StoredTensor(engine="mlp.linear_fc1", names=gate_and_up, row_order=gate_up),
-            StoredTensor(engine="mlp.linear_fc2", names=(mlp_output,), row_order=mlp_out),
+            StoredTensor(engine="mlp.linear_fc1", names=gate_and_up, row_order=gate_up, layers="dense"),
+            StoredTensor(engine="mlp.linear_fc2", names=(mlp_output,), row_order=mlp_out, layers="dense"),
             *more_of_layer,
         ),
         lm_head=lm_head,
@@ -266,4 +315,40 @@ def attention_sinks(name: str) -> tuple[StoredTensor, ...]:
             row_order=query_heads,
             is_bare=True,
         ),
+    )
+
+
+def experts_tensors(
+    *, router_name: str, gate_and_up: tuple[str, ...], output: str
+) -> tuple[StoredTensor, ...]:
+    """The tensors of the router and of every expert, from their names."""
+    return (
+        StoredTensor(engine="mlp.router", names=(router_name,), row_order=router, layers="sparse"),
+        StoredTensor(
+            engine=f"{EXPERTS_INFIX}{{expert}}.fc1",
+            names=gate_and_up,
+            row_order=expert_gate_up,
+            layers="sparse",
+        ),
+        StoredTensor(
+            engine=f"{EXPERTS_INFIX}{{expert}}.fc2", names=(output,), row_order=expert_out, layers="sparse"
+        ),
+    )
+
+
+def shared_expert_tensors(
+    *, gate_and_up: tuple[str, ...], output: str, gate: str
+) -> tuple[StoredTensor, ...]:
+    """The tensors of the expert of every token, and of its gate, from their names."""
+    return (
+        StoredTensor(
+            engine="mlp.shared_expert.linear_fc1",
+            names=gate_and_up,
+            row_order=shared_gate_up,
+            layers="sparse",
+        ),
+        StoredTensor(
+            engine="mlp.shared_expert.linear_fc2", names=(output,), row_order=shared_out, layers="sparse"
+        ),
+        StoredTensor(engine="mlp.shared_gate", names=(gate,), row_order=hidden_row, layers="sparse"),
     )

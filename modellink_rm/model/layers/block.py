@@ -1,5 +1,6 @@
 """Layer specifications for megatron-core: its modules with our norm, gate and attention."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
+from modellink_rm.experts.mlp import ExpertsMLP
 from modellink_rm.model.attention.packed import PackedAttention
 from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.layers.gate import SwiGLU
@@ -18,8 +20,18 @@ from modellink_rm.model.layers.linears import Linears
 from modellink_rm.model.layers.norm import AllHeadsRMSNorm, RMSNorm
 from modellink_rm.model.layers.residual import NormThenAdd
 from modellink_rm.model.layers.scored_rows import ScoredRowsAttention, ScoredRowsLayer
+from modellink_rm.model.layers.sparse import LastSparseLayer, SparseLayer
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class _ExpertsSpec:
+    """Experts as a part of a layer; of a `ModuleSpec` the engine would warn that it does not know them."""
+
+    submodules: MLPSubmodules
+    params: dict[str, Any]
+    module: type[torch.nn.Module] = ExpertsMLP
 
 
 class MakeLayer(Protocol):
@@ -49,12 +61,14 @@ def decoder_layer(
     core_attention: type[torch.nn.Module] = PackedAttention,
     linears: Linears | None = None,
 ) -> ModuleSpec:
-    """A `MakeLayer` for norm, attention, norm and gated MLP; families bind other parts to its arguments.
+    """A `MakeLayer` for norm, attention, norm and gated MLP, or experts where the shape has them.
+
+    Families bind other parts to its arguments.
 
     Args:
         norm: before attention, and before the MLP; None for none.
         post_norm: of the output of attention, and of the MLP, before it is added to the residual.
-        activation: of the MLP, [..., 2f] -> [..., f].
+        activation: of the MLP and of experts, [..., 2f] -> [..., f].
         core_attention: rotates queries and keys, and attends.
     """
     linears = linears or Linears()
@@ -62,6 +76,13 @@ def decoder_layer(
     add = get_bias_dropout_add
     if post_norm is not None:
         add = ModuleSpec(module=NormThenAdd, params={"config": config, "norm": post_norm})
+    is_sparse, experts = spec.shape.is_sparse(number), spec.shape.experts
+    # Balanced routers want all tokens; see `LastSparseLayer`.
+    is_whole = scores_rows and is_sparse and experts is not None and experts.balances
+    layer: type[TransformerLayer] = SparseLayer if is_sparse else TransformerLayer
+    if scores_rows:
+        layer = LastSparseLayer if is_whole else ScoredRowsLayer
+        scores_rows = not is_whole
     self_attention = ModuleSpec(
         module=ScoredRowsAttention if scores_rows else SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
@@ -73,14 +94,14 @@ def decoder_layer(
             k_layernorm=key_norm,
         ),
     )
-    mlp = ModuleSpec(
-        module=MLP,
-        submodules=MLPSubmodules(
-            linear_fc1=linears.column, activation_func=activation, linear_fc2=linears.row
-        ),
+    mlp_parts = MLPSubmodules(linear_fc1=linears.column, activation_func=activation, linear_fc2=linears.row)
+    mlp = (
+        _ExpertsSpec(mlp_parts, {"shape": experts})
+        if is_sparse
+        else ModuleSpec(module=MLP, submodules=mlp_parts)
     )
     return ModuleSpec(
-        module=ScoredRowsLayer if scores_rows else TransformerLayer,
+        module=layer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm or IdentityOp,
             self_attention=self_attention,

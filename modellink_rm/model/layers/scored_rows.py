@@ -16,6 +16,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
 from modellink_rm.base.megatron_compat import linear_forward, mlp_and_residual
+from modellink_rm.experts.mlp import give_routing, take_whole_rows
 from modellink_rm.model.attention.packed import PackedLayout
 
 
@@ -32,11 +33,11 @@ class ScoredRowsLayer(TransformerLayer):
             if isinstance(module, torch.nn.Module):  # and not a function without weights
                 for weight in module.parameters():
                     weight.sequence_parallel = False  # type: ignore[attr-defined]
-        for linear in (self.self_attention.linear_proj, self.mlp.linear_fc1, self.mlp.linear_fc2):
-            linear.sequence_parallel = False
-            if linear.bias is not None:
-                linear.bias.sequence_parallel = False
-        self.mlp.linear_fc1.allreduce_dgrad = self.tp_group.size() > 1
+        projection = self.self_attention.linear_proj
+        projection.sequence_parallel = False
+        if projection.bias is not None:
+            projection.bias.sequence_parallel = False
+        take_whole_rows(self.mlp)
 
     def forward(
         self, hidden_states: Tensor, *, packed_seq_params: PackedLayout, **unused: Any
@@ -49,28 +50,16 @@ class ScoredRowsLayer(TransformerLayer):
         """
         assert packed_seq_params.scored is not None
         normed = self.input_layernorm(hidden_states)
-        both = self._rows(torch.cat((hidden_states, normed), dim=-1), packed_seq_params.scored.rows)
+        whole_rows = packed_seq_params.scored.rows
+        both = rows_of(self, torch.cat((hidden_states, normed), dim=-1), whole_rows)
         rows, normed_rows = both.chunk(2, dim=-1)
         output = self.self_attention(normed, normed_rows, packed_seq_params)
+        give_routing(self.mlp, packed_seq_params.routing, whole_rows)
         with self._equal_draws():
             rows = self.self_attn_bda(self.training, self.config.bias_dropout_fusion)(
                 output, rows, self.hidden_dropout
             )
             return mlp_and_residual(self, rows), None
-
-    def _rows(self, states: Tensor, rows: Tensor) -> Tensor:
-        """The states at the rows, [n, 1, ...], whole on every tensor-parallel rank."""
-        if not self.config.sequence_parallel:
-            return states[rows]
-        # Each rank holds a part of the tokens: it contributes its own rows and zeros for the others, and
-        # all ranks get the sum. The sum's backward is the identity, so each rank's own rows get the whole
-        # gradient, once.
-        num_local = states.shape[0]
-        local = rows - self.tp_group.rank() * num_local
-        is_here = (local >= 0) & (local < num_local)
-        found = states[local.clamp(0, num_local - 1)].masked_fill(~is_here[:, None, None], 0.0)
-        whole: Tensor = reduce_from_tensor_model_parallel_region(found, group=self.tp_group)
-        return whole
 
     def _equal_draws(self) -> AbstractContextManager[None]:
         """Dropout with the same mask on every tensor-parallel rank, because the rows are replicated."""
@@ -78,6 +67,25 @@ class ScoredRowsLayer(TransformerLayer):
             return nullcontext()
         fork: AbstractContextManager[None] = get_cuda_rng_tracker().fork(get_data_parallel_rng_tracker_name())
         return fork
+
+
+def rows_of(layer: TransformerLayer, states: Tensor, rows: Tensor) -> Tensor:
+    """The states at the rows, [n, 1, ...], whole on every tensor-parallel rank.
+
+    Args:
+        states: [t, 1, ...], or [t/tp, 1, ...] under sequence parallelism.
+    """
+    if not layer.config.sequence_parallel:
+        return states[rows]
+    # Each rank holds a part of the tokens: it contributes its own rows and zeros for the others, and
+    # all ranks get the sum. The sum's backward is the identity, so each rank's own rows get the whole
+    # gradient, once.
+    num_local = states.shape[0]
+    local = rows - layer.tp_group.rank() * num_local
+    is_here = (local >= 0) & (local < num_local)
+    found = states[local.clamp(0, num_local - 1)].masked_fill(~is_here[:, None, None], 0.0)
+    whole: Tensor = reduce_from_tensor_model_parallel_region(found, group=layer.tp_group)
+    return whole
 
 
 class ScoredRowsAttention(SelfAttention):

@@ -6,6 +6,7 @@ import numpy as np
 
 from modellink_rm.batching.batch import pack_examples
 from modellink_rm.dataset.example import Example, Response
+from modellink_rm.experts.shape import Experts
 from modellink_rm.model.flops import forward_flops, num_seen, num_seen_by_scored, training_flops
 from modellink_rm.model.shape import ModelShape
 
@@ -51,6 +52,29 @@ def test_flops_are_those_counted_by_hand() -> None:
     head = 2 * 2 * 4
     assert forward_flops(SHAPE, batch) == 2 * whole_layer + last_layer + head
     assert training_flops(SHAPE, batch) == 3 * forward_flops(SHAPE, batch)
+
+
+def test_experts_take_those_that_compute_a_token() -> None:
+    experts = Experts(
+        number=8,
+        ffn_hidden_size=3,
+        top_k=2,
+        normalizes_weights=True,
+        shared_ffn_hidden_size=6,
+        has_shared_gate=True,
+        dense_layers=(0,),
+    )
+    batch = pack_examples([example(2, 1, 3)])
+    sparse = dataclasses.replace(SHAPE, experts=experts)
+    # In place of gate, up and down of 5 channels those of 2 * 3 + 6, a router of 8 and a gate of 1: in the
+    # second layer for 6 tokens, in the last for 2.
+    more = 3 * 2 * 4 * (12 - 5) + 2 * 4 * 9
+    assert forward_flops(sparse, batch) == forward_flops(SHAPE, batch) + (6 + 2) * more
+    # Routers that are balanced want all tokens of the last layer.
+    balanced = dataclasses.replace(sparse, experts=dataclasses.replace(experts, aux_loss_coef=0.1))
+    token = 48 + 48 + 3 * 2 * 4 * 12 + 2 * 4 * 9
+    seen = num_seen(batch) - num_seen_by_scored(batch)
+    assert forward_flops(balanced, batch) == forward_flops(sparse, batch) + 4 * token + seen * 24
 
 
 def test_separate_prompts_take_more_tokens() -> None:

@@ -51,7 +51,8 @@ TABLE: dict[str, dict[str, str]] = {
         ANNOUNCED: "attention_dropout hidden_dropout",
         COMPARED: "num_layers hidden_size ffn_hidden_size num_attention_heads group_query_attention "
         "num_query_groups kv_channels padded_vocab_size add_qkv_bias use_glm_rope rotary_percent "
-        "post_layer_norm head_bias max_position_embeddings norm_epsilon rotary_base",
+        "post_layer_norm head_bias max_position_embeddings norm_epsilon rotary_base "
+        "router_aux_loss_coef router_z_loss_coef",
     },
 }
 # Groups of which every flag has one outcome.

@@ -1,0 +1,34 @@
+"""Linear layers of several experts at once."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_BYTES_OF_ALIGNMENT = 16
+
+
+def grouped_linear(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """Each row times the matrix of its expert, [m, out].
+
+    Args:
+        rows: [m, in], in the order of the experts.
+        weight: [E, out, in].
+        counts: int64 [E], rows of each expert.
+    """
+    if has_grouped_product(rows, weight):
+        offsets = counts.cumsum(dim=0).to(torch.int32)
+        return functional.grouped_mm(rows, weight.transpose(-2, -1), offs=offsets)
+    # Without indexing: the gradient of weight[e] would be a tensor of all experts, for each of them.
+    parts = zip(torch.split(rows, counts.tolist()), weight.unbind(0), strict=True)
+    return torch.cat([functional.linear(part, matrix) for part, matrix in parts])
+
+
+def has_grouped_product(rows: Tensor, weight: Tensor) -> bool:
+    """Whether one kernel multiplies the rows of all experts, and their numbers stay on the device.
+
+    torch has it for bfloat16 on a GPU, from 2.10 on, with rows of multiples of 16 bytes.
+    """
+    sizes = [size * weight.element_size() % _BYTES_OF_ALIGNMENT for size in weight.shape[1:]]
+    return (
+        hasattr(functional, "grouped_mm") and rows.is_cuda and rows.dtype == torch.bfloat16 and not any(sizes)
+    )

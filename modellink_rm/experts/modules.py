@@ -1,0 +1,140 @@
+"""The weights of a mixture of experts: the router's, the shared expert's gate, and the experts'."""
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modellink_rm.experts.balance import Routing, balanced
+from modellink_rm.experts.dispatch import ExpertProcesses
+from modellink_rm.experts.grouped import grouped_linear
+from modellink_rm.experts.shape import Experts
+
+
+class WholeWeight(nn.Module):
+    """A weight [outputs, h] that every process has whole."""
+
+    def __init__(self, config: TransformerConfig, *, num_outputs: int) -> None:
+        super().__init__()
+        device = torch.cuda.current_device()
+        self.weight = nn.Parameter(
+            torch.empty(num_outputs, config.hidden_size, dtype=config.params_dtype, device=device)
+        )
+        if config.perform_initialization:
+            config.init_method(self.weight)
+        mark_divided_rows(self.weight, config.sequence_parallel)
+
+
+class SharedGate(WholeWeight):
+    """How much of the shared expert's output each token takes."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[n, 1, 1], between 0 and 1, of hidden_states [n, 1, h]."""
+        return functional.linear(hidden_states, self.weight).sigmoid()
+
+
+class Router(WholeWeight):
+    """The experts of each token and their weights, in float32 for any dtype of the layers.
+
+    Attributes:
+        layer: number of its layer, from 0.
+    """
+
+    layer = 0
+
+    def __init__(self, config: TransformerConfig, shape: Experts) -> None:
+        super().__init__(config, num_outputs=shape.number)
+        self.shape = shape
+
+    def forward(self, rows: Tensor, routing: Routing | None = None) -> tuple[Tensor, Tensor]:
+        """Weights float32 [n, k] and experts int64 [n, k] of rows [n, h].
+
+        Args:
+            routing: where the choices are recorded, in training.
+        """
+        logits = functional.linear(rows.float(), self.weight.float())
+        probabilities = logits.softmax(dim=-1)
+        weights, chosen = probabilities.topk(self.shape.top_k, dim=-1)
+        if self.shape.normalizes_weights:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        if routing is None:
+            return weights, chosen
+        squares = logits.logsumexp(dim=-1).square()
+        routing.tally.record(
+            self.layer, routing.rows, probabilities=probabilities, chosen=chosen, squares=squares
+        )
+        if self.shape.balances:
+            weights = balanced(weights, probabilities, squares, routing.tally, routing.rows)
+        return weights, chosen
+
+
+def mark_divided_rows(weight: nn.Parameter, is_divided: bool) -> None:
+    """Tell the engine whether each tensor-parallel rank has other rows, so that it adds up the gradients."""
+    weight.sequence_parallel = is_divided  # type: ignore[attr-defined]
+
+
+class LocalExperts(MegatronModule):
+    """The experts, or parts of them, that this process holds."""
+
+    def __init__(
+        self, config: TransformerConfig, shape: Experts, activation: Any, processes: ExpertProcesses
+    ) -> None:
+        super().__init__(config)
+        self.processes = processes
+        number = shape.number // processes.ep_size
+        width = shape.ffn_hidden_size // processes.etp_size
+        self.fc1 = ExpertWeights(config, (number, 2, width, config.hidden_size), 2, processes)
+        self.fc2 = ExpertWeights(config, (number, config.hidden_size, width), 2, processes)
+        self.activation = activation(config)
+
+    def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """Outputs [m, h] of rows [m, h] in the order of the experts, `counts` of each."""
+        gate_and_up = grouped_linear(rows, self.fc1.weight.flatten(1, 2), counts)
+        return grouped_linear(self.activation(gate_and_up), self.fc2.weight, counts)
+
+
+class ExpertWeights(nn.Module):
+    """One matrix of every local expert: [experts, 2, f, h] for gate and up, [experts, h, f] for down."""
+
+    def __init__(
+        self, config: TransformerConfig, shape: tuple[int, ...], divided_axis: int, processes: ExpertProcesses
+    ) -> None:
+        """Weights that are not initialized unless the run starts with random ones.
+
+        Args:
+            divided_axis: what expert tensor parallelism divides.
+        """
+        super().__init__()
+        self.divided_axis = divided_axis
+        self.processes = processes
+        device = torch.cuda.current_device()
+        self.weight = nn.Parameter(torch.empty(shape, dtype=config.params_dtype, device=device))
+        if config.perform_initialization:
+            config.init_method(self.weight)
+        # Its gradient is reduced over the processes that hold the same experts, and each of those that do not
+        # counts it in the gradient norm. Without expert parallelism too, so that checkpoints are the same.
+        self.weight.allreduce = False  # type: ignore[attr-defined]
+        set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """The weight as a part of that of all experts, for megatron-core's checkpoints."""
+        first, where = len(sharded_offsets), self.processes
+        key = f"{prefix}weight"
+        tensor = ShardedTensor.from_rank_offsets(
+            key,
+            self.weight,
+            *sharded_offsets,
+            (first, where.ep_rank, where.ep_size),
+            (first + self.divided_axis, where.etp_rank, where.etp_size),
+            replica_id=(0, 0, parallel_state.get_expert_data_parallel_rank()),
+            prepend_axis_num=first,
+        )
+        return {key: tensor}
