@@ -18,6 +18,7 @@ _KEPT = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "README.md",  # its licence goes into the card of an exported model
 )
 
 

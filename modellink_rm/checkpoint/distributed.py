@@ -5,7 +5,7 @@ import dataclasses
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,40 @@ def save_checkpoint(
         CheckpointNotWrittenError: on every process; nothing is left of it.
         UserError: on the first process alone, while the others wait for it.
     """
+
+    def state() -> dict[str, Any]:
+        return {
+            **_sharded_state(chunks, optimizer, is_loading=False),
+            "scheduler": scheduler.state_dict(),
+            "progress": {"iteration": run.iteration, "consumed_samples": run.consumed_samples},
+            "rng": _sharded_rng(ranks),
+        }
+
+    return _save(root, state, run, info_files, ranks)
+
+
+def save_weights(
+    root: Path, *, chunks: Sequence[Any], run: RunInfo, info_files: dict[str, bytes], ranks: Ranks
+) -> Path:
+    """Write a checkpoint of weights that no run has trained; as `save_checkpoint` otherwise."""
+    return _save(root, lambda: _sharded_weights(chunks), run, info_files, ranks)
+
+
+def _save(
+    root: Path,
+    make_state: Callable[[], dict[str, Any]],
+    run: RunInfo,
+    info_files: dict[str, bytes],
+    ranks: Ranks,
+) -> Path:
+    """Write `root/iter_N`, whole or not at all, and then the file that names the newest."""
     final = checkpoint_directory(root, run.iteration)
     unfinished = final.with_name(final.name + ".tmp")
     if ranks.rank == 0:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
     torch.distributed.barrier()
-    state = _sharded_state(chunks, optimizer, is_loading=False)
-    state["scheduler"] = scheduler.state_dict()
-    state["progress"] = {"iteration": run.iteration, "consumed_samples": run.consumed_samples}
-    state["rng"] = _sharded_rng(ranks)
+    state = make_state()
     with _cleared_when_it_fails(unfinished, ranks):
         dist_checkpointing.save(state, str(unfinished), ThreadedSave())
     torch.distributed.barrier()

@@ -53,6 +53,11 @@ class RunInfo:
     schedule: tuple[int, int] | None = None
     data: tuple[dict[str, Any], ...] | None = None
 
+    @property
+    def has_train_state(self) -> bool:
+        """Whether a run wrote it, which can be continued; an imported one holds weights alone."""
+        return self.iteration > 0
+
     def setting(self, group: str, name: str) -> Any:
         """A flag of the run; None where the checkpoint does not say."""
         return self.config.get(group, {}).get(name)

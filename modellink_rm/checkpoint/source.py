@@ -43,6 +43,11 @@ class ModelSource:
         return read_contract(self.checkpoint.path) if self.checkpoint is not None else None
 
     @property
+    def has_train_state(self) -> bool:
+        """Whether it is the checkpoint of a run, which can be continued."""
+        return self.checkpoint is not None and self.checkpoint.run.has_train_state
+
+    @property
     def is_random(self) -> bool:
         """Whether no weights are loaded."""
         return self.hugging_face is None and self.checkpoint is None
@@ -128,7 +133,7 @@ def _spec_of_hugging_face(
     report = check_names(weights, loosely=loosely)
     for kind, names in (("missing", report.missing), ("unexpected", report.unexpected)):
         for name in names:
-            info(f"--load-checkpoint-loosely forgives {kind} {name}")
+            info(f"--load-checkpoint-loosely forgives {kind} {name}" if loosely else f"{name} is not read")
     head = weights.head()
     return ModelSpec(
         shape=shape,

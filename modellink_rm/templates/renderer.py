@@ -12,9 +12,9 @@ from modellink_rm.records import RecordError
 from modellink_rm.templates.table import CONTENT, ROUND, Bos, Eos, Slot, Template, Token
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
-_SYSTEM = "{system}"  # the system text inside a user's message
+SYSTEM = "{system}"  # the system text inside a user's message
 _FIELDS = re.compile(r"(\{content\}|\{idx\}|\{system\})")
-_EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
+EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
 
 
 def eos_id_of(template: Template, tokenizer: Tokenizer) -> int | None:
@@ -58,7 +58,7 @@ class Renderer:
         self._template = template
         self._eos_id = eos_id_of(template, tokenizer)
         observation = template.observation or template.user
-        user_with_system = _with_system_inside(template.user, template.system)
+        user_with_system = with_system_inside(template.user, template.system)
         slots = (
             *(template.prefix + template.system + template.separator),
             *(template.user + observation + template.assistant + template.tools_slots),
@@ -75,7 +75,7 @@ class Renderer:
         self.content = self._prepared((CONTENT,))
         self.final = array("i", [self._required_eos_id()] if template.efficient_eos else [])
         # Not among the control tokens above: in an answer, <think> keeps the tokenizer's own meaning.
-        self.empty_thought = self._prepared((_EMPTY_THOUGHT,)) if template.thinking is not None else []
+        self.empty_thought = self._prepared((EMPTY_THOUGHT,)) if template.thinking is not None else []
         self.num_closing_tokens = self._num_tokens_after_content()
 
     @functools.cached_property
@@ -134,7 +134,7 @@ class Renderer:
                 steps.append(self._tokenizer.encode_array("".join(parts)))
             parts.clear()
 
-        for part in _split_at_control_tokens(text, self._tokenizer):
+        for part in split_at_control_tokens(text, self._tokenizer):
             index = None if part in _FIELD_NAMES else self._tokenizer.token_to_id(part)
             if index is None:
                 parts.append(part)
@@ -162,7 +162,7 @@ class Renderer:
         raise AssertionError("an answer has a place for its text")
 
 
-_FIELD_NAMES = frozenset((CONTENT, ROUND, _SYSTEM))
+_FIELD_NAMES = frozenset((CONTENT, ROUND, SYSTEM))
 
 
 @functools.lru_cache(maxsize=8)
@@ -175,13 +175,13 @@ def renderer_of(template: Template, tokenizer: Tokenizer) -> Renderer:
     return Renderer(template, tokenizer)
 
 
-def _with_system_inside(user: Sequence[Slot], system: Sequence[Slot]) -> list[Slot]:
+def with_system_inside(user: Sequence[Slot], system: Sequence[Slot]) -> list[Slot]:
     """The user's slots with the system text before the message, in the same slot as the message."""
-    before = "".join(slot for slot in system if isinstance(slot, str)).replace(CONTENT, _SYSTEM)
+    before = "".join(slot for slot in system if isinstance(slot, str)).replace(CONTENT, SYSTEM)
     return [slot.replace(CONTENT, before + CONTENT) if isinstance(slot, str) else slot for slot in user]
 
 
-def _split_at_control_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
+def split_at_control_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
     """A slot's text, split into fields, control tokens that the tokenizer knows, and literals."""
     parts: list[str] = []
     for part in _FIELDS.split(text):
@@ -202,5 +202,5 @@ def _control_tokens(slots: Sequence[Slot], template: Template, tokenizer: Tokeni
     named = {slot.name for slot in slots if isinstance(slot, Token)} | set(template.stop_words)
     for slot in slots:
         if isinstance(slot, str):
-            named.update(_split_at_control_tokens(slot, tokenizer))
+            named.update(split_at_control_tokens(slot, tokenizer))
     return {token for token in named if tokenizer.token_to_id(token) is not None}

@@ -189,9 +189,10 @@ def find_source(config: CheckpointConfig, existing: Path | None) -> tuple[ModelS
         UserError: --save holds checkpoints that this run does not go on from.
     """
     if existing is not None and config.auto_resume:
-        return open_source(str(existing)), True
+        newest = open_source(str(existing))
+        return newest, newest.has_train_state
     source = open_source(config.load)
-    continues = source.checkpoint is not None and not config.finetune
+    continues = source.has_train_state and not config.finetune
     if existing is not None and not (continues and _is_same_checkpoint(source, existing)):
         raise UserError(
             f"--save {config.save} holds a run up to {existing.name}, which this run would write over; give "

@@ -12,7 +12,8 @@ import pytest
 
 from modellink_rm.base.errors import run_command
 from modellink_rm.base.flags import flag_name
-from modellink_rm.commands import inspect, preprocess, score, train
+from modellink_rm.commands import export, import_model, inspect, preprocess, score, train
+from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.merge import MergeConfig
@@ -59,6 +60,10 @@ COMMANDS = {
         score.main,
         (ScoreConfig, TokenizerConfig, ModelOverrides, ParallelConfig, KernelConfig),
         "--load nowhere --input pairs.jsonl",
+    ),
+    "export": Command(export.main, (ExportConfig, ParallelConfig), "--load nowhere --output out"),
+    "import": Command(
+        import_model.main, (ImportConfig, TokenizerConfig, ParallelConfig), "--load nowhere --output out"
     ),
 }
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.hf.write import check_writable_model
+from modellink_rm.checkpoint.hf.contents import check_writable_model
+from modellink_rm.checkpoint.hf.form import LLAMA_FACTORY
 from modellink_rm.checkpoint.source import open_source, plan_model
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
@@ -44,7 +45,8 @@ def read_and_write(source: str, target: str, flags: list[str], options: dict[str
     """On each rank: the directory `source` into a model, and this into `target`."""
     from modellink_rm.base.flags import parse_flags
     from modellink_rm.base.platform import detect_platform
-    from modellink_rm.checkpoint.hf.write import write_hugging_face
+    from modellink_rm.checkpoint.hf.contents import Contents
+    from modellink_rm.checkpoint.hf.write import finish, write_unfinished
     from modellink_rm.checkpoint.load import load_model_weights
     from modellink_rm.config.precision import PrecisionConfig
     from modellink_rm.model.build import build_model
@@ -68,7 +70,9 @@ def read_and_write(source: str, target: str, flags: list[str], options: dict[str
         )
         load_model_weights(built, plan.source, ranks)
         config = json.loads((Path(source) / "config.json").read_text())
-        write_hugging_face(Path(target), built, config, ranks, **options)
+        dtype = parsed[PrecisionConfig].dtype
+        contents = Contents(**{"base_config": config, "dtype": dtype, **options})
+        finish(write_unfinished(Path(target), built, contents, ranks), Path(target), ranks)
 
 
 def tensors_in(directory: Path) -> dict[str, torch.Tensor]:
@@ -140,11 +144,10 @@ def test_replicas_write_one_directory(workers: Workers, tmp_path: Path) -> None:
     assert_same_tensors(tmp_path / "written", tmp_path / "read")
 
 
-def test_bf16_weights_are_restored_with_a_float32_head(workers: Workers, tmp_path: Path) -> None:
+def test_bf16_weights_are_restored_with_their_head(workers: Workers, tmp_path: Path) -> None:
     write_tiny_qwen2(tmp_path / "read", kind="score", dtype=torch.bfloat16)
     workers.run(read_and_write, 1, str(tmp_path / "read"), str(tmp_path / "written"), ["--bf16"], {})
     got, wanted = tensors_in(tmp_path / "written"), tensors_in(tmp_path / "read")
-    assert got.pop("score.weight").equal(wanted.pop("score.weight").float())
     assert got.keys() == wanted.keys()
     assert all(
         torch.equal(got[name], tensor) and got[name].dtype == tensor.dtype for name, tensor in wanted.items()
@@ -190,6 +193,7 @@ def test_config_is_copied_but_for_label_class_and_dtype(workers: Workers, tmp_pa
     assert after.pop("architectures") == ["LlamaForSequenceClassification"]
     assert after.pop("id2label") == {"0": "LABEL_0"}
     assert after.pop("label2id") == {"LABEL_0": 0}
+    assert (after.pop("num_labels"), after.pop("problem_type")) == (1, "regression")
     del before["architectures"]
     assert after == before
 
@@ -202,7 +206,7 @@ def test_head_with_a_bias_comes_back_as_a_value_head(workers: Workers, tmp_path:
         str(tmp_path / "read"),
         str(tmp_path / "written"),
         ["--pipeline-model-parallel-size", "2"],
-        {},
+        {"form": LLAMA_FACTORY},
     )
     heads = [load_file(tmp_path / name / "value_head.safetensors") for name in ("read", "written")]
     assert heads[0].keys() == heads[1].keys()
@@ -214,7 +218,7 @@ def test_existing_directory_is_not_overwritten(workers: Workers, tmp_path: Path)
     write_tiny_llama(tmp_path / "read", kind="score")
     (tmp_path / "written").mkdir()
     with pytest.raises(
-        AssertionError, match=r"UserError: .*written is there already; give a name that is not"
+        AssertionError, match=r"AgreedError: .*written is there already; give a name that is not"
     ):
         workers.run(read_and_write, 1, str(tmp_path / "read"), str(tmp_path / "written"), [], {})
     assert not list((tmp_path / "written").iterdir())

@@ -210,7 +210,9 @@ def _of_one_tensor(name: str, spec: Any) -> list[str]:
 def _write(chunks: Any, directory: str, written: str, ranks: Any) -> None:
     import json
 
-    from modellink_rm.checkpoint.hf.write import write_hugging_face
+    from modellink_rm.checkpoint.hf.contents import Contents
+    from modellink_rm.checkpoint.hf.write import finish, write_unfinished
 
     config = json.loads((Path(directory) / "config.json").read_text())
-    write_hugging_face(Path(written), chunks, config, ranks)
+    contents = Contents(base_config=config, dtype=torch.float32)
+    finish(write_unfinished(Path(written), chunks, contents, ranks), Path(written), ranks)

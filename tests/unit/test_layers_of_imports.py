@@ -22,7 +22,7 @@ LEVELS = (
     ("experts",),
     ("model",),
     ("objective", "checkpoint"),
-    ("train", "inference"),
+    ("train", "inference", "conversion"),
     ("commands",),
     ("__main__", "__init__"),
 )

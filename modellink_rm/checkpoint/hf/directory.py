@@ -4,32 +4,29 @@ Every rank reads only its own slices. Pickled weights are never opened.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from modellink_rm.base.errors import UserError
+from modellink_rm.base.errors import UserError, listed
 from modellink_rm.base.json_files import read_json_object
+from modellink_rm.checkpoint.hf.heads import (
+    HEAD_NAME,
+    VALUE_HEAD_FILE,
+    check_number_type,
+    find_head,
+    open_safetensors,
+)
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
 from modellink_rm.model.families.registry import family_of, shape_from_config
 from modellink_rm.model.families.tensors import TensorTable
 from modellink_rm.model.shape import ModelShape
-from modellink_rm.model.spec import HEAD_PREFIX
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CHECKSUMS_FILE = "modellink_rm_checksums.json"  # beside what this package wrote
-# A family's own class keeps the head among the weights (`TensorTable.head`), LLaMA-Factory beside them.
-VALUE_HEAD_FILE = "value_head.safetensors"
-VALUE_HEAD_WEIGHT = "v_head.summary.weight"
-VALUE_HEAD_BIAS = "v_head.summary.bias"
-# What a report calls the reward head, wherever it was looked for.
-HEAD_NAME = f"{HEAD_PREFIX}weight"
-_NUMBER_TYPES = ("F64", "F32", "F16", "BF16")
-_NAMES_IN_A_MESSAGE = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +75,7 @@ class HuggingFaceWeights:
         bare = dataclasses.replace(tensors, prefix="")
         is_body = tensors.embedding_name not in self._files and bare.embedding_name in self._files
         self.tensors = bare if is_body else tensors
-        self._value_head = _open_value_head(self.directory)
+        self._head = find_head(self.directory, self._files, self.config, own_name=self.tensors.head_name)
         self._expected = expected_shapes(self.shape, self.tensors)
 
     @property
@@ -121,44 +118,37 @@ class HuggingFaceWeights:
             row += len(values)
         return tensor
 
+    @property
+    def is_bf16(self) -> bool:
+        """Whether every tensor that the reward model takes, its head apart, is stored in bfloat16."""
+        names = [name for name in self._expected if name in self._files]
+        return all(self._files[name].get_slice(name).get_dtype() == "BF16" for name in names)
+
+    @property
+    def head_names(self) -> frozenset[str]:
+        """The head's tensors among the weights."""
+        names = self._head.names if self._head is not None else None
+        return frozenset((names.weight, names.bias)) if names is not None else frozenset()
+
+    @property
+    def keeps_language_model(self) -> bool:
+        """Whether the head is of a kind that programs keep beside the language-model head."""
+        return self._head is not None and self._head.names.weight != self.tensors.head_name
+
     def head(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
         """The reward head, (weight [1, h], bias [1] or None) in float32, or None if there is none.
 
         Raises:
-            UserError: two heads, a head for several labels, or one of another size.
+            UserError: a head for several labels, or one of another size.
         """
-        name = self.tensors.head_name
-        if name in self._files and self._value_head is not None:
-            raise UserError(
-                f"{self.directory} has two reward heads, {name} and {VALUE_HEAD_FILE}; take one of them away"
-            )
-        if name in self._files:
-            return self._head_tensor(self._files[name], name), None
-        if self._value_head is None:
-            return None
-        has_bias = VALUE_HEAD_BIAS in self._value_head.keys()  # noqa: SIM118 -- no mapping
-        return (
-            self._head_tensor(self._value_head, VALUE_HEAD_WEIGHT),
-            self._head_tensor(self._value_head, VALUE_HEAD_BIAS) if has_bias else None,
-        )
-
-    def _head_tensor(self, file: Any, name: str) -> torch.Tensor:
-        expected = (1,) if name == VALUE_HEAD_BIAS else (1, self.shape.hidden_size)
-        stored = file.get_slice(name)
-        _check_type(self.directory, name, stored)
-        shape = tuple(stored.get_shape())
-        if shape != expected:
-            hint = "; a reward head has num_labels 1" if shape[1:] == expected[1:] else ""
-            raise UserError(f"{self.directory}: {name} has shape {shape}, expected {expected}{hint}")
-        tensor: torch.Tensor = file.get_tensor(name)
-        return tensor.float()
+        return self._head.read(self.shape.hidden_size) if self._head is not None else None
 
     def _slice(self, name: str) -> Any:
         """A view of a stored tensor whose shape and type have been checked."""
         if name not in self._files:
             raise UserError(f"{self.directory} has no tensor {name}, which config.json asks for")
         stored = self._files[name].get_slice(name)
-        _check_type(self.directory, name, stored)
+        check_number_type(self.directory, name, stored)
         shape = tuple(stored.get_shape())
         if shape != self._expected[name]:
             raise UserError(
@@ -171,8 +161,9 @@ class HuggingFaceWeights:
 def check_names(weights: HuggingFaceWeights, *, loosely: bool) -> LoadReport:
     """What was forgiven, once the names of the directory are those of the reward model.
 
-    The missing head and the unexpected language-model head are forgiven with `loosely` alone;
-    buffers that are computed are passed over. Shapes are checked as well.
+    The missing head and the unexpected language-model head are forgiven with `loosely` alone, except for a
+    language-model head beside a value head, where LLaMA-Factory and TRL leave it; buffers that are computed
+    are passed over. Shapes are checked as well.
 
     Raises:
         UserError: listing every missing and unexpected name that is not forgiven.
@@ -182,13 +173,12 @@ def check_names(weights: HuggingFaceWeights, *, loosely: bool) -> LoadReport:
     if weights.head() is None:
         missing.append(HEAD_NAME)
     unexpected = sorted(
-        name
-        for name in present - expected - {weights.tensors.head_name}
-        if not name.endswith(weights.tensors.buffers)
+        name for name in present - expected - weights.head_names if not name.endswith(weights.tensors.buffers)
     )
     lm_head = weights.tensors.name(weights.tensors.lm_head)
     forgivable = [name for name in (*missing, *unexpected) if name in (HEAD_NAME, lm_head)]
-    if len(forgivable) < len(missing) + len(unexpected) or (forgivable and not loosely):
+    is_needed = bool(forgivable) and not (forgivable == [lm_head] and weights.keeps_language_model)
+    if len(forgivable) < len(missing) + len(unexpected) or (is_needed and not loosely):
         raise UserError(_names_message(weights, missing, unexpected, forgivable))
     weights.check_shapes()
     return LoadReport(missing=tuple(missing), unexpected=tuple(unexpected))
@@ -199,28 +189,14 @@ def _names_message(
 ) -> str:
     parts = []
     if missing:
-        parts.append(f"missing {_listed(missing)}")
+        parts.append(f"missing {listed(missing)}")
     if unexpected:
-        parts.append(f"unexpected {_listed(unexpected)}")
+        parts.append(f"unexpected {listed(unexpected)}")
     if HEAD_NAME in forgivable:
         parts.append(f"the head is looked for as {weights.tensors.head_name} and in {VALUE_HEAD_FILE}")
     if forgivable:
-        parts.append(f"--load-checkpoint-loosely forgives only {_listed(forgivable)}")
+        parts.append(f"--load-checkpoint-loosely forgives only {listed(forgivable)}")
     return f"{weights.directory} does not hold a reward model of its config.json: {'; '.join(parts)}"
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:_NAMES_IN_A_MESSAGE])
-    more = len(names) - _NAMES_IN_A_MESSAGE
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _check_type(directory: Path, name: str, stored: Any) -> None:
-    if stored.get_dtype() not in _NUMBER_TYPES:
-        raise UserError(
-            f"{directory}: {name} is stored as {stored.get_dtype()}; quantised weights are not supported, "
-            "only F32, F16 and BF16"
-        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -241,7 +217,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _open_weights(directory: Path) -> dict[str, Any]:
     """The open safetensors file of each tensor, by the tensor's name; a single file goes first."""
     if (directory / SINGLE_FILE).exists():
-        file = _open_safetensors(directory / SINGLE_FILE)
+        file = open_safetensors(directory / SINGLE_FILE)
         return dict.fromkeys(file.keys(), file)
     if not (directory / INDEX_FILE).exists():
         raise UserError(_no_weights_message(directory))
@@ -255,9 +231,9 @@ def _open_weights(directory: Path) -> dict[str, Any]:
     absent = [shard for shard in shards if not (directory / shard).exists()]
     if absent:
         raise UserError(
-            f"{directory} lacks {_listed(absent)}, listed in {INDEX_FILE}; download what is missing"
+            f"{directory} lacks {listed(absent)}, listed in {INDEX_FILE}; download what is missing"
         )
-    files = {shard: _open_safetensors(directory / shard) for shard in shards}
+    files = {shard: open_safetensors(directory / shard) for shard in shards}
     held = {shard: set(file.keys()) for shard, file in files.items()}
     for name, shard in weight_map.items():
         if name not in held[shard]:
@@ -275,34 +251,3 @@ def _no_weights_message(directory: Path) -> str:
         f"{directory} has pickled weights only ({pickled[0]}), which can run code and are not read; load "
         "them with transformers in a place you trust and save them again, as safetensors"
     )
-
-
-def _open_value_head(directory: Path) -> Any | None:
-    """LLaMA-Factory's head beside the weights, or None.
-
-    Raises:
-        UserError: the file is damaged, pickled, or holds something else.
-    """
-    path = directory / VALUE_HEAD_FILE
-    if not path.exists():
-        if (directory / "value_head.bin").exists():
-            raise UserError(
-                f"{directory} has a pickled value_head.bin, which is not read; save it as {VALUE_HEAD_FILE}, "
-                f"with {VALUE_HEAD_WEIGHT} and {VALUE_HEAD_BIAS}"
-            )
-        return None
-    file = _open_safetensors(path)
-    names: Iterable[str] = file.keys()
-    if VALUE_HEAD_WEIGHT not in names or set(names) - {VALUE_HEAD_WEIGHT, VALUE_HEAD_BIAS}:
-        raise UserError(
-            f"{path} holds {_listed(sorted(names))}; a head is {VALUE_HEAD_WEIGHT} and {VALUE_HEAD_BIAS}"
-        )
-    return file
-
-
-def _open_safetensors(path: Path) -> Any:
-    """The file with its header read; its length is checked against the header by the library."""
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); download it again") from None

@@ -197,13 +197,52 @@ def test_base_model_is_accepted_only_with_loosely(tmp_path: Path, family: str) -
     assert "--load-checkpoint-loosely" in str(error.value)
 
 
-def test_lm_head_beside_a_value_head_is_accepted_only_with_loosely(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loosely", [True, False])
+def test_lm_head_beside_a_value_head_is_left_where_its_programs_leave_it(
+    tmp_path: Path, loosely: bool
+) -> None:
     write_tiny_llama(tmp_path, value_head=True)
+    report = check_names(HuggingFaceWeights(tmp_path), loosely=loosely)
+    assert (report.missing, report.unexpected) == ((), ("lm_head.weight",))
+
+
+def test_lm_head_beside_a_score_is_accepted_only_with_loosely(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path, kind="score")
+    file = tmp_path / "model.safetensors"
+    save_file({**load_file(file), "lm_head.weight": torch.ones(320, 64)}, file, metadata={"format": "pt"})
     weights = HuggingFaceWeights(tmp_path)
     report = check_names(weights, loosely=True)
     assert (report.missing, report.unexpected) == ((), ("lm_head.weight",))
     with pytest.raises(UserError, match=r"unexpected lm_head\.weight; --load-checkpoint-loosely"):
         check_names(weights, loosely=False)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "config"),
+    [
+        ("v_head.summary.weight", "v_head.summary.bias", {}),  # TRL's model with a value head
+        ("v_head.weight", "", {}),  # InternLM2-reward
+        ("value_head.weight", "", {}),  # OpenRLHF before 0.8
+        ("reward.weight", "", {"value_head_prefix": "reward"}),  # OpenRLHF
+    ],
+)
+def test_heads_of_other_programs_are_read_from_among_the_weights(
+    tmp_path: Path, weight: str, bias: str, config: dict[str, Any]
+) -> None:
+    write_tiny_llama(tmp_path, kind="score", **config)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors[weight] = tensors.pop("score.weight")
+    if bias:
+        tensors[bias] = torch.tensor([0.25])
+    save_file(tensors, file, metadata={"format": "pt"})
+    weights = HuggingFaceWeights(tmp_path)
+    assert check_names(weights, loosely=False).unexpected == ()
+    head = weights.head()
+    assert head is not None
+    assert torch.equal(head[0], tensors[weight])
+    assert (head[1] is None) == (not bias)
+    assert head[1] is None or torch.equal(head[1], tensors[bias])
 
 
 def test_tied_model_has_no_lm_head_to_forgive(tmp_path: Path) -> None:

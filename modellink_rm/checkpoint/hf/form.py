@@ -1,0 +1,68 @@
+"""The forms of a written directory: where a program looks for the reward head, and what config.json says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.hf.heads import VALUE_HEAD, VALUE_HEAD_FILE, HeadNames
+from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How a program expects a reward model's directory.
+
+    Attributes:
+        name: of --form.
+        head: names of the head's tensors; None for the weight's in the family's own class, without a bias.
+        head_file: the file of the head, "" if it is among the weights.
+        is_classifier: whether config.json names transformers' class with a `score`, of one label.
+        fields: further fields of config.json, for those that the base model's does not have.
+    """
+
+    name: str
+    head: HeadNames | None = None
+    head_file: str = ""
+    is_classifier: bool = False
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def head_names(self, family: str) -> HeadNames:
+        """The names of the head's tensors in a model of that family."""
+        return self.head or HeadNames(FAMILIES[family].tensors.head_name)
+
+
+TRANSFORMERS = Form(name="transformers", is_classifier=True)
+# AutoModelForCausalLM's names with the head beside them.
+LLAMA_FACTORY = Form(name="llamafactory", head=VALUE_HEAD, head_file=VALUE_HEAD_FILE)
+# OpenRLHF 0.11, models/model.py. Under the name `score`, which is its default, the directory is also one of
+# transformers. Scores are (score - mean) / std where it is told to normalize them.
+OPENRLHF = Form(
+    name="openrlhf",
+    is_classifier=True,
+    fields={"value_head_prefix": "score", "mean": 0.0, "std": 1.0},
+)
+FORMS = {form.name: form for form in (TRANSFORMERS, LLAMA_FACTORY, OPENRLHF)}
+
+
+def choose_form(name: str | None, spec: ModelSpec) -> Form:
+    """The form of that name; by default transformers', where it has a class for the model.
+
+    Raises:
+        UserError: the model cannot be written in that form.
+    """
+    family = spec.shape.family
+    classifier = FAMILIES[family].classifier
+    form = FORMS[name] if name is not None else TRANSFORMERS if classifier else LLAMA_FACTORY
+    if form.is_classifier and not classifier:
+        raise UserError(
+            f"--form {form.name}: transformers has no class for a reward model of model_type {family}; "
+            f"--form {LLAMA_FACTORY.name} writes the publisher's names with the head in {VALUE_HEAD_FILE}"
+        )
+    if spec.head_bias and not form.head_names(family).bias:
+        raise UserError(
+            f"--form {form.name} has no place for the bias of this model's head; "
+            f"--form {LLAMA_FACTORY.name} writes it, in {VALUE_HEAD_FILE}"
+        )
+    return form

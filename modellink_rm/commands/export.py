@@ -1,0 +1,37 @@
+"""python -m modellink_rm export: write a checkpoint as a Hugging Face directory."""
+
+from collections.abc import Sequence
+
+from modellink_rm.base.flags import parse_flags
+from modellink_rm.base.log import set_up_logging
+from modellink_rm.commands.registry import COMMANDS, Command
+from modellink_rm.config.export import ExportConfig
+from modellink_rm.config.parallel import ParallelConfig
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; 0 when the directory is written.
+
+    Raises:
+        UserError: the checkpoint cannot be written as the flags ask, or scores differ.
+    """
+    set_up_logging()
+    parsed = parse_flags(
+        argv,
+        (ExportConfig, ParallelConfig),
+        prog="python -m modellink_rm export",
+        description="Write a checkpoint as a directory that transformers, TRL, vLLM and others open.",
+        usage="--load CHECKPOINT --output DIR",
+        example="python -m modellink_rm export --load checkpoints/llama2 --output llama2-rm",
+    )
+    # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
+    from modellink_rm.conversion.export import export_checkpoint
+    from modellink_rm.conversion.plan import plan_export
+    from modellink_rm.parallel.failures import end_with_launcher
+
+    end_with_launcher()
+    export_checkpoint(plan_export(parsed[ExportConfig], parsed[ParallelConfig]))
+    return 0
+
+
+COMMANDS.add(Command(summary="write a checkpoint as a Hugging Face directory", main=main), "export")

@@ -1,0 +1,1 @@
+"""Checkpoints as Hugging Face directories, and the other way round."""

@@ -1,0 +1,174 @@
+"""The model card (README.md) of a written directory: data, settings and measured metrics."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modellink_rm.checkpoint.base_model import BASE_MODEL_FOLDER
+from modellink_rm.checkpoint.contract import InferenceContract
+from modellink_rm.checkpoint.hf.form import LLAMA_FACTORY, Form
+from modellink_rm.checkpoint.hf.heads import VALUE_HEAD
+from modellink_rm.checkpoint.layout import CheckpointInfo
+from modellink_rm.conversion.padding import PadToken
+from modellink_rm.version import __version__
+
+CARD_NAME = "README.md"
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# Fields of the base model's card that hold for what is trained from it.
+_INHERITED = ("license", "license_name", "license_link", "language")
+_SETTINGS = {
+    "learning rate": ("optim", "lr"),
+    "schedule": ("optim", "lr_decay_style"),
+    "weight decay": ("optim", "weight_decay"),
+    "pairs per step": ("training", "global_batch_size"),
+    "loss": ("training", "loss_type"),
+    "longest sequence, tokens": ("data", "seq_length"),
+    "seed": ("training", "seed"),
+}
+_METRICS = ("loss", "accuracy", "margin", "chosen_score", "rejected_score", "examples")
+_SNIPPET = """\
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(DIRECTORY)
+model = AutoModelForSequenceClassification.from_pretrained(DIRECTORY, dtype="auto").eval()
+messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
+ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+with torch.no_grad():
+    print(model(**ids).logits[0, 0].item())
+```
+"""
+
+
+def model_card(
+    checkpoint: CheckpointInfo,
+    contract: InferenceContract,
+    *,
+    form: Form,
+    dtype: torch.dtype,
+    pad: PadToken,
+    caveat: str | None,
+) -> str:
+    """The card's text, with its front matter.
+
+    Args:
+        caveat: what users must know of the chat template; None where it gives training's ids.
+    """
+    name, front = _base_model(checkpoint)
+    front |= {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["reward-model"]}
+    lines = ["---", *_yaml(front), "---", "# Reward model", ""]
+    lines += [
+        f"A reward model, trained from {name} with modellink-rm {__version__}: a higher score is a better "
+        "answer. Scores are not normalized and have no bounds.",
+        "",
+    ]
+    if "license" not in front:
+        lines += [f"The licence is that of {name} and of the data.", ""]
+    lines += ["## Scores", "", *_scores(contract, form, pad, caveat), ""]
+    lines += ["## Training", "", *_table(_training(checkpoint, contract, dtype)), ""]
+    metrics = _last_metrics(checkpoint)
+    if metrics:
+        lines += ["## Metrics", "", "At the end of training.", "", *_table(metrics), ""]
+    return "\n".join(lines)
+
+
+def _base_model(checkpoint: CheckpointInfo) -> tuple[str, dict[str, Any]]:
+    """The base model's name, and what its own card says that holds for this one."""
+    folder = checkpoint.path / BASE_MODEL_FOLDER
+    config = json.loads((folder / "config.json").read_bytes())
+    loaded = str(checkpoint.run.setting("checkpoint", "load") or "").rstrip("/")
+    hub = str(config.get("_name_or_path") or "")
+    front: dict[str, Any] = {"base_model": hub} if _HUB_NAME.fullmatch(hub) else {}
+    card = folder / CARD_NAME
+    if card.is_file():
+        front |= _inherited(card.read_text(encoding="utf-8", errors="replace"))
+    return front.get("base_model") or Path(loaded).name or f"a {config['model_type']} model", front
+
+
+def _inherited(card: str) -> dict[str, Any]:
+    """Simple fields of a card's front matter."""
+    parts = card.split("---", 2)
+    lines = parts[1].splitlines() if card.startswith("---") and len(parts) == 3 else []
+    found = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key in _INHERITED and value.strip():
+            found[key] = value.strip().strip("\"'")
+    return found
+
+
+def _scores(contract: InferenceContract, form: Form, pad: PadToken, caveat: str | None) -> Iterator[str]:
+    if form.is_classifier:
+        yield from _SNIPPET.splitlines()
+    else:
+        yield f"The head is in `{form.head_file}`: {VALUE_HEAD.weight} and {VALUE_HEAD.bias}."
+    yield ""
+    yield f"- The score is read at the {contract.scored_token} ({contract.eos_rule or 'template unknown'})."
+    if caveat is None:
+        yield (
+            f"- The chat template writes what training read (--prompt-type {contract.prompt_type}), its BOS "
+            "too: tokenize rendered text without adding special tokens."
+        )
+    else:
+        yield f"- Chat template: {caveat}."
+    yield f"- Inputs longer than {contract.seq_length} tokens were truncated ({contract.truncation})."
+    yield f"- `{pad.token}` ({pad.index}) only pads batches: it is never the scored token."
+    if form.name == LLAMA_FACTORY.name:
+        yield "- There is no language-model head; scores do not depend on it."
+
+
+def _training(
+    checkpoint: CheckpointInfo, contract: InferenceContract, dtype: torch.dtype
+) -> dict[str, object]:
+    rows: dict[str, object] = {}
+    for number, data in enumerate(checkpoint.run.data or (), start=1):
+        name = Path(str(data.get("prefix", "?"))).name
+        rows[f"data {number}" if len(checkpoint.run.data or ()) > 1 else "data"] = (
+            f"{name}, {data.get('num_rows', '?')} rows"
+        )
+    rows |= {"template": contract.prompt_type, "handler": contract.handler}
+    if checkpoint.run.iteration:
+        rows |= {"steps": checkpoint.run.iteration, "pairs seen": checkpoint.run.consumed_samples}
+    rows |= {name: checkpoint.run.setting(*place) for name, place in _SETTINGS.items()}
+    rows["trained in"] = "bfloat16" if checkpoint.run.setting("precision", "bf16") else "float32"
+    rows["written in"] = str(dtype).removeprefix("torch.")
+    return {name: value for name, value in rows.items() if value is not None}
+
+
+def _last_metrics(checkpoint: CheckpointInfo) -> dict[str, object]:
+    """Of the last log line and the last evaluation up to the checkpoint."""
+    path = checkpoint.path.parent / "metrics.jsonl"
+    last: dict[str, object] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+    except (OSError, ValueError):  # the card goes without
+        return {}
+    for row in rows:
+        if isinstance(row, Mapping) and row.get("iteration", 0) <= checkpoint.run.iteration:
+            for prefix, kind in (("", "training"), ("valid/", "validation")):
+                values = {
+                    f"{kind} {name.replace('_', ' ')}": row[prefix + name]
+                    for name in _METRICS
+                    if isinstance(row.get(prefix + name), int | float)
+                }
+                last |= values
+    return {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in last.items()}
+
+
+def _table(rows: Mapping[str, object]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+
+
+def _yaml(front: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in front.items():
+        if isinstance(value, list):
+            yield f"{key}:"
+            yield from (f"- {item}" for item in value)
+        else:
+            yield f"{key}: {value}"

@@ -1,0 +1,91 @@
+"""The last check of an export: transformers scores what was written, and the scores are the checkpoint's."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info
+from modellink_rm.conversion.samples import Sample
+
+TOLERANCE = 1e-4
+# bfloat16 keeps 8 bits of a number and float16 11; each layer of either program rounds, in its own order.
+_RELATIVE = {torch.bfloat16: 5e-2, torch.float16: 1e-2}
+# Of torchrun: in the new process they would ask for a group of processes.
+_DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def check_scores(
+    directory: Path,
+    samples: Sequence[Sample],
+    expected: Sequence[float],
+    *,
+    dtypes: Sequence[torch.dtype],
+    rendered: Sequence[int],
+) -> None:
+    """Compare transformers' scores of a written directory with the checkpoint's.
+
+    In float32 they may differ by 1e-4. Where the checkpoint or the directory is of fewer bits, by 5e-2
+    (bfloat16) or 1e-2 (float16) of the largest score, or of 1 where that is larger.
+
+    Args:
+        expected: the checkpoint's scores.
+        dtypes: in which `expected` was computed, and in which the directory is written.
+        rendered: indices of the samples that the chat template must give their ids.
+
+    Raises:
+        UserError: a score differs by more, or the ids do; or transformers cannot open the directory.
+    """
+    request = {"samples": [sample.to_json() for sample in samples], "rendered": list(rendered)}
+    answer = _in_another_process(directory, json.dumps(request))
+    if answer["problems"]:
+        names = ", ".join(answer["problems"][:3])
+        raise UserError(
+            f"transformers does not find the tensors that it expects in what was written: {names}"
+        )
+    if answer["different"]:
+        messages = samples[answer["different"][0]].messages
+        raise UserError(
+            f"the written chat template gives other ids than training's to {messages[0]['content']!r}"
+        )
+    scale = max(1.0, *(abs(score) for score in expected))
+    tolerance = max(TOLERANCE, *(_RELATIVE.get(dtype, 0.0) * scale for dtype in dtypes))
+    for how, scores in (("in a padded batch", answer["together"]), ("alone", answer["alone"])):
+        difference = max(abs(one - two) for one, two in zip(scores, expected, strict=True))
+        if not difference <= tolerance:
+            raise UserError(
+                f"transformers scores {how} differ by {difference:.2g} from the checkpoint's, more than "
+                f"{tolerance:.2g}: nothing is written; please report this with the checkpoint's run.json"
+            )
+    info(
+        f"transformers gives the {len(samples)} samples the checkpoint's scores, within {difference:.2g} "
+        f"(allowed: {tolerance:.2g})"
+    )
+
+
+def _in_another_process(directory: Path, request: str) -> dict[str, Any]:
+    """The answer of `transformers_scores.py`."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _DISTRIBUTED and not name.startswith("TORCHELASTIC")
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "modellink_rm.conversion.transformers_scores", str(directory)],
+        input=request,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise UserError(f"transformers cannot score what was written: {lines[-1]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer

@@ -1,0 +1,115 @@
+"""A checkpoint written as a Hugging Face directory, by all processes of a torchrun."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modellink_rm.base.log import info
+from modellink_rm.base.platform import Platform, detect_platform
+from modellink_rm.batching.batch import pack_examples
+from modellink_rm.checkpoint.hf.write import finish, write_unfinished
+from modellink_rm.checkpoint.load import build_and_load_model
+from modellink_rm.config.kernels import KernelConfig
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.conversion.check import check_scores
+from modellink_rm.conversion.plan import ExportPlan
+from modellink_rm.conversion.samples import Sample
+from modellink_rm.dataset.example import Example, Response
+from modellink_rm.model.kernel_choice import choose_kernels
+from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.parallel.failures import ending_together
+from modellink_rm.parallel.groups import Ranks, process_groups
+from modellink_rm.parallel.pipeline import forward_scores, micro_batches_multiple_of
+
+
+def export_checkpoint(plan: ExportPlan) -> None:
+    """Write the directory, which gets its name when transformers has scored it as the checkpoint does.
+
+    Raises:
+        UserError: something is there meanwhile, or a score differs.
+    """
+    platform = detect_platform(plan.parallel.distributed_backend)
+    directory = Path(plan.config.output)
+    with process_groups(plan.parallel, platform, seed=0) as ranks, ending_together():
+        scores, unfinished = _written(plan, platform, ranks)
+
+        def check(unfinished: Path) -> None:
+            check_scores(
+                unfinished,
+                plan.samples,
+                scores,
+                dtypes=(_precision(plan).dtype, plan.contents.dtype),
+                rendered=plan.rendered,
+            )
+
+        if plan.checks_scores:
+            finish(unfinished, directory, ranks, check=check)
+        else:
+            finish(unfinished, directory, ranks)
+    info(f"wrote {directory}")
+
+
+def _written(plan: ExportPlan, platform: Platform, ranks: Ranks) -> tuple[list[float], Path]:
+    """The samples' scores, and the directory under its temporary name; the model is freed afterwards."""
+    chunks = _loaded(plan, platform, ranks)
+    scores = _scores(chunks, plan.samples, plan, platform, ranks) if plan.checks_scores else []
+    return scores, write_unfinished(Path(plan.config.output), chunks, plan.contents, ranks)
+
+
+def _loaded(plan: ExportPlan, platform: Platform, ranks: Ranks) -> list[RewardModel]:
+    precision = _precision(plan)
+    kernels = choose_kernels(
+        KernelConfig(),
+        platform,
+        shape=plan.model.spec.shape,
+        dtype=precision.dtype,
+        dropout=0.0,
+        num_steps=0,
+    )
+    chunks = build_and_load_model(
+        plan.model,
+        model=ModelConfig(),
+        parallel=plan.parallel,
+        precision=precision,
+        kernels=kernels,
+        seed=0,
+        ranks=ranks,
+        verifies=plan.config.verify_checksums,
+    )
+    return [chunk.eval() for chunk in chunks]
+
+
+def _precision(plan: ExportPlan) -> PrecisionConfig:
+    return PrecisionConfig(bf16=plan.bf16)
+
+
+def _scores(
+    chunks: Sequence[RewardModel],
+    samples: Sequence[Sample],
+    plan: ExportPlan,
+    platform: Platform,
+    ranks: Ranks,
+) -> list[float]:
+    """The score of each sample, on every process; each replica computes all of them."""
+    examples = [
+        Example(index, (Response(np.array(sample.input_ids, dtype=np.int32), num_prompt_tokens=0),))
+        for index, sample in enumerate(samples)
+    ]
+    divisible_by = plan.parallel.tokens_divisible_by()
+    multiple = micro_batches_multiple_of(chunks)
+    groups = [examples, *([[]] * (multiple - 1))]
+    batches = (
+        pack_examples(group, divisible_by=divisible_by, share_prefixes=False)
+        .share(rank=ranks.cp_rank, size=ranks.cp_size)
+        .to(platform.device)
+        for group in groups
+    )
+    scored = forward_scores(chunks, batches, num_micro_batches=len(groups))
+    values = list(itertools.chain.from_iterable(one.tolist() for one, _ in scored))
+    gathered: list[list[float]] = [[]] * ranks.world_size
+    torch.distributed.all_gather_object(gathered, values if ranks.reports_scores else [])
+    return next(part for part in gathered if part)[: len(samples)]

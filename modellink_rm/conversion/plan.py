@@ -1,0 +1,275 @@
+"""The plan of an export: everything that can be checked before any process group starts."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info, warn_once
+from modellink_rm.checkpoint.base_model import BASE_MODEL_FOLDER
+from modellink_rm.checkpoint.contract import (
+    CONTRACT_NAME,
+    TOKENIZER_FOLDER,
+    InferenceContract,
+    contract_tokenizer,
+)
+from modellink_rm.checkpoint.hf.contents import Contents, check_writable_model
+from modellink_rm.checkpoint.hf.form import Form, choose_form
+from modellink_rm.checkpoint.layout import CheckpointInfo
+from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model
+from modellink_rm.config.export import ExportConfig
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.conversion.card import CARD_NAME, model_card
+from modellink_rm.conversion.padding import PadToken, choose_pad_token
+from modellink_rm.conversion.samples import Sample, samples_of
+from modellink_rm.conversion.tokenizer_files import (
+    declared_pad_token,
+    own_chat_template,
+    render_with_transformers,
+    with_added_bos,
+    with_chat_template,
+    with_pad_token,
+    without_added_tokens,
+)
+from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.parallel.groups import world_size_from_environment
+from modellink_rm.templates.choice import kept_template
+from modellink_rm.templates.jinja import SPACES, jinja_of
+from modellink_rm.templates.table import Template
+from modellink_rm.tokenizers.load import load_tokenizer
+from modellink_rm.tokenizers.tokenizer import Tokenizer
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPlan:
+    """A directory that can be written.
+
+    Attributes:
+        model: with room for the rows that are added.
+        bf16: whether the checkpoint's weights are bfloat16.
+        samples: to score before the directory gets its name.
+        rendered: indices of the samples that the chat template gives training's ids.
+        checks_scores: whether transformers scores the samples at the end.
+    """
+
+    config: ExportConfig
+    parallel: ParallelConfig
+    model: ModelPlan
+    contents: Contents
+    bf16: bool
+    samples: tuple[Sample, ...]
+    rendered: tuple[int, ...]
+    checks_scores: bool
+
+
+def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
+    """Check that the checkpoint can be written as the flags ask, and make its small files.
+
+    Raises:
+        UserError: it cannot; the line names the alternative where there is one.
+    """
+    parallel.check_world_size(world_size_from_environment())
+    source = open_source(config.load)
+    checkpoint = source.checkpoint
+    if checkpoint is None:
+        raise UserError(
+            f"--load {config.load} is a Hugging Face directory already; import makes a checkpoint of it, "
+            "which export writes in another form"
+        )
+    contract = source.contract
+    assert contract is not None
+    check_output(config, checkpoint)
+    base = _base_config(checkpoint)
+    check_writable_model(checkpoint.run.spec, base)
+    form = choose_form(config.form, checkpoint.run.spec)
+    tokenizer = load_tokenizer(contract_tokenizer(TokenizerConfig(), contract, checkpoint.path))
+    template = _template(contract, checkpoint)
+    samples = samples_of(template, tokenizer)
+    files = _tokenizer_files(checkpoint, contract, tokenizer)
+    pad = choose_pad_token(
+        tokenizer,
+        declared=declared_pad_token(files),
+        config=base,
+        used_ids={index for sample in samples for index in sample.input_ids},
+        num_rows=checkpoint.run.spec.shape.vocab_size,
+    )
+    files = with_pad_token(files, pad)
+    if pad.is_new:
+        place = "a row of its own" if pad.added_rows else "a row that no token had"
+        info(
+            f"padding token: {pad.token} with id {pad.index}, {place}; the vocabulary had none that only pads"
+        )
+    templated = _with_template(files, base, template, tokenizer, samples, pad)
+    if templated.caveat is not None:
+        warn_once(templated.caveat)
+    bf16 = checkpoint.run.setting("precision", "bf16") is True
+    dtype = _DTYPES[config.dtype or ("bfloat16" if bf16 else "float32")]
+    card = model_card(checkpoint, contract, form=form, dtype=dtype, pad=pad, caveat=templated.caveat)
+    return ExportPlan(
+        config=config,
+        parallel=parallel,
+        model=_model_with_room(source, parallel, added_rows=pad.added_rows),
+        contents=Contents(
+            base_config=base,
+            dtype=dtype,
+            form=form,
+            pad_token_id=pad.index,
+            added_rows=pad.added_rows,
+            files={**templated.files, CARD_NAME: card.encode(), CONTRACT_NAME: contract.to_json()},
+            max_shard_bytes=config.max_shard_bytes,
+        ),
+        bf16=bf16,
+        samples=tuple(samples),
+        rendered=templated.rendered,
+        checks_scores=config.check_scores and _has_class_in_transformers(checkpoint, form),
+    )
+
+
+def _has_class_in_transformers(checkpoint: CheckpointInfo, form: Form) -> bool:
+    """Whether transformers can score what is written; else a line says that nothing did."""
+    import transformers
+
+    classifier = FAMILIES[checkpoint.run.spec.shape.family].classifier
+    if not form.is_classifier or hasattr(transformers, classifier):
+        return True
+    warn_once(f"scores are not checked: {classifier} is code of the model's publisher, which is not run")
+    return False
+
+
+def check_output(config: ExportConfig, checkpoint: CheckpointInfo) -> None:
+    """Check that --output can be made.
+
+    Raises:
+        UserError: it is there already, lies in the checkpoint, or its parent cannot be written.
+    """
+    output = Path(config.output)
+    if os.path.lexists(output):
+        raise UserError(f"--output {output} is there already; give a name that is not")
+    if checkpoint.path.resolve() in output.resolve().parents:
+        raise UserError(f"--output {output} lies in {checkpoint.path}, which is read; give another name")
+    nearest = output.absolute().parent
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"--output {output} cannot be made in {nearest}")
+
+
+def _base_config(checkpoint: CheckpointInfo) -> dict[str, Any]:
+    """The base model's config.json.
+
+    Raises:
+        UserError: the checkpoint has none.
+    """
+    path = checkpoint.path / BASE_MODEL_FOLDER / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{checkpoint.path} has no {BASE_MODEL_FOLDER}/config.json, which other programs need: its run "
+            "started from random weights, or an earlier version wrote it; a run of one step with --finetune "
+            "does not add it, one that starts with --load of a Hugging Face directory does"
+        )
+    config: dict[str, Any] = json.loads(path.read_bytes())
+    return config
+
+
+def _template(contract: InferenceContract, checkpoint: CheckpointInfo) -> Template | None:
+    if contract.prompt_type is None:
+        return None
+    return kept_template(contract.prompt_type, contract.template_definition, where=str(checkpoint.path))
+
+
+def _tokenizer_files(
+    checkpoint: CheckpointInfo, contract: InferenceContract, tokenizer: Tokenizer
+) -> dict[str, bytes]:
+    """The tokenizer's files: the base model's, which are all of them, where training used these."""
+    base = checkpoint.path / BASE_MODEL_FOLDER
+    own = contract_tokenizer(TokenizerConfig(), contract, checkpoint.path)
+    try:
+        config = TokenizerConfig(
+            tokenizer_name_or_path=str(base), tokenizer_not_use_fast=own.tokenizer_not_use_fast
+        )
+        is_same = load_tokenizer(config).fingerprint == tokenizer.fingerprint
+    except UserError:  # it has none
+        is_same = False
+    directory = base if is_same else checkpoint.path / TOKENIZER_FOLDER
+    not_of_it = {"config.json", CARD_NAME, "LICENSE"}
+    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name not in not_of_it}
+    if own.tokenizer_not_use_fast and "tokenizer.model" in files:
+        files.pop("tokenizer.json", None)
+    return files
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Templated:
+    """The tokenizer's files with a chat template.
+
+    Attributes:
+        rendered: indices of the samples that it gives training's ids.
+        caveat: what users must know of it; None where it gives these to all.
+    """
+
+    files: Mapping[str, bytes]
+    rendered: tuple[int, ...] = ()
+    caveat: str | None = None
+
+
+def _with_template(
+    files: Mapping[str, bytes],
+    config: Mapping[str, Any],
+    template: Template | None,
+    tokenizer: Tokenizer,
+    samples: list[Sample],
+    pad: PadToken,
+) -> _Templated:
+    """The files with the chat template that gives most samples training's ids, at least the plain ones."""
+    if template is None:
+        which = "none is written" if own_chat_template(files) is None else "it is the tokenizer's own"
+        caveat = f"the checkpoint does not say which template its data was written with: {which}"
+        return _Templated(files=files, caveat=caveat)
+    best: _Templated | None = None
+    for spaces in SPACES if not template.chat_template else SPACES[:1]:
+        candidate = with_chat_template(files, jinja_of(template, tokenizer, spaces))
+        try:
+            rendering = render_with_transformers(candidate, config, samples, pad)
+            if rendering.by_itself != "equal":
+                change = with_added_bos if rendering.by_itself == "without BOS" else without_added_tokens
+                changed = change(candidate)
+                again = render_with_transformers(changed, config, samples, pad)
+                if again.different == rendering.different:
+                    candidate, rendering = changed, again
+        except UserError as error:
+            return _Templated(
+                files=with_chat_template(files, None), caveat=f"no chat template is written: {error}"
+            )
+        rendered = tuple(index for index in range(len(samples)) if index not in rendering.different)
+        if not rendering.different:
+            return _Templated(files=candidate, rendered=rendered)
+        is_usable = not any(samples[index].is_plain for index in rendering.different)
+        if is_usable and best is None:
+            caveat = (
+                "transformers reads this tokenizer otherwise than sentencepiece does: line breaks, runs of "
+                "spaces and full-width characters, of the template too, may get other ids than in training"
+            )
+            best = _Templated(files=candidate, rendered=rendered, caveat=caveat)
+    caveat = (
+        f"no chat template is written: as one text, conversations of --prompt-type {template.name} get "
+        "other ids than slot by slot; send ids, or score with python -m modellink_rm score"
+    )
+    return best or _Templated(files=with_chat_template(files, None), caveat=caveat)
+
+
+def _model_with_room(source: ModelSource, parallel: ParallelConfig, *, added_rows: int) -> ModelPlan:
+    """The model, its embedding padded to at least the rows that are written."""
+    assert source.checkpoint is not None
+    spec, size = source.checkpoint.run.spec, parallel.tensor_model_parallel_size
+    rows = max(spec.padded_vocab_size, spec.shape.vocab_size + added_rows)
+    config = ModelConfig(padded_vocab_size=-(-rows // size) * size)
+    return plan_model(source, config, parallel, loosely=False)

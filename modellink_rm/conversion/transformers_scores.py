@@ -1,0 +1,112 @@
+"""Scores of a directory by transformers alone, in a process that nothing else of this package runs in.
+
+    python -m modellink_rm.conversion.transformers_scores DIR < request.json
+
+reads {"samples": [{"messages": [...], "input_ids": [...]}], "rendered": [indices]} and writes the fields of
+`Scores`.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, logging
+
+from modellink_rm.conversion.publisher_glm import load_publisher_glm
+
+# (token ids [b, s], attention mask [b, s]) -> scores [b]
+ScoresOf = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What transformers makes of a directory.
+
+    Attributes:
+        together: of all samples in one padded batch.
+        alone: of each sample by itself.
+        different: indices of the samples that the chat template gives other ids.
+        problems: names of tensors that the model lacks, or does not know.
+    """
+
+    together: list[float]
+    alone: list[float]
+    different: list[int]
+    problems: list[str]
+
+
+@torch.no_grad()
+def scores_with_transformers(
+    directory: Path, samples: list[dict[str, Any]], *, rendered: list[int]
+) -> Scores:
+    """Scores in float32.
+
+    Args:
+        rendered: indices of the samples that the chat template must give their ids.
+    """
+    logging.set_verbosity_error()
+    scores_of, pad, problems = _opened(directory)
+    ids = [sample["input_ids"] for sample in samples]
+    longest = max(map(len, ids))
+    batch = torch.tensor([one + [pad] * (longest - len(one)) for one in ids])
+    mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in ids])
+    together = scores_of(batch, mask)
+    alone = [scores_of(torch.tensor([one]), torch.ones(1, len(one), dtype=torch.long)) for one in ids]
+    different = []
+    if rendered:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        for index in rendered:
+            text = tokenizer.apply_chat_template(samples[index]["messages"], tokenize=False)
+            if tokenizer(text, add_special_tokens=False)["input_ids"] != samples[index]["input_ids"]:
+                different.append(index)
+    return Scores(
+        together=together.tolist(),
+        alone=torch.cat(alone).tolist(),
+        different=different,
+        problems=problems,
+    )
+
+
+def _opened(directory: Path) -> tuple[ScoresOf, int, list[str]]:
+    """The model's scores, its padding token, and what is missing or too much in its weights."""
+    options = {"dtype": torch.float32, "local_files_only": True, "output_loading_info": True}
+    head_file = directory / "value_head.safetensors"
+    if not head_file.exists():
+        model, report = AutoModelForSequenceClassification.from_pretrained(directory, **options)
+        model.eval()
+
+        def scores_of(ids: Tensor, mask: Tensor) -> Tensor:
+            scores: Tensor = model(input_ids=ids, attention_mask=mask).logits[:, 0]
+            return scores
+
+        problems = sorted({*report["missing_keys"], *report["unexpected_keys"]})
+        return scores_of, model.config.pad_token_id, problems
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    problems = []
+    if config["model_type"] == "chatglm":
+        body = load_publisher_glm(directory)
+    else:
+        body, report = AutoModel.from_pretrained(directory, **options)
+        problems = sorted({*report["missing_keys"], *report["unexpected_keys"]})
+    body.eval()
+    head = {name: tensor.float() for name, tensor in load_file(head_file).items()}
+
+    def value_of(ids: Tensor, mask: Tensor) -> Tensor:
+        hidden_states = body(input_ids=ids, attention_mask=mask).last_hidden_state
+        last = hidden_states[torch.arange(len(ids)), mask.sum(dim=1) - 1]
+        values: Tensor = last @ head["v_head.summary.weight"][0] + head["v_head.summary.bias"][0]
+        return values
+
+    return value_of, config.get("pad_token_id") or 0, problems
+
+
+if __name__ == "__main__":
+    request = json.load(sys.stdin)
+    found = scores_with_transformers(Path(sys.argv[1]), request["samples"], rendered=request["rendered"])
+    print(json.dumps(dataclasses.asdict(found)))
