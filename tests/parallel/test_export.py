@@ -3,13 +3,21 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Gemma2Config,
+    Olmo2Config,
+    Phi3Config,
+    Qwen3Config,
+)
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.config.export import ExportConfig, ImportConfig
@@ -19,6 +27,8 @@ from tests.distributed import Workers
 from tests.marks import full
 from tests.tiny_data import write_tokenizer
 from tests.tiny_models import (
+    SHAPE,
+    write_model,
     write_tiny_chatglm,
     write_tiny_glm,
     write_tiny_llama,
@@ -31,6 +41,12 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "mistral": write_tiny_mistral,
     "qwen2": write_tiny_qwen2,
     "glm": write_tiny_glm,
+    "qwen3": partial(write_model, config_class=Qwen3Config, shape={**SHAPE, "head_dim": 16}),
+    "gemma2": partial(
+        write_model, config_class=Gemma2Config, shape={**SHAPE, "head_dim": 16, "sliding_window": 16}
+    ),
+    "olmo2": partial(write_model, config_class=Olmo2Config, shape=SHAPE),
+    "phi3": partial(write_model, config_class=Phi3Config, shape=SHAPE),
 }
 SIZES: dict[str, dict[str, Any]] = {
     "one": {},
