@@ -25,7 +25,8 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from tests.distributed import Workers
 from tests.marks import full
-from tests.tiny_data import write_tokenizer
+from tests.runs import run_training
+from tests.tiny_data import write_random_rows, write_tokenizer
 from tests.tiny_models import (
     SHAPE,
     write_model,
@@ -254,3 +255,21 @@ def test_scores_that_differ_leave_nothing(
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"does not find the tensors .*norm\.weight"):
         check.check_scores(tmp_path / "read", samples, right, dtypes=[torch.float32], rendered=[])
+
+
+def test_run_from_an_imported_checkpoint_starts_at_step_0(workers: Workers, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "read", kind="score")
+    write_tokenizer(tmp_path / "read")
+    workers.run(import_on_rank, 1, str(tmp_path / "read"), str(tmp_path / "checkpoint"), {}, {})
+    data = write_random_rows(tmp_path / "data", 8)
+    flags = ["--stage", "rm", "--is-pairwise-dataset", "--data-path", str(data), "--split", "100,0,0"]
+    flags += ["--train-iters", "2", "--global-batch-size", "2", "--lr", "1e-3", "--seq-length", "64"]
+    flags += ["--prompt-type", "llama2"]
+    runs = [
+        run_training(
+            workers, 1, [*flags, "--load", str(tmp_path / name)], tmp_path / f"run_{name}", saves=False
+        )
+        for name in ("read", "checkpoint")
+    ]
+    assert runs[0].column("iteration") == [1, 2]
+    assert runs[0].column("loss") == runs[1].column("loss")
