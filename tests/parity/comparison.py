@@ -158,7 +158,7 @@ def differences(directory: str, flags: list[str], share_prefixes: bool, written:
             hidden = _difference(found[0][: len(rows)], expected["hidden"][rows], of=expected["hidden"])
         tensor, gradient = _largest_of_gradients(chunks, Path(directory) / "gradients", ranks)
         if written is not None:
-            _write(chunks, directory, written, ranks)
+            write_directory(chunks, directory, written, ranks)
         return Differences(hidden, score, gradient, tensor)
 
 
@@ -207,7 +207,8 @@ def _of_one_tensor(name: str, spec: Any) -> list[str]:
     return [name.replace(own, f".experts.{number}.") for number in range(spec.shape.experts.number)]
 
 
-def _write(chunks: Any, directory: str, written: str, ranks: Any) -> None:
+def write_directory(chunks: Any, directory: str, written: str, ranks: Any) -> None:
+    """Write the model of `chunks` to `written`, with the config.json of `directory`; a collective."""
     import json
 
     from modellink_rm.checkpoint.hf.contents import Contents

@@ -1,6 +1,5 @@
 """A training step of models with experts equals transformers': scores, gradients, losses of the routers."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from modellink_rm.dataset.example import Example, Response
 from tests.distributed import Workers
 from tests.marks import full
+from tests.parity.comparison import write_directory
 from tests.tiny_models import write_tiny_mixtral, write_tiny_qwen2_moe
 
 FAMILIES: dict[str, Callable[..., Any]] = {
@@ -72,7 +72,6 @@ def step(
     from modellink_rm.base.flags import parse_flags
     from modellink_rm.base.platform import detect_platform
     from modellink_rm.batching.batch import pack_examples
-    from modellink_rm.checkpoint.hf.write import write_hugging_face
     from modellink_rm.checkpoint.load import build_and_load_model
     from modellink_rm.checkpoint.source import open_source, plan_model
     from modellink_rm.config.model import ModelConfig
@@ -125,8 +124,7 @@ def step(
         with torch.no_grad():
             for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
                 parameter.copy_(parameter.main_grad)
-        config = json.loads((Path(directory) / "config.json").read_text())
-        write_hugging_face(Path(gradients), chunks, config, ranks)
+        write_directory(chunks, directory, gradients, ranks)
         if not ranks.reports_scores:
             return [], []
         return torch.cat(outputs).tolist(), sums[:2].tolist()
