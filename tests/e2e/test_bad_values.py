@@ -12,7 +12,8 @@ import pytest
 
 from modellink_rm.base.errors import run_command
 from modellink_rm.base.flags import flag_name
-from modellink_rm.commands import inspect, preprocess, score, train
+from modellink_rm.commands import evaluate, inspect, preprocess, score, train
+from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.merge import MergeConfig
@@ -54,6 +55,11 @@ COMMANDS = {
         train.main,
         tuple(train.GROUPS.values()),
         "--stage rm --is-pairwise-dataset --data-path nowhere --train-iters 1 --load nowhere",
+    ),
+    "evaluate": Command(
+        evaluate.main,
+        (EvaluateConfig,),
+        "--load nowhere --data a=pairs.jsonl",
     ),
     "score": Command(
         score.main,

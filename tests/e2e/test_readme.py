@@ -15,6 +15,7 @@ from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.commands.registry import COMMANDS as REGISTERED_COMMANDS
 from modellink_rm.commands.score import GROUPS as SCORER_GROUPS
 from modellink_rm.commands.train import GROUPS
+from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.merge import MergeConfig
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Any] = {
     "preprocess_data.py": ((PreprocessConfig, TokenizerConfig), IGNORED_FLAGS),
     "pretrain_rm.py": (tuple(GROUPS.values()), IGNORED_TRAINER_FLAGS),
     "score": ((ScoreConfig, *SCORER_GROUPS.values()), {}),
+    "evaluate": ((EvaluateConfig, *SCORER_GROUPS.values()), {}),
 }
 # Commands that pages describe in their text alone.
 DESCRIBED: dict[str, Any] = {
@@ -88,8 +90,8 @@ def shown_commands() -> list[Command]:
         for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
             words = tuple(shlex.split(line, comments=True))
             for index, word in enumerate(words):
-                is_scorer = word == "score" and words[index - 1] == "modellink_rm"
-                if is_scorer or word.endswith(".sh") or word in ("preprocess_data.py", "pretrain_rm.py"):
+                is_command = word in ("score", "evaluate") and words[index - 1] == "modellink_rm"
+                if is_command or word.endswith(".sh") or word in ("preprocess_data.py", "pretrain_rm.py"):
                     commands.append(Command(page, words[:index], word, words[index + 1 :]))
                     break
     return commands
@@ -163,7 +165,8 @@ def test_readme_names_every_ignored_flag() -> None:
 
 
 def test_rows_of_flags_by_task_name_flags_of_their_commands() -> None:
-    programs = {"preprocess": "preprocess_data.py", "train": "pretrain_rm.py", "score": "score"}
+    programs = {"preprocess": "preprocess_data.py", "train": "pretrain_rm.py"}
+    programs |= {name: name for name in ("score", "evaluate")}
     section = (ROOT / "README.md").read_text().split("## Flags by task")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \| (.+) \|$", section, re.MULTILINE)
     rows = [row for row in rows if row[1] != "command"]
