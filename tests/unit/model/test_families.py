@@ -301,6 +301,9 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"hidden_act": "gelu"}),
     ("llama", {"partial_rotary_factor": 0.5}),
     ("llama", {"quantization_config": {"bits": 4, "quant_method": "gptq"}}),
+    ("llama", {"is_causal": False}),
+    ("llama", {"is_causal": None}),  # transformers takes it for False
+    ("qwen3", {"per_layer_config": {"1": {"sliding_window": 16}}}),
     ("llama", {"hidden_size": "4096"}),
     ("llama", {"num_hidden_layers": True}),
     ("llama", {"num_attention_heads": 24}),
