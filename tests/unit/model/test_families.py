@@ -325,6 +325,11 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("gemma3_text", {"rope_scaling": {"type": "linear", "factor": 8.0}}),  # transformers reads rope_type
     ("gemma3_text", {"rope_parameters": {"sliding_attention": {}, "chunked_attention": {}}}),
     ("gemma3_text", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}}),
+    # transformers passes over what does not stand in the settings of a kind of layer.
+    ("gemma3_text", {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}),
+    ("gemma3_text", {"original_max_position_embeddings": 8192}),
+    ("olmo3", {"original_max_position_embeddings": 4096}),
+    ("olmo3", {"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "truncate": False}}),
     ("gemma3_text", {"sliding_window_pattern": 0}),
     ("glm4", {"hidden_act": "gelu"}),
     ("olmo2", {"attention_bias": True}),
