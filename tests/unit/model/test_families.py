@@ -292,6 +292,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": "no"}}),
     ("llama", {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": None}}),
     ("llama", {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}),
+    (
+        "llama",
+        {"rope_scaling": {"type": "longrope", "factor": 2.0, "original_max_position_embeddings": 1}},
+    ),
     ("mistral", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "llama_4_scaling_beta": 0.1}}),
     ("llama", {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 2]}}),
     ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
@@ -393,6 +397,11 @@ def test_field_that_changes_numbers_and_is_not_supported_is_refused_by_name(
 def test_missing_field_is_refused_by_name(family: str, name: str) -> None:
     with pytest.raises(UserError, match=name):
         shape_from_config({key: value for key, value in CONFIGS[family].items() if key != name})
+
+
+def test_yarn_without_frequencies_is_refused() -> None:
+    with pytest.raises(UserError, match="yarn needs a rotary base other than 1"):
+        shape_from_config({**LLAMA2, "rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2.0}})
 
 
 def test_chatglm2_32k_which_scales_positions_is_refused() -> None:
