@@ -100,6 +100,8 @@ class ModelShape:
                     raise UserError(
                         f"rope_scaling has {len(factors)} factors for {num_frequencies} frequencies of a head"
                     )
+        if scaling.kind == "yarn" and self.rotary_base == 1:
+            raise UserError("rope_scaling of kind yarn needs a rotary base other than 1")
         if scaling.kind == "dynamic" and num_frequencies < 2:
             raise UserError("rope_scaling of kind dynamic needs heads of more than 2 rotated channels")
 

@@ -3,6 +3,8 @@
 A config field that changes numbers and is not supported here is an error, never ignored.
 """
 
+from typing import Any
+
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import warn_once
 from modellink_rm.base.registry import Registry
@@ -16,6 +18,13 @@ _DROPOUT_FLAGS = {
     "hidden_dropout": "--hidden-dropout",
     "embd_pdrop": "--hidden-dropout",
     "resid_pdrop": "--hidden-dropout",
+}
+# Fields that transformers reads in every family, in the code that the families share. `is_causal` is on where
+# it is missing alone: null is off.
+_VALUES: dict[str, tuple[Any, ...]] = {
+    "quantization_config": (None,),
+    "is_causal": (True,),
+    "per_layer_config": (None, {}),
 }
 # The user does not type a model_type: a similar one is a different model.
 FAMILIES: Registry[Family] = Registry(
@@ -46,7 +55,7 @@ def shape_from_config(config: Config) -> ModelShape:
         UserError: an unknown family, a missing field, or one that is not supported.
     """
     family = family_of(config)
-    check_values(config, {"quantization_config": (None,)})
+    check_values(config, _VALUES)
     for name, flag in _DROPOUT_FLAGS.items():
         if config.get(name):
             warn_once(f"{name} {config[name]} of config.json is ignored: {flag} sets it")

@@ -127,6 +127,8 @@ def _yarn_magnitude(factor: float, scale: float = 1.0) -> float:
 
 def _longrope(settings: Config) -> RopeScaling:
     original = _original(settings)
+    if original < 2:
+        raise UserError(f"{_ORIGINAL} must be at least 2, got {original}")
     factor = _factor(settings, original)
     magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     return RopeScaling(

@@ -10,6 +10,7 @@ from modellink_rm.model.rope import Rope
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
+_ORIGINAL = "original_max_position_embeddings"
 
 
 def windows_of(config: Config, kinds: Sequence[str]) -> tuple[int | None, ...]:
@@ -70,21 +71,37 @@ def ropes_by_kind(config: Config, *, local_theta: float) -> tuple[Rope, float | 
     Args:
         local_theta: base of the layers with a window if the config does not give settings by kind.
     """
+    _check_read_by_kind(config)
     parameters = config.get("rope_parameters")
-    if isinstance(parameters, Mapping) and {SLIDING, FULL} & parameters.keys():
-        if not parameters.keys() <= {SLIDING, FULL}:
-            raise UserError(f"rope_parameters must have {SLIDING} and {FULL} alone, got {list(parameters)}")
+    if parameters:
         rope = whole_rope({**config, "rope_parameters": parameters.get(FULL)})
         local = whole_rope({**config, "rope_theta": local_theta, "rope_parameters": parameters.get(SLIDING)})
         if local.scaling is not None:
             raise UserError(f"rope_parameters of {SLIDING} have a scaling, which is not supported")
         local_theta = local.theta
     else:
-        scaling = config.get("rope_scaling")
-        if isinstance(scaling, Mapping) and "rope_type" not in scaling:
-            raise UserError(
-                f"rope_scaling {dict(scaling)!r} must name its rope_type; transformers reads no other"
-            )
         rope = whole_rope(config)
+    if rope.scaling is not None and not rope.scaling.truncate:
+        raise UserError(
+            "truncate False in rope_scaling or rope_parameters of a model with settings by kind of layer is "
+            "not read by transformers"
+        )
     is_same = rope.scaling is None and rope.theta == local_theta
     return rope, None if is_same else local_theta
+
+
+def _check_read_by_kind(config: Config) -> None:
+    """The rotary settings stand where transformers reads those of a family with settings by kind of layer.
+
+    Raises:
+        UserError: settings that it passes over.
+    """
+    check_values(config, {_ORIGINAL: (None,)})  # that of each kind is read alone
+    parameters = config.get("rope_parameters")
+    if parameters and (not isinstance(parameters, Mapping) or not parameters.keys() <= {SLIDING, FULL}):
+        raise UserError(f"rope_parameters must have {SLIDING} and {FULL} alone, got {parameters!r:.200}")
+    scaling = config.get("rope_scaling")
+    if isinstance(scaling, Mapping) and scaling and "rope_type" not in scaling:
+        raise UserError(
+            f"rope_scaling {dict(scaling)!r} must name its rope_type; transformers reads no other"
+        )

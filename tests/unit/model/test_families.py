@@ -292,6 +292,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": "no"}}),
     ("llama", {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": None}}),
     ("llama", {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}),
+    (
+        "llama",
+        {"rope_scaling": {"type": "longrope", "factor": 2.0, "original_max_position_embeddings": 1}},
+    ),
     ("mistral", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "llama_4_scaling_beta": 0.1}}),
     ("llama", {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 2]}}),
     ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
@@ -301,6 +305,9 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"hidden_act": "gelu"}),
     ("llama", {"partial_rotary_factor": 0.5}),
     ("llama", {"quantization_config": {"bits": 4, "quant_method": "gptq"}}),
+    ("llama", {"is_causal": False}),
+    ("llama", {"is_causal": None}),  # transformers takes it for False
+    ("qwen3", {"per_layer_config": {"1": {"sliding_window": 16}}}),
     ("llama", {"hidden_size": "4096"}),
     ("llama", {"num_hidden_layers": True}),
     ("llama", {"num_attention_heads": 24}),
@@ -322,6 +329,11 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("gemma3_text", {"rope_scaling": {"type": "linear", "factor": 8.0}}),  # transformers reads rope_type
     ("gemma3_text", {"rope_parameters": {"sliding_attention": {}, "chunked_attention": {}}}),
     ("gemma3_text", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}}),
+    # transformers passes over what does not stand in the settings of a kind of layer.
+    ("gemma3_text", {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}),
+    ("gemma3_text", {"original_max_position_embeddings": 8192}),
+    ("olmo3", {"original_max_position_embeddings": 4096}),
+    ("olmo3", {"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "truncate": False}}),
     ("gemma3_text", {"sliding_window_pattern": 0}),
     ("glm4", {"hidden_act": "gelu"}),
     ("olmo2", {"attention_bias": True}),
@@ -385,6 +397,11 @@ def test_field_that_changes_numbers_and_is_not_supported_is_refused_by_name(
 def test_missing_field_is_refused_by_name(family: str, name: str) -> None:
     with pytest.raises(UserError, match=name):
         shape_from_config({key: value for key, value in CONFIGS[family].items() if key != name})
+
+
+def test_yarn_without_frequencies_is_refused() -> None:
+    with pytest.raises(UserError, match="yarn needs a rotary base other than 1"):
+        shape_from_config({**LLAMA2, "rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2.0}})
 
 
 def test_chatglm2_32k_which_scales_positions_is_refused() -> None:
