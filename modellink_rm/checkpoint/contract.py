@@ -84,7 +84,13 @@ def make_contract(
 
 def contract_files(contract: InferenceContract, tokenizer: Tokenizer) -> dict[str, bytes]:
     """The files to store in a checkpoint, by relative name: the contract and the tokenizer's files."""
-    files = {f"{TOKENIZER_FOLDER}/{path.name}": path.read_bytes() for path in tokenizer.files}
+    names = [path.name for path in tokenizer.files]
+    if tokenizer.vocabulary_name:
+        names[0] = tokenizer.vocabulary_name
+    files = {
+        f"{TOKENIZER_FOLDER}/{name}": path.read_bytes()
+        for name, path in zip(names, tokenizer.files, strict=True)
+    }
     return {CONTRACT_NAME: contract.to_json(), **files}
 
 

@@ -70,12 +70,6 @@ class RowFiles:
     def __len__(self) -> int:
         return len(self.chosen_ids)
 
-    @property
-    def readers(self) -> tuple[IndexedReader, ...]:
-        """All that there are."""
-        pairs = (self.chosen_ids, self.chosen_labels, self.rejected_ids, self.rejected_labels)
-        return (*pairs, *filter(None, (self.ranks, self.margin, self.source_names)))
-
     def first_bad_row(self, num_ids: int) -> int | None:
         """The first row with a side of no token, or with an id outside of [0, num_ids); reads every id.
 

@@ -66,7 +66,7 @@ class OpenAiMessagesPairwiseHandler(LabelledPairHandler):
         else:
             prompt = _common_beginning(chosen, rejected)
         return Pair(
-            system=prompt.system or optional_text(record, self.system) or None,
+            system=_system_text(prompt, chosen, rejected) or optional_text(record, self.system) or None,
             tools=tools_text(record, self.tools),
             prompt=alternating(prompt.turns, self.prompt or self.chosen),
             chosen=_answer(chosen, prompt, self.chosen),
@@ -144,17 +144,29 @@ def alternating(turns: Sequence[Message], name: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def _common_beginning(chosen: Messages, rejected: Messages) -> Messages:
-    """The messages that both have before their last ones."""
+def _system_text(prompt: Messages, chosen: Messages, rejected: Messages) -> str:
+    """The system text of a pair: the prompt's, or that with which both lists begin.
+
+    Raises:
+        RecordError: there are several.
+    """
+    if prompt.system:
+        if {chosen.system, rejected.system} - {"", prompt.system}:
+            raise RecordError("the prompt and an answer have different system messages")
+        return prompt.system
     if chosen.system != rejected.system:
-        reason = "chosen and rejected have different system messages"
-        raise RecordError(reason)
+        raise RecordError("chosen and rejected have different system messages")
+    return chosen.system
+
+
+def _common_beginning(chosen: Messages, rejected: Messages) -> Messages:
+    """The turns that both have before their last ones."""
     count = 0
     for one, other in zip(chosen.turns[:-1], rejected.turns[:-1], strict=False):
         if one != other:
             break
         count += 1
-    return Messages(chosen.system, chosen.turns[:count])
+    return Messages("", chosen.turns[:count])
 
 
 def _answer(conversation: Messages, prompt: Messages, name: str) -> Message:

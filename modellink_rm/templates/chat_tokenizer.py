@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.json_files import read_json_object
 from modellink_rm.records import shortened
 from modellink_rm.tokenizers.chatglm_tokenizer import is_chatglm_directory
 from modellink_rm.tokenizers.glm4_tokenizer import is_glm4_directory
-from modellink_rm.tokenizers.settings_files import read_json_object
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 NAME = "hf"

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
+from modellink_rm.base.json_files import read_json_object
 from modellink_rm.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer, open_processor
-from modellink_rm.tokenizers.settings_files import (
-    has_tokenizer_class,
-    read_json_object,
-    read_tokenizer_settings,
-)
+from modellink_rm.tokenizers.settings_files import has_tokenizer_class, read_tokenizer_settings
 
 # They follow the sentencepiece vocabulary in this order (tokenization_chatglm.py of chatglm3-6b).
 SPECIAL_TOKENS = (

@@ -105,4 +105,7 @@ def _add_missing_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettin
 def load_fast_tokenizer(path: Path) -> FastTokenizer:
     """The tokenizer of a tokenizer.json and of the files beside it."""
     settings = read_tokenizer_settings(path.parent)
-    return FastTokenizer(path.read_bytes(), settings, name=str(path.parent), files=(path, *settings.files))
+    files = (path, *settings.files)
+    tokenizer = FastTokenizer(path.read_bytes(), settings, name=str(path.parent), files=files)
+    tokenizer.vocabulary_name = "tokenizer.json"
+    return tokenizer

@@ -26,8 +26,10 @@ class SentencePieceTokenizer(Tokenizer):
         bos_id: None if there is no BOS.
         eos_id: None if there is no EOS.
         name: for messages.
-        files: files to copy into a checkpoint.
+        files: files to copy into a checkpoint, the model first.
     """
+
+    vocabulary_name = "tokenizer.model"
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from modellink_rm.base.json_files import read_json_object as read_json_object
+from modellink_rm.base.json_files import read_json_object
 
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")

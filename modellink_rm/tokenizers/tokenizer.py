@@ -28,6 +28,7 @@ class Tokenizer(ABC):
         eos_id: None if the tokenizer has none.
         fingerprint: sha256 of everything that determines the ids; independent of the files' location.
         files: files to copy into a checkpoint to get the same tokenizer again.
+        vocabulary_name: what the first of `files` must be called in a directory; "" for its own name.
         trusts_its_code: whether the user allows Python code that comes with the tokenizer to run.
     """
 
@@ -38,6 +39,7 @@ class Tokenizer(ABC):
     eos_id: int | None
     fingerprint: str
     files: tuple[Path, ...]
+    vocabulary_name: str = ""
     trusts_its_code: bool = False
 
     @abstractmethod

@@ -121,7 +121,7 @@ def are_words_independent(tokenizer: SentencePieceTokenizer) -> bool:
 
     Field numbers are those of sentencepiece_model.proto (sentencepiece 0.2).
     """
-    model = next(path for path in tokenizer.files if path.suffix == ".model").read_bytes()
+    model = tokenizer.files[0].read_bytes()
     processor = open_processor(model, tokenizer.name)
     if _JOINED.search(_BETWEEN.join(processor.id_to_piece(list(range(processor.get_piece_size()))))):
         return False

@@ -52,7 +52,7 @@ class Summary:
         metrics: "loss", the mean over the examples, and then the objective's.
         num_tokens: tokens of all examples, the prompt counted for each response.
         num_computed_tokens: tokens that the model computed, a shared prompt once.
-        num_padding: tokens added so that tensor-parallel processes get equal shares.
+        num_padding: tokens added so that processes that share a sequence get equal parts of it.
         num_truncated: examples that tokens were cut from.
         flops: model FLOPs of all processes together; 0 for evaluations.
     """

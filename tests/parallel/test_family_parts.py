@@ -12,6 +12,7 @@ from tests.parity.comparison import write_case
 from tests.parity.family_cases import CASES
 from tests.runs import run_training
 from tests.tiny_data import write_random_rows, write_tokenizer
+from tests.tiny_models import write_tiny_llama
 
 HALF = NUM_STEPS // 2
 TP2 = "--tensor-model-parallel-size 2"
@@ -58,3 +59,19 @@ def test_a_divided_run_equals_one_process_and_its_checkpoint_continues_there(
             difference = (weight - single.weights[name]).abs()
             assert difference.max() < 1e-4 * NUM_STEPS, name
             assert difference.mean() < 1e-5, name
+
+
+def test_prompts_are_computed_apart_where_their_angles_differ(workers: Workers, tmp_path: Path) -> None:
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    write_tiny_llama(tmp_path / "model", value_head=True, max_position_embeddings=24, rope_scaling=scaling)
+    write_tokenizer(tmp_path / "model")
+    write_random_rows(tmp_path / "data" / "pairs", 12)
+    arguments = (
+        f"--stage rm --is-pairwise-dataset --load {tmp_path}/model --load-checkpoint-loosely --split 1,0,0 "
+        f"--data-path {tmp_path}/data/pairs --max-position-embeddings 48 --seq-length 48 --train-iters 2 "
+        "--global-batch-size 6 --max-tokens-per-micro-batch 10000"
+    ).split()
+    run = run_training(workers, 1, arguments, tmp_path / "run", saves=False)
+    apart = run_training(workers, 1, [*arguments, "--no-prefix-sharing"], tmp_path / "apart", saves=False)
+    assert run.column("loss") == apart.column("loss")
+    assert run.column("grad_norm") == apart.column("grad_norm")

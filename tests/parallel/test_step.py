@@ -126,6 +126,14 @@ def test_step_reports_the_flops_of_its_micro_batches_once(arguments: list[str], 
     assert [is_counted for is_counted, _, _ in (first[0], last[0])] == [False, True]
 
 
+def test_clip_grad_0_clips_nothing(arguments: list[str], workers: Workers, tmp_path: Path) -> None:
+    words = [*arguments, "--eval-iters", "0", "--clip-grad"]
+    never = run_training(workers, 1, [*words, "0"], tmp_path / "never", saves=False)
+    far_above = run_training(workers, 1, [*words, "1e6"], tmp_path / "far_above", saves=False)
+    assert never.column("loss") == far_above.column("loss")
+    assert never.column("grad_norm") == far_above.column("grad_norm")
+
+
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_batches_made_ahead_change_no_number(
     num_workers: int, arguments: list[str], workers: Workers, tmp_path: Path

@@ -46,9 +46,13 @@ class ScaledTokenEmbedding(TokenEmbedding):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Hidden states, with the shape that `TokenEmbedding` gives them."""
-        # Rounded to the weights' dtype first, as transformers does.
-        factor = torch.tensor(self.config.hidden_size**0.5).to(self.word_embeddings.weight.dtype).item()
+        factor = scale_of_embeddings(self.config.hidden_size, self.word_embeddings.weight.dtype)
         return super().forward(input_ids) * factor
+
+
+def scale_of_embeddings(hidden_size: int, dtype: torch.dtype) -> float:
+    """The square root of the hidden size, rounded to the weights' dtype first, as in transformers 5."""
+    return torch.tensor(hidden_size**0.5).to(dtype).item()
 
 
 class RowwiseEmbedding(VocabParallelEmbedding):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.contract import (
     CONTRACT_NAME,
     InferenceContract,
+    contract_files,
     contract_tokenizer,
     read_contract,
 )
 from modellink_rm.checkpoint.layout import read_checkpoint_info
 from modellink_rm.checkpoint.source import ModelSource
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.tokenizers.load import load_tokenizer
 
 OLD_CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
 CONTRACT = InferenceContract(
@@ -53,6 +56,22 @@ def test_the_stored_tokenizer_is_loaded_by_the_reader_of_the_run(not_use_fast: b
     flags = contract_tokenizer(TokenizerConfig(), read_contract(tmp_path), tmp_path)
     assert flags.tokenizer_name_or_path == str(tmp_path / "tokenizer")
     assert flags.tokenizer_not_use_fast == not_use_fast
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "my-vocabulary.model", "vocabulary.spm", "mine.json"])
+def test_the_stored_tokenizer_is_that_of_a_file_of_any_name(
+    name: str, sentencepiece_path: Path, fast_directory: Path, tmp_path: Path
+) -> None:
+    given = tmp_path / name
+    source = fast_directory / "tokenizer.json" if given.suffix == ".json" else sentencepiece_path
+    shutil.copy(source, given)
+    tokenizer = load_tokenizer(TokenizerConfig(tokenizer_model=str(given)))
+    for stored, content in contract_files(CONTRACT, tokenizer).items():
+        path = tmp_path / "iter_0000001" / stored
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    flags = contract_tokenizer(TokenizerConfig(), CONTRACT, tmp_path / "iter_0000001")
+    assert load_tokenizer(flags).fingerprint == tokenizer.fingerprint
 
 
 def test_a_contract_of_an_earlier_version_names_no_handler(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ def test_split_divides_rows_in_file_order(split: str, sizes: tuple[int, int, int
         ("1,1,0", 3, (2, 1, 0)),
         ("1,1", 7, (4, 3, 0)),
         ("1,0,0", 1, (1, 0, 0)),
+        ("969,30,1", 30, (29, 1, 0)),  # of 0.9 rows for validation
+        ("2,1,1", 6, (3, 2, 1)),
     ],
 )
 def test_rounded_parts_never_reach_past_the_last_row(

@@ -41,6 +41,24 @@ def test_messages_with_system_turns_tools_and_calls():
     assert made(MESSAGES, record) == Pair("s", '[{"name": "f"}]', turns, assistant("a"), assistant("b"))
 
 
+@pytest.mark.parametrize("has_system", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("prompt", ["q", [Q]])
+def test_a_system_message_of_a_prompt_or_of_both_answers_is_read(prompt, has_system):
+    first = message("system", "s")
+    turns = [message("user", prompt)] if isinstance(prompt, str) else prompt
+    of_prompt, of_answers = ([first] if has else [] for has in has_system)
+    record = {"prompt": [*of_prompt, *turns] if of_prompt else prompt}
+    for side, answer in (("chosen", A), ("rejected", B)):
+        record[side] = [*of_answers, *turns, answer]
+    assert made(MESSAGES, record) == Pair("s", "", (user("q"),), assistant("a"), assistant("b"))
+
+
+def test_a_prompt_with_its_system_message_may_stand_in_one_list_alone():
+    prompt = [message("system", "s"), Q]
+    pair = made(MESSAGES, {"prompt": prompt, "chosen": [*prompt, A], "rejected": "b"})
+    assert pair == Pair("s", "", (user("q"),), assistant("a"), assistant("b"))
+
+
 def test_equal_answers_leave_the_prompt_before_them():
     assert made(MESSAGES, {"chosen": [Q, A], "rejected": [Q, A]}).prompt == (user("q"),)
 
@@ -74,6 +92,18 @@ def test_equal_answers_leave_the_prompt_before_them():
         (
             {"prompt": [Q, message("system", "s")], "chosen": "a", "rejected": "b"},
             "a system message that is not the first",
+        ),
+        (
+            {"prompt": "q", "chosen": [message("system", "s"), A], "rejected": "b"},
+            "chosen and rejected have different system messages",
+        ),
+        (
+            {
+                "prompt": [message("system", "p"), Q],
+                "chosen": [message("system", "s"), A],
+                "rejected": [message("system", "s"), B],
+            },
+            "the prompt and an answer have different system messages",
         ),
         (
             {"prompt": "q", "chosen": {"role": "assistant", "tool_calls": [{}]}, "rejected": "b"},

@@ -11,6 +11,7 @@ from modellink_rm.config.scorer import scorer_options
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
 from modellink_rm.inference.record_tokenizer import ScoringInput
 from modellink_rm.records import Record
+from tests.tiny_data import write_tokenizer
 from tests.tiny_models import write_tiny_llama
 from tests.unit.templates.families import TEMPLATES
 
@@ -34,6 +35,15 @@ def test_a_hugging_face_directory_is_scored_with_its_own_chat_template(directory
     inputs = plan(directory).inputs
     assert (inputs.template.name, inputs.template.chat_template) == ("hf", TEMPLATES["phi4"])
     assert plan(directory, prompt_type="empty").inputs.template.name == "empty"
+
+
+@pytest.mark.parametrize(("seq_length", "shares"), [(64, True), (65, False)])
+def test_prompts_are_shared_where_their_angles_are(seq_length: int, shares: bool, tmp_path: Path) -> None:
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    write_tiny_llama(tmp_path, kind="score", max_position_embeddings=64, rope_scaling=scaling)
+    write_tokenizer(tmp_path)
+    flags = {"prompt_type": "llama2", "max_position_embeddings": 128, "seq_length": seq_length}
+    assert plan_scoring(scorer_options(str(tmp_path), flags)).share_prefixes == shares
 
 
 @pytest.mark.parametrize("flags", [{}, {"prompt_type": "hf"}])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from modellink_rm.model.layers.embedding import _RowsOf
+from modellink_rm.model.layers.embedding import _RowsOf, scale_of_embeddings
 
 IDS = torch.tensor([[3], [0], [3], [7], [3]])
 
@@ -39,3 +39,9 @@ def test_without_a_buffer_the_gradient_is_torchs() -> None:
     torch.nn.functional.embedding(IDS, dense).backward(gradient)
     _RowsOf.apply(weight, IDS).backward(gradient)
     torch.testing.assert_close(weight.grad, dense.grad)
+
+
+def test_scale_of_gemma_is_rounded_to_the_dtype_of_its_weights() -> None:
+    # bfloat16 has 8 bits: above 32 every fourth of a whole number.
+    assert scale_of_embeddings(3584, torch.bfloat16) == 59.75
+    assert scale_of_embeddings(3584, torch.float32) == pytest.approx(59.8665, abs=1e-4)

@@ -74,7 +74,7 @@ def test_angles_are_those_of_transformers_own_rotary_embedding(name: str, field:
 
 
 @pytest.mark.parametrize("name", ["dynamic", "longrope"])
-@pytest.mark.parametrize("length", [1, 131072, 131073, 200000])
+@pytest.mark.parametrize("length", [1, 4096, 4097, 131072, 131073, 200000])
 def test_frequencies_of_a_long_sequence_are_those_of_transformers(name: str, length: int) -> None:
     config = {**LLAMA, "rope_scaling": dict(SCALINGS[name])}
     shape = shape_from_config(config)
@@ -96,6 +96,17 @@ def test_angles_of_a_published_phi_are_those_of_transformers(name: str) -> None:
     ours = RotaryAngles(shape_from_config(config))(position_ids)
     for found, expected in zip(ours, theirs, strict=True):
         assert torch.equal(found[:, 0], expected[0, :, : expected.shape[-1] // 2])
+
+
+@pytest.mark.parametrize("name", ["llama3", "yarn", "longrope"])
+def test_original_positions_of_the_config_come_before_those_of_its_scaling(name: str) -> None:
+    config = {**LLAMA, "original_max_position_embeddings": 1000, "rope_scaling": dict(SCALINGS[name])}
+    position_ids = torch.tensor([0, 77, 900])
+    theirs = LlamaRotaryEmbedding(LlamaConfig.from_dict(config))(torch.zeros(1), position_ids[None])[0]
+    shape = shape_from_config(config)
+    assert torch.equal(RotaryAngles(shape)(position_ids)[0][:, 0], theirs[0, :, :64])
+    assert shape.rope_scaling is not None
+    assert shape.rope_scaling.original_positions == 1000
 
 
 def test_scalings_differ_from_each_other() -> None:

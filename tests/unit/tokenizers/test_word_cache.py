@@ -70,3 +70,11 @@ def test_a_model_whose_words_are_not_independent_is_unchanged(made, name, option
     tokenizer, processor = made(name, **options)
     assert not isinstance(tokenizer, WordCachingTokenizer)
     assert tokenizer.encode("capital of France\n\nParis ") == processor.encode("capital of France\n\nParis ")
+
+
+def test_a_vocabulary_may_have_any_name(tmp_path):
+    path = tmp_path / "vocabulary.spm"
+    path.write_bytes(train_sentencepiece(**PLAIN))
+    tokenizer = with_word_cache(load_sentencepiece_tokenizer(path))
+    assert isinstance(tokenizer, WordCachingTokenizer)
+    assert tokenizer.encode("The capital") == load_sentencepiece_tokenizer(path).encode("The capital")
