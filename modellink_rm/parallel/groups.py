@@ -10,7 +10,8 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not typed so
+from torch.distributed import HashStore, PrefixStore  # type: ignore[attr-defined]  # public, but not typed so
+from torch.distributed.rendezvous import rendezvous
 
 from modellink_rm.base.platform import Platform
 from modellink_rm.config.parallel import ParallelConfig
@@ -74,7 +75,16 @@ def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> 
     """
     timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
     if "RANK" in os.environ:
-        torch.distributed.init_process_group(platform.backend, timeout=timeout)
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+        # torchrun's store outlives the groups: a second start would read what the first one left there.
+        start = store.add(f"modellink_rm/starts/{rank}", 1)
+        torch.distributed.init_process_group(
+            platform.backend,
+            store=PrefixStore(f"modellink_rm/start{start}", store),
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+        )
     else:
         # In memory: a file or a port would need room in /tmp, or a network.
         torch.distributed.init_process_group(
