@@ -34,12 +34,15 @@ def flag(
     minimum: int | None = None,
     above: int | None = None,
     level: Literal["common", "rare", "hidden"] = "common",
+    accumulates: bool = False,
 ) -> Any:
     """A dataclass field that is a command-line flag; without a default it is required.
 
     Args:
         minimum: least value, which `check_minimums` checks; None, for a flag that is not given, passes.
         above: likewise, a number that the value must be above.
+        accumulates: the flag may be given several times, and its values add up; otherwise the last ones
+            count. For a tuple whose default is ().
         level: where --help lists it: "common" with its group, "rare" after all groups, "hidden" nowhere,
             because the flag changes nothing.
     """
@@ -50,6 +53,7 @@ def flag(
         "minimum": minimum,
         "above": above,
         "level": level,
+        "accumulates": accumulates,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -209,7 +213,7 @@ def _add_flag(section: Any, field: "dataclasses.Field[Any]", hint: Any) -> None:
         options["metavar"] = metadata["metavar"] or "{" + ",".join(metadata["choices"]) + "}"
     if takes_many:
         options["nargs"] = "+"
-        options["action"] = _TupleAction
+        options["action"] = _AddingAction if metadata["accumulates"] else _TupleAction
     section.add_argument(flag_name(field.name), **options)
 
 
@@ -252,6 +256,13 @@ class _TupleAction(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         setattr(namespace, self.dest, tuple(values))
+
+
+class _AddingAction(argparse.Action):
+    """Add several values to those of the same flag before."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), *values))
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:

@@ -1,7 +1,6 @@
 """python -m modellink_rm score: score responses, pairs or rankings with a trained model."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modellink_rm.base.errors import AgreedError, UserError
-from modellink_rm.base.files import check_outputs, exclusive, remove_remains, whole_file
+from modellink_rm.base.files import exclusive, remove_remains, whole_file
 from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.log import info, is_first_process, set_up_logging
 from modellink_rm.base.terminal import progress_bar
-from modellink_rm.checkpoint.layout import LATEST_NAME, find_checkpoint
+from modellink_rm.commands.output import files_of_model, prepare_output
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.score import ScoreConfig, ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.inference.reader import check_first
 from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
+from modellink_rm.metrics.accuracy import accuracy
 from modellink_rm.records import input_files, read_records
-from modellink_rm.tokenizers.directory import hugging_face_files, tokenizer_files
+from modellink_rm.tokenizers.directory import tokenizer_files
 
 if TYPE_CHECKING:
     from modellink_rm.inference.scorer import Scorer
@@ -42,7 +42,7 @@ class _Totals:
     not_finite: int = 0
     truncated: int = 0
     pairs: int = 0
-    correct: int = 0
+    wins: int = 0
     ties: int = 0
     margin: float = 0.0
     responses: int = 0
@@ -62,7 +62,7 @@ class _Totals:
             return
         chosen, rejected = result.scores
         self.pairs += 1
-        self.correct += chosen > rejected
+        self.wins += chosen > rejected
         self.ties += chosen == rejected
         self.margin += chosen - rejected
 
@@ -70,9 +70,9 @@ class _Totals:
         """The summary, printed at the end."""
         lines = []
         if self.pairs:
-            accuracy = (self.correct + 0.5 * self.ties) / self.pairs
+            share = accuracy(self.wins, self.ties, self.pairs)
             lines.append(
-                f"pairs: {self.pairs} | accuracy: {accuracy:.4f} | "
+                f"pairs: {self.pairs} | accuracy: {share:.4f} | "
                 f"mean margin: {self.margin / self.pairs:.4f} | ties: {self.ties}"
             )
         if self.responses:
@@ -113,7 +113,12 @@ def main(argv: Sequence[str]) -> int:
     )
     score: ScoreConfig = parsed[ScoreConfig]
     load = parsed[ScorerConfig].load
-    check_output(score, load, parsed[TokenizerConfig])
+    inputs = [
+        *input_files(score.input),
+        *files_of_model(Path(load)),
+        *tokenizer_files(parsed[TokenizerConfig]),
+    ]
+    prepare_output(score.output, inputs=inputs)
     records = read_records(score.input, score)
     block = list(islice(records, INPUTS_AT_A_TIME))
     if not block:
@@ -165,33 +170,6 @@ def _row(result: Scored) -> dict[str, Any]:
         return {"chosen_score": chosen, "rejected_score": rejected, "margin": chosen - rejected}
     scores = result.in_record_order
     return {"score": scores[0]} if len(scores) == 1 else {"scores": scores}
-
-
-def check_output(score: ScoreConfig, load: str, tokenizer: TokenizerConfig) -> None:
-    """Make the directory of --output, where one is named.
-
-    Raises:
-        UserError: the file cannot be written there, or is one that is read.
-    """
-    if score.output is None:
-        return
-    path = Path(score.output)
-    inputs = [*input_files(score.input), *files_of_model(Path(load)), *tokenizer_files(tokenizer)]
-    check_outputs([(f"--output {path}", path)], inputs=inputs)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {path}: its directory cannot be made: {error.strerror}") from None
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"--output {path} cannot be written: its directory is read-only")
-
-
-def files_of_model(load: Path) -> list[Path]:
-    """What is read of --load: a checkpoint, in whose directory nothing may be written, or a model's files."""
-    checkpoint = find_checkpoint(load)
-    if checkpoint is None:
-        return hugging_face_files(load)
-    return [checkpoint, checkpoint.parent / LATEST_NAME, checkpoint.parent / "metrics.jsonl"]
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class ScorerConfig:
         help="weights and activations in bfloat16; by default as trained: what was trained with --bf16 is "
         "never scored in float32",
     )
-    seed: int = flag(1234, level="rare", help="seed of a head that is not loaded")
+    seed: int = flag(1234, level="rare", help="seed of a head that is not loaded, of intervals")
     verify_checksums: bool = flag(
         True, level="rare", help="take the weights as they are read, without comparing them with checksums"
     )

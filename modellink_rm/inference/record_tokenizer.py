@@ -28,6 +28,14 @@ class ScoringInput:
     example: Example
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedConversation:
+    """A conversation that was not read by a handler, and where it comes from, as messages name it."""
+
+    place: str
+    conversation: Conversation
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordTokenizer:
     """A handler, a template and a tokenizer, as the checkpoint or the flags say.
@@ -43,15 +51,15 @@ class RecordTokenizer:
     seq_length: int
     truncation: str
 
-    def __call__(self, record: Record | BadRecord) -> ScoringInput | NotScored:
-        """The ids of a record's responses, each with its prompt, or why there are none."""
-        if isinstance(record, BadRecord):
-            return NotScored(record.reason, f"{record.place}: {record.message}")
+    def __call__(self, item: Record | BadRecord | PlacedConversation) -> ScoringInput | NotScored:
+        """The ids of an item's responses, each with its prompt, or why there are none."""
+        if isinstance(item, BadRecord):
+            return NotScored(item.reason, f"{item.place}: {item.message}")
         try:
-            conversation = self.reader(record.fields)
-            return ScoringInput(record.place, conversation, self._example(conversation))
+            conversation = self.reader(item.fields) if isinstance(item, Record) else item.conversation
+            return ScoringInput(item.place, conversation, self._example(conversation))
         except RecordError as error:
-            return NotScored(error.reason, f"{record.place}: {error}")
+            return NotScored(error.reason, f"{item.place}: {error}")
 
     def _example(self, conversation: Conversation) -> Example:
         """The ids of a conversation, truncated as in training."""

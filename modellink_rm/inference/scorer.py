@@ -20,7 +20,7 @@ from modellink_rm.config.scorer import scorer_options
 from modellink_rm.dataset.example import Example
 from modellink_rm.dataset.split import divide
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
-from modellink_rm.inference.record_tokenizer import ScoringInput
+from modellink_rm.inference.record_tokenizer import PlacedConversation, ScoringInput
 from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
 from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.parallel.failures import ending_together
@@ -110,9 +110,9 @@ class Scorer:
         lists = [result.in_record_order for result in results if isinstance(result, Scored)]
         return [scores[0] if len(scores) == 1 else scores for scores in lists]
 
-    def results(self, records: Sequence[Record | BadRecord]) -> list[Scored | NotScored]:
-        """The result of each record, in order; a collective, with equal results on all processes."""
-        return self._scored([self._plan.inputs(record) for record in records])
+    def results(self, items: Sequence[Record | BadRecord | PlacedConversation]) -> list[Scored | NotScored]:
+        """The result of each item, in order; a collective, with equal results on all processes."""
+        return self._scored([self._plan.inputs(item) for item in items])
 
     def close(self) -> None:
         """End the process groups; a second call does nothing."""

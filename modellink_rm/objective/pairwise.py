@@ -9,6 +9,7 @@ from torch import Tensor
 from modellink_rm.base.errors import UserError
 from modellink_rm.batching.targets import Targets
 from modellink_rm.dataset.dataset import Dataset
+from modellink_rm.metrics.accuracy import accuracy
 from modellink_rm.objective.losses.registry import PairLoss, ScoredPairs
 from modellink_rm.objective.objective import Labels, ObjectiveResult
 
@@ -24,7 +25,7 @@ class PairwiseObjective:
 
     loss: PairLoss
 
-    sum_names = ("correct", "ties", "chosen", "chosen_squared", "rejected", "rejected_squared")
+    sum_names = ("wins", "ties", "chosen", "chosen_squared", "rejected", "rejected_squared")
     details = ("chosen_std", "rejected_std", "ties")
     labels = Labels(
         examples="pairs",
@@ -48,10 +49,9 @@ class PairwiseObjective:
             chosen=by_pair[:, 0], rejected=by_pair[:, 1], margins=targets.margins.view(-1, 2)[:, 1]
         )
         chosen, rejected = pairs.chosen.detach().double(), pairs.rejected.detach().double()
-        ties = (chosen == rejected).double().sum()
         sums = {
-            "correct": (chosen > rejected).double().sum() + 0.5 * ties,
-            "ties": ties,
+            "wins": (chosen > rejected).double().sum(),
+            "ties": (chosen == rejected).double().sum(),
             "chosen": chosen.sum(),
             "chosen_squared": chosen.square().sum(),
             "rejected": rejected.sum(),
@@ -63,7 +63,7 @@ class PairwiseObjective:
         """The metrics over all pairs; see the class."""
         chosen, rejected = sums["chosen"] / num_examples, sums["rejected"] / num_examples
         return {
-            "accuracy": sums["correct"] / num_examples,
+            "accuracy": accuracy(sums["wins"], sums["ties"], num_examples),
             "chosen_score": chosen,
             "rejected_score": rejected,
             "margin": chosen - rejected,

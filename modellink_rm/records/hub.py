@@ -15,7 +15,7 @@ def is_hub_name(given: str) -> bool:
     return _NAME.fullmatch(given) is not None
 
 
-def read_hub(name: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
+def read_hub(name: str, limits: Limits = DEFAULT_LIMITS, *, flag: str = "--input") -> Iterator[RawRecord]:
     """The rows of the train split, streamed; nothing is stored on disk.
 
     Raises:
@@ -25,7 +25,7 @@ def read_hub(name: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
         import datasets
     except ImportError:
         raise UserError(
-            f"--input {name} does not exist; if it is a data set of the Hugging Face hub: "
+            f"{flag} {name} does not exist; if it is a data set of the Hugging Face hub: "
             "pip install 'modellink-rm[datasets]'"
         ) from None
     try:
@@ -35,5 +35,5 @@ def read_hub(name: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
     except (OSError, ValueError, RuntimeError) as error:  # datasets, its hub client and httpx differ
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--input {name} does not exist here, and the Hugging Face hub did not return it: {reason}"
+            f"{flag} {name} does not exist here, and the Hugging Face hub did not return it: {reason}"
         ) from None

@@ -27,17 +27,22 @@ _ABOUT_THE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json
 
 
 def read_records(
-    inputs: str | Sequence[str], limits: Limits = DEFAULT_LIMITS
+    inputs: str | Sequence[str], limits: Limits = DEFAULT_LIMITS, *, flag: str = "--input"
 ) -> Iterator[Record | BadRecord]:
     """The records of one or more --input, one at a time.
+
+    Args:
+        flag: what messages call the flag that names them.
 
     Raises:
         UserError: a path does not exist or holds nothing to read, or a file is cut off or damaged.
     """
-    return map(parse_record, read_raw_records(inputs, limits))
+    return map(parse_record, read_raw_records(inputs, limits, flag=flag))
 
 
-def read_raw_records(inputs: str | Sequence[str], limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:
+def read_raw_records(
+    inputs: str | Sequence[str], limits: Limits = DEFAULT_LIMITS, *, flag: str = "--input"
+) -> Iterator[RawRecord]:
     """The texts of the records of one or more --input, in order; a problem for each one over the limits.
 
     Raises:
@@ -46,23 +51,23 @@ def read_raw_records(inputs: str | Sequence[str], limits: Limits = DEFAULT_LIMIT
     """
     for given in _each(inputs):
         if _is_of_hub(given):
-            yield from read_hub(given, limits)
+            yield from read_hub(given, limits, flag=flag)
             continue
-        for file in _files_of(given):
+        for file in _files_of(given, flag):
             yield from READERS[format_suffix(file)](file, limits)
 
 
-def input_files(inputs: str | Sequence[str]) -> list[Path]:
+def input_files(inputs: str | Sequence[str], *, flag: str = "--input") -> list[Path]:
     """The files that one or more --input name, in order; names of the hub have none.
 
     Raises:
         UserError: a path does not exist, holds no file of a known kind, or names a file twice.
     """
-    files = [file for given in _each(inputs) if not _is_of_hub(given) for file in _files_of(given)]
+    files = [file for given in _each(inputs) if not _is_of_hub(given) for file in _files_of(given, flag)]
     seen: set[Path] = set()
     for file in files:
         if file.resolve() in seen:
-            raise UserError(f"--input names {file} twice")
+            raise UserError(f"{flag} names {file} twice")
         seen.add(file.resolve())
     return files
 
@@ -77,32 +82,36 @@ def _is_of_hub(given: str) -> bool:
     return is_hub_name(given) and not path.parent.exists() and format_suffix(path) not in READERS
 
 
-def _files_of(given: str) -> list[Path]:
+def _files_of(given: str, flag: str) -> list[Path]:
     path = Path(given)
     if path.is_dir():
-        return _files_in(path)
+        return _files_in(path, flag)
     if path.exists():
-        return [_of_known_kind(path)]
+        return [_of_known_kind(path, flag)]
     if not glob.has_magic(given):
-        raise UserError(f"--input {given} does not exist")
+        raise UserError(f"{flag} {given} does not exist")
     found = [Path(name) for name in sorted(glob.glob(given, recursive=True)) if not _is_beside_the_data(name)]
     if not found:
-        raise UserError(f"--input {given} matches no file")
-    return [file for name in found for file in (_files_in(name) if name.is_dir() else [_of_known_kind(name)])]
+        raise UserError(f"{flag} {given} matches no file")
+    return [
+        file
+        for name in found
+        for file in (_files_in(name, flag) if name.is_dir() else [_of_known_kind(name, flag)])
+    ]
 
 
-def _of_known_kind(file: Path) -> Path:
+def _of_known_kind(file: Path, flag: str) -> Path:
     if format_suffix(file) not in READERS:
-        raise UserError(f"--input {file}: cannot tell its format; a file must end in one of {_KINDS}")
+        raise UserError(f"{flag} {file}: cannot tell its format; a file must end in one of {_KINDS}")
     return file
 
 
-def _files_in(directory: Path) -> list[Path]:
+def _files_in(directory: Path, flag: str) -> list[Path]:
     """The files of a directory by name; .txt files, often readmes, only if there are no others."""
     files = sorted(file for file in directory.iterdir() if file.is_file() and _is_input(file))
     files = [file for file in files if format_suffix(file) != ".txt"] or files
     if not files:
-        raise UserError(f"--input {directory} holds no file of a known kind ({_KINDS})")
+        raise UserError(f"{flag} {directory} holds no file of a known kind ({_KINDS})")
     return files
 
 

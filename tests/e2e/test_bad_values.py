@@ -12,7 +12,8 @@ import pytest
 
 from modellink_rm.base.errors import run_command
 from modellink_rm.base.flags import flag_name
-from modellink_rm.commands import export, import_model, inspect, preprocess, score, train
+from modellink_rm.commands import evaluate, export, import_model, inspect, preprocess, score, train
+from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.kernels import KernelConfig
@@ -55,6 +56,11 @@ COMMANDS = {
         train.main,
         tuple(train.GROUPS.values()),
         "--stage rm --is-pairwise-dataset --data-path nowhere --train-iters 1 --load nowhere",
+    ),
+    "evaluate": Command(
+        evaluate.main,
+        (EvaluateConfig,),
+        "--load nowhere --data a=pairs.jsonl",
     ),
     "score": Command(
         score.main,

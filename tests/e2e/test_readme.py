@@ -15,6 +15,7 @@ from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.commands.registry import COMMANDS as REGISTERED_COMMANDS
 from modellink_rm.commands.score import GROUPS as SCORER_GROUPS
 from modellink_rm.commands.train import GROUPS
+from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Any] = {
     "score": ((ScoreConfig, *SCORER_GROUPS.values()), {}),
     "export": ((ExportConfig, ParallelConfig), {}),
     "import": ((ImportConfig, TokenizerConfig, ParallelConfig), {}),
+    "evaluate": ((EvaluateConfig, *SCORER_GROUPS.values()), {}),
 }
 # Commands that pages describe in their text alone.
 DESCRIBED: dict[str, Any] = {
@@ -168,7 +170,7 @@ def test_readme_names_every_ignored_flag() -> None:
 
 def test_rows_of_flags_by_task_name_flags_of_their_commands() -> None:
     every = {"preprocess": "preprocess_data.py", "train": "pretrain_rm.py", "score": "score"}
-    programs = {**every, "export": "export", "import": "import"}
+    programs = {**every, "evaluate": "evaluate", "export": "export", "import": "import"}
     section = (ROOT / "README.md").read_text().split("## Flags by task")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \| (.+) \|$", section, re.MULTILINE)
     rows = [row for row in rows if row[1] != "command"]

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "modellink_rm"
 # Every room, and what it may import beside itself: the rooms of the levels before its own.
 LEVELS = (
     ("base", "version"),
-    ("config", "conversation"),
+    ("config", "conversation", "metrics"),
     ("records", "tokenizers"),
     ("handlers", "templates"),
     ("dataset",),
@@ -23,12 +23,22 @@ LEVELS = (
     ("model",),
     ("objective", "checkpoint"),
     ("train", "inference", "conversion"),
+    ("evaluation",),
     ("commands",),
     ("__main__", "__init__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Reading records, templates and tokenizers starts in a tenth of a second, so it does without torch.
-WITHOUT_TORCH = ("conversation", "records", "handlers", "tokenizers", "templates", "dataset", "preprocess")
+WITHOUT_TORCH = (
+    "conversation",
+    "metrics",
+    "records",
+    "handlers",
+    "tokenizers",
+    "templates",
+    "dataset",
+    "preprocess",
+)
 LARGEST_SHARE = 0.2
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -131,7 +141,7 @@ def test_commands_are_listed_without_torch() -> None:
     code = "import sys; from modellink_rm.__main__ import main; sys.argv[1:] = []; main(); "
     code += "assert 'torch' not in sys.modules, 'torch was imported'"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    for command in ("preprocess", "inspect", "train", "score"):
+    for command in ("preprocess", "inspect", "train", "score", "evaluate"):
         assert f"\n  {command} " in done.stdout
 
 

@@ -187,3 +187,15 @@ def test_help_begins_with_the_form_and_ends_with_what_is_rare(capsys: pytest.Cap
 def test_a_flag_that_help_hides_is_known() -> None:
     shape, _ = parse("--num-sides", "4", "--is-flat")
     assert shape.is_flat
+
+
+def test_values_of_an_accumulating_flag_add_up() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Sets:
+        """Sets."""
+
+        data: tuple[str, ...] = flag((), help="sets", accumulates=True)
+
+    argv = ["--data", "a", "b", "--data", "c"]
+    assert parse_flags(argv, [Sets], prog="p", description="")[Sets].data == ("a", "b", "c")
+    assert parse_flags([], [Sets], prog="p", description="")[Sets].data == ()

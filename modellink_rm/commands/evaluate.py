@@ -1,0 +1,71 @@
+"""python -m modellink_rm evaluate: a reward model on held-out sets and benchmarks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import write_whole
+from modellink_rm.base.flags import groups_of, parse_flags
+from modellink_rm.base.log import info, is_first_process, set_up_logging
+from modellink_rm.commands.output import files_of_model, prepare_output
+from modellink_rm.commands.registry import COMMANDS, Command
+from modellink_rm.config.evaluate import EvaluateConfig
+from modellink_rm.config.scorer import ScorerOptions
+from modellink_rm.evaluation.inputs import NamedInput, check_names_differ, named_inputs
+from modellink_rm.evaluation.table import lines_of
+from modellink_rm.tokenizers.directory import tokenizer_files
+
+GROUPS = groups_of(ScorerOptions)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; 0 when every record was scored, 1 when some were not.
+
+    Raises:
+        UserError: the flags, a model or the data cannot work.
+    """
+    set_up_logging()
+    parsed = parse_flags(
+        argv,
+        (EvaluateConfig, *GROUPS.values()),
+        prog="python -m modellink_rm evaluate",
+        description="Evaluate a reward model on held-out pairs: accuracy, loss, calibration.",
+        usage="--load DIR --data NAME=PATH [NAME=PATH ...] [--output FILE]",
+        example="python -m modellink_rm evaluate --load checkpoints/llama2 --data held-out=heldout.jsonl",
+    )
+    config: EvaluateConfig = parsed[EvaluateConfig]
+    options = ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()})
+    sets = named_inputs("--data", config.data, config)
+    check_names_differ(sets)
+    _check_files(config, options, sets)
+    # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
+    from modellink_rm.evaluation.evaluate import evaluate
+    from modellink_rm.parallel.failures import end_with_launcher
+
+    end_with_launcher()
+    results = evaluate(options, config.compare, sets, shows_progress=is_first_process())
+    if is_first_process():
+        print(*lines_of(results), sep="\n", flush=True)
+        if config.output is not None:
+            write_whole(Path(config.output), results.to_json())
+            info(f"results: {config.output}")
+    return 1 if any(model.num_not_scored for model in results.models) else 0
+
+
+def _check_files(config: EvaluateConfig, options: ScorerOptions, sets: Sequence[NamedInput]) -> None:
+    """Every file to read is there and holds a record, and --output can be written.
+
+    Raises:
+        UserError: one is not, or --output is a file that is read.
+    """
+    inputs = []
+    for named in sets:
+        inputs += named.files()
+        if next(iter(named.records()), None) is None:
+            raise UserError(f"{named.flag} {named.name}={named.path} holds no record")
+    for load in (options.scorer.load, *config.compare):
+        inputs += files_of_model(Path(load))
+    prepare_output(config.output, inputs=[*inputs, *tokenizer_files(options.tokenizer)])
+
+
+COMMANDS.add(Command(summary="evaluate a reward model on held-out sets", main=main), "evaluate")

@@ -1,0 +1,39 @@
+"""--output of the commands that read a model."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import check_outputs
+from modellink_rm.checkpoint.layout import LATEST_NAME, find_checkpoint
+from modellink_rm.tokenizers.directory import hugging_face_files
+
+
+def prepare_output(output: str | None, *, inputs: Iterable[Path]) -> None:
+    """Make the directory of --output, where one is named.
+
+    Args:
+        inputs: what the command reads.
+
+    Raises:
+        UserError: the file cannot be written there, or is one that is read.
+    """
+    if output is None:
+        return
+    path = Path(output)
+    check_outputs([(f"--output {path}", path)], inputs=inputs)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {path}: its directory cannot be made: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output {path} cannot be written: its directory is read-only")
+
+
+def files_of_model(load: Path) -> list[Path]:
+    """What is read of --load: a checkpoint, in whose directory nothing may be written, or a model's files."""
+    checkpoint = find_checkpoint(load)
+    if checkpoint is None:
+        return hugging_face_files(load)
+    return [checkpoint, checkpoint.parent / LATEST_NAME, checkpoint.parent / "metrics.jsonl"]

@@ -1,0 +1,31 @@
+"""Flags of evaluation, beside those of the scorer."""
+
+from dataclasses import dataclass
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import flag
+from modellink_rm.config.limits import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Limits):
+    """What to evaluate."""
+
+    data: tuple[str, ...] = flag(
+        (),
+        help="held-out sets of pairs under names of your choice, in any format that preprocess_data.py reads",
+        metavar="NAME=PATH",
+        accumulates=True,
+    )
+    compare: tuple[str, ...] = flag(
+        (),
+        help="further models, each evaluated as --load and compared with it by a paired test",
+        metavar="DIR",
+        accumulates=True,
+    )
+    output: str | None = flag(None, help="JSON file for all results; the table is printed in any case")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data:
+            raise UserError("nothing to evaluate: give --data NAME=PATH, as in --data held-out=pairs.jsonl")

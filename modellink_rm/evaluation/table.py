@@ -1,0 +1,136 @@
+"""The results as text for a terminal of 100 columns."""
+
+from collections.abc import Iterator, Sequence
+
+from modellink_rm.evaluation.groups import Group
+from modellink_rm.evaluation.results import Comparison, EvaluationResults, ModelResult
+from modellink_rm.evaluation.sets import SetResult
+from modellink_rm.metrics.bootstrap import Estimate
+
+WIDTH = 100
+_GAP = "  "
+
+
+def lines_of(results: EvaluationResults) -> list[str]:
+    """All results, none of the lines longer than 100 characters unless a path is."""
+    lines = [line for model in results.models for line in [*_model_lines(model), ""]]
+    lines += [line for one in results.comparisons for line in [*_comparison_lines(one), ""]]
+    return lines[:-1]
+
+
+def _model_lines(model: ModelResult) -> Iterator[str]:
+    yield model.load
+    if model.sets:
+        yield from aligned(
+            ["set", "pairs", "accuracy", "95% interval", "longer", "loss", "ECE", "AUC", "ties"],
+            [
+                [
+                    one.name,
+                    f"{one.num_pairs:,}",
+                    f"{one.accuracy.value:.4f}",
+                    _interval(one.accuracy),
+                    f"{one.longer_accuracy:.4f}",
+                    f"{one.loss.value:.4f}",
+                    f"{one.ece:.4f}",
+                    f"{one.auc:.4f}",
+                    f"{one.ties:,}",
+                ]
+                for one in model.sets
+            ],
+        )
+    for one in model.sets:
+        yield from _set_lines(one)
+
+
+def _set_lines(result: SetResult) -> Iterator[str]:
+    parts = (
+        ("by source", result.by_source),
+        ("by characters that chosen is longer", result.by_length_difference),
+        ("by margin of the data", result.by_margin),
+    )
+    for what, groups in parts:
+        if groups:
+            yield ""
+            yield from _group_lines(f"{result.name}, {what}", groups)
+    yield ""
+    yield from aligned(
+        [f"{result.name}, by confidence", "pairs", "accuracy", "confidence"],
+        [
+            [f"{one.low:.2f} to {one.high:.2f}", f"{one.num_pairs:,}", *_four(one.accuracy, one.confidence)]
+            for one in result.reliability
+        ],
+    )
+    yield ""
+    swap, records = result.swap, result.records
+    yield (
+        f"{result.name}: {swap.num_pairs:,} pairs swapped: accuracy {swap.swapped_accuracy:.4f}, "
+        f"as given {swap.accuracy:.4f}, largest difference of a score {swap.largest_difference:.1e}"
+    )
+    yield (
+        f"{result.name}: records {records.total:,} | truncated {records.truncated:,} | "
+        f"not scored {sum(records.not_scored.values()):,}"
+    )
+
+
+def _group_lines(title: str, groups: Sequence[Group]) -> list[str]:
+    return aligned(
+        [title, "pairs", "accuracy", "95% interval", "longer"],
+        [
+            [
+                one.name,
+                f"{one.num_pairs:,}",
+                f"{one.accuracy.value:.4f}",
+                _interval(one.accuracy),
+                f"{one.longer_accuracy:.4f}",
+            ]
+            for one in groups
+        ],
+    )
+
+
+def _comparison_lines(comparison: Comparison) -> Iterator[str]:
+    yield f"{comparison.load} minus {comparison.other}"
+    yield from aligned(
+        ["set", "pairs", "accuracy", "95% interval", "better", "worse", "p-value"],
+        [
+            [
+                one.name,
+                f"{one.num_pairs:,}",
+                f"{one.difference.difference.value:+.4f}",
+                _interval(one.difference.difference, sign="+"),
+                f"{one.difference.num_better:,}",
+                f"{one.difference.num_worse:,}",
+                f"{one.difference.p_value:.2g}",
+            ]
+            for one in comparison.sets
+        ],
+    )
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table: the first column left-aligned and cut to what fits, the others right-aligned."""
+    table = [list(head), *map(list, rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    widths[0] = min(widths[0], WIDTH - sum(len(_GAP) + width for width in widths[1:]))
+    return [
+        _GAP.join(
+            [
+                _shortened(row[0], widths[0]).ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in table
+    ]
+
+
+def _shortened(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _interval(estimate: Estimate, *, sign: str = "") -> str:
+    return f"{estimate.low:{sign}.4f} to {estimate.high:{sign}.4f}"
+
+
+def _four(*values: float) -> list[str]:
+    return [f"{value:.4f}" for value in values]

@@ -1,0 +1,1 @@
+"""Formulas over scores, in numpy: accuracy, calibration, intervals, tests."""
