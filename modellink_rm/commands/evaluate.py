@@ -12,6 +12,7 @@ from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.evaluation.inputs import NamedInput, check_names_differ, named_inputs
+from modellink_rm.evaluation.read_benchmarks import read_benchmarks
 from modellink_rm.evaluation.table import lines_of
 from modellink_rm.tokenizers.directory import tokenizer_files
 
@@ -29,21 +30,24 @@ def main(argv: Sequence[str]) -> int:
         argv,
         (EvaluateConfig, *GROUPS.values()),
         prog="python -m modellink_rm evaluate",
-        description="Evaluate a reward model on held-out pairs: accuracy, loss, calibration.",
-        usage="--load DIR --data NAME=PATH [NAME=PATH ...] [--output FILE]",
+        description="Evaluate a reward model on held-out pairs and public benchmarks.",
+        usage="--load DIR --data NAME=PATH [NAME=PATH ...] [--benchmark NAME=PATH ...] [--output FILE]",
         example="python -m modellink_rm evaluate --load checkpoints/llama2 --data held-out=heldout.jsonl",
     )
     config: EvaluateConfig = parsed[EvaluateConfig]
     options = ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()})
     sets = named_inputs("--data", config.data, config)
     check_names_differ(sets)
-    _check_files(config, options, sets)
+    benchmarks = named_inputs("--benchmark", config.benchmark, config)
+    _check_files(config, options, [*sets, *benchmarks])
+    rows = read_benchmarks(benchmarks)
     # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
-    from modellink_rm.evaluation.evaluate import evaluate
+    from modellink_rm.evaluation.evaluate import EvaluationInputs, evaluate
     from modellink_rm.parallel.failures import end_with_launcher
 
     end_with_launcher()
-    results = evaluate(options, config.compare, sets, shows_progress=is_first_process())
+    inputs = EvaluationInputs(sets=tuple(sets), benchmarks=tuple(rows))
+    results = evaluate(options, config.compare, inputs, shows_progress=is_first_process())
     if is_first_process():
         print(*lines_of(results), sep="\n", flush=True)
         if config.output is not None:
@@ -52,14 +56,14 @@ def main(argv: Sequence[str]) -> int:
     return 1 if any(model.num_not_scored for model in results.models) else 0
 
 
-def _check_files(config: EvaluateConfig, options: ScorerOptions, sets: Sequence[NamedInput]) -> None:
+def _check_files(config: EvaluateConfig, options: ScorerOptions, named_files: Sequence[NamedInput]) -> None:
     """Every file to read is there and holds a record, and --output can be written.
 
     Raises:
         UserError: one is not, or --output is a file that is read.
     """
     inputs = []
-    for named in sets:
+    for named in named_files:
         inputs += named.files()
         if next(iter(named.records()), None) is None:
             raise UserError(f"{named.flag} {named.name}={named.path} holds no record")
@@ -68,4 +72,6 @@ def _check_files(config: EvaluateConfig, options: ScorerOptions, sets: Sequence[
     prepare_output(config.output, inputs=[*inputs, *tokenizer_files(options.tokenizer)])
 
 
-COMMANDS.add(Command(summary="evaluate a reward model on held-out sets", main=main), "evaluate")
+COMMANDS.add(
+    Command(summary="evaluate a reward model on held-out sets and benchmarks", main=main), "evaluate"
+)

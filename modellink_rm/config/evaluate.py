@@ -17,6 +17,13 @@ class EvaluateConfig(Limits):
         metavar="NAME=PATH",
         accumulates=True,
     )
+    benchmark: tuple[str, ...] = flag(
+        (),
+        help="public benchmarks from local files in their published formats: rewardbench, rewardbench2, "
+        "rm-bench, judgebench or ppe",
+        metavar="NAME=PATH",
+        accumulates=True,
+    )
     compare: tuple[str, ...] = flag(
         (),
         help="further models, each evaluated as --load and compared with it by a paired test",
@@ -27,5 +34,8 @@ class EvaluateConfig(Limits):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.data:
-            raise UserError("nothing to evaluate: give --data NAME=PATH, as in --data held-out=pairs.jsonl")
+        if not self.data and not self.benchmark:
+            raise UserError(
+                "nothing to evaluate: give --data NAME=PATH, as in --data held-out=pairs.jsonl, or "
+                "--benchmark NAME=PATH"
+            )

@@ -1,4 +1,4 @@
-"""Two models on the same pairs."""
+"""Two models on the same pairs and rows."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,25 @@ from modellink_rm.metrics.paired_test import PairedDifference, paired_difference
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetComparison:
-    """The accuracy of one model minus that of another, on the pairs of a set that both scored."""
+class PairedComparison:
+    """The mean credit of one model minus that of another, on what both scored of a set or benchmark."""
 
     name: str
-    num_pairs: int
+    num_items: int
     difference: PairedDifference
 
 
 def compare_set(
     name: str, first: EvaluatedPairs, second: EvaluatedPairs, *, seed: int
-) -> SetComparison | None:
+) -> PairedComparison | None:
     """Compare two models' scores of the records of one set; None if they scored no pair in common."""
     _, of_first, of_second = np.intersect1d(
         first.numbers, second.numbers, assume_unique=True, return_indices=True
     )
     if not len(of_first):
         return None
-    return SetComparison(
+    return PairedComparison(
         name=name,
-        num_pairs=len(of_first),
+        num_items=len(of_first),
         difference=paired_difference(first.credits[of_first], second.credits[of_second], seed=seed),
     )

@@ -4,7 +4,8 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
-from modellink_rm.evaluation.compare import SetComparison
+from modellink_rm.evaluation.compare import PairedComparison
+from modellink_rm.evaluation.score_benchmarks import BenchmarkResult
 from modellink_rm.evaluation.sets import SetResult
 from modellink_rm.version import __version__
 
@@ -17,6 +18,7 @@ class ModelResult:
 
     load: str
     sets: tuple[SetResult, ...]
+    benchmarks: tuple[BenchmarkResult, ...]
 
     @property
     def num_not_scored(self) -> int:
@@ -30,7 +32,8 @@ class Comparison:
 
     load: str
     other: str
-    sets: tuple[SetComparison, ...]
+    sets: tuple[PairedComparison, ...]
+    benchmarks: tuple[PairedComparison, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

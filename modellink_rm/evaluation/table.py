@@ -1,9 +1,12 @@
 """The results as text for a terminal of 100 columns."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from modellink_rm.evaluation.groups import Group
 from modellink_rm.evaluation.results import Comparison, EvaluationResults, ModelResult
+from modellink_rm.evaluation.score_benchmarks import BenchmarkResult
 from modellink_rm.evaluation.sets import SetResult
 from modellink_rm.metrics.bootstrap import Estimate
 
@@ -40,6 +43,10 @@ def _model_lines(model: ModelResult) -> Iterator[str]:
         )
     for one in model.sets:
         yield from _set_lines(one)
+    for benchmark in model.benchmarks:
+        if model.sets or benchmark is not model.benchmarks[0]:
+            yield ""
+        yield from _benchmark_lines(benchmark)
 
 
 def _set_lines(result: SetResult) -> Iterator[str]:
@@ -72,6 +79,22 @@ def _set_lines(result: SetResult) -> Iterator[str]:
     )
 
 
+def _benchmark_lines(result: BenchmarkResult) -> Iterator[str]:
+    interval = "" if result.interval is None else _interval(result.interval)
+    rows = [["overall", f"{result.num_rows:,}", f"{result.overall:.4f}", interval]]
+    for kind, parts in result.parts.items():
+        rows += [[f"{kind}: {one.name}", f"{one.num_rows:,}", f"{one.value:.4f}", ""] for one in parts]
+    yield from aligned([result.name, "rows", "score", "95% interval"], rows)
+    yield (
+        f"{result.name}: {Path(result.path).name} | rows with a tie {result.ties:,} | "
+        f"truncated {result.truncated:,}"
+    )
+    for note in result.notes:
+        yield from textwrap.wrap(
+            f"{result.name}: {note}", WIDTH, subsequent_indent=_GAP, break_on_hyphens=False
+        )
+
+
 def _group_lines(title: str, groups: Sequence[Group]) -> list[str]:
     return aligned(
         [title, "pairs", "accuracy", "95% interval", "longer"],
@@ -91,18 +114,18 @@ def _group_lines(title: str, groups: Sequence[Group]) -> list[str]:
 def _comparison_lines(comparison: Comparison) -> Iterator[str]:
     yield f"{comparison.load} minus {comparison.other}"
     yield from aligned(
-        ["set", "pairs", "accuracy", "95% interval", "better", "worse", "p-value"],
+        ["set", "pairs", "difference", "95% interval", "better", "worse", "p-value"],
         [
             [
                 one.name,
-                f"{one.num_pairs:,}",
+                f"{one.num_items:,}",
                 f"{one.difference.difference.value:+.4f}",
                 _interval(one.difference.difference, sign="+"),
                 f"{one.difference.num_better:,}",
                 f"{one.difference.num_worse:,}",
                 f"{one.difference.p_value:.2g}",
             ]
-            for one in comparison.sets
+            for one in (*comparison.sets, *comparison.benchmarks)
         ],
     )
 
@@ -118,7 +141,7 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
                 _shortened(row[0], widths[0]).ljust(widths[0]),
                 *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
             ]
-        )
+        ).rstrip()
         for row in table
     ]
 

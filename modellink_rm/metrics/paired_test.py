@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from modellink_rm.metrics.accuracy import Floats
 from modellink_rm.metrics.bootstrap import Estimate, estimate_mean
 
-# Credits are multiples of 1/36: halves of ties, thirds and quarters of best of 4, ninths of RM-Bench.
-_UNITS = 36
+# Holds halves, thirds, quarters, fifths and ninths exactly.
+_UNITS = 180
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +31,14 @@ class PairedDifference:
 
 
 def paired_difference(first: Floats, second: Floats, *, seed: int) -> PairedDifference:
-    """Compare the credits [n] of two models; credits are multiples of 1/36.
+    """Compare the credits [n] of two models.
 
     The exact sign-flip (permutation) test, Fisher 1935: under the hypothesis each difference has either sign
     with equal chance, and the p-value is the chance of a sum as far from 0 as the observed one. Where no
-    credit is a fraction it is McNemar's exact test.
+    credit is a fraction it is McNemar's exact test. It rounds differences to 1/180.
     """
     differences = first - second
     units = np.rint(differences * _UNITS).astype(np.int64)
-    assert np.abs(units - differences * _UNITS).max(initial=0.0) < 1e-6, "credits are multiples of 1/36"
     return PairedDifference(
         difference=estimate_mean(differences, seed=seed),
         num_better=int((units > 0).sum()),

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from modellink_rm.base.errors import run_command
@@ -105,10 +107,34 @@ def test_models_are_compared_on_the_same_pairs(workers: Workers, tmp_path: Path)
     assert table.splitlines()[-1].split() == ["a", "11", "+0.0000", "+0.0000", "to", "+0.0000", "0", "0", "1"]
 
 
+def test_benchmark_is_scored_as_the_same_pairs_are(workers: Workers, tmp_path: Path) -> None:
+    subsets = ["hep-go", "donotanswer", "math-prm"]
+    rows = [{**pair, "subset": subsets[number % 3]} for number, pair in enumerate(PAIRS)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "filtered.parquet")
+    pairs = write(tmp_path / "pairs.jsonl", PAIRS)
+    argv = [f"--load={CHECKPOINT}", *HANDLER, "--input", str(pairs), "--output", f"{tmp_path}/scores.jsonl"]
+    workers.run(run, 1, "score", argv)
+    wins = [json.loads(line)["margin"] > 0 for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    shares = [sum(wins[start::3]) / len(wins[start::3]) for start in range(3)]
+    argv = [f"--load={CHECKPOINT}", f"--benchmark=rewardbench={tmp_path}/filtered.parquet"]
+    argv += ["--compare", str(CHECKPOINT), f"--output={tmp_path}/results.json"]
+    ((code, table, errors),) = workers.run(run, 1, "evaluate", argv)
+    assert code == 0, errors
+    results = json.loads((tmp_path / "results.json").read_text())
+    (found,) = results["models"][0]["benchmarks"]
+    assert (found["name"], found["num_rows"], found["truncated"]) == ("rewardbench", 11, 0)
+    reasoning = (164 * shares[0] + 984 * shares[2]) / (164 + 984)
+    assert found["overall"] == pytest.approx((reasoning + shares[1]) / 4)
+    assert found["interval"]["low"] <= found["overall"] <= found["interval"]["high"]
+    assert f"{found['overall']:.4f}" in table
+    assert results["comparisons"][0]["benchmarks"][0]["difference"]["p_value"] == 1.0
+    assert max(len(line) for line in table.splitlines() if str(CHECKPOINT) not in line) <= 100
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("", "nothing to evaluate: give --data NAME=PATH, as in --data held-out=pairs.jsonl"),
+        ("", "nothing to evaluate: give --data NAME=PATH, as in --data held-out=pairs.jsonl, or --bench"),
         ("--data pairs.jsonl", "--data pairs.jsonl: give NAME=PATH, the name of letters, digits and _.+-"),
         ("--data a=gone.jsonl", "--data a: gone.jsonl does not exist"),
         ("--data a=x.jsonl --data a=x.jsonl", "--data names a twice; a directory or a glob makes one set"),

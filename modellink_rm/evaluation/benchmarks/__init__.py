@@ -1,0 +1,1 @@
+"""Public benchmarks of reward models, one per file: the rows of their files, and their formulas."""
