@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from modellink_rm.base.errors import UserError
 from modellink_rm.evaluation.benchmarks import judgebench, rewardbench, rewardbench2, rm_bench
 from modellink_rm.evaluation.benchmarks.benchmark import BENCHMARKS, BenchmarkScore
+from modellink_rm.evaluation.benchmarks.ppe_correctness import best_of_k
 from modellink_rm.evaluation.inputs import named_inputs
 from modellink_rm.evaluation.read_benchmarks import BenchmarkInput, read_benchmarks
 from modellink_rm.evaluation.score_benchmarks import interval_of
@@ -24,11 +26,13 @@ def read(name: str, path: Path, records: list[dict[str, Any]] | str) -> Benchmar
     return found
 
 
-def scored(rows: BenchmarkInput, scores: list[list[float]]) -> BenchmarkScore:
-    return rows.benchmark.score([row.label for row in rows.rows], [np.array(one) for one in scores])
+def scored(rows: BenchmarkInput, scores: Sequence[Sequence[float]]) -> BenchmarkScore:
+    return rows.benchmark.score(
+        [row.label for row in rows.rows], [np.array(one, dtype=np.float64) for one in scores]
+    )
 
 
-def part(score: BenchmarkScore, kind: str, name: str) -> tuple[float, int]:
+def part(score: BenchmarkScore, kind: str, name: str) -> tuple[Any, int]:
     (found,) = [one for one in score.parts[kind] if one.name == name]
     return found.value, found.num_rows
 
@@ -282,11 +286,133 @@ def test_files_of_judgebench_are_never_pooled(tmp_path: Path) -> None:
         read("judgebench", tmp_path / "x.jsonl", records)
 
 
+# PPE
+
+
+def of_human(model_a: str, model_b: str, winner: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "question_id": "x",
+        "model_a": model_a,
+        "model_b": model_b,
+        "winner": winner,
+        "prompt": "q",
+        "response_1": "a",
+        "response_2": "b",
+        "language": "English",
+        **fields,
+    }
+
+
+def test_ppe_human_accuracy_is_of_rows_with_a_winner(tmp_path: Path) -> None:
+    records = [
+        of_human("x", "y", "model_a", is_code=True),
+        of_human("x", "y", "model_b", is_code=True),
+        of_human("x", "y", "model_b"),
+        of_human("x", "y", "tie (bothbad)"),
+        of_human("x", "y", "model_a"),
+    ]
+    score = scored(read("ppe", tmp_path / "x.jsonl", records), [[1, 0], [1, 0], [0, 1], [1, 0], [3, 3]])
+    assert score.overall == 0.5  # of four; the tie of scores is wrong
+    assert part(score, "category", "is_code") == (0.5, 2)
+    assert score.ties == 1
+    assert score.weights is not None
+    assert score.weights @ score.credits == pytest.approx(0.5)
+    assert score.parts["ranking of models"] == ()  # of two models
+
+
+def test_ppe_human_ranks_models(tmp_path: Path) -> None:
+    strengths = {"weak": 1.0, "middle": 2.0, "strong": 4.0, "best": 8.0}
+    records, scores, reverse = [], [], []
+    for one, other in [(a, b) for a in strengths for b in strengths if a < b]:
+        won = round(60 * strengths[one] / (strengths[one] + strengths[other]))
+        for number in range(60):
+            records.append(of_human(one, other, "model_a" if number < won else "model_b"))
+            scores.append([1, 0] if number < won else [0, 1])
+            reverse.append(scores[-1][::-1])
+    rows = read("ppe", tmp_path / "x.jsonl", records)
+    same, other_way = scored(rows, scores), scored(rows, reverse)
+    assert (same.overall, other_way.overall) == (1.0, 0.0)
+    for name in ("row-wise Pearson", "Spearman", "Kendall", "confidence agreement"):
+        assert part(same, "ranking of models", name) == (pytest.approx(1.0), 360)
+    for name in ("Spearman", "Kendall", "confidence agreement"):
+        assert part(other_way, "ranking of models", name)[0] == pytest.approx(-1.0)
+    assert part(same, "ranking of models", "separability")[0] >= 4 / 6
+    assert part(same, "ranking of models", "Brier score")[0] < 0.05
+    assert part(other_way, "ranking of models", "Brier score")[0] > 0.9
+
+
+def of_correctness(correct: list[bool], pairs: list[list[int]]) -> dict[str, Any]:
+    responses = {f"response_{number + 1}": f"r{number}" for number in range(len(correct))}
+    return {"prompt": "q", "model_name": "m", "scores": correct, "sampled_conflict_pairs": pairs, **responses}
+
+
+def test_ppe_correctness_is_the_mean_over_files(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps(of_correctness([True, False, False], [[0, 1], [2, 0], [1, 0], [0, 1]]))
+    )
+    (tmp_path / "b.jsonl").write_text(json.dumps(of_correctness([False, True, False], [[0, 1], [1, 2]] * 2)))
+    (rows,) = read_benchmarks(named_inputs("--benchmark", [f"ppe={tmp_path}"]))
+    score = scored(rows, [[2, 1, 3], [0, 5, 5]])
+    names = [f"{tmp_path.name}/{name}.jsonl" for name in "ab"]
+    # a: 2 > 1 three times, 3 above 2 once; b: 5 > 0 twice, a tie twice.
+    assert [part(score, "accuracy", name) for name in names] == [(0.75, 1), (0.5, 1)]
+    assert score.overall == 0.625
+    # Scaled to 0.5, 0, 1 and to 0, 1, 1.
+    assert part(score, "AUC", names[0])[0] == 0.5
+    assert part(score, "AUC", names[1])[0] == 0.75
+    assert score.ties == 1
+
+
+def test_scores_of_a_prompt_are_scaled_before_they_are_pooled(tmp_path: Path) -> None:
+    records = [of_correctness([True, False], [[0, 1]])] * 2
+    score = scored(read("ppe", tmp_path / "x.jsonl", records), [[100, 90], [2, 1]])
+    assert part(score, "AUC", f"{tmp_path.name}/x.jsonl")[0] == 1.0
+
+
+def test_best_of_k_has_the_curve_of_all_orders() -> None:
+    scores = [np.array([3.0, 2.0, 1.0])]
+    right = best_of_k(scores, [np.array([True, False, False])])
+    # The curve and the oracle's are both 1/3, 2/3, 1 over all orders.
+    assert right["best-of-K loss"] == 0.0
+    assert right["best-of-K end"] == right["best-of-K maximum"] == 1.0
+    wrong = best_of_k(scores, [np.array([False, False, True])])
+    assert wrong["best-of-K end"] == 0.0
+    # The curve is 1/3, 0, 0 and the oracle's 1/3, 2/3, 1, within the error of 100 orders.
+    assert wrong["best-of-K maximum"] == pytest.approx(1 / 3, abs=0.15)
+    assert wrong["best-of-K loss"] == pytest.approx((4 / 9 + 1) / 3, abs=0.07)
+    tied = best_of_k([np.zeros(2)], [np.array([True, False])])
+    assert tied["best-of-K end"] == pytest.approx(0.5, abs=0.15)  # the first of equals
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (of_correctness([True, True], [[0, 1]]), "the sampled pair [0, 1] is not of a correct and a wrong"),
+        (of_correctness([True, False], [[0, 2]]), "'sampled_conflict_pairs' must be a list of pairs"),
+        (of_correctness([True, False], []), "'sampled_conflict_pairs' must be a list of pairs"),
+        ({"prompt": "q"}, "field 'scores' must be a list of booleans, and there is no field 'winner'"),
+        ({**of_correctness([True, False], [[0, 1]]), "response_2": None}, "'response_2' must be a text"),
+    ],
+)
+def test_rows_of_ppe_of_another_form_are_refused(
+    record: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as error:
+        read("ppe", tmp_path / "x.jsonl", [record])
+    assert message in str(error.value)
+
+
+def test_kinds_of_ppe_are_never_pooled(tmp_path: Path) -> None:
+    records = [of_human("x", "y", "model_a"), of_correctness([True, False], [[0, 1]])]
+    with pytest.raises(UserError, match="human preferences and correctness are scored apart"):
+        read("ppe", tmp_path / "x.jsonl", records)
+
+
 # All
 
 
 def test_every_module_registers_its_benchmark() -> None:
-    assert {"rewardbench", "rewardbench2", "rm-bench", "judgebench"} <= set(BENCHMARKS)
+    assert set(BENCHMARKS) == {"rewardbench", "rewardbench2", "rm-bench", "judgebench", "ppe"}
     assert BENCHMARKS["judgebench"].row is judgebench.read_row
     assert BENCHMARKS["rm-bench"].row is rm_bench.read_row
 

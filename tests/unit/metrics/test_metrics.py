@@ -12,6 +12,7 @@ from modellink_rm.metrics.bootstrap import estimate_mean
 from modellink_rm.metrics.calibration import expected_calibration_error, log_losses, reliability_curve
 from modellink_rm.metrics.paired_test import paired_difference
 from modellink_rm.metrics.ranks import area_under_curve, tied_ranks
+from modellink_rm.metrics.ratings import bradley_terry, kendall, pearson, spearman
 
 
 def test_a_tie_counts_half() -> None:
@@ -106,3 +107,27 @@ def test_p_value_of_many_pairs_is_a_number() -> None:
     generator = np.random.default_rng(0)
     first, second = (generator.choice([0.0, 0.5, 1.0], size=20_000) for _ in range(2))
     assert 0.0 < paired_difference(first, second, seed=0).p_value <= 1.0
+
+
+def test_ratings_are_the_odds_of_winning() -> None:
+    strengths = np.array([1.0, 2.0, 4.0])
+    wins = 300 * strengths[:, None] / (strengths[:, None] + strengths[None, :])
+    np.fill_diagonal(wins, 0.0)
+    ratings = bradley_terry(wins)
+    assert (ratings - ratings[0]).tolist() == pytest.approx([0.0, math.log(2), math.log(4)], abs=1e-5)
+    assert ratings.mean() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_player_that_never_wins_has_a_rating_below_all() -> None:
+    ratings = bradley_terry(np.array([[0.0, 3.0, 2.0], [2.0, 0.0, 3.0], [0.0, 0.0, 0.0]]))
+    assert np.isfinite(ratings).all()
+    assert ratings[2] < ratings[:2].min() - 5
+
+
+def test_correlations_have_their_definitions() -> None:
+    first, second = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 2.0])
+    assert pearson(first, second) == pytest.approx(1.0 / math.sqrt(5 * 2))
+    assert spearman(first, 10.0**first) == pytest.approx(1.0)
+    # Of six couples three agree, two disagree and one is tied in the second.
+    assert kendall(first, second) == pytest.approx((3 - 2) / math.sqrt(6 * 5))
+    assert math.isnan(pearson(first, np.ones(4)))
