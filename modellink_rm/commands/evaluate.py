@@ -14,6 +14,7 @@ from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.evaluation.inputs import NamedInput, check_names_differ, named_inputs
 from modellink_rm.evaluation.read_benchmarks import read_benchmarks
 from modellink_rm.evaluation.table import lines_of
+from modellink_rm.records import input_files
 from modellink_rm.tokenizers.directory import tokenizer_files
 
 GROUPS = groups_of(ScorerOptions)
@@ -46,7 +47,9 @@ def main(argv: Sequence[str]) -> int:
     from modellink_rm.parallel.failures import end_with_launcher
 
     end_with_launcher()
-    inputs = EvaluationInputs(sets=tuple(sets), benchmarks=tuple(rows))
+    inputs = EvaluationInputs(
+        sets=tuple(sets), benchmarks=tuple(rows), training_data=config.training_data, limits=config
+    )
     results = evaluate(options, config.compare, inputs, shows_progress=is_first_process())
     if is_first_process():
         print(*lines_of(results), sep="\n", flush=True)
@@ -67,6 +70,7 @@ def _check_files(config: EvaluateConfig, options: ScorerOptions, named_files: Se
         inputs += named.files()
         if next(iter(named.records()), None) is None:
             raise UserError(f"{named.flag} {named.name}={named.path} holds no record")
+    inputs += input_files(config.training_data, flag="--training-data")
     for load in (options.scorer.load, *config.compare):
         inputs += files_of_model(Path(load))
     prepare_output(config.output, inputs=[*inputs, *tokenizer_files(options.tokenizer)])

@@ -30,6 +30,13 @@ class EvaluateConfig(Limits):
         metavar="DIR",
         accumulates=True,
     )
+    training_data: tuple[str, ...] = flag(
+        (),
+        help="records that --load was trained on: names the evaluated ones that share 13 words in a row with "
+        "them, or a whole shorter prompt",
+        metavar="PATH",
+        accumulates=True,
+    )
     output: str | None = flag(None, help="JSON file for all results; the table is printed in any case")
 
     def __post_init__(self) -> None:

@@ -5,27 +5,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modellink_rm.base.terminal import progress_bar
+from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.evaluation.compare import PairedComparison, compare_set
 from modellink_rm.evaluation.inputs import NamedInput
+from modellink_rm.evaluation.overlap import (
+    ComparedItems,
+    Item,
+    TrainingOverlap,
+    grams_of,
+    items_of,
+    overlapping,
+    training_overlap,
+)
 from modellink_rm.evaluation.read_benchmarks import BenchmarkInput
 from modellink_rm.evaluation.results import Comparison, EvaluationResults, ModelResult
 from modellink_rm.evaluation.score_benchmarks import ScoredBenchmark, benchmark_result, score_benchmark
 from modellink_rm.evaluation.score_sets import ScoredSet, score_set
 from modellink_rm.evaluation.sets import set_result
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
-from modellink_rm.inference.reader import check_first
+from modellink_rm.inference.reader import RecordReader, check_first
 from modellink_rm.inference.scorer import Scorer
 from modellink_rm.metrics.paired_test import paired_difference
 from modellink_rm.parallel.failures import ending_together
+from modellink_rm.records import read_records
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationInputs:
-    """What is evaluated."""
+    """What is evaluated.
+
+    Attributes:
+        training_data: paths of records that it is compared with.
+        limits: of these records.
+    """
 
     sets: tuple[NamedInput, ...]
     benchmarks: tuple[BenchmarkInput, ...]
+    training_data: tuple[str, ...] = ()
+    limits: Limits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +72,14 @@ def evaluate(
     for plan in plans:
         for named in inputs.sets:
             check_first(plan.inputs.reader, [next(iter(named.records()))])
+    compared = _compared(plans[0].inputs.reader, inputs)
     models = [_scored(plan, inputs, shows_progress=shows_progress) for plan in plans]
     seed = options.scorer.seed
     return EvaluationResults(
         seed=seed,
         models=tuple(_result(model, inputs, seed=seed) for model in models),
         comparisons=tuple(_comparison(models[0], other, inputs, seed=seed) for other in models[1:]),
+        overlaps=tuple(_overlaps(models[0], inputs, compared)),
     )
 
 
@@ -111,3 +131,35 @@ def _comparison(model: ScoredModel, other: ScoredModel, inputs: EvaluationInputs
         sets=tuple(one for one in sets if one is not None),
         benchmarks=tuple(benchmarks),
     )
+
+
+def _compared(reader: RecordReader, inputs: EvaluationInputs) -> list[ComparedItems]:
+    """Every set and then every benchmark compared with the training data; [] where none is given."""
+    if not inputs.training_data:
+        return []
+    of_sets = [list(items_of(reader, named.records())) for named in inputs.sets]
+    of_benchmarks = [
+        [
+            Item(number=number, place=one.place, grams=grams_of(one.conversation))
+            for number, one in enumerate(rows.conversations())
+        ]
+        for rows in inputs.benchmarks
+    ]
+    training = read_records(inputs.training_data, inputs.limits, flag="--training-data")
+    return overlapping(reader, training, of_sets + of_benchmarks)
+
+
+def _overlaps(
+    model: ScoredModel, inputs: EvaluationInputs, compared: Sequence[ComparedItems]
+) -> list[TrainingOverlap]:
+    if not compared:
+        return []
+    names = [one.name for one in inputs.sets] + [one.named.name for one in inputs.benchmarks]
+    of_sets = [
+        dict(zip(one.pairs.numbers.tolist(), one.pairs.credits.tolist(), strict=True)) for one in model.sets
+    ]
+    of_benchmarks = [dict(enumerate(one.score.credits.tolist())) for one in model.benchmarks]
+    return [
+        training_overlap(name, one, credits)
+        for name, one, credits in zip(names, compared, of_sets + of_benchmarks, strict=True)
+    ]

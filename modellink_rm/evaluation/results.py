@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 
 from modellink_rm.evaluation.compare import PairedComparison
+from modellink_rm.evaluation.overlap import TrainingOverlap
 from modellink_rm.evaluation.score_benchmarks import BenchmarkResult
 from modellink_rm.evaluation.sets import SetResult
 from modellink_rm.version import __version__
@@ -42,11 +43,13 @@ class EvaluationResults:
 
     Attributes:
         seed: of the bootstrap.
+        overlaps: of each set and benchmark with the training data; () where none was given.
     """
 
     seed: int
     models: tuple[ModelResult, ...]
     comparisons: tuple[Comparison, ...]
+    overlaps: tuple[TrainingOverlap, ...]
 
     def to_json(self) -> bytes:
         """The content of --output."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modellink_rm.evaluation.groups import Group
+from modellink_rm.evaluation.overlap import NUM_WORDS
 from modellink_rm.evaluation.results import Comparison, EvaluationResults, ModelResult
 from modellink_rm.evaluation.score_benchmarks import BenchmarkResult
 from modellink_rm.evaluation.sets import SetResult
@@ -18,6 +19,8 @@ def lines_of(results: EvaluationResults) -> list[str]:
     """All results, none of the lines longer than 100 characters unless a path is."""
     lines = [line for model in results.models for line in [*_model_lines(model), ""]]
     lines += [line for one in results.comparisons for line in [*_comparison_lines(one), ""]]
+    if results.overlaps:
+        lines += [*_overlap_lines(results), ""]
     return lines[:-1]
 
 
@@ -126,6 +129,22 @@ def _comparison_lines(comparison: Comparison) -> Iterator[str]:
                 f"{one.difference.p_value:.2g}",
             ]
             for one in (*comparison.sets, *comparison.benchmarks)
+        ],
+    )
+
+
+def _overlap_lines(results: EvaluationResults) -> Iterator[str]:
+    yield f"overlap with the training data ({NUM_WORDS} words in a row, or a whole shorter prompt)"
+    yield from aligned(
+        ["set", "items", "overlapping", "accuracy of these", "of the others"],
+        [
+            [
+                one.name,
+                f"{one.num_items:,}",
+                f"{len(one.places):,}",
+                *("-" if value is None else f"{value:.4f}" for value in (one.accuracy, one.others_accuracy)),
+            ]
+            for one in results.overlaps
         ],
     )
 

@@ -131,6 +131,22 @@ def test_benchmark_is_scored_as_the_same_pairs_are(workers: Workers, tmp_path: P
     assert max(len(line) for line in table.splitlines() if str(CHECKPOINT) not in line) <= 100
 
 
+def test_records_of_the_training_data_are_named(workers: Workers, tmp_path: Path) -> None:
+    long = " ".join(WORDS)
+    held_out = [*PAIRS, {"prompt": f"say {long}", "chosen": "a", "rejected": "b"}]
+    pairs = write(tmp_path / "pairs.jsonl", held_out)
+    training = write(tmp_path / "training.jsonl", [{"prompt": long, "chosen": "c", "rejected": "d"}])
+    argv = [f"--load={CHECKPOINT}", *HANDLER[:2], f"--data=a={pairs}", f"--training-data={training}"]
+    ((code, table, errors),) = workers.run(run, 1, "evaluate", [*argv, f"--output={tmp_path}/results.json"])
+    assert code == 0, errors
+    results = json.loads((tmp_path / "results.json").read_text())
+    (found,) = results["overlaps"]
+    assert (found["name"], found["num_items"], found["places"]) == ("a", 12, [f"{pairs}:12"])
+    accuracy = results["models"][0]["sets"][0]["accuracy"]["value"]
+    assert (found["accuracy"] + 11 * found["others_accuracy"]) / 12 == pytest.approx(accuracy)
+    assert table.splitlines()[-1].split()[:3] == ["a", "12", "1"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
