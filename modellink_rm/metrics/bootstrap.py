@@ -8,6 +8,7 @@ import numpy as np
 from modellink_rm.metrics.accuracy import Floats
 
 NUM_RESAMPLES = 1000
+_FEW_VALUES = 20  # credits, say
 _PERCENTILES = (2.5, 97.5)
 
 
@@ -26,8 +27,14 @@ def estimate_mean(values: Floats, *, seed: int) -> Estimate:
     Efron 1979: the percentiles 2.5 and 97.5 of the means of 1,000 samples of n with replacement.
     """
 
+    distinct, counts = np.unique(values, return_counts=True)
+
     def resampled(generator: np.random.Generator) -> float:
-        return float(values[generator.integers(len(values), size=len(values))].mean())
+        if len(distinct) > _FEW_VALUES:
+            return float(values[generator.integers(len(values), size=len(values))].mean())
+        # How often each value is drawn, which is far faster for many items.
+        drawn = generator.multinomial(len(values), counts / len(values))
+        return float(drawn @ distinct) / len(values)
 
     return estimate(float(values.mean()), resampled, seed=seed)
 

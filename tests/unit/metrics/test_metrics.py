@@ -66,6 +66,13 @@ def test_interval_of_a_share_is_the_binomial_distributions() -> None:
     assert estimate_mean(credits, seed=1) == found
 
 
+def test_interval_of_many_values_is_the_normal_distributions() -> None:
+    values = np.random.default_rng(5).normal(size=400)
+    found = estimate_mean(values, seed=1)
+    half = 1.96 * values.std() / 20
+    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half), abs=0.01)
+
+
 def test_one_value_has_no_width() -> None:
     found = estimate_mean(np.array([0.5]), seed=0)
     assert (found.low, found.value, found.high) == (0.5, 0.5, 0.5)
