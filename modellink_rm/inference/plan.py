@@ -70,6 +70,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         tokenizer=with_word_cache(tokenizer),
         seq_length=seq_length,
         truncation=scorer.truncation or (contract.truncation if contract is not None else "right"),
+        padding_id=_padding_id(source),
     )
     return ScoringPlan(
         options=options,
@@ -102,6 +103,15 @@ def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenize
             f"({contract.prompt_type})"
         )
     return template
+
+
+def _padding_id(source: ModelSource) -> int | None:
+    """The pad_token_id of a directory of transformers' sequence classifiers; None for any other source."""
+    weights = source.hugging_face
+    if weights is None or weights.tensors.head != "score" or weights.tensors.head_name not in weights.names:
+        return None
+    found = weights.config.get("pad_token_id")
+    return found if isinstance(found, int) else None
 
 
 def _was_bf16(source: ModelSource) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modellink_rm.base.log import warn_once
 from modellink_rm.conversation import Conversation
 from modellink_rm.dataset.example import Example, Response
 from modellink_rm.dataset.truncation import truncate
@@ -43,6 +44,8 @@ class RecordTokenizer:
     Attributes:
         seq_length: longest prompt + response, in tokens.
         truncation: "right" or "keep-ends".
+        padding_id: the token that transformers' class of this model passes over at the end of the ids, for a
+            warning; None for none.
     """
 
     reader: RecordReader
@@ -50,6 +53,7 @@ class RecordTokenizer:
     tokenizer: Tokenizer
     seq_length: int
     truncation: str
+    padding_id: int | None = None
 
     def __call__(self, item: Record | BadRecord | PlacedConversation) -> ScoringInput | NotScored:
         """The ids of an item's responses, each with its prompt, or why there are none."""
@@ -77,4 +81,9 @@ class RecordTokenizer:
             self.truncation,
             num_closing_tokens=num_closing_tokens(self.template, self.tokenizer),
         )
+        if self.padding_id is not None and any(one.input_ids[-1] == self.padding_id for one in kept):
+            warn_once(
+                f"scores are read at the last token, {self.padding_id}, which is config.json's pad_token_id: "
+                "transformers' own class reads them before it"
+            )
         return Example(index=0, responses=kept, is_truncated=is_truncated)

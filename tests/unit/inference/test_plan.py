@@ -1,5 +1,6 @@
 """The template of a scorer, where --load does not name one."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -59,3 +60,23 @@ def test_a_reward_model_of_another_trainer_is_scored_after_all_that_its_template
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     assert ids == own.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
     assert own.decode(ids).endswith("<|im_end|>\n")
+
+
+def test_a_score_that_transformers_reads_before_the_padding_token_is_warned_of(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr("modellink_rm.inference.record_tokenizer.warn_once", warnings.append)
+    (directory / "chat_template.jinja").write_text(TEMPLATES["phi4"])
+    config = json.loads((directory / "config.json").read_text())
+
+    def last_id(padding_id: int) -> int:
+        (directory / "config.json").write_text(json.dumps({**config, "pad_token_id": padding_id}))
+        item = plan(directory).inputs(Record("x", {"prompt": "q", "response": "a"}))
+        assert isinstance(item, ScoringInput)
+        return int(item.example.responses[0].input_ids[-1])
+
+    last = last_id(0)
+    assert (last != 0, warnings) == (True, [])
+    assert last_id(last) == last
+    assert [f"last token, {last}, which is config.json's pad_token_id" in one for one in warnings] == [True]
