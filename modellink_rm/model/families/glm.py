@@ -20,6 +20,10 @@ def glm_shape(config: Config) -> ModelShape:
     missing = [name for name in ("attention_bias", "head_dim") if config.get(name) is None]
     if missing:
         raise UserError(f"model_type {config['model_type']!r} needs {', '.join(missing)}")
+    if config.get("partial_rotary_factor", 0.5) is None:
+        raise UserError(
+            "partial_rotary_factor must be a number: transformers takes null for 1, and a missing one for 0.5"
+        )
     check_values(config, {"attention_bias": (True, False)})
     return transformers_shape(
         config,

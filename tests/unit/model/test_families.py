@@ -336,6 +336,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("olmo3", {"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "truncate": False}}),
     ("gemma3_text", {"sliding_window_pattern": 0}),
     ("glm4", {"hidden_act": "gelu"}),
+    ("glm4", {"partial_rotary_factor": None}),  # 1 in transformers, where a missing one is 0.5
     ("olmo2", {"attention_bias": True}),
     ("olmo3", {"rope_theta": 10000.0}),  # transformers gives it to some layers only
     ("qwen2", {"use_sliding_window": "yes"}),
