@@ -54,6 +54,9 @@ def _windows(config: Config) -> tuple[int | None, ...]:
     """With use_sliding_window, those of every second layer below max_window_layers."""
     check_values(config, {"use_sliding_window": (None, False, True)})
     if not config.get("use_sliding_window"):
+        # transformers gives layers that layer_types names all the same a window of no token.
+        num_layers = numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"]
+        check_values(config, {"layer_types": (None, [FULL] * num_layers)})
         return ()
     numbers = numbers_of(config, {"num_hidden_layers": int, "max_window_layers": int})
     layers, last = range(numbers["num_hidden_layers"]), numbers["max_window_layers"]

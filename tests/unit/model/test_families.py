@@ -341,6 +341,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("olmo3", {"rope_theta": 10000.0}),  # transformers gives it to some layers only
     ("qwen2", {"use_sliding_window": "yes"}),
     ("qwen2", {"use_mrope": True}),
+    ("qwen2_moe", {"layer_types": ["sliding_attention"] * 24}),  # with use_sliding_window off
     ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}),
     ("qwen2", {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}),
     ("qwen3", {"attention_bias": True}),
