@@ -52,7 +52,9 @@ class RopeScaling:
             for field in dataclasses.fields(self)
             if field.name not in ("kind", "truncate", "short_factors", "long_factors")
         }
-        numbers |= {"factors": min((*self.short_factors, *self.long_factors), default=1.0)}
+        factors = (*self.short_factors, *self.long_factors)
+        wrong = [factor for factor in factors if not 0 < factor < float("inf")]  # min() would pass a NaN over
+        numbers |= {"factors": wrong[0] if wrong else 1.0}
         for name, number in numbers.items():
             if not 0 < number < float("inf"):
                 raise UserError(f"{name} of rope_scaling must be above 0, got {number}")

@@ -8,6 +8,9 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.experts.shape import Experts
 from modellink_rm.model.rope import RopeScaling
 
+# Far above any model's: one more digit in a damaged config.json would fill the memory.
+MAX_LAYERS = 10_000
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -63,13 +66,15 @@ class ModelShape:
         """Refuse shapes that cannot be built.
 
         Raises:
-            UserError: a size below one, query groups that do not divide the heads, or an odd
+            UserError: a size below one, too many layers, query groups that do not divide the heads, or an odd
                 number of rotated channels.
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type is int and value < 1:
                 raise UserError(f"{field.name} of a model must be at least 1, got {value}")
+        if self.num_layers > MAX_LAYERS:
+            raise UserError(f"num_layers of a model must be at most {MAX_LAYERS}, got {self.num_layers}")
         if self.num_attention_heads % self.num_query_groups:
             raise UserError(
                 f"num_query_groups {self.num_query_groups} does not divide "

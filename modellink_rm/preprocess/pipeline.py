@@ -45,6 +45,7 @@ from modellink_rm.records import (
 from modellink_rm.tokenizers.directory import tokenizer_files
 
 # Records in a block; its bytes are bounded too, for very long records.
+_TEXT_SUFFIXES = (".json", ".jsonl", ".txt")
 _BLOCK_RECORDS = 64
 _BLOCK_BYTES = 1 << 20
 
@@ -170,11 +171,18 @@ def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
     return read_raw_records(config.input, config)
 
 
+def _text_bytes(files: list[Path]) -> int:
+    """Bytes of the records in the files; 0 where their sizes do not say it: tables, compressed files."""
+    if any(path.suffix.lower() not in _TEXT_SUFFIXES for path in files):
+        return 0
+    return sum(path.stat().st_size for path in files)
+
+
 def _all_rows(
     config: PreprocessConfig, work: RecordEncoder, parts: Parts, identity: RunIdentity
 ) -> Iterator[Rows]:
     """The results of every block in order: first those of an earlier run, then new ones."""
-    num_bytes = sum(path.stat().st_size for path in input_files(config.input))
+    num_bytes = _text_bytes(input_files(config.input))
     records = _checked_against_map_keys(_raw_records(config), config.map_keys)
     blocks = itertools.islice(_blocks(records), config.shard_index, None, config.num_shards)
     with Progress(num_bytes // config.num_shards, log_interval=config.log_interval) as progress:

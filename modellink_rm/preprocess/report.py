@@ -21,7 +21,7 @@ class Progress:
     """Shows a bar on a terminal, a line at intervals elsewhere, and the first bad records.
 
     Args:
-        num_bytes: of the whole input.
+        num_bytes: of the whole input as text; 0 if that is not known.
         log_interval: records between two updates.
     """
 
@@ -37,7 +37,9 @@ class Progress:
             total=num_bytes,
             unit="B",
             unit_scale=True,
-            bar_format="{percentage:3.0f}% {bar} {elapsed} gone, {remaining} left{postfix}",
+            bar_format="{percentage:3.0f}% {bar} {elapsed} gone, {remaining} left{postfix}"
+            if num_bytes
+            else "{elapsed} gone{postfix}",
             colour="green" if has_colours(sys.stderr) else None,
         )
 
@@ -75,8 +77,8 @@ class Progress:
         if now - self._line_time >= _SECONDS_BETWEEN_LINES:
             self._line_time = now
             rate = self._num_records / (now - self._started)
-            share = self._bytes_done / self._num_bytes if self._num_bytes else 1.0
-            info(f"{self._num_records:,} records, {share:.0%} of the input, {rate:,.0f} records/s")
+            share = f"{self._bytes_done / self._num_bytes:.0%} of the input, " if self._num_bytes else ""
+            info(f"{self._num_records:,} records, {share}{rate:,.0f} records/s")
 
 
 def closing_lines(manifest: Manifest, prefix: Path, *, seconds: float) -> str:

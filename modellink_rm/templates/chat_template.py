@@ -8,7 +8,8 @@ from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message
-from modellink_rm.records import RecordError, shortened
+from modellink_rm.records import RecordError
+from modellink_rm.templates.chat_checks import check_chat_template
 from modellink_rm.templates.chat_forms import ChatForms, ChatMessage, chat_messages, find_forms, with_tools
 from modellink_rm.templates.chat_text import ending_with_the_answer, with_fixed_date
 from modellink_rm.templates.chat_tokenizer import NAME, ChatTokenizer, chat_tokenizer_of, pattern_of
@@ -47,7 +48,6 @@ def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None, whole: bool
     text = chat_tokenizer_of(tokenizer).chat_template
     if not text:
         raise UserError(f"--prompt-type {NAME}: the tokenizer {tokenizer.name} has no chat template")
-    _check_operators(text, tokenizer.name)
     text = with_fixed_date(text, where=tokenizer.name)
     template = Template(name=NAME, user=(), chat_template=text, thinking=thinking)
     renderer = ChatRenderer(template, tokenizer)
@@ -58,31 +58,17 @@ def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None, whole: bool
     return Template(name=NAME, user=(), chat_template=text, thinking=thinking)
 
 
-def _check_operators(text: str, where: str) -> None:
-    """Refuse a template that cannot be parsed, or that uses powers, which no time limit can interrupt."""
-    from jinja2 import nodes
-    from jinja2.exceptions import TemplateSyntaxError
-    from transformers.utils.chat_template_utils import _compile_jinja_template  # transformers 5.23
-
-    # The environment of an empty template: compiling this one would already compute its constants.
-    environment = _compile_jinja_template("").environment
-    try:
-        has_powers = environment.parse(text).find(nodes.Pow) is not None
-    except (TemplateSyntaxError, RecursionError) as error:
-        problem = str(error) or type(error).__name__
-        raise UserError(
-            f"--prompt-type {NAME}: the chat template of {where} cannot be read: {shortened(problem)}"
-        ) from None
-    if has_powers:
-        raise UserError(f"--prompt-type {NAME}: the chat template of {where} uses **, which is not allowed")
-
-
 class ChatRenderer:
-    """A chat template with its tokenizer."""
+    """A chat template with its tokenizer.
+
+    Raises:
+        UserError: it cannot be parsed, or does what no chat template may.
+    """
 
     def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
         from jinja2.exceptions import TemplateError
 
+        check_chat_template(template.chat_template, where=tokenizer.name)
         self._errors = (TemplateError, *_RENDERING_ERRORS)
         self._tokenizer: ChatTokenizer = chat_tokenizer_of(tokenizer)
         self._name = tokenizer.name
@@ -158,9 +144,15 @@ class ChatRenderer:
         """Check that a question with its answer begins with the question alone.
 
         Raises:
-            UserError: it does not, or the template cannot render them.
+            UserError: it does not, or the template cannot render them, or leaves one of them out.
         """
         whole = self._checked(_ANSWERED)
+        for text, what in ((_QUESTION, "a question"), (_ANSWER, "an answer")):
+            if text not in whole:
+                raise UserError(
+                    f"--prompt-type {NAME}: the chat template of {self._name} leaves out the text of {what}; "
+                    "give another --prompt-type"
+                )
         if not any(whole.startswith(self._checked(_ASKED, opens_answer=opens)) for opens in (True, False)):
             raise UserError(
                 f"--prompt-type {NAME}: the chat template of {self._name} does not begin a question and its "
@@ -215,7 +207,9 @@ class ChatRenderer:
         """A character that none of the texts contains, and the texts with it inside each control token."""
         if not any(self._special_pattern.search(text) for text in texts):
             return "", texts
-        mark = next(mark for mark in _MARKS if not any(mark in text for text in texts))
+        mark = next((mark for mark in _MARKS if not any(mark in text for text in texts)), "")
+        if not mark:
+            raise RecordError("control tokens beside every private-use character from U+E000 to U+E00F")
         return mark, [
             self._special_pattern.sub(lambda found: found[0][:1] + mark + found[0][1:], text)
             for text in texts
@@ -237,6 +231,10 @@ class ChatRenderer:
             raise _refusal(error) from None
         if len(text) > _LONGEST_TEXT:
             raise RecordError("the chat template renders too long a text")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RecordError("the chat template writes half of a surrogate pair") from None
         return str(text)
 
     def _encoded(self, text: str, mark: str) -> "array[int]":
@@ -280,7 +278,7 @@ def _num_equal(one: "array[int]", other: "array[int]") -> int:
     return next((index for index, pair in pairs if pair[0] != pair[1]), len(other))
 
 
-def _refusal(error: Exception) -> RecordError:
+def _refusal(error: BaseException) -> RecordError:
     if isinstance(error, RenderingTooLongError):
         return RecordError(f"the chat template takes more than {MAX_SECONDS:g} s")
     if isinstance(error, MemoryError):

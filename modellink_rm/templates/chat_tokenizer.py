@@ -111,6 +111,8 @@ def _by_transformers(tokenizer: Tokenizer, directory: Path) -> ChatTokenizer:
         chat_template = own.get_chat_template() if own.chat_template else None
     except ValueError as error:  # it has several, none of them the default
         raise UserError(f"--prompt-type {NAME}: {tokenizer.name}: {shortened(str(error))}") from None
+    if not isinstance(chat_template, str | None):
+        raise UserError(f"--prompt-type {NAME}: the chat template of {tokenizer.name} is no text")
     return ChatTokenizer(
         chat_template=chat_template,
         variables=dict(own.special_tokens_map),

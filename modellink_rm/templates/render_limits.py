@@ -16,8 +16,11 @@ _MAX_BYTES = 1 << 30  # of memory, in addition to what the process uses
 _STATM = Path("/proc/self/statm")  # its first number: size of the address space in pages
 
 
-class RenderingTooLongError(Exception):
-    """The template did not finish in time."""
+class RenderingTooLongError(BaseException):
+    """The template did not finish in time.
+
+    No Exception: jinja2 catches those while it computes a template's constants, and would go on unlimited.
+    """
 
 
 @contextlib.contextmanager
@@ -37,7 +40,8 @@ def rendering_limits(seconds: float) -> Iterator[None]:
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
     before = signal.signal(signal.SIGVTALRM, _stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    # Again and again: python drops what is raised within a destructor.
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, seconds)
     try:
         yield
     finally:

@@ -77,8 +77,9 @@ class RenderProcess:
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None or self._owner != os.getpid():
             path = os.pathsep.join(os.path.abspath(name) for name in sys.path)
+            # -P: python would look for modules in the working directory first, and run whatever is there.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-P", "-m", __name__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": path},

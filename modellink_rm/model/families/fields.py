@@ -17,6 +17,7 @@ _TRANSFORMERS_FIELDS = {
     "max_position_embeddings": int,
     "rms_norm_eps": float,
 }
+_TOO_LARGE = 2**63  # neither torch nor a float takes any whole number
 SILU: Mapping[str, tuple[str, ...]] = {"hidden_act": ("silu", "swish")}
 
 
@@ -34,7 +35,7 @@ def numbers_of(config: Config, names: Mapping[str, type]) -> dict[str, Any]:
     """The values of required fields, each an int or a float as `names` says.
 
     Raises:
-        UserError: naming all missing fields, or one of a wrong type.
+        UserError: naming all missing fields, or one of a wrong type or too large.
     """
     missing = [name for name in names if config.get(name) is None]
     if missing:
@@ -45,6 +46,10 @@ def numbers_of(config: Config, names: Mapping[str, type]) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise UserError(
                 f"field '{name}' must be {'a number' if kind is float else 'whole'}, got {value!r}"
+            )
+        if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+            raise UserError(
+                f"field '{name}' must be below {_TOO_LARGE}, got one of {value.bit_length()} bits"
             )
     return {name: kind(config[name]) for name, kind in names.items()}
 

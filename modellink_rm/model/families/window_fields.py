@@ -7,6 +7,7 @@ from modellink_rm.model.families.family import Config
 from modellink_rm.model.families.fields import check_values, numbers_of
 from modellink_rm.model.families.rotary_fields import whole_rope
 from modellink_rm.model.rope import Rope
+from modellink_rm.model.shape import MAX_LAYERS
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
@@ -23,12 +24,13 @@ def windows_of(config: Config, kinds: Sequence[str]) -> tuple[int | None, ...]:
         UserError: layer_types names other kinds of attention or other layers than the model's, or
             sliding_window is missing though a layer has one.
     """
-    num_layers = numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"]
+    num_layers = _num_layers(config)
     kinds = kinds if config.get("layer_types") is None else config["layer_types"]
     is_list = isinstance(kinds, list | tuple) and all(kind in (SLIDING, FULL) for kind in kinds)
     if not is_list or len(kinds) != num_layers:
         raise UserError(
-            f"layer_types must name {SLIDING} or {FULL} for each of {num_layers} layers, got {kinds!r}"
+            f"layer_types must name {SLIDING} or {FULL} for each of {num_layers} layers, got "
+            f"{repr(kinds)[:200]}"
         )
     if SLIDING not in kinds:
         return ()
@@ -40,13 +42,13 @@ def windows_of(config: Config, kinds: Sequence[str]) -> tuple[int | None, ...]:
 
 def one_window(config: Config) -> list[str]:
     """The kinds of a model whose layers all have the window, if it has one."""
-    num_layers = numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"]
+    num_layers = _num_layers(config)
     return [FULL if config.get("sliding_window") is None else SLIDING] * num_layers
 
 
 def every_nth_full(config: Config, nth: int) -> list[str]:
     """The kinds of a model in which only every nth layer, nth at least 1, has no window."""
-    num_layers = numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"]
+    num_layers = _num_layers(config)
     return [SLIDING if number % nth else FULL for number in range(1, num_layers + 1)]
 
 
@@ -105,3 +107,11 @@ def _check_read_by_kind(config: Config) -> None:
         raise UserError(
             f"rope_scaling {dict(scaling)!r} must name its rope_type; transformers reads no other"
         )
+
+
+def _num_layers(config: Config) -> int:
+    """num_hidden_layers, of which a list can be made."""
+    num_layers = int(numbers_of(config, {"num_hidden_layers": int})["num_hidden_layers"])
+    if num_layers > MAX_LAYERS:
+        raise UserError(f"num_hidden_layers must be at most {MAX_LAYERS}, got {num_layers}")
+    return num_layers

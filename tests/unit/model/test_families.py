@@ -279,6 +279,8 @@ def test_windows_of_a_config_saved_by_transformers_are_those_of_the_published_on
 
 
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 64, "long_factor": [1.0] * 64}
+WITH_NAN = [*[1.0] * 63, float("nan")]
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_scaling": {"type": "linear"}}),
     ("llama", {"rope_scaling": {"type": "linear", "factor": "2"}}),
@@ -296,10 +298,15 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         "llama",
         {"rope_scaling": {"type": "longrope", "factor": 2.0, "original_max_position_embeddings": 1}},
     ),
+    ("llama", {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 64, "long_factor": WITH_NAN}}),
     ("mistral", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "llama_4_scaling_beta": 0.1}}),
     ("llama", {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 2]}}),
     ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
+    ("llama", {"rope_scaling": {**LONGROPE, "original_max_position_embeddings": 1}}),
     ("llama", {"rope_scaling": "dynamic"}),
+    ("llama", {"rms_norm_eps": 10**400}),
+    ("llama", {"hidden_size": 10**400}),
+    ("ministral", {"layer_types": [["sliding_attention"]]}),
     ("llama", {"attention_bias": True}),
     ("llama", {"mlp_bias": True}),
     ("llama", {"hidden_act": "gelu"}),
@@ -375,6 +382,12 @@ def test_field_that_changes_numbers_and_is_not_supported_is_refused_by_name(
         shape_from_config({**CONFIGS[family], **change})
     assert name in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
+def test_a_number_of_layers_that_no_model_has_is_refused_at_once(family: str) -> None:
+    with pytest.raises(UserError, match=r"layers.* must be at most 10000, got"):
+        shape_from_config({**CONFIGS[family], "num_hidden_layers": 10**9})
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import signal
+import sys
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,7 @@ from modellink_rm.templates.encode import (
     tokenize_responses,
 )
 from modellink_rm.templates.files import definition_of
+from modellink_rm.templates.render_process import RenderProcess
 from modellink_rm.templates.table import TEMPLATES
 from tests.unit.conftest import SENTENCES, load_directory, train_tokenizer_json
 from tests.unit.templates.rendering import encode_prompt
@@ -199,6 +201,14 @@ HARMFUL = {
     "{{ messages.append(1) }}": "the chat template: access to attribute 'append'",
     "{% include '/etc/passwd' %}": "the chat template: no loader",
     "{% for": "cannot be read: unexpected 'end of template'",
+    # Constants, which jinja2 computes when it compiles a template, and whose failures it drops.
+    "".join(f"{{% set z = ('a b' * 400000)|wordwrap({n}) %}}" for n in range(1, 9)): "takes more than 0.2 s",
+    "{% set now = strftime_now %}{{ now('%S') }}": "reads today's date",
+    "{{ range(9)|random }}": "uses random numbers",
+    "{{ lipsum() }}": "writes random text",
+    "{{ messages[0].content }}": "leaves out the text of an answer",
+    "{{ messages[1].content }}": "leaves out the text of a question",
+    "\ud800{{ messages }}": "half of a surrogate pair",
     "{{" + "(" * 20_000 + ")" * 20_000 + "}}": "cannot be read: maximum recursion depth",
 }
 
@@ -242,6 +252,38 @@ def test_the_limits_hold_in_any_thread_and_for_no_other(tmp_path_factory, text, 
     assert re.search(HARMFUL[text], told.result())
     assert found.result() == ids()
     assert set(seen) <= {limits}
+
+
+@pytest.mark.parametrize("text", ["{{ 10**10**9 }}", "{{ [1, 2]|random }}"])
+def test_a_harmful_chat_template_of_a_checkpoint_is_refused_like_a_tokenizers(tmp_path_factory, text):
+    tokenizer = load_directory(directory_with(tmp_path_factory, CHATML))
+    template = kept_template("hf", {"name": "hf", "chat_template": CHATML + text}, where="here")
+    with pytest.raises(UserError, match=r"which is not allowed|uses random numbers"):
+        tokenize_responses(PAIR, template, tokenizer)
+
+
+def test_a_chat_template_that_is_no_text_is_refused(tmp_path_factory):
+    tokenizer = load_directory(directory_with(tmp_path_factory, 5))
+    with pytest.raises(UserError, match="is no text"):
+        find_template("hf", tokenizer)
+
+
+def test_a_record_with_control_tokens_and_every_mark_is_one_bad_record(chatml):
+    tokenizer = load_directory(chatml)
+    text = "<s>" + "".join(chat_template._MARKS)
+    with pytest.raises(RecordError, match="private-use"):
+        encode_prompt(None, "", (Message("user", text),), find_template("hf", tokenizer), tokenizer)
+
+
+def test_the_rendering_process_runs_no_module_of_the_working_directory(tmp_path, monkeypatch):
+    for name in ("json", "jinja2", "modellink_rm"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [name for name in sys.path if name])
+    process = RenderProcess()
+    assert process.render({"name": "you"}, "for {{ name }}", seconds=5) == "for you"
+    process._end()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_chat_template_that_fails_on_one_record_leaves_the_others(tmp_path_factory, monkeypatch):
