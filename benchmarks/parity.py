@@ -100,7 +100,7 @@ def train_beside(arguments: argparse.Namespace) -> int:
     if peer != "trl" or not Path(python).is_file():
         raise UserError(f"--families needs --peer-python trl=PATH, got {arguments.peer_python!r}")
     sys.path.insert(0, str(ROOT))  # for the tiny models of the tests
-    from beside import compare_families
+    from benchmarks.beside import compare_families
 
     return compare_families(
         arguments.families, peer_python=Path(python), steps=arguments.steps, flags=arguments.trainer_flags
