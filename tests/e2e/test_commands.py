@@ -119,7 +119,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(directory: Path, tmp
     assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, full(2)])
 def test_loss_that_is_not_finite_stops_before_the_step(
     processes: int, directory: Path, tmp_path: Path
 ) -> None:

@@ -168,6 +168,7 @@ def test_intervals_and_minutes_leave_too(directory: Path, tmp_path: Path, start:
         assert ("left after iteration" in errors) == (last < 5)
 
 
+@pytest.mark.full
 def test_termination_without_the_flag_ends_at_once(directory: Path, tmp_path: Path, start: Callable) -> None:
     process = start(command(directory, f"--train-iters {MANY} --save {tmp_path}"))
     wait_for_steps(tmp_path, process)
@@ -278,6 +279,7 @@ def test_run_that_waited_for_the_lock_plans_again(directory: Path, tmp_path: Pat
         assert steps_of(save) == steps_of(first)
 
 
+@pytest.mark.full
 def test_two_runs_started_together_are_not_one(directory: Path, tmp_path: Path, start: Callable) -> None:
     runs = [
         start(command(directory, f"--train-iters 3 --save {tmp_path}/run --lr {lr}")) for lr in (1e-3, 2e-3)
@@ -289,6 +291,7 @@ def test_two_runs_started_together_are_not_one(directory: Path, tmp_path: Path, 
     assert [step for step, _, _ in steps_of(tmp_path / "run")] == [1, 2, 3]
 
 
+@pytest.mark.full
 def test_weights_that_are_not_finite_are_refused_by_name(
     directory: Path, tmp_path: Path, start: Callable
 ) -> None:

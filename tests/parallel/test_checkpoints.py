@@ -73,11 +73,11 @@ def half_run(arguments: list[str], workers: Workers, tmp_path_factory: pytest.Te
     "size",
     [
         "one",
-        "dp2_distributed",
+        full("dp2_distributed"),
         "tp2_pp2",
         full("pp2_vpp2"),
         full("pp2_vpp2_dp2_distributed"),
-        "pp2_vpp2_bf16",
+        full("pp2_vpp2_bf16"),
         full("one_bf16"),
         "dp2_distributed_bf16",
         "dropout",
