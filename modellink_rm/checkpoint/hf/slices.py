@@ -14,13 +14,13 @@ def read_piece(stored: Any, plan: TensorPlan, piece: RowRange) -> Tensor:
         stored: the tensor, or safetensors' view of it that is sliced.
     """
     rows = _as_rows(stored[_index(plan, piece)], plan)
-    return rows.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) if plan.is_interleaved else rows
+    return _turned(rows, (len(rows) // 2, 2)) if plan.is_interleaved else rows
 
 
 def write_piece(stored: Tensor, plan: TensorPlan, piece: RowRange, rows: Tensor) -> None:
     """Put rows into the tensor that `read_piece` reads them from."""
     if plan.is_interleaved:
-        rows = rows.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+        rows = _turned(rows, (2, len(rows) // 2))
     _as_rows(stored[_index(plan, piece)], plan).copy_(rows)
 
 
@@ -36,3 +36,8 @@ def _index(plan: TensorPlan, piece: RowRange) -> tuple[slice, ...]:
 def _as_rows(part: Tensor, plan: TensorPlan) -> Tensor:
     """A slice as a view [rows, columns] or [rows]."""
     return part if plan.expert is None else part[0].movedim(-1, 0)
+
+
+def _turned(rows: Tensor, table: tuple[int, int]) -> Tensor:
+    """Rows that are numbered line by line in a table, in the order of its columns."""
+    return rows.reshape(*table, *rows.shape[1:]).transpose(0, 1).flatten(0, 1)

@@ -35,7 +35,7 @@ _TENSORS = decoder_tensors(
     ),
 )
 # transformers' defaults, where they are not those of other families.
-_DEFAULTS = {"head_dim": 64, "rope_theta": 150000.0}
+_DEFAULTS = {"attention_bias": True, "head_dim": 64, "rope_theta": 150000.0}
 
 
 def _gpt_oss_shape(config: Config) -> ModelShape:
@@ -51,7 +51,8 @@ def _gpt_oss_shape(config: Config) -> ModelShape:
     # Without them transformers scales the angles all the same.
     if not (config.get("rope_scaling") or config.get("rope_parameters")):
         raise UserError("model_type 'gpt_oss' needs rope_scaling or rope_parameters")
-    has_biases = config.get("attention_bias", True)
+    numbers = numbers_of(config, {"rope_theta": float, "num_experts_per_tok": int})
+    has_biases = config["attention_bias"]
     shape = transformers_shape(
         config,
         rope=whole_rope(config),
@@ -61,7 +62,7 @@ def _gpt_oss_shape(config: Config) -> ModelShape:
     experts = Experts(
         number=num_experts(config),
         ffn_hidden_size=shape.ffn_hidden_size,
-        top_k=numbers_of(config, {"num_experts_per_tok": int})["num_experts_per_tok"],
+        top_k=numbers["num_experts_per_tok"],
         normalizes_weights=True,  # the softmax over the chosen logits
         has_biases=True,
         aux_loss_coef=aux_loss_coef(config),
