@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from modellink_rm.experts.balance import Routing
 from modellink_rm.experts.dispatch import expert_processes, mixed_by_experts
-from modellink_rm.experts.modules import LocalExperts, Router, SharedGate, mark_divided_rows
+from modellink_rm.experts.modules import LocalExperts, Router, SharedGate
 from modellink_rm.experts.shape import Experts
 
 
@@ -63,9 +63,9 @@ class ExpertsMLP(MegatronModule):
     def take_whole_rows(self) -> None:
         """Under sequence parallelism too, the rows will be whole on every tensor-parallel rank."""
         self.has_divided_rows = False
-        mark_divided_rows(self.router.weight, False)
+        self.router.mark_divided_rows(False)
         if self.shape.has_shared_gate:
-            mark_divided_rows(self.shared_gate.weight, False)
+            self.shared_gate.mark_divided_rows(False)
         if self.shape.shared_ffn_hidden_size:
             take_whole_rows(self.shared_expert)
 

@@ -18,9 +18,9 @@ from modellink_rm.experts.shape import Experts
 
 
 class WholeWeight(nn.Module):
-    """A weight [outputs, h] that every process has whole."""
+    """A weight [outputs, h], and a bias [outputs] or None, that every process has whole."""
 
-    def __init__(self, config: TransformerConfig, *, num_outputs: int) -> None:
+    def __init__(self, config: TransformerConfig, *, num_outputs: int, has_bias: bool = False) -> None:
         super().__init__()
         device = torch.cuda.current_device()
         self.weight = nn.Parameter(
@@ -28,7 +28,15 @@ class WholeWeight(nn.Module):
         )
         if config.perform_initialization:
             config.init_method(self.weight)
-        mark_divided_rows(self.weight, config.sequence_parallel)
+        self.bias = None
+        if has_bias:
+            self.bias = nn.Parameter(torch.zeros(num_outputs, dtype=config.params_dtype, device=device))
+        self.mark_divided_rows(config.sequence_parallel)
+
+    def mark_divided_rows(self, is_divided: bool) -> None:
+        """Tell the engine whether each tensor-parallel rank has other rows: then it adds up the gradients."""
+        for parameter in self.parameters():
+            parameter.sequence_parallel = is_divided  # type: ignore[attr-defined]
 
 
 class SharedGate(WholeWeight):
@@ -49,7 +57,7 @@ class Router(WholeWeight):
     layer = 0
 
     def __init__(self, config: TransformerConfig, shape: Experts) -> None:
-        super().__init__(config, num_outputs=shape.number)
+        super().__init__(config, num_outputs=shape.number, has_bias=shape.has_biases)
         self.shape = shape
 
     def forward(self, rows: Tensor, routing: Routing | None = None) -> tuple[Tensor, Tensor]:
@@ -58,7 +66,8 @@ class Router(WholeWeight):
         Args:
             routing: where the choices are recorded, in training.
         """
-        logits = functional.linear(rows.float(), self.weight.float())
+        bias = None if self.bias is None else self.bias.float()
+        logits = functional.linear(rows.float(), self.weight.float(), bias)
         probabilities = logits.softmax(dim=-1)
         weights, chosen = probabilities.topk(self.shape.top_k, dim=-1)
         if self.shape.normalizes_weights:
@@ -74,13 +83,8 @@ class Router(WholeWeight):
         return weights, chosen
 
 
-def mark_divided_rows(weight: nn.Parameter, is_divided: bool) -> None:
-    """Tell the engine whether each tensor-parallel rank has other rows, so that it adds up the gradients."""
-    weight.sequence_parallel = is_divided  # type: ignore[attr-defined]
-
-
 class LocalExperts(MegatronModule):
-    """The experts, or parts of them, that this process holds."""
+    """The experts, or parts of them, that this process holds; those with biases are held whole."""
 
     def __init__(
         self, config: TransformerConfig, shape: Experts, activation: Any, processes: ExpertProcesses
@@ -89,21 +93,34 @@ class LocalExperts(MegatronModule):
         self.processes = processes
         number = shape.number // processes.ep_size
         width = shape.ffn_hidden_size // processes.etp_size
-        self.fc1 = ExpertWeights(config, (number, 2, width, config.hidden_size), 2, processes)
-        self.fc2 = ExpertWeights(config, (number, config.hidden_size, width), 2, processes)
+        assert not shape.has_biases or processes.etp_size == 1  # each part would add the output's bias
+        parts: dict[str, Any] = {"processes": processes, "has_bias": shape.has_biases}
+        self.fc1 = ExpertWeights(config, (number, 2, width, config.hidden_size), 2, **parts)
+        self.fc2 = ExpertWeights(config, (number, config.hidden_size, width), 2, **parts)
         self.activation = activation(config)
 
     def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
         """Outputs [m, h] of rows [m, h] in the order of the experts, `counts` of each."""
-        gate_and_up = grouped_linear(rows, self.fc1.weight.flatten(1, 2), counts)
-        return grouped_linear(self.activation(gate_and_up), self.fc2.weight, counts)
+        fc1_bias = None if self.fc1.bias is None else self.fc1.bias.flatten(1, 2)
+        gate_and_up = grouped_linear(rows, self.fc1.weight.flatten(1, 2), counts, fc1_bias)
+        return grouped_linear(self.activation(gate_and_up), self.fc2.weight, counts, self.fc2.bias)
 
 
 class ExpertWeights(nn.Module):
-    """One matrix of every local expert: [experts, 2, f, h] for gate and up, [experts, h, f] for down."""
+    """One matrix of every local expert: [experts, 2, f, h] for gate and up, [experts, h, f] for down.
+
+    Attributes:
+        bias: [experts, 2, f] or [experts, h], or None.
+    """
 
     def __init__(
-        self, config: TransformerConfig, shape: tuple[int, ...], divided_axis: int, processes: ExpertProcesses
+        self,
+        config: TransformerConfig,
+        shape: tuple[int, ...],
+        divided_axis: int,
+        *,
+        processes: ExpertProcesses,
+        has_bias: bool,
     ) -> None:
         """Weights that are not initialized unless the run starts with random ones.
 
@@ -117,24 +134,31 @@ class ExpertWeights(nn.Module):
         self.weight = nn.Parameter(torch.empty(shape, dtype=config.params_dtype, device=device))
         if config.perform_initialization:
             config.init_method(self.weight)
-        # Its gradient is reduced over the processes that hold the same experts, and each of those that do not
-        # counts it in the gradient norm. Without expert parallelism too, so that checkpoints are the same.
-        self.weight.allreduce = False  # type: ignore[attr-defined]
-        set_tensor_model_parallel_attributes(self.weight, True, 0, 1)
+        self.bias = None
+        if has_bias:
+            self.bias = nn.Parameter(torch.zeros(shape[:-1], dtype=config.params_dtype, device=device))
+        # Their gradients are reduced over the processes that hold the same experts, and each of those that
+        # do not counts them in the gradient norm. Without expert parallelism too, so that checkpoints are the
+        # same.
+        for parameter in self.parameters():
+            parameter.allreduce = False  # type: ignore[attr-defined]
+            set_tensor_model_parallel_attributes(parameter, True, 0, 1)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: Any = None
     ) -> dict[str, Any]:
-        """The weight as a part of that of all experts, for megatron-core's checkpoints."""
+        """The parameters as parts of those of all experts, for megatron-core's checkpoints."""
         first, where = len(sharded_offsets), self.processes
-        key = f"{prefix}weight"
-        tensor = ShardedTensor.from_rank_offsets(
-            key,
-            self.weight,
-            *sharded_offsets,
-            (first, where.ep_rank, where.ep_size),
-            (first + self.divided_axis, where.etp_rank, where.etp_size),
-            replica_id=(0, 0, parallel_state.get_expert_data_parallel_rank()),
-            prepend_axis_num=first,
-        )
-        return {key: tensor}
+        divided = {"weight": [(first + self.divided_axis, where.etp_rank, where.etp_size)], "bias": []}
+        return {
+            f"{prefix}{name}": ShardedTensor.from_rank_offsets(
+                f"{prefix}{name}",
+                parameter,
+                *sharded_offsets,
+                (first, where.ep_rank, where.ep_size),
+                *divided[name],
+                replica_id=(0, 0, parallel_state.get_expert_data_parallel_rank()),
+                prepend_axis_num=first,
+            )
+            for name, parameter in self.named_parameters()
+        }

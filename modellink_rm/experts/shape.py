@@ -14,6 +14,7 @@ class Experts:
         ffn_hidden_size: size of an expert's inner state.
         top_k: experts that compute a token.
         normalizes_weights: the weights of a token's experts are made to add up to 1.
+        has_biases: the router has a bias, and so does each matrix of the experts.
         shared_ffn_hidden_size: inner size of the expert that computes every token; 0 for none.
         has_shared_gate: that expert's output is multiplied by the sigmoid of a linear form of the token.
         dense_layers: numbers of the layers, from 0, that have an ordinary MLP instead.
@@ -25,6 +26,7 @@ class Experts:
     ffn_hidden_size: int
     top_k: int
     normalizes_weights: bool
+    has_biases: bool = False
     shared_ffn_hidden_size: int = 0
     has_shared_gate: bool = False
     dense_layers: tuple[int, ...] = ()

@@ -72,6 +72,12 @@ def _check_experts(parallel: ParallelConfig, experts: Experts | None) -> None:
             raise UserError(f"{flag} {size} needs a model with experts; leave it out")
         if divided % size:
             raise UserError(f"{flag} {size} does not divide {name}, {divided}")
+    etp = parallel.expert_tensor_parallel_size
+    if experts is not None and experts.has_biases and etp > 1:
+        raise UserError(
+            f"--expert-tensor-parallel-size {etp} cannot divide experts that have biases; use "
+            "--expert-model-parallel-size"
+        )
 
 
 def check_recompute_fits_shape(

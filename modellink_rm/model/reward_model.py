@@ -105,8 +105,9 @@ class RewardModel(MegatronModule):
     ) -> Iterator[tuple[str, Tensor]]:
         """The pairs (name, tensor), as `global_parameters`, but each of this process's experts on its own.
 
-        The tensors of experts are views [2f, h] and [h, f] of the parameters, with the expert's number over
-        the whole layer in their names: "decoder.layers.3.mlp.experts.17.fc1.weight".
+        The tensors of experts are views of the parameters, [2f, h] and [h, f], and [2f] and [h] of biases,
+        with the expert's number over the whole layer in their names:
+        "decoder.layers.3.mlp.experts.17.fc1.weight".
 
         Args:
             value: of each parameter, with its shape: by default itself; its gradient, say.
@@ -118,8 +119,9 @@ class RewardModel(MegatronModule):
                 continue
             before, after = name.split(EXPERTS_INFIX)
             first = current_ranks().ep_rank * len(whole)
+            columns = () if name.endswith(".bias") else (whole.shape[-1],)
             for number, tensor in enumerate(whole, start=first):
-                yield f"{before}{EXPERTS_INFIX}{number}.{after}", tensor.view(-1, tensor.shape[-1])
+                yield f"{before}{EXPERTS_INFIX}{number}.{after}", tensor.view(-1, *columns)
 
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Set the previous stage's output as input; called by the engine's schedules."""

@@ -152,6 +152,11 @@ class ModelShape:
         return self.experts is not None and layer not in self.experts.dense_layers
 
     @property
+    def has_expert_biases(self) -> bool:
+        """Whether routers and experts have biases."""
+        return self.experts is not None and self.experts.has_biases
+
+    @property
     def num_sparse_layers(self) -> int:
         """Layers that have experts."""
         return sum(map(self.is_sparse, range(self.num_layers)))

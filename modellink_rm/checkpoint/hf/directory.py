@@ -20,6 +20,7 @@ from modellink_rm.checkpoint.hf.heads import (
     open_safetensors,
 )
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
+from modellink_rm.checkpoint.hf.slices import read_piece
 from modellink_rm.model.families.registry import family_of, shape_from_config
 from modellink_rm.model.families.tensors import TensorTable
 from modellink_rm.model.shape import ModelShape
@@ -111,9 +112,7 @@ class HuggingFaceWeights:
         tensor = torch.zeros(plan.shape, dtype=dtype)
         row = 0
         for piece in plan.pieces:
-            stored = self._slice(piece.name)
-            rows = slice(piece.start, piece.stop)
-            values = stored[rows] if plan.columns is None else stored[rows, slice(*plan.columns)]
+            values = read_piece(self._slice(piece.name), plan, piece)
             tensor[row : row + len(values)].copy_(values)
             row += len(values)
         return tensor

@@ -10,7 +10,7 @@ from modellink_rm.model.spec import EXPERTS_INFIX, LAYER_PREFIX, ModelSpec
 
 @dataclasses.dataclass(frozen=True)
 class RowRange:
-    """Rows [start, stop) along dim 0 of one of the weights' tensors."""
+    """Rows [start, stop) of one of the weights' tensors."""
 
     name: str
     start: int
@@ -21,11 +21,17 @@ class RowRange:
 class TensorPlan:
     """One rank's tensor of the engine: pieces stacked along dim 0, then rows of zeros.
 
+    Rows are those of dim 0 of the stored tensors, but of the last dim where these hold all experts.
+
     Attributes:
-        columns: [start, stop) of dim 1 to take from every piece; None for all columns.
+        columns: [start, stop) to take from every piece; None for all columns.
         shape: of the rank's tensor, including padding.
         zero_rows: rows of zeros at the end, the padding of the vocabulary.
         is_divided: whether the ranks hold different parts, and not copies of one tensor.
+        expert: the number of the expert whose matrix [columns, rows], or vector, is taken of those of all
+            experts; None for a stored tensor [rows, columns] of its own.
+        is_interleaved: the pieces' rows are of the gate and of the up projection in turn; in the engine's
+            tensor those of the gate come first.
     """
 
     pieces: tuple[RowRange, ...]
@@ -33,19 +39,30 @@ class TensorPlan:
     shape: tuple[int, ...]
     zero_rows: int = 0
     is_divided: bool = True
+    expert: int | None = None
+    is_interleaved: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stored:
-    """The stored tensors that make up one of the engine's: their names and rows, and the row order."""
+    """The stored tensors that make up one of the engine's: their names and rows, and the row order.
+
+    Attributes:
+        expert: of a tensor that holds those of all `num_experts`.
+    """
 
     names: tuple[str, ...]
     rows: tuple[int, ...]
     row_order: RowOrder
     row_shape: tuple[int, ...]
+    expert: int | None = None
+    num_experts: int = 0
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        if self.expert is not None:
+            (name,), (rows,) = self.names, self.rows
+            return {name: (self.num_experts, *self.row_shape, rows)}
         return {name: (rows, *self.row_shape) for name, rows in zip(self.names, self.rows, strict=True)}
 
 
@@ -127,6 +144,8 @@ def tensor_plan(
         shape=(num_rows, *row_shape),
         zero_rows=zero_rows,
         is_divided=row_order.divided != "nothing",
+        expert=stored.expert,
+        is_interleaved=row_order.is_interleaved,
     )
 
 
@@ -149,14 +168,16 @@ def _stored(engine_name: str, shape: ModelShape, table: TensorTable) -> _Stored:
     row_order = entry.row_order(shape)
     if kind == "bias" and row_order.divided == "columns":
         row_order = dataclasses.replace(row_order, divided="nothing")  # it is added to the sum over the ranks
+    names, ending = entry.names, kind
+    if entry.is_bare:
+        names, ending = tuple(f"{name}_bias" if kind == "bias" else name for name in names), ""
     return _Stored(
-        names=tuple(
-            table.name(name, layer=layer, expert=expert, kind="" if entry.is_bare else kind)
-            for name in entry.names
-        ),
+        names=tuple(table.name(name, layer=layer, expert=expert, kind=ending) for name in names),
         rows=row_order.sizes if len(entry.names) > 1 else (sum(row_order.sizes),),
         row_order=row_order,
         row_shape=() if row_order.columns is None or kind == "bias" else (row_order.columns,),
+        expert=expert if entry.is_stacked else None,
+        num_experts=shape.experts.number if shape.experts is not None else 0,
     )
 
 

@@ -28,6 +28,7 @@ from modellink_rm.checkpoint.hf.gather import (
     tensors_of_stage,
 )
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, stored_shapes
+from modellink_rm.checkpoint.hf.slices import write_piece
 from modellink_rm.checkpoint.hf.stream import SafetensorsWriter, TensorType
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.reward_model import RewardModel
@@ -37,9 +38,9 @@ from modellink_rm.parallel.groups import Ranks
 
 @dataclass(frozen=True)
 class _Item:
-    """One of the engine's tensors, as the tensors that store it."""
+    """One of the engine's tensors, or those of all experts, as the tensors that store it."""
 
-    engine_name: str
+    engine_names: tuple[str, ...]
     types: Mapping[str, TensorType]
 
     @property
@@ -141,13 +142,16 @@ def _written_spec(spec: ModelSpec, contents: Contents) -> ModelSpec:
 def _plan_files(spec: ModelSpec, parameters: Mapping[str, Tensor | None], contents: Contents) -> list[_File]:
     """The files of this process's stage, in the order of its parameters."""
     table = FAMILIES[spec.shape.family].tensors
-    files: list[_File] = []
+    # A stored tensor that holds those of all experts is written at once.
+    by_stored: dict[tuple[str, ...], list[str]] = {}
     for name in parameters:
-        if name.startswith(HEAD_PREFIX):
-            continue
-        shapes = stored_shapes(name, spec.shape, table)
-        item = _Item(name, {stored: TensorType(shape, contents.dtype) for stored, shape in shapes.items()})
-        _add_item(files, item, contents.max_shard_bytes)
+        if not name.startswith(HEAD_PREFIX):
+            by_stored.setdefault(tuple(stored_shapes(name, spec.shape, table)), []).append(name)
+    files: list[_File] = []
+    for names in by_stored.values():
+        shapes = stored_shapes(names[0], spec.shape, table)
+        types = {stored: TensorType(shape, contents.dtype) for stored, shape in shapes.items()}
+        _add_item(files, _Item(tuple(names), types), contents.max_shard_bytes)
     head = _head_item(parameters, spec, contents)
     if head is not None and contents.form.head_file:
         files.append(_File((head,), contents.form.head_file))
@@ -170,7 +174,7 @@ def _head_item(parameters: Mapping[str, Tensor | None], spec: ModelSpec, content
     if not tensors:
         return None
     types = {name: TensorType(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    return _Item(HEAD_PREFIX, types)
+    return _Item((HEAD_PREFIX,), types)
 
 
 def _head_tensors(
@@ -234,30 +238,30 @@ def _tensors_of(
     item: _Item, spec: ModelSpec, parameters: Mapping[str, Tensor | None], contents: Contents, ranks: Ranks
 ) -> Iterator[tuple[str, Tensor]]:
     """The pairs (name, tensor on the host), on the stage's writer."""
-    if item.engine_name == HEAD_PREFIX:
+    if item.engine_names == (HEAD_PREFIX,):
         if is_writer(ranks):
             yield from _head_tensors(parameters, spec, contents).items()
         return
-    plans = plans_of(item.engine_name, spec, ranks)
-    parts = gathered(item.engine_name, parameters, plans, spec, ranks)
-    if is_writer(ranks):
-        shapes = stored_shapes(item.engine_name, spec.shape, FAMILIES[spec.shape.family].tensors)
-        yield from _joined(shapes, plans, parts).items()
+    tensors: dict[str, Tensor] = {}
+    for engine_name in item.engine_names:
+        plans = plans_of(engine_name, spec, ranks)
+        parts = gathered(engine_name, parameters, plans, spec, ranks)
+        if is_writer(ranks):
+            tensors = tensors or {
+                name: torch.empty(kind.shape, dtype=parts[0].dtype) for name, kind in item.types.items()
+            }
+            _put_parts(tensors, plans, parts)
+    yield from tensors.items()
 
 
-def _joined(
-    shapes: Mapping[str, tuple[int, ...]], plans: Sequence[TensorPlan], parts: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """The stored tensors, assembled from the ranks' parts: the inverse of reading them."""
-    tensors = {name: torch.empty(shape, dtype=parts[0].dtype) for name, shape in shapes.items()}
+def _put_parts(tensors: Mapping[str, Tensor], plans: Sequence[TensorPlan], parts: Sequence[Tensor]) -> None:
+    """Write the ranks' parts into the stored tensors: the inverse of reading them."""
     for plan, part in zip(plans, parts, strict=False):  # a tensor that is whole on every rank has one part
         row = 0
         for piece in plan.pieces:
             stop = row + piece.stop - piece.start
-            rows = tensors[piece.name][piece.start : piece.stop]
-            (rows if plan.columns is None else rows[:, slice(*plan.columns)]).copy_(part[row:stop])
+            write_piece(tensors[piece.name], plan, piece, part[row:stop])
             row = stop
-    return tensors
 
 
 def _write_small_files(

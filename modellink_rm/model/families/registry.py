@@ -3,6 +3,7 @@
 A config field that changes numbers and is not supported here is an error, never ignored.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from modellink_rm.base.errors import UserError
@@ -22,7 +23,6 @@ _DROPOUT_FLAGS = {
 # Fields that transformers reads in every family, in the code that the families share. `is_causal` is on where
 # it is missing alone: null is off.
 _VALUES: dict[str, tuple[Any, ...]] = {
-    "quantization_config": (None,),
     "is_causal": (True,),
     "per_layer_config": (None, {}),
 }
@@ -55,8 +55,22 @@ def shape_from_config(config: Config) -> ModelShape:
         UserError: an unknown family, a missing field, or one that is not supported.
     """
     family = family_of(config)
+    _check_is_not_quantized(config)
     check_values(config, _VALUES)
     for name, flag in _DROPOUT_FLAGS.items():
         if config.get(name):
             warn_once(f"{name} {config[name]} of config.json is ignored: {flag} sets it")
     return family.read_shape(config)
+
+
+def _check_is_not_quantized(config: Config) -> None:
+    quantization = config.get("quantization_config")
+    if quantization is None:
+        return
+    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+    argument = ", quantization_config=Mxfp4Config(dequantize=True)" if method == "mxfp4" else ""
+    raise UserError(
+        f"quantization_config says that the weights are quantized ({method or 'no quant_method'}), and such "
+        "weights are not trained; dequantize them: open the model with transformers "
+        f"(from_pretrained(..., dtype=torch.bfloat16{argument})) and save it with save_pretrained"
+    )

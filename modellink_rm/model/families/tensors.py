@@ -17,6 +17,8 @@ from modellink_rm.model.spec import EXPERTS_INFIX
 
 EMBEDDING = "embedding.word_embeddings"
 FINAL_LAYERNORM = "decoder.final_layernorm"
+_EXPERT_FC1 = f"{EXPERTS_INFIX}{{expert}}.fc1"
+_EXPERT_FC2 = f"{EXPERTS_INFIX}{{expert}}.fc2"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class RowOrder:
         order: ranges of the concatenated parts' rows, in the engine's order.
         divided: what tensor parallelism divides: all rows, the rows of each range, the columns, or nothing.
         is_padded: whether rows of zeros follow in the engine's tensor, as for the vocabulary.
+        is_interleaved: the stored rows are of the gate and of the up projection in turn; in the engine's
+            tensor those of the gate come first.
     """
 
     sizes: tuple[int, ...]
@@ -36,6 +40,7 @@ class RowOrder:
     order: tuple[tuple[int, int], ...]
     divided: Literal["rows", "each range", "columns", "nothing"] = "nothing"
     is_padded: bool = False
+    is_interleaved: bool = False
 
 
 RowOrderOf = Callable[[ModelShape], RowOrder]
@@ -119,6 +124,18 @@ def expert_gate_up(shape: ModelShape) -> RowOrder:
     return _gate_up(shape.hidden_size, _experts(shape).ffn_hidden_size)
 
 
+def expert_gate_up_interleaved(shape: ModelShape) -> RowOrder:
+    """One expert's gate and up projection, a row of each in turn."""
+    rows = 2 * _experts(shape).ffn_hidden_size
+    return RowOrder(
+        sizes=(rows,),
+        columns=shape.hidden_size,
+        order=((0, rows),),
+        divided="rows",
+        is_interleaved=True,
+    )
+
+
 def expert_out(shape: ModelShape) -> RowOrder:
     """A column for each channel of one expert's inner state."""
     return _by_columns(shape.hidden_size, _experts(shape).ffn_hidden_size)
@@ -170,7 +187,8 @@ class StoredTensor:
             one for each part of the row order, or one that holds all parts.
         row_order: order of the rows; expert tensor parallelism divides those of experts.
         bias: the field of the shape that says whether there is a bias with the same rows; "" for none.
-        is_bare: the stored names do not end in ".weight".
+        is_bare: the stored names do not end in ".weight", and those of biases in "_bias".
+        is_stacked: the stored tensor is that of every expert, [experts, columns, rows].
         layers: which layers have it: all, those without experts, or those with experts.
     """
 
@@ -179,6 +197,7 @@ class StoredTensor:
     row_order: RowOrderOf
     bias: str = ""
     is_bare: bool = False
+    is_stacked: bool = False
     layers: Literal["all", "dense", "sparse"] = "all"
 
     def is_in(self, shape: ModelShape, layer: int) -> bool:
@@ -324,14 +343,33 @@ def experts_tensors(
     """The tensors of the router and of every expert, from their names."""
     return (
         StoredTensor(engine="mlp.router", names=(router_name,), row_order=router, layers="sparse"),
-        StoredTensor(
-            engine=f"{EXPERTS_INFIX}{{expert}}.fc1",
-            names=gate_and_up,
-            row_order=expert_gate_up,
-            layers="sparse",
-        ),
-        StoredTensor(
-            engine=f"{EXPERTS_INFIX}{{expert}}.fc2", names=(output,), row_order=expert_out, layers="sparse"
+        StoredTensor(engine=_EXPERT_FC1, names=gate_and_up, row_order=expert_gate_up, layers="sparse"),
+        StoredTensor(engine=_EXPERT_FC2, names=(output,), row_order=expert_out, layers="sparse"),
+    )
+
+
+def stacked_experts_tensors(*, router_name: str, gate_and_up: str, output: str) -> tuple[StoredTensor, ...]:
+    """The tensors of the router and of all experts together, with biases, from their names.
+
+    As gpt-oss stores them: each expert's matrices transposed, gate and up a column of each in turn.
+    """
+    bias = "has_expert_biases"
+    return (
+        StoredTensor(engine="mlp.router", names=(router_name,), row_order=router, bias=bias, layers="sparse"),
+        *(
+            StoredTensor(
+                engine=engine,
+                names=(name,),
+                row_order=row_order,
+                bias=bias,
+                is_bare=True,
+                is_stacked=True,
+                layers="sparse",
+            )
+            for engine, name, row_order in (
+                (_EXPERT_FC1, gate_and_up, expert_gate_up_interleaved),
+                (_EXPERT_FC2, output, expert_out),
+            )
         ),
     )
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+CLAMPED_SWIGLU_LIMIT = 7.0
+CLAMPED_SWIGLU_ALPHA = 1.702
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -32,6 +34,17 @@ def swiglu(gate_and_up: Tensor) -> Tensor:
     """silu(gate) * up, [..., f] of [..., 2f] (Shazeer 2020, arXiv 2002.05202)."""
     gate, up = gate_and_up.chunk(2, dim=-1)
     return functional.silu(gate) * up
+
+
+def clamped_swiglu(gate_and_up: Tensor) -> Tensor:
+    """gate * sigmoid(1.702 gate) * (up + 1), both clamped to 7, [..., f] of [..., 2f].
+
+    As in gpt-oss (transformers 5.23, models/gpt_oss, `GptOssExperts._apply_gate`); the gate has no lower
+    bound.
+    """
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    gate, up = gate.clamp(max=CLAMPED_SWIGLU_LIMIT), up.clamp(-CLAMPED_SWIGLU_LIMIT, CLAMPED_SWIGLU_LIMIT)
+    return gate * torch.sigmoid(CLAMPED_SWIGLU_ALPHA * gate) * (up + 1)
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from modellink_rm.model.config import RewardModelConfig
-from modellink_rm.model.layers.elementwise import compiled, geglu, swiglu
+from modellink_rm.model.layers.elementwise import clamped_swiglu, compiled, geglu, swiglu
 
 
 class SwiGLU(MegatronModule):
@@ -25,3 +25,9 @@ class GeGLU(SwiGLU):
     """The gate of Gemma's MLP, with gelu."""
 
     formula = staticmethod(geglu)
+
+
+class ClampedSwiGLU(SwiGLU):
+    """The gate of gpt-oss's experts."""
+
+    formula = staticmethod(clamped_swiglu)

@@ -22,6 +22,7 @@ CONFIGS = Path(__file__).parents[2] / "fixtures" / "configs"
 QWEN3 = json.loads((CONFIGS / "qwen3-30b-a3b.json").read_text())
 MIXTRAL = json.loads((CONFIGS / "mixtral-8x7b.json").read_text())
 QWEN2 = json.loads((CONFIGS / "qwen1.5-moe-a2.7b-chat.json").read_text())
+GPT_OSS = json.loads((CONFIGS / "gpt-oss-20b.json").read_text()) | {"quantization_config": None}
 LLAMA = json.loads((CONFIGS / "llama-2-7b.json").read_text())
 
 
@@ -41,8 +42,12 @@ LLAMA = json.loads((CONFIGS / "llama-2-7b.json").read_text())
                 has_shared_gate=True,
             ),
         ),
+        (
+            GPT_OSS,
+            Experts(number=32, ffn_hidden_size=2880, top_k=4, normalizes_weights=True, has_biases=True),
+        ),
     ],
-    ids=["qwen3_moe", "mixtral", "qwen2_moe"],
+    ids=["qwen3_moe", "mixtral", "qwen2_moe", "gpt_oss"],
 )
 def test_published_config_gives_its_experts_without_losses(config: dict[str, Any], expected: Experts) -> None:
     assert shape_from_config(config).experts == expected
@@ -132,6 +137,11 @@ def test_model_for_scoring_has_no_losses() -> None:
     [
         (QWEN3, {"expert_model_parallel_size": 3}, "does not divide the number of experts, 128"),
         (QWEN3, {"expert_tensor_parallel_size": 5}, "does not divide the inner size of an expert, 768"),
+        (
+            GPT_OSS,
+            {"expert_tensor_parallel_size": 2},
+            "cannot divide experts that have biases",
+        ),
         (LLAMA, {"expert_model_parallel_size": 2}, "needs a model with experts"),
         (LLAMA, {"expert_tensor_parallel_size": 2}, "needs a model with experts"),
         ({**QWEN2, "shared_expert_intermediate_size": 5633}, {"tensor_model_parallel_size": 2}, "shared"),

@@ -90,6 +90,8 @@ PUBLISHED = {
     path.stem: json.loads(path.read_text())
     for path in sorted((Path(__file__).parents[2] / "fixtures" / "configs").glob("*.json"))
 }
+QUANTIZED = PUBLISHED["gpt-oss-20b"]  # the others of it are as its weights are when they are dequantized
+PUBLISHED["gpt-oss-20b"] = {name: value for name, value in QUANTIZED.items() if name != "quantization_config"}
 CONFIGS = {"llama": LLAMA2, "mistral": MISTRAL, "qwen2": QWEN2, "glm": GLM, "chatglm": CHATGLM}
 CONFIGS |= {config["model_type"]: config for config in PUBLISHED.values()} | CONFIGS
 
@@ -249,6 +251,7 @@ def test_windows_are_read_by_family() -> None:
     assert windows("gemma2") == (4096, None) * 21
     assert windows("gemma3_text") == ((512,) * 5 + (None,)) * 4 + (512,) * 2
     assert windows("olmo3") == ((4096,) * 3 + (None,)) * 8
+    assert windows("gpt_oss") == windows("gpt_oss", layer_types=None) == (128, None) * 12
 
 
 def test_attention_of_gemma_and_olmo_is_read() -> None:
@@ -356,6 +359,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("internlm2", {"bias": True}),
     ("phi3", {"sliding_window": "2047"}),
     ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ("gpt_oss", {"attention_bias": "yes"}),
+    ("gpt_oss", {"rope_scaling": None}),  # transformers scales the angles all the same
+    ("gpt_oss", {"swiglu_alpha": 1.0}),
+    ("gpt_oss", {"swiglu_limit": 5.0}),
     ("glm", {"hidden_act": "gelu"}),
     ("chatglm", {"rmsnorm": False}),
     ("chatglm", {"post_layer_norm": False}),
@@ -404,6 +411,9 @@ def test_a_number_of_layers_that_no_model_has_is_refused_at_once(family: str) ->
         ("qwen3", "head_dim"),
         ("qwen3", "num_key_value_heads"),
         ("internlm2", "bias"),
+        ("gpt_oss", "num_experts_per_tok"),
+        ("gpt_oss", "rope_scaling"),
+        ("gpt_oss", "sliding_window"),
         ("chatglm", "multi_query_group_num"),
         ("chatglm", "multi_query_attention"),
         ("chatglm", "seq_length"),
@@ -417,6 +427,27 @@ def test_missing_field_is_refused_by_name(family: str, name: str) -> None:
 def test_yarn_without_frequencies_is_refused() -> None:
     with pytest.raises(UserError, match="yarn needs a rotary base other than 1"):
         shape_from_config({**LLAMA2, "rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2.0}})
+
+
+def test_quantized_weights_are_refused_with_how_to_dequantize_them() -> None:
+    with pytest.raises(UserError, match=r"quantized \(mxfp4\).*Mxfp4Config\(dequantize=True\)") as error:
+        shape_from_config(QUANTIZED)
+    assert "\n" not in str(error.value)
+    assert "Mxfp4Config" not in refusal({**LLAMA2, "quantization_config": {"quant_method": "gptq"}})
+
+
+def refusal(config: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as error:
+        shape_from_config(config)
+    return str(error.value)
+
+
+def test_missing_fields_of_gpt_oss_have_the_defaults_of_transformers() -> None:
+    config = CONFIGS["gpt_oss"]
+    left_out = ("attention_bias", "head_dim", "rope_theta", "swiglu_limit")
+    assert shape_from_config({name: config[name] for name in config if name not in left_out}) == (
+        shape_from_config(config)
+    )
 
 
 def test_chatglm2_32k_which_scales_positions_is_refused() -> None:
