@@ -69,9 +69,11 @@ class Router(WholeWeight):
         bias = None if self.bias is None else self.bias.float()
         logits = functional.linear(rows.float(), self.weight.float(), bias)
         probabilities = logits.softmax(dim=-1)
-        weights, chosen = probabilities.topk(self.shape.top_k, dim=-1)
+        weights, chosen = self._of_best_groups(probabilities).topk(self.shape.top_k, dim=-1)
         if self.shape.normalizes_weights:
             weights = weights / weights.sum(dim=-1, keepdim=True)
+        if self.shape.weights_factor != 1:
+            weights = weights * self.shape.weights_factor
         if routing is None:
             return weights, chosen
         squares = logits.logsumexp(dim=-1).square()
@@ -81,6 +83,16 @@ class Router(WholeWeight):
         if self.shape.balances:
             weights = balanced(weights, probabilities, squares, routing.tally, routing.rows)
         return weights, chosen
+
+    def _of_best_groups(self, probabilities: Tensor) -> Tensor:
+        """Probabilities [n, E], 0 outside of the groups that a token may choose from."""
+        num_groups, top_groups = self.shape.num_groups, self.shape.top_groups
+        if num_groups == top_groups:
+            return probabilities
+        by_group = probabilities.view(len(probabilities), num_groups, -1)
+        best = by_group.detach().amax(dim=-1).topk(top_groups, dim=-1).indices
+        is_left_out = torch.ones_like(by_group[..., 0], dtype=torch.bool).scatter_(1, best, False)
+        return by_group.masked_fill(is_left_out[..., None], 0.0).flatten(1)
 
 
 class LocalExperts(MegatronModule):

@@ -19,13 +19,12 @@ def forward_flops(shape: ModelShape, batch: Batch) -> int:
     For each token a layer takes 2 h (q + 2 kv) for the projections to queries, keys and values, 2 q h
     for the attention output, 6 h f for the gated MLP, and 4 q for each token that it sees, in the layer's
     window if it has one (scores and weighted values). Experts take 6 h f for each one that computes the
-    token, and 2 h E for the router of E. The last layer computes keys and values of all tokens, the rest for
-    scored tokens only unless its router is balanced over all of them.
+    token, and 2 h E for the router of E. Latent attention has products of other sizes. The last layer
+    computes keys and values of all tokens, the rest for scored tokens only unless its router is balanced over
+    all of them.
     """
     hidden = shape.hidden_size
-    queries = shape.num_attention_heads * shape.kv_channels
-    keys_and_values = 2 * shape.num_query_groups * shape.kv_channels
-    output = 4 * hidden * queries  # of a token, with the queries
+    keys_and_values, output, of_seen = _attention_flops(shape)
     *windows, last_window = shape.windows or (None,) * shape.num_layers
     seen = sum(num_seen(batch, window) * windows.count(window) for window in set(windows))
     num_scored = len(set(batch.scored_positions))
@@ -33,11 +32,30 @@ def forward_flops(shape: ModelShape, batch: Batch) -> int:
     last = shape.num_layers - 1
     is_whole = shape.is_sparse(last) and shape.experts is not None and shape.experts.balances
     return (
-        shape.num_layers * num_tokens * 2 * hidden * keys_and_values
+        shape.num_layers * num_tokens * keys_and_values
         + sum(num_tokens * (output + _mlp_flops(shape, layer)) for layer in range(last))
         + (num_tokens if is_whole else num_scored) * (output + _mlp_flops(shape, last))
-        + 4 * queries * (seen + (num_seen if is_whole else num_seen_by_scored)(batch, last_window))
+        + of_seen * (seen + (num_seen if is_whole else num_seen_by_scored)(batch, last_window))
         + 2 * hidden * num_scored
+    )
+
+
+def _attention_flops(shape: ModelShape) -> tuple[int, int, int]:
+    """FLOPs of a token's keys and values, of its queries and output, and of each token that it sees."""
+    hidden, heads, latent = shape.hidden_size, shape.num_attention_heads, shape.latent
+    if latent is None:
+        queries = heads * shape.kv_channels
+        return 4 * hidden * shape.num_query_groups * shape.kv_channels, 4 * hidden * queries, 4 * queries
+    rank, values = latent.key_value_rank, heads * latent.value_channels
+    down = hidden * (rank + latent.rotary_channels)
+    queries = heads * latent.head_channels
+    of_queries = hidden * queries
+    if latent.query_rank is not None:
+        of_queries = latent.query_rank * (hidden + queries)
+    return (
+        2 * (down + rank * (heads * latent.plain_channels + values)),
+        2 * (of_queries + hidden * values),
+        2 * (queries + values),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.experts.shape import Experts
+from modellink_rm.model.latent_shape import LatentShape
 from modellink_rm.model.rope import RopeScaling
 
 # Far above any model's: one more digit in a damaged config.json would fill the memory.
@@ -20,7 +21,7 @@ class ModelShape:
         family: a name of `modellink_rm.model.families.FAMILIES` (config.json's model_type).
         ffn_hidden_size: rows of the gate, and of the up projection, of a layer without experts.
         num_query_groups: key/value heads; equal to `num_attention_heads` without grouped queries.
-        kv_channels: size of one head.
+        kv_channels: size of one head; with latent attention, of queries and keys.
         vocab_size: rows of the embedding in the weights, before any padding.
         rotary_percent: the share of each head that is rotated.
         rotary_interleaved: channel pairs are (0, 1), (2, 3), ... as in GLM, not (0, d/2), (1, d/2 + 1), ...
@@ -36,6 +37,7 @@ class ModelShape:
         local_rotary_base: of layers with a window, whose angles are not scaled; None if their angles are
             those of the other layers.
         experts: in place of the MLP in some layers or all; None for none.
+        latent: of attention whose keys and values come from a small vector; None for the ordinary one.
     """
 
     family: str
@@ -61,6 +63,7 @@ class ModelShape:
     attention_sinks: bool = False
     local_rotary_base: float | None = None
     experts: Experts | None = None
+    latent: LatentShape | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built.
@@ -123,6 +126,8 @@ class ModelShape:
     @property
     def rotary_channels(self) -> int:
         """Channels of each head that are rotated."""
+        if self.latent is not None:
+            return self.latent.rotary_channels
         return int(self.kv_channels * self.rotary_percent)
 
     @property

@@ -30,6 +30,9 @@ TP2 = "--tensor-model-parallel-size 2"
         full("gemma-3", f"{TP2} --sequence-parallel"),
         full("gemma-3", "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"),
         full("glm-4-0414", f"{TP2} --sequence-parallel"),
+        full("deepseek-v2", f"{TP2} --sequence-parallel"),
+        full("deepseek-v2", "--pipeline-model-parallel-size 2"),
+        full("deepseek-v2", "--expert-model-parallel-size 2"),
     ],
 )
 def test_a_divided_run_equals_one_process_and_its_checkpoint_continues_there(

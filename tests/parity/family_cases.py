@@ -246,6 +246,18 @@ def _long_factors(num_frequencies: int) -> dict[str, Any]:
     }
 
 
+_DEEPSEEK: dict[str, Any] = {
+    "num_key_value_heads": 8,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 16,
+    "moe_intermediate_size": 24,
+    "num_experts_per_tok": 3,
+    # Not equal, so that both the angles and the logits have a factor.
+    "rope_scaling": {**_YARN, "mscale": 1.0, "mscale_all_dim": 0.707},
+}
 CASES: dict[str, FamilyCase] = {
     "llama-2": FamilyCase(published="llama-2-7b"),
     "llama-3.1": FamilyCase(
@@ -376,6 +388,26 @@ CASES: dict[str, FamilyCase] = {
             },
         },
         left_out=("quantization_config",),
+    ),
+    "deepseek-v2-lite": FamilyCase(
+        published="deepseek-v2-lite",
+        changes=_DEEPSEEK,
+        stored=_expert_tensors({}),
+    ),
+    "deepseek-v2": FamilyCase(
+        published="deepseek-v2-lite",
+        remark="with latent queries and groups of experts, as DeepSeek-V2",
+        changes={
+            **_DEEPSEEK,
+            "q_lora_rank": 40,
+            "v_head_dim": 28,  # above the 24 of queries and keys
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "routed_scaling_factor": 2.5,
+            "rms_norm_eps": 1e-3,  # which is not that of the latent vectors
+        },
+        stored=_expert_tensors({}),
     ),
     "phi-4-mini": FamilyCase(
         published="phi-4-mini-instruct",

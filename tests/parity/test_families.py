@@ -82,6 +82,23 @@ def test_numbers_are_those_of_transformers_and_tensors_come_back(
         assert opened_difference(tmp_path) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--recompute-granularity selective",
+        full("--recompute-granularity full"),
+        full("--router-z-loss-coef 1e-12"),  # nothing, but the last layer is computed for all tokens
+    ],
+)
+def test_latent_attention_that_is_computed_otherwise_gives_the_numbers_of_transformers(
+    flags: str, workers: Workers, tmp_path: Path
+) -> None:
+    write_case(CASES["deepseek-v2"], tmp_path / "read")
+    arguments = [*flags.split(), "--make-vocab-size-divisible-by", "1"]
+    (found,) = workers.run(differences, 1, str(tmp_path / "read"), arguments, True, str(tmp_path / "written"))
+    assert found.largest() < TOLERANCE, found
+
+
 @pytest.mark.parametrize("sizes", ["published", "tiny"])
 @pytest.mark.parametrize("family", [family for family, case in CASES.items() if case.has_class])
 def test_config_that_transformers_saves_describes_the_same_model(

@@ -164,7 +164,7 @@ def _stored(engine_name: str, shape: ModelShape, table: TensorTable) -> _Stored:
     if is_of_expert(path):
         expert = expert_number(engine_name)
         path = path.replace(f"{EXPERTS_INFIX}{expert}.", f"{EXPERTS_INFIX}{{expert}}.")
-    (entry,) = (entry for entry in entries if entry.engine == path)
+    (entry,) = (entry for entry in entries if entry.engine == path and entry.is_in(shape, layer))
     row_order = entry.row_order(shape)
     if kind == "bias" and row_order.divided == "columns":
         row_order = dataclasses.replace(row_order, divided="nothing")  # it is added to the sum over the ranks

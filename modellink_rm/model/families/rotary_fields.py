@@ -49,6 +49,14 @@ def whole_rope(config: Config) -> Rope:
     return rope
 
 
+def yarn_logit_factor(config: Config, rope: Rope) -> float:
+    """What DeepSeek's families multiply the products of queries and keys by, for `mscale_all_dim` of yarn."""
+    parameters = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if rope.scaling is None or not parameters.get("mscale_all_dim"):
+        return 1.0
+    return _yarn_magnitude(rope.scaling.factor, parameters["mscale_all_dim"]) ** 2
+
+
 def _scaling_of(config: Config, field: str, parameters: Mapping[str, Any]) -> RopeScaling | None:
     """The scaling that `parameters` describe, None for the default."""
     kind = parameters.get("rope_type", parameters.get("type", "default"))

@@ -190,6 +190,7 @@ class StoredTensor:
         is_bare: the stored names do not end in ".weight", and those of biases in "_bias".
         is_stacked: the stored tensor is that of every expert, [experts, columns, rows].
         layers: which layers have it: all, those without experts, or those with experts.
+        is_in_shape: whether a model of some shape has it at all.
     """
 
     engine: str
@@ -199,9 +200,12 @@ class StoredTensor:
     is_bare: bool = False
     is_stacked: bool = False
     layers: Literal["all", "dense", "sparse"] = "all"
+    is_in_shape: Callable[[ModelShape], bool] = lambda shape: True
 
     def is_in(self, shape: ModelShape, layer: int) -> bool:
         """Whether layer `layer` of a model has it."""
+        if not self.is_in_shape(shape):
+            return False
         return self.layers == "all" or (self.layers == "sparse") == shape.is_sparse(layer)
 
 
@@ -248,8 +252,8 @@ def decoder_tensors(
     embedding: str,
     final_norm: str,
     input_norm: str | None,
-    qkv: tuple[str, ...],
-    attention_output: str,
+    qkv: tuple[str, ...] | None,
+    attention_output: str | None,
     mlp_norm: str | None,
     gate_and_up: tuple[str, ...],
     mlp_output: str,
@@ -263,6 +267,7 @@ def decoder_tensors(
 
     Args:
         input_norm: None for layers without it, as is `mlp_norm`.
+        qkv: None, as is `attention_output`, where `more_of_layer` has the tensors of attention.
         query_key_value_order: order of the rows of `qkv`.
         more_of_layer: further tensors of layers, such as `head_norms` and `experts_tensors`.
     """
@@ -279,18 +284,7 @@ def decoder_tensors(
                 for engine, name in norms.items()
                 if name is not None
             ),
-            StoredTensor(
-                engine="self_attention.linear_qkv",
-                names=qkv,
-                row_order=query_key_value_order,
-                bias="add_qkv_bias",
-            ),
-            StoredTensor(
-                engine="self_attention.linear_proj",
-                names=(attention_output,),
-                row_order=attention_out,
-                bias="attention_output_bias",
-            ),
+            *_attention_tensors(qkv, attention_output, query_key_value_order),
             StoredTensor(engine="mlp.linear_fc1", names=gate_and_up, row_order=gate_up, layers="dense"),
             StoredTensor(engine="mlp.linear_fc2", names=(mlp_output,), row_order=mlp_out, layers="dense"),
             *more_of_layer,
@@ -298,6 +292,23 @@ def decoder_tensors(
         lm_head=lm_head,
         buffers=buffers,
         head=head,
+    )
+
+
+def _attention_tensors(
+    qkv: tuple[str, ...] | None, output: str | None, order: RowOrderOf
+) -> tuple[StoredTensor, ...]:
+    """The projections of ordinary attention, from their names."""
+    if qkv is None or output is None:
+        return ()
+    return (
+        StoredTensor(engine="self_attention.linear_qkv", names=qkv, row_order=order, bias="add_qkv_bias"),
+        StoredTensor(
+            engine="self_attention.linear_proj",
+            names=(output,),
+            row_order=attention_out,
+            bias="attention_output_bias",
+        ),
     )
 
 
@@ -375,10 +386,10 @@ def stacked_experts_tensors(*, router_name: str, gate_and_up: str, output: str) 
 
 
 def shared_expert_tensors(
-    *, gate_and_up: tuple[str, ...], output: str, gate: str
+    *, gate_and_up: tuple[str, ...], output: str, gate: str | None
 ) -> tuple[StoredTensor, ...]:
-    """The tensors of the expert of every token, and of its gate, from their names."""
-    return (
+    """The tensors of the expert of every token, and of its gate if it has one, from their names."""
+    expert = (
         StoredTensor(
             engine="mlp.shared_expert.linear_fc1",
             names=gate_and_up,
@@ -388,5 +399,10 @@ def shared_expert_tensors(
         StoredTensor(
             engine="mlp.shared_expert.linear_fc2", names=(output,), row_order=shared_out, layers="sparse"
         ),
+    )
+    if gate is None:
+        return expert
+    return (
+        *expert,
         StoredTensor(engine="mlp.shared_gate", names=(gate,), row_order=hidden_row, layers="sparse"),
     )

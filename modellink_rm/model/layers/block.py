@@ -16,6 +16,7 @@ from modellink_rm.experts.mlp import ExpertsMLP
 from modellink_rm.model.attention.packed import PackedAttention
 from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.layers.gate import SwiGLU
+from modellink_rm.model.layers.latent import LatentAttention, ScoredRowsLatentAttention
 from modellink_rm.model.layers.linears import Linears
 from modellink_rm.model.layers.norm import AllHeadsRMSNorm, RMSNorm
 from modellink_rm.model.layers.residual import NormThenAdd
@@ -72,7 +73,6 @@ def decoder_layer(
         core_attention: rotates queries and keys, and attends.
     """
     linears = linears or Linears()
-    query_norm, key_norm = _query_and_key_norms(spec.shape, norm or post_norm)
     add = get_bias_dropout_add
     if post_norm is not None:
         add = ModuleSpec(module=NormThenAdd, params={"config": config, "norm": post_norm})
@@ -83,17 +83,19 @@ def decoder_layer(
     if scores_rows:
         layer = LastSparseLayer if is_whole else ScoredRowsLayer
         scores_rows = not is_whole
-    self_attention = ModuleSpec(
-        module=ScoredRowsAttention if scores_rows else SelfAttention,
-        params={"attn_mask_type": AttnMaskType.causal},
-        submodules=SelfAttentionSubmodules(
-            linear_qkv=linears.row_queries if scores_rows else linears.column,
+    if spec.shape.latent is not None:
+        self_attention = ModuleSpec(
+            module=ScoredRowsLatentAttention if scores_rows else LatentAttention,
+            params={"shape": spec.shape.latent, "linears": linears, "core_attention": core_attention},
+        )
+    else:
+        self_attention = _self_attention(
+            spec.shape,
+            scores_rows=scores_rows,
+            norm=norm or post_norm,
             core_attention=core_attention,
-            linear_proj=linears.biased_row if spec.shape.attention_output_bias else linears.row,
-            q_layernorm=query_norm,
-            k_layernorm=key_norm,
-        ),
-    )
+            linears=linears,
+        )
     mlp_parts = MLPSubmodules(linear_fc1=linears.column, activation_func=activation, linear_fc2=linears.row)
     mlp = (
         _ExpertsSpec(mlp_parts, {"shape": experts})
@@ -109,6 +111,33 @@ def decoder_layer(
             pre_mlp_layernorm=norm or IdentityOp,
             mlp=mlp,
             mlp_bda=add,
+        ),
+    )
+
+
+def _self_attention(
+    shape: ModelShape,
+    *,
+    scores_rows: bool,
+    norm: type[torch.nn.Module] | None,
+    core_attention: type[torch.nn.Module],
+    linears: Linears,
+) -> ModuleSpec:
+    """Attention with projections to queries, keys and values of the hidden state.
+
+    Args:
+        norm: of queries and keys, where the shape asks for some.
+    """
+    query_norm, key_norm = _query_and_key_norms(shape, norm)
+    return ModuleSpec(
+        module=ScoredRowsAttention if scores_rows else SelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=linears.row_queries if scores_rows else linears.column,
+            core_attention=core_attention,
+            linear_proj=linears.biased_row if shape.attention_output_bias else linears.row,
+            q_layernorm=query_norm,
+            k_layernorm=key_norm,
         ),
     )
 

@@ -23,6 +23,8 @@ QWEN3 = json.loads((CONFIGS / "qwen3-30b-a3b.json").read_text())
 MIXTRAL = json.loads((CONFIGS / "mixtral-8x7b.json").read_text())
 QWEN2 = json.loads((CONFIGS / "qwen1.5-moe-a2.7b-chat.json").read_text())
 GPT_OSS = json.loads((CONFIGS / "gpt-oss-20b.json").read_text()) | {"quantization_config": None}
+DEEPSEEK = json.loads((CONFIGS / "deepseek-v2-lite.json").read_text())
+LIMITED = {**DEEPSEEK, "topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3}
 LLAMA = json.loads((CONFIGS / "llama-2-7b.json").read_text())
 
 
@@ -46,8 +48,22 @@ LLAMA = json.loads((CONFIGS / "llama-2-7b.json").read_text())
             GPT_OSS,
             Experts(number=32, ffn_hidden_size=2880, top_k=4, normalizes_weights=True, has_biases=True),
         ),
+        (
+            {**LIMITED, "routed_scaling_factor": 16.0},
+            Experts(
+                number=64,
+                ffn_hidden_size=1408,
+                top_k=6,
+                normalizes_weights=False,
+                weights_factor=16.0,
+                num_groups=8,
+                top_groups=3,
+                shared_ffn_hidden_size=2816,
+                dense_layers=(0,),
+            ),
+        ),
     ],
-    ids=["qwen3_moe", "mixtral", "qwen2_moe", "gpt_oss"],
+    ids=["qwen3_moe", "mixtral", "qwen2_moe", "gpt_oss", "deepseek_v2"],
 )
 def test_published_config_gives_its_experts_without_losses(config: dict[str, Any], expected: Experts) -> None:
     assert shape_from_config(config).experts == expected
@@ -102,6 +118,10 @@ def test_windows_are_those_of_transformers(config: dict[str, Any], windows: tupl
         ({**QWEN3, "mlp_only_layers": "all"}, "mlp_only_layers 'all'"),
         ({**QWEN2, "use_sliding_window": "yes"}, "use_sliding_window 'yes'"),
         ({**QWEN2, "moe_intermediate_size": 0}, "ffn_hidden_size of a model's experts"),
+        ({**LIMITED, "n_group": None}, "n_group"),
+        ({**LIMITED, "n_group": 7}, "cannot be divided so: 7 groups of 64 experts"),
+        ({**LIMITED, "topk_group": 9}, "9 for a token"),
+        ({**LIMITED, "n_group": 64}, "a token cannot have 6 experts: 64 groups"),
     ],
 )
 def test_config_that_is_not_understood_is_refused(config: dict[str, Any], message: str) -> None:
@@ -166,8 +186,24 @@ def test_processes_that_share_experts_divide_those_of_a_stage() -> None:
         parallel.check_world_size(4)
 
 
-def test_shape_with_experts_comes_back_from_run_json() -> None:
-    shape = shape_from_config({**QWEN3, "mlp_only_layers": [0, 2], "output_router_logits": True})
+@pytest.mark.parametrize("count", [1, 40])
+def test_deepseek_has_experts_after_its_first_layers_if_there_are_more(count: int) -> None:
+    shape = shape_from_config({**DEEPSEEK, "first_k_dense_replace": count})
+    assert shape.num_sparse_layers == max(0, shape.num_layers - count)
+    assert (shape.experts is None) == (count == 40)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**QWEN3, "mlp_only_layers": [0, 2], "output_router_logits": True},
+        DEEPSEEK,
+        {**LIMITED, "q_lora_rank": 3},
+    ],
+    ids=["qwen3_moe", "deepseek_v2", "deepseek_v2 with latent queries"],
+)
+def test_shape_with_experts_comes_back_from_run_json(config: dict[str, Any]) -> None:
+    shape = shape_from_config(config)
     run = RunInfo(
         iteration=1,
         spec=ModelSpec(shape=shape, padded_vocab_size=shape.vocab_size),

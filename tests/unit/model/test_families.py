@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from transformers import CONFIG_MAPPING, GlmConfig, LlamaConfig, MistralConfig, 
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.registry import FAMILIES, shape_from_config
+from modellink_rm.model.latent_shape import LatentShape
 from modellink_rm.model.rope import RopeScaling
 from modellink_rm.model.shape import ModelShape
 
@@ -211,7 +213,8 @@ def test_published_config_reads_as_its_fields_say(name: str) -> None:
     }
     for ours, theirs in fields.items():
         assert theirs not in config or getattr(shape, ours) == config[theirs], theirs
-    assert shape.kv_channels == config.get("head_dim", shape.hidden_size // shape.num_attention_heads)
+    if shape.latent is None:
+        assert shape.kv_channels == config.get("head_dim", shape.hidden_size // shape.num_attention_heads)
     assert shape.rotary_percent == config.get("partial_rotary_factor", 1.0)
 
 
@@ -228,6 +231,27 @@ def test_scaling_of_llama_3_1_is_read() -> None:
 def test_dynamic_scaling_starts_after_the_models_positions() -> None:
     scaling = shape_from_config(PUBLISHED["internlm2-7b-reward"]).rope_scaling
     assert scaling == RopeScaling(kind="dynamic", original_positions=32768, factor=2.0)
+
+
+def test_latent_attention_of_deepseek_v2_is_read() -> None:
+    shape = shape_from_config(CONFIGS["deepseek_v2"])
+    assert shape.latent == LatentShape(
+        key_value_rank=512,
+        query_rank=None,
+        rotary_channels=64,
+        plain_channels=128,
+        value_channels=128,
+        norm_epsilon=1e-6,
+    )
+    assert (shape.kv_channels, shape.rotary_channels) == (192, 64)
+    # Of yarn both: the angles have mscale / mscale_all_dim, the logits mscale_all_dim.
+    assert shape.rope_scaling is not None
+    assert shape.rope_scaling.attention_factor == 1.0
+    assert shape.softmax_scale == pytest.approx(192**-0.5 * (0.1 * 0.707 * math.log(40) + 1) ** 2)
+    plain = shape_from_config({**CONFIGS["deepseek_v2"], "rope_scaling": None, "q_lora_rank": 1536})
+    assert plain.softmax_scale == 192**-0.5
+    assert plain.latent is not None
+    assert plain.latent.query_rank == 1536
 
 
 def test_norm_of_queries_and_keys_is_read_by_family() -> None:
@@ -357,6 +381,16 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("qwen3", {"attention_bias": True}),
     ("qwen3", {"layer_types": ["sliding_attention"]}),
     ("internlm2", {"bias": True}),
+    ("deepseek_v2", {"attention_bias": True}),
+    ("deepseek_v2", {"mlp_bias": True}),
+    ("deepseek_v2", {"num_key_value_heads": 8}),
+    ("deepseek_v2", {"kv_lora_rank": 0}),
+    ("deepseek_v2", {"q_lora_rank": "1536"}),
+    ("deepseek_v2", {"topk_method": "noaux_tc"}),
+    ("deepseek_v2", {"scoring_func": "sigmoid"}),
+    ("deepseek_v2", {"norm_topk_prob": True}),
+    ("deepseek_v2", {"moe_layer_freq": 2}),
+    ("deepseek_v2", {"routed_scaling_factor": 0}),
     ("phi3", {"sliding_window": "2047"}),
     ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
     ("gpt_oss", {"attention_bias": "yes"}),
@@ -409,6 +443,9 @@ def test_a_number_of_layers_that_no_model_has_is_refused_at_once(family: str) ->
         ("glm", "attention_bias"),
         ("glm", "head_dim"),
         ("qwen3", "head_dim"),
+        ("deepseek_v2", "q_lora_rank"),
+        ("deepseek_v2", "v_head_dim"),
+        ("deepseek_v2", "first_k_dense_replace"),
         ("qwen3", "num_key_value_heads"),
         ("internlm2", "bias"),
         ("gpt_oss", "num_experts_per_tok"),
@@ -457,7 +494,9 @@ def test_chatglm2_32k_which_scales_positions_is_refused() -> None:
 
 
 def test_unknown_model_type_lists_the_families() -> None:
-    with pytest.raises(UserError, match=r"unknown model_type 'gpt2' \(choices: chatglm, gemma2, "):
+    with pytest.raises(
+        UserError, match=r"unknown model_type 'gpt2' \(choices: chatglm, deepseek_v2, gemma2, "
+    ):
         shape_from_config({"model_type": "gpt2"})
     with pytest.raises(UserError, match=r"model_type is missing \(choices: chatglm"):
         shape_from_config({})

@@ -3,11 +3,13 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from modellink_rm.batching.batch import pack_examples
 from modellink_rm.dataset.example import Example, Response
 from modellink_rm.experts.shape import Experts
 from modellink_rm.model.flops import forward_flops, num_seen, num_seen_by_scored, training_flops
+from modellink_rm.model.latent_shape import LatentShape
 from modellink_rm.model.shape import ModelShape
 
 SHAPE = ModelShape(
@@ -75,6 +77,28 @@ def test_experts_take_those_that_compute_a_token() -> None:
     token = 48 + 48 + 3 * 2 * 4 * 12 + 2 * 4 * 9
     seen = num_seen(batch) - num_seen_by_scored(batch)
     assert forward_flops(balanced, batch) == forward_flops(sparse, batch) + 4 * token + seen * 24
+
+
+@pytest.mark.parametrize("query_rank", [None, 3])
+def test_latent_attention_takes_products_of_its_own_sizes(query_rank: int | None) -> None:
+    latent = LatentShape(
+        key_value_rank=7,
+        query_rank=query_rank,
+        rotary_channels=2,
+        plain_channels=1,
+        value_channels=5,
+        norm_epsilon=1e-6,
+    )
+    shape = dataclasses.replace(SHAPE, num_query_groups=2, latent=latent)
+    # Of one token: 2*4*9 to the small vector and the rotated channels, 2*7*12 to keys and values of both
+    # heads; q 2*4*6, or with 3 channels between 2*4*3 + 2*3*6; output 2*10*4; a seen token takes 2*6 for its
+    # score and 2*10 for its value.
+    keys_and_values = 72 + 168
+    queries = 48 if query_rank is None else 24 + 36
+    whole_layer = 6 * (keys_and_values + queries + 80 + 120) + 18 * 32
+    last_layer = 6 * keys_and_values + 2 * (queries + 80 + 120) + 8 * 32
+    batch = pack_examples([example(2, 1, 3)])
+    assert forward_flops(shape, batch) == 2 * whole_layer + last_layer + 2 * 2 * 4
 
 
 def test_separate_prompts_take_more_tokens() -> None:
