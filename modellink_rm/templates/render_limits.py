@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 MAX_SECONDS = 10.0  # of processor time, so that the load of the machine does not matter
+# After these the system ends the process: Python calls no handler while one operation of C goes on.
+_SECONDS_OF_GRACE = 20.0
 _MAX_BYTES = 1 << 30  # of memory, in addition to what the process uses
 _STATM = Path("/proc/self/statm")  # its first number: size of the address space in pages
 
@@ -29,6 +31,9 @@ def rendering_limits(seconds: float) -> Iterator[None]:
 
     No other thread may be running, for which these limits would hold too.
 
+    A single operation that goes on, as the comparison of lists that share their parts can, cannot be
+    interrupted: the system ends the process with SIGPROF some seconds later.
+
     Raises:
         RenderingTooLongError: the block took longer.
         MemoryError: the block needed more memory.
@@ -42,9 +47,11 @@ def _time_limit(seconds: float) -> Iterator[None]:
     before = signal.signal(signal.SIGVTALRM, _stop)
     # Again and again: python drops what is raised within a destructor.
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds + _SECONDS_OF_GRACE)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
 

@@ -1,0 +1,28 @@
+"""Limits of rendering that Python itself cannot hold."""
+
+import signal
+import subprocess
+import sys
+
+HANGS = """
+from modellink_rm.templates import render_limits
+render_limits._SECONDS_OF_GRACE = 0.2
+one, other = [], []
+for _ in range(60):
+    one, other = [one, one], [other, other]
+with render_limits.rendering_limits(0.2):
+    one == other
+"""
+
+
+def test_an_operation_that_cannot_be_interrupted_ends_with_its_process() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGPROF
+
+
+def test_nothing_is_left_of_the_limits() -> None:
+    from modellink_rm.templates.render_limits import rendering_limits
+
+    with rendering_limits(5.0):
+        pass
+    assert signal.getitimer(signal.ITIMER_PROF)[0] == signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
