@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     GlmConfig,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -85,6 +86,12 @@ def write_tiny_qwen2_moe(directory: Path, **options: Any) -> PreTrainedModel:
         "mlp_only_layers": [1],
     }
     return write_model(directory, Qwen2MoeConfig, {**SHAPE, **fields}, **options)
+
+
+def write_tiny_gpt_oss(directory: Path, **options: Any) -> PreTrainedModel:
+    """gpt-oss: sinks, windows, and four experts with biases, two for a token."""
+    fields = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 16}
+    return write_model(directory, GptOssConfig, {**SHAPE, **fields}, **options)
 
 
 def write_model(

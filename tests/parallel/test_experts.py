@@ -13,7 +13,7 @@ from tests.marks import full
 from tests.parallel.conftest import NUM_STEPS
 from tests.runs import RunResult, run_training
 from tests.tiny_data import write_tokenizer
-from tests.tiny_models import write_tiny_qwen2_moe
+from tests.tiny_models import write_tiny_gpt_oss, write_tiny_qwen2_moe
 
 EP2 = "--expert-model-parallel-size 2"
 ETP2 = "--expert-tensor-parallel-size 2"
@@ -127,6 +127,26 @@ def test_run_goes_on_with_experts_divided_otherwise(
     (tmp_path / "latest_checkpointed_iteration.txt").write_text(f"{half}\n")
     resumed = [*flags, "--auto-resume", *loaded[1].split()]
     check_same(run_training(workers, loaded[0], resumed, tmp_path, saves=False), single)
+
+
+@pytest.mark.parametrize("flags", [full(EP2), full(f"{TP2_SP} {EP2} {DISTRIBUTED}")])
+def test_experts_with_biases_go_on_divided_otherwise(
+    flags: str, arguments: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    write_tiny_gpt_oss(tmp_path / "model", value_head=True)
+    write_tokenizer(tmp_path / "model")
+    losses = "--router-aux-loss-coef 0.5 --router-z-loss-coef 0.05"
+    half = NUM_STEPS // 2
+    argv = [*arguments, "--load", str(tmp_path / "model"), *losses.split(), "--save-interval", str(half)]
+    single = run_training(workers, 1, argv, tmp_path / "single", saves=False)
+    saved = tmp_path / "saved"
+    run_training(workers, 2, [*argv, *flags.split()], saved)
+    shutil.rmtree(saved / f"iter_{NUM_STEPS:07d}")
+    (saved / "latest_checkpointed_iteration.txt").write_text(f"{half}\n")
+    optimizer = DISTRIBUTED if DISTRIBUTED in flags else ""
+    check_same(
+        run_training(workers, 1, [*argv, "--auto-resume", *optimizer.split()], saved, saves=False), single
+    )
 
 
 def scores_of(model: str, options: dict[str, Any]) -> list[Any]:
