@@ -11,6 +11,7 @@ from modellink_rm.checkpoint.hf.mappings import (
     tensor_plan,
 )
 from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.latent_shape import LatentShape
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 
@@ -29,6 +30,14 @@ SHAPE = ModelShape(
     rotary_percent=1.0,
     rotary_interleaved=False,
     add_qkv_bias=True,
+)
+LATENT = LatentShape(
+    key_value_rank=10,
+    query_rank=7,
+    rotary_channels=2,
+    plain_channels=4,
+    value_channels=5,
+    norm_epsilon=1e-6,
 )
 LAYER = "decoder.layers.1"
 LLAMA = FAMILIES["llama"].tensors
@@ -168,7 +177,8 @@ def test_norms_are_whole_on_every_rank(engine_name: str, name: str) -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_plans_of_one_rank_take_every_row_of_every_tensor_exactly_once(family: str) -> None:
-    shape = dataclasses.replace(SHAPE, family=family)
+    latent = LATENT if family == "deepseek_v2" else None
+    shape = dataclasses.replace(SHAPE, family=family, latent=latent)
     table, spec = FAMILIES[family].tensors, ModelSpec(shape=shape, padded_vocab_size=21)
     taken: dict[str, list[int]] = {}
     for engine_name in engine_names(shape, table):
