@@ -92,9 +92,18 @@ def assert_same_tensors(directory: Path, expected: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", ["", "--tensor-model-parallel-size 2", "--pipeline-model-parallel-size 2", INTERLEAVED]
+    ("family", "flags"),
+    [
+        (family, flags) if family == "llama" or not flags else full(family, flags)
+        for family in FAMILIES
+        for flags in (
+            "",
+            "--tensor-model-parallel-size 2",
+            "--pipeline-model-parallel-size 2",
+            INTERLEAVED,
+        )
+    ],
 )
-@pytest.mark.parametrize("family", FAMILIES)
 def test_every_tensor_comes_back_bitwise(family: str, flags: str, workers: Workers, tmp_path: Path) -> None:
     FAMILIES[family](tmp_path / "read", kind="score")
     workers.run(
@@ -112,6 +121,7 @@ def test_every_tensor_comes_back_bitwise(family: str, flags: str, workers: Worke
     assert sorted(path.name for path in tmp_path.iterdir()) == ["read", "written"]
 
 
+@pytest.mark.full
 def test_ranks_that_share_a_key_head_write_it_once(workers: Workers, tmp_path: Path) -> None:
     write_tiny_glm(tmp_path / "read", kind="score")  # two key heads
     flags = ["--tensor-model-parallel-size", "4"]

@@ -24,6 +24,7 @@ from tests.tiny_models import (
     write_tiny_qwen2,
 )
 
+TP = "--tensor-model-parallel-size 2 --sequence-parallel"
 FAMILIES: dict[str, tuple[Callable[..., Any], str]] = {
     "llama": (write_tiny_llama, ""),
     "mistral": (write_tiny_mistral, ""),
@@ -79,13 +80,13 @@ def plain_loop(
     return losses
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    ("world_size", "flags"),
+    ("family", "world_size", "flags"),
     [
-        (1, ""),
-        (2, "--tensor-model-parallel-size 2 --sequence-parallel"),
-        full(2, "--use-distributed-optimizer"),
+        *((family, 1, "") for family in FAMILIES),
+        ("chatglm", 2, TP),
+        *(full(family, 2, TP) for family in FAMILIES if family != "chatglm"),
+        *(full(family, 2, "--use-distributed-optimizer") for family in FAMILIES),
     ],
 )
 def test_losses_equal_a_plain_loop(
