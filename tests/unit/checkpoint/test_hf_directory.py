@@ -231,7 +231,7 @@ def test_heads_of_other_programs_are_read_from_among_the_weights(
 ) -> None:
     write_tiny_llama(tmp_path, kind="score", **config)
     file = tmp_path / "model.safetensors"
-    tensors = load_file(file)
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}  # maybe a map of the file
     tensors[weight] = tensors.pop("score.weight")
     if bias:
         tensors[bias] = torch.tensor([0.25])
