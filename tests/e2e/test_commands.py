@@ -91,6 +91,7 @@ def test_mistake_is_one_line_and_exit_code_2(directory: Path) -> None:
     assert done.stderr.startswith("error: unknown flag --sequence-lenght")
 
 
+@pytest.mark.full
 def test_mistake_under_torchrun_is_printed_once(directory: Path) -> None:
     done = run(training(directory, "--train-iters 2 --prompt-type lama2", processes=2))
     assert done.returncode != 0
@@ -146,7 +147,7 @@ def test_loss_that_is_not_finite_stops_before_the_step(
     "parallel",
     [
         "",
-        "--tensor-model-parallel-size 2 --sequence-parallel",
+        full("--tensor-model-parallel-size 2 --sequence-parallel"),
         full("--context-parallel-size 2"),
         full("--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1"),
     ],

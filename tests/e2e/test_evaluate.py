@@ -26,6 +26,7 @@ def evaluated(argv: list[str]) -> int:
     return main(argv)
 
 
+@pytest.mark.full
 def test_two_models_under_torchrun_have_the_numbers_of_one_process(tmp_path: Path, workers: Workers) -> None:
     """torchrun's store outlives the first model's process groups."""
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))

@@ -18,7 +18,7 @@ from tests.marks import full
         ("preprocess", 3),
         ("merge", 3),
         ("train", 1),
-        ("score", 2),
+        ("score", 1),
         full("preprocess", 50),
         full("merge", 50),
         full("train", 50),
