@@ -99,6 +99,7 @@ def test_mistake_under_torchrun_is_printed_once(directory: Path) -> None:
     assert str(ROOT / "modellink_rm") not in done.stderr  # no traceback of ours
 
 
+@pytest.mark.full
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(directory: Path, tmp_path: Path) -> None:
     flags = "--train-iters 30 --save-interval 3 --eval-interval 10 --split 80,20,0 --save"
     whole = run(training(directory, f"{flags} {tmp_path}/whole"))
@@ -239,6 +240,7 @@ def test_every_kind_of_record_has_its_row(directory: Path, tmp_path: Path) -> No
     assert json.loads(done.stdout)["scores"] == pytest.approx(several["scores"], abs=1e-6)
 
 
+@pytest.mark.full
 def test_second_run_with_the_same_save_is_refused(directory: Path, tmp_path: Path) -> None:
     with exclusive(tmp_path / ".lock", "locked"):
         done = run(training(directory, f"--train-iters 1 --save {tmp_path}"))

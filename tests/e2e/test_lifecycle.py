@@ -200,6 +200,7 @@ def test_killed_rank_ends_the_others_without_a_traceback(
     assert processes_of(process.pid) == []
 
 
+@pytest.mark.full
 def test_rank_that_fails_is_told_with_its_rank_and_ends_the_others(
     directory: Path, tmp_path: Path, start: Callable
 ) -> None:
