@@ -78,3 +78,10 @@ def test_a_vocabulary_may_have_any_name(tmp_path):
     tokenizer = with_word_cache(load_sentencepiece_tokenizer(path))
     assert isinstance(tokenizer, WordCachingTokenizer)
     assert tokenizer.encode("The capital") == load_sentencepiece_tokenizer(path).encode("The capital")
+
+
+def test_a_piece_of_two_spaces_is_found_wherever_they_stand(made):
+    tokenizer, processor = made("two-spaces", **PLAIN, user_defined_symbols=["\u2581\u2581"])
+    assert isinstance(tokenizer, WordCachingTokenizer)
+    for text in (" the capital", "the  capital", "the capital ", " \n the", "the capital"):
+        assert tokenizer.encode(text) == processor.encode(text)
