@@ -1,8 +1,9 @@
 """The engine's tensors as pieces of the stored tensors: pure data, used for reading and for writing."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from modellink_rm.base.ranges import cut_ranges
 from modellink_rm.model.families.tensors import RowOrder, StoredTensor, TensorTable
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import EXPERTS_INFIX, LAYER_PREFIX, ModelSpec
@@ -134,7 +135,7 @@ def tensor_plan(
     elif row_order.divided == "rows":
         num_rows = spec.padded_vocab_size if row_order.is_padded else sum(row_order.sizes)
         start, stop = _share(num_rows, tp_rank, tp_size)
-        ranges = list(_cut(ranges, start, stop))
+        ranges = list(cut_ranges(ranges, start, stop))
         zero_rows = stop - start - sum(last - first for first, last in ranges)
     pieces = tuple(_pieces(stored, ranges))
     num_rows = sum(piece.stop - piece.start for piece in pieces) + zero_rows
@@ -185,16 +186,6 @@ def _share(size: int, tp_rank: int, tp_size: int) -> tuple[int, int]:
     """A rank's contiguous part of `size` rows or columns."""
     assert size % tp_size == 0, f"{size} is not divisible by tensor parallel {tp_size}"
     return tp_rank * size // tp_size, (tp_rank + 1) * size // tp_size
-
-
-def _cut(ranges: Iterable[tuple[int, int]], start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The part [start, stop) of the concatenated rows in `ranges`."""
-    offset = 0
-    for first, last in ranges:
-        low, high = max(start - offset, 0), min(stop - offset, last - first)
-        if low < high:
-            yield first + low, first + high
-        offset += last - first
 
 
 def _pieces(stored: _Stored, ranges: Sequence[tuple[int, int]]) -> Iterator[RowRange]:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from modellink_rm.model.attention.pieces import Piece, Ranges, blocks_of, cut_ranges
+from modellink_rm.base.ranges import cut_ranges
+from modellink_rm.model.attention.pieces import Piece, Ranges, blocks_of
 
 # Queries of a block whose logits are capped: its logits [heads, queries, keys] exist in memory.
 _CAPPED_QUERIES = 256

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from modellink_rm.base.ranges import cut_ranges
 from modellink_rm.batching.batch import Segment
 
 Ranges = tuple[tuple[int, int], ...]  # of tokens, (start, end) each
@@ -36,16 +37,6 @@ class Piece:
     def num_keys(self) -> int:
         """At least the number of queries."""
         return sum(end - start for start, end in self.keys)
-
-
-def cut_ranges(ranges: Sequence[tuple[int, int]], start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Tokens [start, stop) of the concatenated ranges, as ranges."""
-    offset = 0
-    for first, last in ranges:
-        low, high = max(start - offset, 0), min(stop - offset, last - first)
-        if low < high:
-            yield first + low, first + high
-        offset += last - first
 
 
 def with_window(pieces: Sequence[Piece], window: int | None) -> tuple[Piece, ...]:

@@ -110,7 +110,13 @@ def transformers_shape(
     )
 
 
-def key_value_heads(config: Config) -> int:
-    """num_key_value_heads, which must be given."""
-    # Required, because the default of transformers differs between these families.
-    return int(numbers_of(config, {"num_key_value_heads": int})["num_key_value_heads"])
+def key_value_heads(config: Config, *, is_required: bool = True) -> int:
+    """num_key_value_heads.
+
+    Args:
+        is_required: False where each head has its own keys if the field is missing. transformers' default
+            differs between families.
+    """
+    is_given = config.get("num_key_value_heads") is not None
+    name = "num_key_value_heads" if is_given or is_required else "num_attention_heads"
+    return int(numbers_of(config, {name: int})[name])

@@ -3,7 +3,7 @@
 from typing import Any
 
 from modellink_rm.model.families.family import Config, Family
-from modellink_rm.model.families.fields import check_values, numbers_of, transformers_shape
+from modellink_rm.model.families.fields import check_values, key_value_heads, transformers_shape
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.rotary_fields import whole_rope
 from modellink_rm.model.families.tensors import decoder_tensors
@@ -29,11 +29,10 @@ LLAMA_TENSORS = decoder_tensors(**NAMES)
 
 def _llama_shape(config: Config) -> ModelShape:
     check_values(config, {"attention_bias": (None, False)})
-    groups = "num_attention_heads" if config.get("num_key_value_heads") is None else "num_key_value_heads"
     return transformers_shape(
         config,
         rope=whole_rope(config),
-        num_query_groups=numbers_of(config, {groups: int})[groups],
+        num_query_groups=key_value_heads(config, is_required=False),
         add_qkv_bias=False,
     )
 

@@ -5,7 +5,7 @@ import functools
 from typing import Any
 
 from modellink_rm.model.families.family import Config, Family
-from modellink_rm.model.families.fields import check_values, numbers_of, transformers_shape
+from modellink_rm.model.families.fields import check_values, key_value_heads, transformers_shape
 from modellink_rm.model.families.llama import LAYER, NAMES
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.rotary_fields import whole_rope
@@ -31,9 +31,8 @@ OLMO_PARTS: dict[str, Any] = {
 def olmo_shape(config: Config, rope: Rope, **fields: Any) -> ModelShape:
     """The shape of an OLMo 2 or 3, with further fields of the shape."""
     check_values(config, {"attention_bias": (None, False)})
-    groups = "num_attention_heads" if config.get("num_key_value_heads") is None else "num_key_value_heads"
     shape = transformers_shape(
-        config, rope=rope, num_query_groups=numbers_of(config, {groups: int})[groups], add_qkv_bias=False
+        config, rope=rope, num_query_groups=key_value_heads(config, is_required=False), add_qkv_bias=False
     )
     return dataclasses.replace(shape, qk_norm="all", **fields)
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.model.families.family import Config, Family
-from modellink_rm.model.families.fields import numbers_of, transformers_shape
+from modellink_rm.model.families.fields import key_value_heads, transformers_shape
 from modellink_rm.model.families.llama import LAYER, NAMES
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.rotary_fields import rope_of
@@ -22,7 +22,6 @@ _TENSORS = decoder_tensors(
 
 
 def _phi3_shape(config: Config) -> ModelShape:
-    groups = "num_attention_heads" if config.get("num_key_value_heads") is None else "num_key_value_heads"
     # The default of transformers: Phi-3-mini-4k does not name its positions a second time.
     rope = rope_of({"original_max_position_embeddings": 4096, **config})
     if rope.scaling is not None and rope.scaling.kind != "longrope":
@@ -30,7 +29,7 @@ def _phi3_shape(config: Config) -> ModelShape:
             f"rope_scaling of kind {rope.scaling.kind} in a Phi-3 is not supported; only longrope is"
         )
     shape = transformers_shape(
-        config, rope=rope, num_query_groups=numbers_of(config, {groups: int})[groups], add_qkv_bias=False
+        config, rope=rope, num_query_groups=key_value_heads(config, is_required=False), add_qkv_bias=False
     )
     return dataclasses.replace(shape, windows=windows_of(config, one_window(config)))
 

@@ -1,0 +1,13 @@
+"""Ranges (start, end) of rows or tokens."""
+
+from collections.abc import Iterable, Iterator
+
+
+def cut_ranges(ranges: Iterable[tuple[int, int]], start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The part [start, stop) of the concatenated ranges, as ranges."""
+    offset = 0
+    for first, last in ranges:
+        low, high = max(start - offset, 0), min(stop - offset, last - first)
+        if low < high:
+            yield first + low, first + high
+        offset += last - first
