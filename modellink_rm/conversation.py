@@ -29,6 +29,8 @@ class Pair:
         rejected: the other one.
         margin: by how much it is preferred, on the data's own scale and not below 0; None if not given.
         source: where the record comes from; None if not given.
+        probability: that `chosen` is preferred, such as the share of annotators who preferred it, from 0.5 to
+            1; None if not given.
     """
 
     system: str | None
@@ -38,6 +40,7 @@ class Pair:
     rejected: Message
     margin: float | None = None
     source: str | None = None
+    probability: float | None = None
 
     @property
     def responses(self) -> tuple[Message, ...]:
@@ -53,6 +56,11 @@ class Pair:
     def margins(self) -> tuple[float, ...] | None:
         """The margin in the form of `Ranking.margins`."""
         return None if self.margin is None else (self.margin,)
+
+    @property
+    def probabilities(self) -> tuple[float, ...] | None:
+        """The probability, for each response but the first."""
+        return None if self.probability is None else (self.probability,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,11 @@ class Ranking:
     margins: tuple[float, ...] | None = None
     source: str | None = None
     places: tuple[int, ...] | None = None
+
+    @property
+    def probabilities(self) -> tuple[float, ...] | None:
+        """None: a ranking is taken as it is."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +120,11 @@ class Unranked:
     @property
     def margins(self) -> tuple[float, ...] | None:
         """None: there are no margins."""
+        return None
+
+    @property
+    def probabilities(self) -> tuple[float, ...] | None:
+        """None: no response is preferred."""
         return None
 
 

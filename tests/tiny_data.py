@@ -9,7 +9,7 @@ import sentencepiece
 
 from modellink_rm.dataset.example import Example, Response
 from modellink_rm.dataset.indexed import IndexedWriter, bin_path, idx_path
-from modellink_rm.dataset.manifest import array_prefix
+from modellink_rm.dataset.manifest import COLUMNS, array_prefix
 
 _TEXT = "the a cat dog sun moon tree river stone bird sings runs sleeps shines falls 你 好 世界 春天 花"
 _WORDS = _TEXT.split()
@@ -66,25 +66,46 @@ def random_example(index: int, prompt: int, *answers: int) -> Example:
     generator = np.random.default_rng(index)
     shared = generator.integers(3, 250, size=prompt)
     ids = [np.concatenate([shared, generator.integers(3, 250, size=length)]) for length in answers]
-    return Example(index, tuple(Response(one.astype(np.int32), prompt) for one in ids))
+    responses = tuple(Response(one.astype(np.int32), prompt) for one in ids)
+    return Example(index, responses, ranks=tuple(range(1, len(ids) + 1)))
 
 
-def write_random_rows(prefix: Path, num_rows: int, *, vocab_size: int = 259, seed: int = 3) -> Path:
-    """The 8 files of random pairs without a manifest, as another tool writes them."""
+def write_random_rows(
+    prefix: Path, num_rows: int, *, vocab_size: int = 259, seed: int = 3, most_responses: int = 2
+) -> Path:
+    """The files of random pairs without a manifest, as another tool writes them.
+
+    Args:
+        most_responses: with more than 2, prompts have 2 to so many responses with ranks, some of which are
+            tied, and margins.
+    """
     generator = np.random.default_rng(seed)
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[np.ndarray]] = {}
+    rows: dict[str, list[list[np.ndarray]]] = {}  # array -> of each row its documents
     for _ in range(num_rows):
         prompt = generator.integers(3, vocab_size, size=generator.integers(1, 30))
-        for side in ("chosen", "rejected"):
-            answer = generator.integers(3, vocab_size, size=generator.integers(1, 20))
-            rows.setdefault(f"{side}_input_ids", []).append(np.concatenate([prompt, answer]))
-            rows.setdefault(f"{side}_labels", []).append(np.concatenate([np.full(len(prompt), -100), answer]))
-    for name, arrays in rows.items():
+        num_responses = generator.integers(2, most_responses + 1) if most_responses > 2 else 2
+        for side, number in (("chosen", 1), ("rejected", num_responses - 1)):
+            answers = [
+                generator.integers(3, vocab_size, size=generator.integers(1, 20)) for _ in range(number)
+            ]
+            ids = [np.concatenate([prompt, answer]) for answer in answers]
+            labels = [np.concatenate([np.full(len(prompt), -100), answer]) for answer in answers]
+            rows.setdefault(f"{side}_input_ids", []).append(ids)
+            rows.setdefault(f"{side}_labels", []).append(labels)
+        if most_responses > 2:
+            steps = generator.integers(0, 2, size=num_responses - 2)
+            ranks = np.cumsum([1, 1, *steps])  # two responses at least have different ranks
+            rows.setdefault("ranks", []).append([ranks])
+            rows.setdefault("margin", []).append([(ranks[1:] - 1) / 2])
+    for name, of_rows in rows.items():
         path = array_prefix(prefix, name)
+        dtype = COLUMNS.get(name, "int32")
         with bin_path(path).open("wb") as data, idx_path(path).open("wb") as index:
-            writer = IndexedWriter(data, index)
-            for array in arrays:
-                writer.append(array.astype(np.int32), np.array([len(array)], dtype=np.int32))
+            writer = IndexedWriter(data, index, dtype)
+            for arrays in of_rows:
+                lengths = np.array([len(array) for array in arrays], dtype=np.int32)
+                documents = np.array([len(arrays)], np.int32) if name.startswith("rejected") else None
+                writer.append(np.concatenate(arrays).astype(dtype), lengths, documents)
             writer.finish()
     return prefix

@@ -1,9 +1,8 @@
 """Targets: what the data says about the responses of a batch, for the objective to compare with scores."""
 
-import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,30 +17,89 @@ class Targets:
 
     Attributes:
         num_responses: of each example, on the host.
+        examples: int64 [r], number of each response's example in the batch.
         ranks: int64 [r], from 1 for the best response of its example, equal for a tie; 0 if none is
             preferred.
         margins: float32 [r], by how much the best response of its example is preferred to it, 0 for the
             best itself; NaN if the data does not say.
+        probabilities: float32 [r], that the best response of its example is preferred to it; 1 if the data
+            does not say, and for the best itself.
+        better: int64 [c], for every two responses of an example with different ranks the better one's number
+            among all r.
+        worse: int64 [c], the other one's.
+        tied: int64 [2, t], numbers of every two responses of an example with the same rank.
     """
 
     num_responses: tuple[int, ...]
+    examples: Tensor
     ranks: Tensor
     margins: Tensor
+    probabilities: Tensor
+    better: Tensor
+    worse: Tensor
+    tied: Tensor
+
+    @property
+    def num_examples(self) -> int:
+        """Examples, also those of which no two responses can be compared."""
+        return len(self.num_responses)
 
     def with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Targets":
         """The same targets with `change` applied to every tensor."""
-        return dataclasses.replace(self, ranks=change(self.ranks), margins=change(self.margins))
+        return Targets(
+            num_responses=self.num_responses,
+            examples=change(self.examples),
+            ranks=change(self.ranks),
+            margins=change(self.margins),
+            probabilities=change(self.probabilities),
+            better=change(self.better),
+            worse=change(self.worse),
+            tied=change(self.tied),
+        )
+
+    def mean_by_example(self, values: Tensor, examples: Tensor) -> Tensor:
+        """The mean of the values of each example, [num_examples]; 0 for one without any.
+
+        Args:
+            values: [k].
+            examples: int64 [k], the number of each value's example.
+        """
+        counts = self.sum_by_example(torch.ones_like(values), examples)
+        return self.sum_by_example(values, examples) / counts.clamp(min=1)
+
+    def sum_by_example(self, values: Tensor, examples: Tensor) -> Tensor:
+        """The sum of the values of each example, [num_examples]; the arguments are those of the mean."""
+        # index_add would add in no fixed order on a GPU.
+        return values.new_zeros(self.num_examples).index_put((examples,), values, accumulate=True)
 
 
 def targets_of(examples: Sequence[Example]) -> Targets:
     """The targets of a batch of these examples, on the host."""
+    better: list[int] = []
+    worse: list[int] = []
+    tied: tuple[list[int], list[int]] = ([], [])
+    first = 0
+    for example in examples:
+        for one, other in itertools.combinations(range(len(example.ranks)), 2):
+            is_tie = example.ranks[one] == example.ranks[other]
+            for numbers, number in zip(tied if is_tie else (better, worse), (one, other), strict=True):
+                numbers.append(first + number)
+        first += len(example.responses)
+    num_responses = tuple(len(example.responses) for example in examples)
     return Targets(
-        num_responses=tuple(len(example.responses) for example in examples),
-        ranks=torch.tensor(list(itertools.chain.from_iterable(map(_ranks, examples))), dtype=torch.int64),
-        margins=torch.tensor(
-            list(itertools.chain.from_iterable(map(_margins, examples))), dtype=torch.float32
-        ),
+        num_responses=num_responses,
+        examples=torch.repeat_interleave(torch.tensor(num_responses, dtype=torch.int64)),
+        ranks=_joined(map(_ranks, examples), torch.int64),
+        margins=_joined(map(_margins, examples), torch.float32),
+        probabilities=_joined(map(_probabilities, examples), torch.float32),
+        better=torch.tensor(better, dtype=torch.int64),
+        worse=torch.tensor(worse, dtype=torch.int64),
+        tied=torch.tensor(tied, dtype=torch.int64),
     )
+
+
+def _joined(parts: Iterable[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(list(itertools.chain.from_iterable(parts)), dtype=dtype)
 
 
 def _ranks(example: Example) -> Sequence[int]:
@@ -52,3 +110,9 @@ def _margins(example: Example) -> Sequence[float]:
     if example.margins is None:
         return [math.nan] * len(example.responses)
     return [0.0, *example.margins]
+
+
+def _probabilities(example: Example) -> Sequence[float]:
+    if example.probabilities is None:
+        return [1.0] * len(example.responses)
+    return [1.0, *example.probabilities]

@@ -6,6 +6,7 @@ from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.objective import ObjectiveConfig
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
@@ -20,6 +21,7 @@ class RunConfig:
 
     training: TrainingConfig
     data: DataConfig
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

@@ -45,6 +45,8 @@ class Example:
         ranks: of the responses, from 1 for the best, equal for a tie; empty if none is preferred.
         margins: by how much the best response is preferred to each other one, on the data's own scale; None
             if the data does not say.
+        probabilities: that the best response is preferred to each other one; None if the data does not say,
+            which means 1.
         source: where the record comes from; "" if the data does not say.
         dataset: prefix of the data set's files, "" for an example without a data set.
     """
@@ -54,6 +56,7 @@ class Example:
     is_truncated: bool = False
     ranks: tuple[int, ...] = ()
     margins: tuple[float, ...] | None = None
+    probabilities: tuple[float, ...] | None = None
     source: str = ""
     dataset: str = ""
 

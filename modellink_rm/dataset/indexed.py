@@ -241,6 +241,16 @@ class IndexedReader:
         if self._blocks is not None:
             self._blocks.verify(start * self._items.itemsize, stop * self._items.itemsize)
 
+    def first_and_last(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The first and the last value of every row, none of which is empty; reads every value."""
+        self.verify_all()
+        return self._items[self._starts], self._items[self._starts + self.lengths - 1]
+
+    def has_nan(self) -> bool:
+        """Whether some value is no number; reads every value, which are of a floating-point type."""
+        self.verify_all()
+        return bool(np.isnan(self._items).any())
+
     def first_row_outside(self, num_ids: int) -> int | None:
         """The first row that is empty or holds a value outside of [0, num_ids); reads every value."""
         self.verify_all()

@@ -62,12 +62,12 @@ def decoded_rows(
     """The rows as lines: the prompt, then each answer, as text or, without a tokenizer, as ids.
 
     A control token is written as [</s> 2]; the last token of an answer, where the score is read, is
-    written >>so<<. The headings show rank, margin and source.
+    written >>so<<. The headings show rank, margin, probability and source.
     """
     for row in rows:
         source = data.source(row)
         ranks = data.ranks_of(row)
-        margins = data.margins(row)
+        margins, probabilities = data.margins(row), data.probabilities(row)
         for number, response in enumerate(data.responses(row)):
             ids, num_prompt = response.input_ids.tolist(), response.num_prompt_tokens
             if number == 0:
@@ -78,6 +78,8 @@ def decoded_rows(
                 heading += f", rank {ranks[number]} of {ranks[-1]}"
             if number and margins is not None:
                 heading += f", margin {margins[number - 1]:g}"
+            if number and probabilities is not None:
+                heading += f", probability {1 - probabilities[number - 1]:g}"
             yield heading
             yield marked_text(ids[num_prompt:], tokenizer, marks, is_scored=True)
 

@@ -19,7 +19,7 @@ from modellink_rm.dataset.lengths import LengthStatistics
 FORMAT_VERSION = 2
 PAIR_ARRAYS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 # Optional columns for records that say more than a pair, and their dtypes.
-COLUMNS = {"ranks": "int32", "margin": "float32", "source": "uint8"}
+COLUMNS = {"ranks": "int32", "margin": "float32", "probability": "float32", "source": "uint8"}
 _UNFINISHED = "unfinished"
 
 

@@ -44,6 +44,7 @@ class ExampleReader:
             is_truncated=is_truncated,
             ranks=dataset.rows.ranks_of(row),
             margins=dataset.rows.margins(row),
+            probabilities=dataset.rows.probabilities(row),
             source=dataset.rows.source(row),
             dataset=str(dataset.prefix),
         )

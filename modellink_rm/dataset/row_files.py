@@ -1,4 +1,4 @@
-"""The arrays and columns of one data set, and its rows: responses, ranks, margins, source."""
+"""The arrays and columns of one data set, and its rows: responses, ranks, margins, probabilities, source."""
 
 import math
 from collections.abc import Mapping
@@ -31,6 +31,7 @@ class RowFiles:
     ranks: IndexedReader | None
     first_rejected: NDArray[np.int64] | None
     margin: IndexedReader | None
+    probability: IndexedReader | None
     source_names: IndexedReader | None
 
     @classmethod
@@ -64,6 +65,7 @@ class RowFiles:
             ranks=ranks,
             first_rejected=first,
             margin=readers.get("margin"),
+            probability=readers.get("probability"),
             source_names=readers.get("source"),
         )
 
@@ -102,8 +104,23 @@ class RowFiles:
 
     def margins(self, row: int) -> tuple[float, ...] | None:
         """By how much the best response is preferred to each other one; None if the data does not say."""
-        values = () if self.margin is None else tuple(self.margin[row].tolist())
-        return None if not values or math.isnan(values[0]) else values
+        return _given(self.margin, row)
+
+    def probabilities(self, row: int) -> tuple[float, ...] | None:
+        """The probability that the best response is preferred to each other one; None if not given."""
+        return _given(self.probability, row)
+
+    def first_without_preference(self) -> int | None:
+        """The first row whose responses all have one rank; None if there is none. Reads all ranks."""
+        if self.ranks is None:
+            return None
+        best, worst = self.ranks.first_and_last()
+        rows = np.flatnonzero(best == worst)
+        return int(rows[0]) if len(rows) else None
+
+    def all_have_margins(self) -> bool:
+        """Whether every response but the best of its row has a margin; reads all of them."""
+        return self.margin is not None and not self.margin.has_nan()
 
     def source(self, row: int) -> str:
         """Where a row comes from; "" if the data does not say."""
@@ -115,6 +132,12 @@ class RowFiles:
         if self.first_rejected is not None and len(rejected):
             rejected = np.maximum.reduceat(rejected, self.first_rejected)
         return np.maximum(self.chosen_ids.lengths, rejected)
+
+
+def _given(column: IndexedReader | None, row: int) -> tuple[float, ...] | None:
+    """The values of a row; None if the data does not say."""
+    values = () if column is None else tuple(column[row].tolist())
+    return None if not values or math.isnan(values[0]) else values
 
 
 def _response(input_ids: np.ndarray, labels: np.ndarray) -> Response:
@@ -140,5 +163,6 @@ def _check_rows(prefix: Path, readers: Mapping[str, IndexedReader], num_rows: in
             raise UserError(f"{path} has rows of other lengths than those of {side}_input_ids")
     if np.any(num_responses < 2):
         raise UserError(f"{idx_path(array_prefix(prefix, 'ranks'))} has rows of fewer than two responses")
-    if "margin" in readers and not np.array_equal(readers["margin"].lengths, num_responses - 1):
-        raise UserError(f"{idx_path(array_prefix(prefix, 'margin'))} has rows of other lengths than ranks")
+    for name in ("margin", "probability"):
+        if name in readers and not np.array_equal(readers[name].lengths, num_responses - 1):
+            raise UserError(f"{idx_path(array_prefix(prefix, name))} has rows of other lengths than ranks")

@@ -51,6 +51,7 @@ class AlpacaStylePairwiseHandler(LabelledPairHandler):
             chosen=Message("assistant", chosen),
             rejected=Message("assistant", rejected),
             margin=self.margin_of(record),
+            probability=self.probability_of(record),
             source=self.source_of(record),
         )
 

@@ -53,9 +53,11 @@ class PairwiseHandler(ResponsesHandler):
 
     Attributes:
         margin: field that says by how much chosen is preferred; a number, not below 0.
+        probability: field with the probability that chosen is preferred; a number from 0.5 to 1.
     """
 
     margin: str = ""
+    probability: str = ""
 
     def __call__(self, record: Mapping[str, Any]) -> Pair:
         """The pair of a record.
@@ -76,6 +78,21 @@ class PairwiseHandler(ResponsesHandler):
             reason = f"field {self.margin!r} is below 0"
             raise RecordError(reason, f"{reason}: a margin says by how much chosen is preferred")
         return margin
+
+    def probability_of(self, record: Mapping[str, Any]) -> float | None:
+        """The number in the field `probability`.
+
+        Raises:
+            RecordError: it is not a number from 0.5 to 1.
+        """
+        probability = optional_number(record, self.probability)
+        if probability is not None and not 0 <= probability <= 1:
+            reason = f"field {self.probability!r} is no probability"
+            raise RecordError(reason, f"{reason}: {probability:g}")
+        if probability is not None and probability < 0.5:
+            reason = "chosen has the lower probability"
+            raise RecordError(reason, f"{reason}: {probability:g}, rejected has {1 - probability:g}")
+        return probability
 
 
 @dataclass(frozen=True, kw_only=True)

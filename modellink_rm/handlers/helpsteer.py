@@ -45,6 +45,7 @@ class HelpSteerPairwiseHandler(PairwiseHandler):
             chosen=Message("assistant", chosen),
             rejected=Message("assistant", rejected),
             margin=self.margin_of(record) if self.margin else abs(strength),
+            probability=self.probability_of(record),
             source=self.source_of(record),
         )
 

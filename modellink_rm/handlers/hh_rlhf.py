@@ -42,6 +42,7 @@ class HhRlhfPairwiseHandler(LabelledPairHandler):
             chosen=chosen,
             rejected=rejected,
             margin=self.margin_of(record),
+            probability=self.probability_of(record),
             source=self.source_of(record),
         )
 

@@ -72,6 +72,7 @@ class OpenAiMessagesPairwiseHandler(LabelledPairHandler):
             chosen=_answer(chosen, prompt, self.chosen),
             rejected=_answer(rejected, prompt, self.rejected),
             margin=self.margin_of(record),
+            probability=self.probability_of(record),
             source=self.source_of(record),
         )
 

@@ -86,6 +86,7 @@ class SharegptStylePairwiseHandler(LabelledPairHandler):
             chosen=self._answer(record, self.chosen),
             rejected=self._answer(record, self.rejected),
             margin=self.margin_of(record),
+            probability=self.probability_of(record),
             source=self.source_of(record),
         )
 

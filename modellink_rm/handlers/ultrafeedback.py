@@ -55,6 +55,7 @@ class UltraFeedbackPairwiseHandler(LabelledPairHandler):
             score_chosen=self.score_chosen,
             score_rejected=self.score_rejected,
             margin=self.margin,
+            probability=self.probability,
         )(record)
 
     def _best_and_worst(self, record: Mapping[str, Any]) -> Pair:

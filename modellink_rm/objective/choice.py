@@ -1,14 +1,49 @@
 """The objective that the flags choose."""
 
-from modellink_rm.objective.losses.registry import LOSSES
+from modellink_rm.base.errors import UserError
+from modellink_rm.config.objective import ObjectiveConfig
+from modellink_rm.objective.losses.registry import LOSSES, LossType, RankingLossType
 from modellink_rm.objective.objective import Objective
-from modellink_rm.objective.pairwise import PairwiseObjective
+from modellink_rm.objective.preference import PreferenceObjective
+from modellink_rm.objective.terms.centering import Centering
+from modellink_rm.objective.terms.range_penalty import RangePenalty
+from modellink_rm.objective.terms.score_l2 import ScoreL2
+from modellink_rm.objective.terms.term import Term
 
 
-def choose_objective(loss_type: str) -> Objective:
-    """The objective with the loss of --loss-type.
+def choose_objective(loss_type: str, config: ObjectiveConfig | None = None) -> Objective:
+    """The objective with the loss of --loss-type, and the terms that have a weight.
 
     Raises:
-        UserError: there is no such loss.
+        UserError: there is no such loss, or a flag has no meaning for it.
     """
-    return PairwiseObjective(loss=LOSSES[loss_type])
+    config = config or ObjectiveConfig()
+    loss = LOSSES[loss_type]
+    if config.tie_threshold and not (isinstance(loss, LossType) and loss.uses_margins):
+        raise UserError(
+            f"--tie-threshold has no meaning for --loss-type {loss_type}: ties belong to the likelihood of "
+            "sigmoid, logexp and kwise"
+        )
+    if config.label_smoothing and isinstance(loss, RankingLossType):
+        raise UserError(
+            f"--label-smoothing has no meaning for --loss-type {loss_type}, which has no pairs; --loss-type "
+            "kwise takes it"
+        )
+    if isinstance(loss, LossType) and loss.needs_margins and not config.margin_weight:
+        raise UserError(
+            f"--loss-type {loss_type} scales the loss by the margins; --margin-weight cannot be 0"
+        )
+    return PreferenceObjective(loss=loss, config=config, terms=tuple(_terms(config)))
+
+
+def _terms(config: ObjectiveConfig) -> list[Term]:
+    """The terms whose weight is not 0."""
+    terms: list[Term] = []
+    if config.centering_weight:
+        terms.append(Centering(weight=config.centering_weight))
+    if config.score_l2_weight:
+        terms.append(ScoreL2(weight=config.score_l2_weight))
+    if config.range_penalty_weight:
+        low, high = config.score_range
+        terms.append(RangePenalty(weight=config.range_penalty_weight, low=low, high=high))
+    return terms

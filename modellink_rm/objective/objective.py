@@ -64,9 +64,9 @@ class Objective(Protocol):
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         """Metrics from the sums over `num_examples`, which is at least 1; in the order of reports."""
 
-    def check_data(self, datasets: Sequence[Dataset]) -> None:
-        """Check that the data sets fit this objective.
+    def for_data(self, datasets: Sequence[Dataset]) -> "Objective":
+        """This objective as it trains on these data sets.
 
         Raises:
-            UserError: one does not; the message names it.
+            UserError: one does not fit; the message names it.
         """

@@ -10,7 +10,7 @@ import numpy as np
 
 from modellink_rm.config.preprocess import CHECKS, PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.conversation import Conversation, Unranked
+from modellink_rm.conversation import Unranked
 from modellink_rm.handlers import conversation_of, make_handler
 from modellink_rm.preprocess import checks
 from modellink_rm.preprocess.rows import Refused, Rows, text_crc32, to_bytes
@@ -73,7 +73,8 @@ class RecordEncoder:
                 digests=_digests(ids, lengths, num_responses),
                 flags=np.array([row.flags for row in rows], np.uint8),
                 ranks=np.array([rank for row in rows for rank in row.ranks], np.int32),
-                margins=np.array([margin for row in rows for margin in row.margins], np.float32),
+                margins=np.array([value for row in rows for value in row.margins], np.float32),
+                probabilities=np.array([value for row in rows for value in row.probabilities], np.float32),
                 ids=ids,
                 sources=[row.source for row in rows] if has_sources else [],
                 places=[raw.place for raw in kept] if self._keeps_all_texts else [],
@@ -105,21 +106,27 @@ class RecordEncoder:
             message = "; ".join(CHECKS[name] for name in dropped)
             return Refused(raw.place, reason, message, False, flags, index, text)
         source = (example.source or "").encode(errors="backslashreplace").decode()
-        return _Row(tokens, flags, example.ranks, _margins(example), source)
+        others = len(example.responses) - 1
+        return _Row(
+            tokens=tokens,
+            flags=flags,
+            ranks=example.ranks,
+            margins=example.margins or (math.nan,) * others,
+            probabilities=example.probabilities or (math.nan,) * others,
+            source=source,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
+    """A row before it joins the arrays; NaN stands for a margin or a probability that is not given."""
+
     tokens: TokenizedResponses
     flags: int
     ranks: tuple[int, ...]
     margins: tuple[float, ...]
+    probabilities: tuple[float, ...]
     source: str
-
-
-def _margins(example: Conversation) -> tuple[float, ...]:
-    """The margins; NaN if the record has none."""
-    return (math.nan,) * (len(example.responses) - 1) if example.margins is None else example.margins
 
 
 def _digests(ids: np.ndarray, lengths: np.ndarray, num_responses: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ _ARRAYS = {
     "flags": "u1",
     "ranks": "<i4",
     "margins": "<f4",
+    "probabilities": "<f4",
     "ids": "<i4",
 }
 
@@ -70,6 +71,7 @@ class Rows:
         flags: uint8 [num_rows], bits of the checks.
         ranks: int32, for each row the ranks of its responses, best first.
         margins: float32, for each row the margins of its responses but the first; NaN if it has none.
+        probabilities: float32, likewise the probabilities that the first is preferred to it.
         ids: int32, for each row its prompt and its answers, best first.
         sources: of the rows, "" if a row has none; empty if no row has one.
         places: of the rows, if --rejects may need them.
@@ -86,6 +88,7 @@ class Rows:
     flags: NDArray[np.uint8]
     ranks: NDArray[np.int32]
     margins: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
     ids: NDArray[np.int32]
     sources: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
@@ -147,6 +150,7 @@ def _is_consistent(rows: Rows) -> bool:
         "lengths": (answers + 1).sum(),
         "ranks": answers.sum(),
         "margins": (answers - 1).sum(),
+        "probabilities": (answers - 1).sum(),
         "ids": rows.lengths.astype(np.int64).sum(),
     }
     return (

@@ -102,7 +102,8 @@ class RowWriter:
     def _write_columns(self, rows: Rows, keeps: np.ndarray) -> None:
         counts = rows.num_responses
         ranks = rows.ranks[np.repeat(keeps, counts)]
-        margins = rows.margins[np.repeat(keeps, counts - 1)]
+        keeps_others = np.repeat(keeps, counts - 1)
+        margins, probabilities = rows.margins[keeps_others], rows.probabilities[keeps_others]
         sources = [source.encode() for source in rows.sources] or [b""] * len(keeps)
         kept_sources = [source for source, is_kept in zip(sources, keeps.tolist(), strict=True) if is_kept]
         counts = counts[keeps]
@@ -111,6 +112,7 @@ class RowWriter:
         self.num_ties += int((last_ranks < counts).sum())  # ranks have no gaps
         self._writers["ranks"].append(ranks, counts)
         self._writers["margin"].append(margins, counts - 1)
+        self._writers["probability"].append(probabilities, counts - 1)
         self._writers["source"].append(
             np.frombuffer(b"".join(kept_sources), np.uint8),
             np.array([len(source) for source in kept_sources], np.int32),
@@ -118,6 +120,7 @@ class RowWriter:
         says = {
             "ranks": (counts > 2).any(),
             "margin": not np.isnan(margins).all(),
+            "probability": not np.isnan(probabilities).all(),
             "source": any(kept_sources),
         }
         self._columns.update(column for column, is_said in says.items() if is_said)

@@ -20,6 +20,8 @@ _NEW_RUN = "--finetune starts a new run from its weights, under another --save"
 _ANNOUNCED = {
     "training": {"loss_type", "global_batch_size", "seed"},
     "data": {"seq_length", "truncation", "shuffle"},
+    "objective": {"margin_weight", "focal_gamma", "label_smoothing", "tie_threshold", "centering_weight"}
+    | {"score_l2_weight", "range_penalty_weight", "score_range"},
     "optim": {"lr", "min_lr", "lr_decay_style", "lr_warmup_init", "weight_decay", "clip_grad"}
     | {"adam_beta1", "adam_beta2", "adam_eps"},
     "model": {"attention_dropout", "hidden_dropout"},
@@ -89,6 +91,13 @@ def consumed_samples_of(run: RunInfo) -> int:
     return run.iteration * (batch_size_of(run) or 0)
 
 
+def with_margins_as_before(config: RunConfig, resumed: RunInfo | None) -> RunConfig:
+    """The flags of a run; one that resumes a run of a version without --margin-weight uses no margins."""
+    if resumed is None or "objective" in resumed.config or not config.objective.margin_weight:
+        return config
+    return dataclasses.replace(config, objective=dataclasses.replace(config.objective, margin_weight=0.0))
+
+
 def check_continues(
     config: RunConfig,
     checkpoint: CheckpointInfo,
@@ -133,6 +142,7 @@ def _changed_flags(config: RunConfig, run: RunInfo) -> Iterator[str]:
             now, before = getattr(flags, field.name), run.setting(group, field.name)
             if field.name == "global_batch_size":
                 before = batch_size_of(run)
+            before = tuple(before) if isinstance(before, list) else before
             if field.name not in names or before in (None, now):
                 continue
             if isinstance(now, bool):

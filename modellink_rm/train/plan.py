@@ -21,7 +21,13 @@ from modellink_rm.model.fits import check_data_fits_shape, check_recompute_fits_
 from modellink_rm.objective.choice import choose_objective
 from modellink_rm.objective.objective import Objective
 from modellink_rm.tokenizers.load import load_tokenizer
-from modellink_rm.train.continuing import RunLength, check_continues, check_contract, plan_length
+from modellink_rm.train.continuing import (
+    RunLength,
+    check_continues,
+    check_contract,
+    plan_length,
+    with_margins_as_before,
+)
 from modellink_rm.train.plan_data import handler_of, open_datasets, plan_blend, template_of
 from modellink_rm.train.profiling import check_profile
 
@@ -71,7 +77,6 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     Raises:
         UserError: the first thing that cannot work.
     """
-    objective = choose_objective(config.training.loss_type)
     num_replicas = config.parallel.data_parallel_size(world_size)
     directories = {
         "--save": config.checkpoint.save,
@@ -83,6 +88,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     source, continues = find_source(config.checkpoint, existing)
     _check_outside_of_checkpoint(directories, source)
     resumed = source.checkpoint.run if source.checkpoint is not None and continues else None
+    config = with_margins_as_before(config, resumed)
+    objective = choose_objective(config.training.loss_type, config.objective)
     length = plan_length(config, num_replicas, resumed)
     check_profile(config, train_iters=length.train_iters, world_size=world_size)
     # The batch as it is in force, so that the checkpoints say it.
@@ -103,7 +110,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
             f"{model.shape.vocab_size} embedding rows; give the tokenizer that belongs to the weights"
         )
     datasets = open_datasets(config.data.data_path, tokenizer, verifies=config.checkpoint.verify_checksums)
-    objective.check_data(datasets)
+    objective = objective.for_data(datasets)
     template = template_of(config.data.prompt_type, datasets, tokenizer)
     blend = plan_blend(config.data, datasets, template, tokenizer, num_ids=model.shape.vocab_size)
     handler, map_keys = handler_of(datasets)

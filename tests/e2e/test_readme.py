@@ -25,7 +25,7 @@ from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.handlers import HANDLERS, make_handler
-from modellink_rm.objective.pairwise import PairwiseObjective
+from modellink_rm.objective.choice import choose_objective
 from modellink_rm.templates.files import definition_of
 from modellink_rm.templates.table import TEMPLATES
 from modellink_rm.train.console import FullConsole, TerminalConsole
@@ -243,7 +243,7 @@ def test_readme_shows_the_line_of_a_log_step_as_a_terminal_and_a_file_get_it(
     row = json.loads(re.search(r'^\{"iteration".*\}$', readme, re.MULTILINE)[0])
     names = ("loss", "accuracy", "chosen_score", "rejected_score", "margin")
     metrics = {name: row[name] for name in names}
-    labels = PairwiseObjective.labels
+    labels = choose_objective("sigmoid").labels
     full = FullConsole(train_iters=60, batch_size=16, first_iteration=0, labels=labels)
     full.step(row, metrics, milliseconds=308.1)
     assert capsys.readouterr().out.rstrip() in readme

@@ -57,8 +57,8 @@ class AnyNumberObjective:
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         return {"best": sums["best"] / num_examples}
 
-    def check_data(self, datasets: Sequence[Dataset]) -> None:
-        pass
+    def for_data(self, datasets: Sequence[Dataset]) -> "AnyNumberObjective":
+        return self
 
 
 def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:

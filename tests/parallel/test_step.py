@@ -13,7 +13,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.dataset.reader import ExampleReader
 from modellink_rm.model.flops import training_flops
-from modellink_rm.objective.pairwise import PairwiseObjective
+from modellink_rm.objective.preference import PreferenceObjective
 from modellink_rm.parallel import pipeline
 from modellink_rm.train import step
 from tests.distributed import Workers
@@ -46,7 +46,7 @@ def reads_of_a_run(arguments: list[str], adds_one: bool) -> tuple[list[int], lis
     passes: list[int] = []
     steps: list[int] = []
     train_step = step.train_step
-    loss = PairwiseObjective.__call__
+    loss = PreferenceObjective.__call__
 
     def counted_passes(*args: Any, **kwargs: Any) -> Any:
         with CountReads() as reads:
@@ -68,7 +68,7 @@ def reads_of_a_run(arguments: list[str], adds_one: bool) -> tuple[list[int], lis
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "forward_backward", counted_passes)
         patch.setattr("modellink_rm.train.trainer.train_step", counted_step)
-        patch.setattr(PairwiseObjective, "__call__", reading_loss)
+        patch.setattr(PreferenceObjective, "__call__", reading_loss)
         train_part(arguments)
     return passes, steps
 

@@ -15,7 +15,11 @@ def ranked(index: int, ranks: tuple[int, ...], margins: tuple[float, ...] | None
     return Example(index, responses, ranks=ranks, margins=margins)
 
 
-EXAMPLES = [ranked(0, (1, 2), (0.5,)), ranked(1, (1, 2, 2, 3), None), random_example(2, 3, 4)]
+EXAMPLES = [
+    ranked(0, (1, 2), (0.5,)),
+    ranked(1, (1, 2, 2, 3), None),
+    Example(2, random_example(2, 3, 4).responses),
+]
 
 
 def test_targets_are_in_the_order_of_the_scores() -> None:
@@ -26,6 +30,14 @@ def test_targets_are_in_the_order_of_the_scores() -> None:
     assert targets.margins[:2].tolist() == [0.0, 0.5]
     assert all(map(math.isnan, targets.margins[2:].tolist()))
     assert targets.margins.dtype == torch.float32
+    assert targets.examples.tolist() == [0, 0, 1, 1, 1, 1, 2]
+
+
+def test_every_two_responses_of_an_example_are_compared_once() -> None:
+    targets = targets_of(EXAMPLES)
+    compared = list(zip(targets.better.tolist(), targets.worse.tolist(), strict=True))
+    assert compared == [(0, 1), (2, 3), (2, 4), (2, 5), (3, 5), (4, 5)]
+    assert targets.tied.tolist() == [[3], [4]]
 
 
 def test_no_example_has_no_target() -> None:
@@ -44,5 +56,7 @@ def test_targets_stay_whole_on_every_context_parallel_rank() -> None:
 def test_targets_move_with_their_batch() -> None:
     moved = pack_examples(EXAMPLES).to(torch.device("meta"))
     assert {moved.input_ids.device.type, moved.targets.ranks.device.type} == {"meta"}
-    assert moved.targets.margins.device.type == "meta"
+    tensors = [value for value in vars(moved.targets).values() if isinstance(value, torch.Tensor)]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert len(tensors) == 7
     assert moved.targets.num_responses == (2, 4, 1)

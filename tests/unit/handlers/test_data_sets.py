@@ -232,10 +232,11 @@ def test_ultrafeedback_says_what_is_wrong(completions, reason):
 
 
 @pytest.mark.parametrize("name", ["AlpacaStylePairwiseHandler", MESSAGES, HH])
-def test_every_handler_reads_margin_and_source(name):
+def test_every_handler_reads_margin_probability_and_source(name):
     record = {
         **{"instruction": "q", "chosen": "\n\nHuman: q\n\nAssistant: a", "score": "1.5", "from": "x"},
+        **{"share": 0.75},
         **{"prompt": "q", "rejected": "\n\nHuman: q\n\nAssistant: b"},
     }
-    pair = made(name, record, margin="score", source="from")
-    assert (pair.margin, pair.source) == (1.5, "x")
+    pair = made(name, record, margin="score", source="from", probability="share")
+    assert (pair.margin, pair.source, pair.probability) == (1.5, "x", 0.75)

@@ -11,6 +11,7 @@ import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from modellink_rm.base.errors import UserError, run_command
+from modellink_rm.batching.targets import targets_of
 from modellink_rm.commands.inspect import main as inspect_main
 from modellink_rm.commands.preprocess import main
 from modellink_rm.conversation import PAIR_RANKS
@@ -34,6 +35,7 @@ from modellink_rm.preprocess.parts import parts_path
 from modellink_rm.records import RecordError
 
 NAME = "RankedResponsesHandler"
+RANKING_COLUMNS = [name for name in COLUMNS if name != "probability"]  # which belongs to pairs
 READER = ExampleReader(seq_length=512, truncation="right", num_closing_tokens=1, num_ids=1000)
 X = Path("x")
 TEXTS = ["the capital", "I am fine", "no", "hello there, how are you today?"]
@@ -85,10 +87,10 @@ def contents(prefix):
 
 def test_megatron_core_reads_the_files_a_document_for_each_prompt(words, capsys):
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
-    files = [*data_files(X), *(path for column in COLUMNS for path in column_files(X, column))]
+    files = [*data_files(X), *(path for column in RANKING_COLUMNS for path in column_files(X, column))]
     assert all(path.exists() for path in files)
     expected = kept_rankings()
-    read = {name: IndexedDataset(str(array_prefix(X, name))) for name in (*PAIR_ARRAYS, *COLUMNS)}
+    read = {name: IndexedDataset(str(array_prefix(X, name))) for name in (*PAIR_ARRAYS, *RANKING_COLUMNS)}
     boundaries = read["rejected_input_ids"].document_indices
     assert read["ranks"].index.dtype is np.int32
     assert read["margin"].index.dtype is np.float32
@@ -163,17 +165,17 @@ def test_bytes_do_not_depend_on_workers_shards_and_resuming(words):
 def test_merge_group_keys_keeps_documents_and_dtypes(words):
     assert run_command(main, [*words, "--output-prefix", "in/a"]) == 0
     assert run_command(main, [*words, "--output-prefix", "in/b"]) == 0
-    keys = [f"packed_{name}_document" for name in (*PAIR_ARRAYS, *COLUMNS)]
+    keys = [f"packed_{name}_document" for name in (*PAIR_ARRAYS, *RANKING_COLUMNS)]
     merge = ["--merge-group-keys", *keys, "--input", "in", "--output-prefix", "both"]
     assert run_command(main, merge) == 0
-    for name in (*PAIR_ARRAYS, *COLUMNS):
+    for name in (*PAIR_ARRAYS, *RANKING_COLUMNS):
         one = IndexedDataset(str(array_prefix(Path("in/a"), name)))
         both = IndexedDataset(str(array_prefix(Path("both"), name)))
         assert [row.tolist() for row in both] == 2 * [row.tolist() for row in one]
         ends = one.document_indices.tolist()
         assert both.document_indices.tolist() == ends + [ends[-1] + end for end in ends[1:]]
     assert open_dataset(Path("both")).manifest is None  # without a manifest: what is there is looked at
-    assert columns_of(Path("both"), None) == list(COLUMNS)
+    assert columns_of(Path("both"), None) == RANKING_COLUMNS
 
 
 def test_merging_files_of_other_values_is_refused(words, capsys):
@@ -197,7 +199,7 @@ def test_the_manifest_vouches_for_the_columns(words):
         open_dataset(X)
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("column", RANKING_COLUMNS)
 def test_columns_of_another_dtype_are_refused(words, column):
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
     manifest_path(X).unlink()
@@ -281,6 +283,26 @@ def test_a_margin_that_cannot_be_is_counted(words, margin, reason):
     words[words.index("--map-keys") + 1] = '{"margin": "by"}'
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
     assert open_dataset(X).manifest.dropped == {reason: 1}
+
+
+def test_probabilities_of_pairs_are_written_where_there_are_any(words, capsys):
+    given = (None, 0.75, 0.4, 1, 0.5, 1.5)
+    lines = [{"instruction": f"q{i}", "chosen": "a", "rejected": "b", "by": p} for i, p in enumerate(given)]
+    Path("in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = [word if word != NAME else "AlpacaStylePairwiseHandler" for word in words]
+    words[words.index("--map-keys") + 1] = '{"probability": "by"}'
+    assert run_command(main, [*words, "--output-prefix", "x"]) == 0
+    dataset = open_dataset(X)
+    assert dataset.manifest.dropped == {
+        "chosen has the lower probability": 1,
+        "field 'by' is no probability": 1,
+    }
+    examples = [READER.read(dataset, row) for row in range(len(dataset))]
+    assert [example.probabilities for example in examples] == [None, (0.75,), (1.0,), (0.5,)]
+    assert targets_of(examples).probabilities.tolist() == [1, 1, 1, 0.75, 1, 1, 1, 0.5]
+    capsys.readouterr()
+    assert run_command(inspect_main, ["x", "--first-row", "1", "--rows", "1"]) == 0
+    assert "probability 0.25" in capsys.readouterr().out
 
 
 def test_checks_look_at_every_response(words):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from modellink_rm.objective.pairwise import PairwiseObjective
+from modellink_rm.objective.choice import choose_objective
 from modellink_rm.train.console import FullConsole, TerminalConsole, make_console
 
 ROW = {
@@ -28,7 +28,7 @@ ROW = {
 }
 METRICS = {name: ROW[name] for name in ("loss", "accuracy", "chosen_score", "rejected_score", "margin")}
 EVALUATION = {**METRICS, "ties": 1, "chosen_std": 1.0, "rejected_std": 2.0}
-LABELS = PairwiseObjective.labels
+LABELS = choose_objective("sigmoid").labels
 
 
 class Terminal(io.StringIO):

@@ -58,6 +58,7 @@ TABLE: dict[str, dict[str, str]] = {
 # Groups of which every flag has one outcome.
 WHOLE_GROUPS = {
     "tokenizer": COMPARED,
+    "objective": ANNOUNCED,
     "parallel": FREE,
     "kernels": FREE,
     "checkpoint": FREE,
@@ -94,8 +95,12 @@ def another(value: Any) -> Any:
     """A value that the flag does not have."""
     if isinstance(value, bool):
         return not value
-    if isinstance(value, int | float):
+    if isinstance(value, int):
         return value + 3
+    if isinstance(value, float):
+        return value + 0.25
+    if isinstance(value, tuple):
+        return tuple(map(another, value))
     return "5,5" if isinstance(value, str) else 3
 
 

@@ -339,11 +339,12 @@ def test_broken_sentencepiece_model_is_named(directory: Path, tmp_path: Path) ->
         plan(directory, f"--load {tmp_path}/model")
 
 
-def test_prompts_with_more_than_two_responses_are_refused(directory: Path, tmp_path: Path) -> None:
+def test_prompts_with_more_than_two_responses_train_without_a_flag(directory: Path, tmp_path: Path) -> None:
     records = [{"prompt": f"q {i}", "responses": ["a", "b", "c"], "ranks": [1, 2, 3]} for i in range(20)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, records)))
     words = f"--input {tmp_path}/in.jsonl --handler-name RankedResponsesHandler --prompt-type llama2"
     words += f" --tokenizer-name-or-path {directory}/model --output-prefix {tmp_path}/ranked"
     assert preprocess_main(words.split()) == 0
-    with pytest.raises(UserError, match="ranked holds prompts with more than two responses, and --is-pair"):
-        plan(directory, f"--data-path {tmp_path}/ranked")
+    assert plan(directory, f"--data-path {tmp_path}/ranked").objective.labels.examples == "prompts"
+    with pytest.raises(UserError, match="ranked has rows without a margin, by which this --loss"):
+        plan(directory, f"--data-path {tmp_path}/ranked --loss-type scaled")

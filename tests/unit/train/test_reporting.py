@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from modellink_rm.objective.choice import choose_objective
 from modellink_rm.objective.objective import Labels
-from modellink_rm.objective.pairwise import PairwiseObjective
 from modellink_rm.train.metrics_files import keep_rows
 from modellink_rm.train.reporting import Reporter
 from modellink_rm.train.sums import Summary
@@ -64,7 +64,7 @@ def make_reporter(directory: Path, labels: Labels) -> Reporter:
 
 @pytest.fixture
 def reporter(tmp_path: Path) -> Iterator[Reporter]:
-    reporter = make_reporter(tmp_path, PairwiseObjective.labels)
+    reporter = make_reporter(tmp_path, choose_objective("sigmoid").labels)
     yield reporter
     reporter.close()
 

@@ -18,7 +18,9 @@ LOSS = StepLoss(objective=OBJECTIVE)
 
 def batch_of(num_pairs: int) -> Batch:
     response = Response(np.array([1, 2, 3], dtype=np.int32), 1)
-    examples = [Example(10 + number, (response, response), dataset="a") for number in range(num_pairs)]
+    examples = [
+        Example(10 + number, (response, response), ranks=(1, 2), dataset="a") for number in range(num_pairs)
+    ]
     return pack_examples(examples)
 
 
