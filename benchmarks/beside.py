@@ -57,14 +57,15 @@ def train_both(
     model = work / "model"
     tensors = case.model().state_dict()
     case.write(model, {name: tensor for name, tensor in tensors.items() if not name.startswith("score.")})
-    write_value_head(model, case.tiny_config()["hidden_size"], bias=0.0)
+    write_value_head(model, case.tiny_config()["hidden_size"], bias=None)  # TRL's head has none
     _balance(model / "config.json", flags)
     write_tokenizer(model)
     settings = json.loads((model / "tokenizer_config.json").read_text())
     (model / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "<unk>"}))
-    prefix = write_random_rows(work / "pairs", steps * BATCH_SIZE)
+    has_margins = "--margin-weight" in flags
+    prefix = write_random_rows(work / "pairs", steps * BATCH_SIZE, has_margins=has_margins)
     (work / "pairs.json").write_text(json.dumps(_pairs(prefix)))
-    return _ours(work, steps, flags), _theirs(work, peer_python, steps)
+    return _ours(work, steps, flags), _theirs(work, peer_python, steps, flags)
 
 
 def _balance(config_file: Path, flags: Sequence[str]) -> None:
@@ -79,7 +80,7 @@ def _balance(config_file: Path, flags: Sequence[str]) -> None:
 
 
 def _pairs(prefix: Path) -> list[dict[str, Any]]:
-    """The pairs of a data set, as TRL takes them."""
+    """The pairs of a data set, as TRL takes them, which subtracts a margin where there is one."""
     from modellink_rm.dataset.dataset import open_dataset
     from modellink_rm.dataset.reader import ExampleReader
 
@@ -91,6 +92,7 @@ def _pairs(prefix: Path) -> list[dict[str, Any]]:
             side: response.input_ids.tolist()
             for side, response in zip(("chosen_ids", "rejected_ids"), example.responses, strict=True)
         }
+        | ({"margin": example.margins[0]} if example.margins else {})
         for example in examples
     ]
 
@@ -107,12 +109,14 @@ def _ours(work: Path, steps: int, flags: Sequence[str]) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
-def _theirs(work: Path, peer_python: Path, steps: int) -> list[float]:
+def _theirs(work: Path, peer_python: Path, steps: int, flags: Sequence[str]) -> list[float]:
     words = (
         f"--model {work}/model --pairs {work}/pairs.json --steps {steps} --batch-size {BATCH_SIZE} "
         f"--lr {LEARNING_RATE} --output {work}/trl.json"
     )
-    _run(peer_python, ROOT / "benchmarks" / "peers" / "trl_runner.py", *words.split())
+    name = "--centering-weight"
+    centering = flags[flags.index(name) : flags.index(name) + 2] if name in flags else ()
+    _run(peer_python, ROOT / "benchmarks" / "peers" / "trl_runner.py", *words.split(), *centering)
     losses: list[float] = json.loads((work / "trl.json").read_text())["losses"]
     return losses
 

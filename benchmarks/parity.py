@@ -15,7 +15,9 @@ Families that are not in the recorded runs are trained beside TRL itself, from t
 
     python benchmarks/parity.py --families llama-3.1 qwen3 --peer-python trl=PATH --steps 20
 
-The names are those of tests/parity/family_cases.py; PATH is a python with trl 1.16.0.
+The names are those of tests/parity/family_cases.py; PATH is a python with trl 1.16.0. Of the words after `--`
+TRL follows `--router-aux-loss-coef`, `--centering-weight`, and `--margin-weight 1`, with which the pairs have
+margins.
 """
 
 import argparse

@@ -71,13 +71,20 @@ def random_example(index: int, prompt: int, *answers: int) -> Example:
 
 
 def write_random_rows(
-    prefix: Path, num_rows: int, *, vocab_size: int = 259, seed: int = 3, most_responses: int = 2
+    prefix: Path,
+    num_rows: int,
+    *,
+    vocab_size: int = 259,
+    seed: int = 3,
+    most_responses: int = 2,
+    has_margins: bool = False,
 ) -> Path:
     """The files of random pairs without a manifest, as another tool writes them.
 
     Args:
         most_responses: with more than 2, prompts have 2 to so many responses with ranks, some of which are
             tied, and margins.
+        has_margins: pairs have margins too.
     """
     generator = np.random.default_rng(seed)
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +105,8 @@ def write_random_rows(
             ranks = np.cumsum([1, 1, *steps])  # two responses at least have different ranks
             rows.setdefault("ranks", []).append([ranks])
             rows.setdefault("margin", []).append([(ranks[1:] - 1) / 2])
+        elif has_margins:
+            rows.setdefault("margin", []).append([generator.integers(0, 5, size=1) / 2])
     for name, of_rows in rows.items():
         path = array_prefix(prefix, name)
         dtype = COLUMNS.get(name, "int32")

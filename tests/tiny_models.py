@@ -135,13 +135,16 @@ def random_model(config_class: type, fields: dict[str, Any], *, kind: str, seed:
     return model
 
 
-def write_value_head(directory: Path, hidden_size: int, *, seed: int = 1234, bias: float = 0.25) -> None:
-    """LLaMA-Factory's reward head, weight [1, h] and bias [1]."""
+def write_value_head(
+    directory: Path, hidden_size: int, *, seed: int = 1234, bias: float | None = 0.25
+) -> None:
+    """LLaMA-Factory's reward head, weight [1, h] and, unless it is None, bias [1]."""
     generator = torch.Generator().manual_seed(seed)
     head = {
         "v_head.summary.weight": torch.randn(1, hidden_size, generator=generator) * 0.05,
-        "v_head.summary.bias": torch.tensor([bias]),
     }
+    if bias is not None:
+        head["v_head.summary.bias"] = torch.tensor([bias])
     save_file(head, directory / "value_head.safetensors", metadata={"format": "pt"})
 
 

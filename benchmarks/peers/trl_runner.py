@@ -62,6 +62,7 @@ class Trainer(BalancesRouters, KeepsLosses, RewardTrainer):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--centering-weight", type=float, help="TRL's center_rewards_coefficient")
     arguments, pairs = parse_arguments(parser)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         arguments.model, num_labels=1, dtype=torch.float32
@@ -73,7 +74,11 @@ def main() -> None:
     times = StepTimes()
     trainer = Trainer(
         model=model,
-        args=RewardConfig(max_length=None, **training_settings(arguments)),
+        args=RewardConfig(
+            max_length=None,
+            center_rewards_coefficient=arguments.centering_weight,
+            **training_settings(arguments),
+        ),
         train_dataset=Dataset.from_list(pairs),
         processing_class=tokenizer,
         callbacks=[times],
