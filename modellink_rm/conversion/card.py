@@ -1,5 +1,6 @@
 """The model card (README.md) of a written directory: data, settings and measured metrics."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.checkpoint.hf.form import LLAMA_FACTORY, Form
 from modellink_rm.checkpoint.hf.heads import VALUE_HEAD
 from modellink_rm.checkpoint.layout import CheckpointInfo
+from modellink_rm.config.objective import ObjectiveConfig
 from modellink_rm.conversion.padding import PadToken
 from modellink_rm.version import __version__
 
@@ -135,6 +137,11 @@ def _training(
     if checkpoint.run.iteration:
         rows |= {"steps": checkpoint.run.iteration, "pairs seen": checkpoint.run.consumed_samples}
     rows |= {name: checkpoint.run.setting(*place) for name, place in _SETTINGS.items()}
+    for field in dataclasses.fields(ObjectiveConfig):
+        value = checkpoint.run.setting("objective", field.name)
+        value = tuple(value) if isinstance(value, list) else value
+        if value not in (None, field.default):
+            rows[field.name.replace("_", " ")] = value
     rows["trained in"] = "bfloat16" if checkpoint.run.setting("precision", "bf16") else "float32"
     rows["written in"] = str(dtype).removeprefix("torch.")
     return {name: value for name, value in rows.items() if value is not None}

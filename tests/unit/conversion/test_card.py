@@ -1,0 +1,42 @@
+"""The model card: what the run was."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from modellink_rm.checkpoint.base_model import BASE_MODEL_FOLDER
+from modellink_rm.checkpoint.contract import read_contract
+from modellink_rm.checkpoint.hf.form import TRANSFORMERS
+from modellink_rm.checkpoint.layout import CheckpointInfo, read_checkpoint_info
+from modellink_rm.config.objective import ObjectiveConfig
+from modellink_rm.conversion.card import model_card
+from modellink_rm.conversion.padding import PadToken
+
+CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
+
+
+def card_of(directory: Path, objective: ObjectiveConfig) -> str:
+    (directory / BASE_MODEL_FOLDER).mkdir(parents=True)
+    (directory / BASE_MODEL_FOLDER / "config.json").write_text('{"model_type": "llama"}')
+    run = read_checkpoint_info(CHECKPOINT).run
+    flags = json.loads(json.dumps(dataclasses.asdict(objective)))
+    run = dataclasses.replace(run, config={**run.config, "objective": flags})
+    return model_card(
+        CheckpointInfo(path=directory, run=run),
+        read_contract(CHECKPOINT),
+        form=TRANSFORMERS,
+        dtype=torch.float32,
+        pad=PadToken(token="<pad>", index=0, is_new=False),
+        caveat=None,
+    )
+
+
+def test_card_names_what_was_added_to_the_loss(tmp_path: Path) -> None:
+    plain = card_of(tmp_path / "plain", ObjectiveConfig())
+    assert "| loss | sigmoid |" in plain
+    assert "weight |" not in plain.replace("| weight decay |", "")
+    card = card_of(tmp_path / "terms", ObjectiveConfig(centering_weight=0.01, score_range=(-3.0, 3.0)))
+    assert "| centering weight | 0.01 |" in card
+    assert "| score range | (-3.0, 3.0) |" in card
