@@ -7,6 +7,9 @@ optimizers and layers. `redirect_cuda_to_cpu` redirects exactly those calls to t
 
 import functools
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from modellink_rm.base.megatron_compat import replace_cuda_rng_state
 
 CPU = torch.device("cpu")
+_thread = threading.local()  # torch's function modes are each thread's own
 
 
 class _CudaDevicesAreTheCpu(TorchFunctionMode):
@@ -65,3 +69,19 @@ def redirect_cuda_to_cpu() -> None:
     # The engine warns when the CPU's generator moved within the GPU's context: here they are one.
     logging.getLogger(engine_random.__name__).setLevel(logging.ERROR)
     _CudaDevicesAreTheCpu().__enter__()  # type: ignore[no-untyped-call]
+    _thread.is_redirected = True
+
+
+@contextmanager
+def redirected_thread() -> Iterator[None]:
+    """Within the block this thread, too, calls the CPU where it names "cuda"."""
+    redirect_cuda_to_cpu()
+    if getattr(_thread, "is_redirected", False):
+        yield
+        return
+    _thread.is_redirected = True
+    try:
+        with _CudaDevicesAreTheCpu():
+            yield
+    finally:
+        _thread.is_redirected = False

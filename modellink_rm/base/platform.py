@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -46,6 +47,17 @@ class Platform:
     def synchronize(self) -> None:
         """Wait for the device to finish what was asked of it."""
         synchronize(self.device)
+
+    def of_this_thread(self) -> AbstractContextManager[object]:
+        """A block in which this thread computes on the device, as the one that detected it does anyhow.
+
+        The current GPU, and the redirection of a host without one, are each thread's own.
+        """
+        if self.device.type == "cuda":
+            return torch.cuda.device(self.device)
+        from modellink_rm.base.cuda_on_cpu import redirected_thread
+
+        return redirected_thread()
 
     def pinned(self, tensor: Tensor) -> Tensor:
         """The host tensor in pinned memory, which a GPU copies asynchronously; on a CPU the tensor itself."""

@@ -12,6 +12,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_types import known_fields
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.dataset.truncation import MODES
+from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.templates.files import definition_of
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -38,6 +39,7 @@ class InferenceContract:
         handler: --handler-name that read the training data's records; None if data sets differ or do not
             name one.
         map_keys: --map-keys of that handler, as given.
+        normalization: how scores are normalized, where `evaluate --write-normalization` measured it.
     """
 
     prompt_type: str | None
@@ -51,6 +53,7 @@ class InferenceContract:
     truncation: str
     handler: str | None = None
     map_keys: str | None = None
+    normalization: Normalization | None = None
 
     def to_json(self) -> bytes:
         """The content of inference_contract.json."""

@@ -48,7 +48,25 @@ class ScorerConfig:
         help="how longer inputs are truncated, as in training",
         choices=("right", "keep-ends"),
     )
-    micro_batch_size: int = flag(8, minimum=1, help="inputs of one forward pass")
+    micro_batch_size: int | None = flag(
+        None,
+        minimum=1,
+        help="pairs in one forward pass, if every response with its prompt has --seq-length tokens; by "
+        "default --max-tokens-per-micro-batch says how much it computes",
+    )
+    max_tokens_per_micro_batch: int | None = flag(
+        None,
+        minimum=1,
+        level="rare",
+        help="tokens of one forward pass, a shared prompt counted once; by default 4,096 on a CPU and "
+        "32,768 on a GPU. A longer record gets its own",
+    )
+    raw: bool = flag(False, help="the model's own scores, although --load holds a normalization")
+    normalize: bool = flag(
+        False,
+        help="refuse a --load without a normalization; without this flag and --raw scores are normalized if "
+        "--load holds one",
+    )
     load_checkpoint_loosely: bool = flag(
         False, help="accept a base model without a reward head (its scores are then random)"
     )
@@ -65,7 +83,20 @@ class ScorerConfig:
 
     def __post_init__(self) -> None:
         check_minimums(self)
+        if self.raw and self.normalize:
+            raise UserError("--raw and --normalize exclude each other: give one of them")
+        if self.micro_batch_size is not None and self.max_tokens_per_micro_batch is not None:
+            raise UserError(
+                "--micro-batch-size and --max-tokens-per-micro-batch both say how much one forward pass "
+                "computes: give one of them"
+            )
         if self.map_keys is not None and self.handler_name is None:
             raise UserError("--map-keys needs --handler-name: it names that handler's fields")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed must lie between 0 and {2**31 - 1}, got {self.seed}")
+
+    def tokens_of_a_pass(self, seq_length: int, *, default: int) -> int:
+        """The most tokens of one forward pass; `default` where no flag says it."""
+        if self.micro_batch_size is not None:
+            return 2 * self.micro_batch_size * seq_length
+        return self.max_tokens_per_micro_batch or default

@@ -10,6 +10,7 @@ from modellink_rm.config.score import ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.inference.reader import RecordReader
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
+from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.model.fits import shares_prompts
 from modellink_rm.parallel.groups import world_size_from_environment
 from modellink_rm.templates.choice import find_template, kept_template
@@ -26,6 +27,7 @@ class ScoringPlan:
     Attributes:
         inputs: turns records into examples.
         share_prefixes: compute the prompt of several responses once.
+        normalization: of the scores; None for the model's own.
     """
 
     options: ScorerOptions
@@ -33,6 +35,7 @@ class ScoringPlan:
     inputs: RecordTokenizer
     share_prefixes: bool
     bf16: bool
+    normalization: Normalization | None = None
 
 
 def plan_scoring(options: ScorerOptions) -> ScoringPlan:
@@ -78,7 +81,23 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         inputs=inputs,
         share_prefixes=shares_prompts(seq_length, model.shape),
         bf16=scorer.bf16 or _was_bf16(source),
+        normalization=_normalization(scorer, contract),
     )
+
+
+def _normalization(scorer: ScorerConfig, contract: InferenceContract | None) -> Normalization | None:
+    """The contract's, unless --raw is given.
+
+    Raises:
+        UserError: --normalize is given and there is none.
+    """
+    found = contract.normalization if contract is not None else None
+    if scorer.normalize and found is None:
+        raise UserError(
+            f"--normalize: {scorer.load} holds no normalization; `python -m modellink_rm evaluate "
+            "--write-normalization` measures one and writes it into a checkpoint"
+        )
+    return None if scorer.raw else found
 
 
 def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer) -> Template:

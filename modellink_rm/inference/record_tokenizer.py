@@ -1,5 +1,6 @@
 """Records to examples for scoring, with the functions that preprocessing uses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,19 +62,28 @@ class RecordTokenizer:
             return NotScored(item.reason, f"{item.place}: {item.message}")
         try:
             conversation = self.reader(item.fields) if isinstance(item, Record) else item.conversation
-            return ScoringInput(item.place, conversation, self._example(conversation))
+            return ScoringInput(item.place, conversation, self.example(conversation))
         except RecordError as error:
             return NotScored(error.reason, f"{item.place}: {error}")
 
-    def _example(self, conversation: Conversation) -> Example:
-        """The ids of a conversation, truncated as in training."""
+    def example(self, conversation: Conversation) -> Example:
+        """The ids of a conversation, truncated as in training.
+
+        Raises:
+            RecordError: the template has no form for a part of it, or a response has no token.
+        """
         tokens = tokenize_responses(conversation, self.template, self.tokenizer)
+        return self.example_of_ids(tokens.prompt_ids, tokens.response_ids)
+
+    def example_of_ids(self, prompt_ids: Sequence[int], response_ids: Sequence[Sequence[int]]) -> Example:
+        """A prompt and its responses, with the tokens that the template adds, truncated as in training."""
+        prompt = np.array(prompt_ids, dtype=np.int32)
         responses = tuple(
             Response(
-                input_ids=np.array(tokens.prompt_ids + ids, dtype=np.int32),
-                num_prompt_tokens=len(tokens.prompt_ids),
+                input_ids=np.concatenate([prompt, np.array(ids, dtype=np.int32)]),
+                num_prompt_tokens=len(prompt),
             )
-            for ids in tokens.response_ids
+            for ids in response_ids
         )
         kept, is_truncated = truncate(
             responses,

@@ -1,32 +1,25 @@
 """The scorer: records to scores, with the same token ids and scored positions as in training."""
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-
-from modellink_rm.base import engine_import  # noqa: F401 (before what needs the engine)
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.platform import detect_platform
-from modellink_rm.batching.batch import pack_examples
-from modellink_rm.checkpoint.load import build_and_load_model
-from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.scorer import scorer_options
+from modellink_rm.conversation import Conversation
 from modellink_rm.dataset.example import Example
-from modellink_rm.dataset.split import divide
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
-from modellink_rm.inference.record_tokenizer import PlacedConversation, ScoringInput
+from modellink_rm.inference.record_tokenizer import PlacedConversation, RecordTokenizer, ScoringInput
 from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
-from modellink_rm.model.kernel_choice import choose_kernels
-from modellink_rm.parallel.failures import ending_together
-from modellink_rm.parallel.groups import Ranks, process_groups
-from modellink_rm.parallel.pipeline import forward_scores, micro_batches_multiple_of
+from modellink_rm.inference.scoring_model import ScoringModel
 from modellink_rm.records import BadRecord, Record
+
+Fields = Mapping[str, Any]
+Result = TypeVar("Result")
 
 
 class Scorer:
@@ -36,7 +29,11 @@ class Scorer:
             scorer.score([{"prompt": "the cat", "response": "sings"}])
 
     It holds torch.distributed's process groups until it is closed, so a process has one at a time. Under
-    torchrun every process opens it and calls it with the same records.
+    torchrun every process opens it and calls it with the same records, in the same order. Several threads may
+    call it: reading records and computing scores each take turns.
+
+    Attributes:
+        model: scores examples of token ids.
     """
 
     def __init__(self, plan: ScoringPlan) -> None:
@@ -45,40 +42,10 @@ class Scorer:
         Raises:
             UserError: this process has process groups already, or a kernel does not work here.
         """
-        if torch.distributed.is_initialized():
-            raise UserError(
-                "torch.distributed runs in this process already, as of a Scorer that is open: close it first"
-            )
-        self._plan = plan
-        options = plan.options
-        platform = detect_platform(options.parallel.distributed_backend)
-        precision = PrecisionConfig(bf16=plan.bf16)
-        kernels = choose_kernels(
-            options.kernels,
-            platform,
-            shape=plan.model.spec.shape,
-            dtype=precision.dtype,
-            dropout=0.0,
-            num_steps=0,
-        )
-        seed = options.scorer.seed
-        self._device = platform.device
-        with ExitStack() as resources:
-            groups = process_groups(options.parallel, platform, seed=seed)
-            self._ranks: Ranks = resources.enter_context(groups)
-            with ending_together():
-                chunks = build_and_load_model(
-                    plan.model,
-                    model=options.model,
-                    parallel=options.parallel,
-                    precision=precision,
-                    kernels=kernels,
-                    seed=seed,
-                    ranks=self._ranks,
-                    verifies=options.scorer.verify_checksums,
-                )
-            self._model = [chunk.eval() for chunk in chunks]
-            self._resources = resources.pop_all()
+        self.plan = plan
+        self.model = ScoringModel(plan)
+        self._reading = threading.Lock()  # templates of Jinja are rendered by one process
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="scorer")
 
     @classmethod
     def open(cls, load: str | Path, **options: Any) -> "Scorer":
@@ -94,7 +61,7 @@ class Scorer:
         """
         return cls(plan_scoring(scorer_options(str(load), options)))
 
-    def score(self, records: Sequence[Mapping[str, Any]]) -> list[float | list[float]]:
+    def score(self, records: Sequence[Fields]) -> list[float | list[float]]:
         """The score of each record with one response, a list of scores for several.
 
         The list is in the record's order; of a pair the preferred response comes first. A collective: every
@@ -103,21 +70,86 @@ class Scorer:
         Raises:
             UserError: a record cannot be used, and nothing is scored; or a score is not finite.
         """
-        inputs = [self._plan.inputs(Record(f"records[{i}]", dict(one))) for i, one in enumerate(records)]
-        _check_all_scored(inputs)
-        results = self._scored(inputs)
-        _check_all_scored(results)
-        lists = [result.in_record_order for result in results if isinstance(result, Scored)]
+        lists = [result.in_record_order for result in self._all_scored(records)]
         return [scores[0] if len(scores) == 1 else scores for scores in lists]
+
+    def rank(self, records: Sequence[Fields]) -> list[list[int]]:
+        """The places of each record's responses in its own order, best first; a tie keeps that order.
+
+        Raises:
+            UserError: as `score`.
+        """
+        lists = [result.in_record_order for result in self._all_scored(records)]
+        return [sorted(range(len(scores)), key=lambda place: -scores[place]) for scores in lists]
+
+    def compare(self, records: Sequence[Fields]) -> list[float]:
+        """How likely the first response of each record is the better one: sigmoid of the scores' difference.
+
+        That is the probability of the loss `sigmoid` (Bradley and Terry 1952), of scores that are not
+        normalized. Of a pair the preferred response is the first.
+
+        Raises:
+            UserError: as `score`; or a record has one response, or more than two.
+        """
+        results = self._all_scored(records)
+        for number, result in enumerate(results):
+            if len(result.scores) != 2:
+                raise UserError(f"records[{number}] has {len(result.scores)} responses: two are compared")
+        unit = self.plan.normalization.std if self.plan.normalization is not None else 1.0
+        differences = [(one[0] - one[1]) * unit for one in (result.in_record_order for result in results)]
+        return [_sigmoid(difference) for difference in differences]
+
+    async def score_async(self, records: Sequence[Fields]) -> list[float | list[float]]:
+        """As `score`, while the event loop goes on; for a scorer of one process."""
+        return await self._in_background(self.score, records)
+
+    async def rank_async(self, records: Sequence[Fields]) -> list[list[int]]:
+        """As `rank`, while the event loop goes on; for a scorer of one process."""
+        return await self._in_background(self.rank, records)
+
+    async def compare_async(self, records: Sequence[Fields]) -> list[float]:
+        """As `compare`, while the event loop goes on; for a scorer of one process."""
+        return await self._in_background(self.compare, records)
+
+    def encode(self, conversation: Conversation) -> Example:
+        """The token ids of a conversation, with its template, truncated as in training.
+
+        Raises:
+            RecordError: the template has no form for a part of it, or a response has no token.
+        """
+        with self._reading:
+            return self.inputs.example(conversation)
+
+    def score_examples(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
+        """Scores of each example's responses, in its order, as `ScoringModel.score_examples`."""
+        return self.model.score_examples(examples)
+
+    @property
+    def inputs(self) -> RecordTokenizer:
+        """The handler, the template and the tokenizer."""
+        return self.plan.inputs
+
+    def read(
+        self, items: Sequence[Record | BadRecord | PlacedConversation]
+    ) -> list[ScoringInput | NotScored]:
+        """The token ids of each item, or why it has none; in order, and no collective."""
+        with self._reading:
+            return [self.inputs(item) for item in items]
 
     def results(self, items: Sequence[Record | BadRecord | PlacedConversation]) -> list[Scored | NotScored]:
         """The result of each item, in order; a collective, with equal results on all processes."""
-        return self._scored([self._plan.inputs(item) for item in items])
+        return self.results_of(self.read(items))
+
+    def results_of(self, inputs: Sequence[ScoringInput | NotScored]) -> list[Scored | NotScored]:
+        """The result of each input that `read` returned, in order; a collective."""
+        examples = [item.example for item in inputs if isinstance(item, ScoringInput)]
+        scores = iter(self.score_examples(examples))
+        return [_result(item, next(scores)) if isinstance(item, ScoringInput) else item for item in inputs]
 
     def close(self) -> None:
         """End the process groups; a second call does nothing."""
-        self._model = []
-        self._resources.close()
+        self._pool.shutdown()
+        self.model.close()
 
     def __enter__(self) -> "Scorer":
         return self
@@ -127,41 +159,25 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _scored(self, inputs: Sequence[ScoringInput | NotScored]) -> list[Scored | NotScored]:
-        if not self._model:
-            raise UserError("the Scorer is closed")
-        examples = [item.example for item in inputs if isinstance(item, ScoringInput)]
-        scores = iter(self._scores(examples) if examples else ())
-        return [_result(item, next(scores)) if isinstance(item, ScoringInput) else item for item in inputs]
+    def _all_scored(self, records: Sequence[Fields]) -> list[Scored]:
+        """The results of records, all of them scored.
 
-    def _scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
-        """Scores of each example's responses; a collective over all processes, with equal results on each."""
-        ranks, options = self._ranks, self._plan.options
-        size = options.scorer.micro_batch_size
-        mine = divide(range(len(examples)), ranks.dp_size)[ranks.dp_rank]
-        groups = [mine[start : start + size] for start in range(0, len(mine), size)]
-        if options.parallel.expert_group_size > 1:  # replicas that share experts score together
-            groups += [mine[:0]] * (-(-len(examples) // (ranks.dp_size * size)) - len(groups))
-        groups += [mine[:0]] * (-len(groups) % micro_batches_multiple_of(self._model))
-        packed = (
-            pack_examples(
-                [examples[number] for number in numbers],
-                divisible_by=options.parallel.tokens_divisible_by(),
-                share_prefixes=self._plan.share_prefixes,
-            ).share(rank=ranks.cp_rank, size=ranks.cp_size)
-            for numbers in groups
-        )
-        batches = (batch.to(self._device) for batch in packed)
-        scored = forward_scores(self._model, batches, num_micro_batches=len(groups)) if groups else []
-        values = (value for scores, _ in scored for value in scores.tolist())
-        found = {
-            number: tuple(itertools.islice(values, len(examples[number].responses)))
-            for number in (mine if scored else ())
-        }
-        gathered: list[dict[int, tuple[float, ...]]] = [{}] * ranks.world_size
-        torch.distributed.all_gather_object(gathered, found if ranks.reports_scores else {})
-        everything = {number: scores for part in gathered for number, scores in part.items()}
-        return [everything[number] for number in range(len(examples))]
+        Raises:
+            UserError: names the first one that cannot be used, before any is scored; or whose score is not
+                finite.
+        """
+        inputs = self.read([Record(f"records[{number}]", dict(one)) for number, one in enumerate(records)])
+        _check_all_scored(inputs)
+        results = self.results_of(inputs)
+        _check_all_scored(results)
+        return [result for result in results if isinstance(result, Scored)]
+
+    async def _in_background(
+        self, call: Callable[[Sequence[Fields]], Result], records: Sequence[Fields]
+    ) -> Result:
+        import asyncio  # a tenth of a second, which the commands do without
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call, records)
 
 
 def _check_all_scored(items: Sequence[ScoringInput | Scored | NotScored]) -> None:
@@ -179,3 +195,9 @@ def _result(item: ScoringInput, scores: tuple[float, ...]) -> Scored | NotScored
     if all(map(math.isfinite, scores)):
         return Scored(item.conversation, scores, item.example.is_truncated)
     return NotScored(NOT_FINITE, f"{item.place}: {NOT_FINITE}")
+
+
+def _sigmoid(value: float) -> float:
+    """1 / (1 + exp(-value)), without overflow."""
+    grown = math.exp(-abs(value))
+    return (1.0 if value >= 0 else grown) / (1.0 + grown)

@@ -25,13 +25,13 @@ def spoil_the_second_score() -> None:
     """Let the model say NaN of one input, as one of a tensor's many rows can make it."""
     from modellink_rm.inference.scorer import Scorer
 
-    scores = Scorer._scores
+    scores = Scorer.score_examples
 
     def spoilt(self: Scorer, examples: list) -> list[tuple[float, ...]]:
         found = scores(self, examples)
         return [found[0], (math.nan,), *found[2:]]
 
-    Scorer._scores = spoilt  # type: ignore[assignment, method-assign]
+    Scorer.score_examples = spoilt  # type: ignore[assignment, method-assign]
 
 
 def test_a_score_that_is_not_finite_is_an_error_row(directory: Path) -> None:

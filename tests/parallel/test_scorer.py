@@ -1,6 +1,8 @@
 """The Scorer as Python calls it: alone, and under torchrun."""
 
+import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,79 @@ def test_two_processes_score_as_one(workers: Workers, model: str, options: dict[
         assert found[0] == pytest.approx(one, abs=1e-5)
         assert found[1] == pytest.approx(several, abs=1e-5)
         assert found[2] == pytest.approx(pair, abs=1e-5)
+
+
+def rankings_and_comparisons(model: str) -> tuple[Any, ...]:
+    """What a Scorer says in each of its ways, in turn and from three tasks of an event loop at a time."""
+    from modellink_rm import Scorer
+
+    async def at_a_time(scorer: Scorer) -> list[Any]:
+        calls = (
+            scorer.score_async(RECORDS),
+            scorer.rank_async(RECORDS[1:2]),
+            scorer.compare_async(RECORDS[2:]),
+        )
+        return list(await asyncio.gather(*calls))
+
+    with Scorer.open(model, prompt_type="llama2", load_checkpoint_loosely=True) as scorer:
+        in_turn = [scorer.score(RECORDS), scorer.rank(RECORDS[1:2]), scorer.compare(RECORDS[2:])]
+        try:
+            scorer.compare(RECORDS[1:])
+        except ValueError as error:
+            return in_turn, asyncio.run(at_a_time(scorer)), str(error)
+    return ()
+
+
+def test_ranks_and_comparisons_follow_the_scores_in_turn_and_at_a_time(workers: Workers, model: str) -> None:
+    ((in_turn, at_a_time, told),) = workers.run(rankings_and_comparisons, 1, model)
+    assert at_a_time == in_turn
+    (_, several, (chosen, rejected)), ranks, probabilities = in_turn
+    assert [several[place] for place in ranks[0]] == sorted(several, reverse=True)
+    assert probabilities == [pytest.approx(1 / (1 + math.exp(rejected - chosen)), abs=1e-6)]
+    assert told == "records[0] has 3 responses: two are compared"
+
+
+BUDGETS = (1, 64, 4096)
+
+
+def budgets(model: str, records: list[dict[str, Any]]) -> list[Any]:
+    """Of each budget, the tokens that every pass computes and the scores."""
+    from modellink_rm import Scorer
+    from modellink_rm.model.reward_model import RewardModel
+
+    packed: list[int] = []
+    forward = RewardModel.forward
+
+    def counted(chunk: RewardModel, batch: Any) -> Any:
+        packed.append(batch.num_computed_tokens)
+        return forward(chunk, batch)
+
+    RewardModel.forward = counted  # type: ignore[assignment, method-assign]
+    try:
+        results = []
+        for budget in BUDGETS:
+            options = {"prompt_type": "llama2", "load_checkpoint_loosely": True}
+            with Scorer.open(model, max_tokens_per_micro_batch=budget, **options) as scorer:
+                results.append((scorer.score(records), list(packed)))
+            packed.clear()
+        return results
+    finally:
+        RewardModel.forward = forward  # type: ignore[method-assign]
+
+
+def test_a_prompt_is_computed_once_for_all_records_of_a_call_and_passes_keep_the_budget(
+    workers: Workers, model: str
+) -> None:
+    again = [{"prompt": "the cat", "response": f"the bird sings {number}"} for number in range(40)]
+    ((smallest, middle, largest),) = workers.run(budgets, 1, model, [*RECORDS, *again])
+    for scores, _ in (smallest, middle):
+        for ours, expected in zip(scores, largest[0], strict=True):
+            assert ours == pytest.approx(expected, abs=1e-6)
+    assert len(smallest[1]) >= len(middle[1]) > len(largest[1]) == 1
+    (alone,) = workers.run(scores_of, 1, model, [again[7]], {})
+    assert largest[0][3 + 7] == pytest.approx(alone[0], abs=1e-6)
+    (apart,) = workers.run(budgets, 1, model, [again[0]])
+    assert largest[1][0] < 0.8 * 40 * apart[2][1][0]
 
 
 def test_keys_of_a_handler_may_be_a_dict(workers: Workers, model: str) -> None:

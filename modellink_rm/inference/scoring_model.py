@@ -1,0 +1,153 @@
+"""A loaded reward model that scores token ids: what every command, the Scorer and a server share."""
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+import torch
+
+from modellink_rm.base import engine_import  # noqa: F401 (before what needs the engine)
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.platform import Platform, detect_platform, is_cpu
+from modellink_rm.batching.batch import Batch
+from modellink_rm.batching.micro_batches import Packing, micro_batches_of
+from modellink_rm.checkpoint.load import build_and_load_model
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.dataset.example import Example
+from modellink_rm.inference.plan import ScoringPlan
+from modellink_rm.inference.shared_prompts import MergedExample, merge_prompts
+from modellink_rm.model.kernel_choice import choose_kernels
+from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.parallel.failures import ending_together
+from modellink_rm.parallel.groups import Ranks, process_groups
+from modellink_rm.parallel.pipeline import forward_scores, micro_batches_multiple_of
+
+# Tokens of a forward pass from which on more are no faster: a CPU is busy with few, a GPU is not.
+_TOKENS_ON_CPU, _TOKENS_ON_GPU = 4096, 32768
+
+
+class ScoringModel:
+    """The model of a plan in this process's groups, from the start to `close`.
+
+    Attributes:
+        ranks: of this process.
+        packing: how examples become forward passes; `packing.max_tokens` is the budget of one.
+    """
+
+    def __init__(self, plan: ScoringPlan) -> None:
+        """Start the process groups and load the model.
+
+        Raises:
+            UserError: this process has process groups already, or a kernel does not work here.
+        """
+        if torch.distributed.is_initialized():
+            raise UserError(
+                "torch.distributed runs in this process already, as of a Scorer that is open: close it first"
+            )
+        options = plan.options
+        platform = detect_platform(options.parallel.distributed_backend)
+        self._lock = threading.Lock()
+        self._platform = platform
+        self._normalization = plan.normalization
+        with ExitStack() as resources:
+            groups = process_groups(options.parallel, platform, seed=options.scorer.seed)
+            self.ranks: Ranks = resources.enter_context(groups)
+            self._chunks: list[RewardModel] = _loaded(plan, platform, self.ranks)
+            self.packing = _packing(plan, platform, self._chunks)
+            self._resources = resources.pop_all()
+
+    def score_examples(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
+        """Scores of each example's responses, in its order, normalized as the plan says.
+
+        A collective: every process gives the same examples and gets all scores. A prompt that several
+        examples have is computed once. Threads take turns.
+
+        Raises:
+            UserError: the model is closed.
+        """
+        with self._lock, self._platform.of_this_thread():
+            if not self._chunks:
+                raise UserError("the Scorer is closed")
+            if not examples:
+                return []
+            scores = self._scores(examples)
+        return scores if self._normalization is None else [self._normalization.apply(one) for one in scores]
+
+    def close(self) -> None:
+        """End the process groups; a second call does nothing."""
+        with self._lock:
+            self._chunks = []
+            self._resources.close()
+
+    def _scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
+        merged = self._merged(examples)
+        number, batches = micro_batches_of([one.example for one in merged], self.packing, self.ranks)
+        on_device = (batch.to(self._platform.device) for batch in batches)
+        scored = forward_scores(self._chunks, on_device, num_micro_batches=number) if number else []
+        mine: dict[tuple[int, int], float] = {}
+        for scores, batch in scored:
+            mine.update(_by_place(scores.tolist(), batch, merged))
+        gathered: list[dict[tuple[int, int], float]] = [{}] * self.ranks.world_size
+        torch.distributed.all_gather_object(gathered, mine if self.ranks.reports_scores else {})
+        found = {place: score for part in gathered for place, score in part.items()}
+        return [
+            tuple(found[number, place] for place in range(len(example.responses)))
+            for number, example in enumerate(examples)
+        ]
+
+    def _merged(self, examples: Sequence[Example]) -> list[MergedExample]:
+        """What is computed: one example of each prompt, where prompts can be shared."""
+        if self.packing.share_prefixes:
+            return merge_prompts(examples, max_tokens=self.packing.max_tokens)
+        return [
+            MergedExample(
+                Example(number, example.responses),
+                tuple((number, place) for place in range(len(example.responses))),
+            )
+            for number, example in enumerate(examples)
+        ]
+
+
+def _loaded(plan: ScoringPlan, platform: Platform, ranks: Ranks) -> list[RewardModel]:
+    options, precision = plan.options, PrecisionConfig(bf16=plan.bf16)
+    kernels = choose_kernels(
+        options.kernels,
+        platform,
+        shape=plan.model.spec.shape,
+        dtype=precision.dtype,
+        dropout=0.0,
+        num_steps=0,
+    )
+    with ending_together():
+        chunks = build_and_load_model(
+            plan.model,
+            model=options.model,
+            parallel=options.parallel,
+            precision=precision,
+            kernels=kernels,
+            seed=options.scorer.seed,
+            ranks=ranks,
+            verifies=options.scorer.verify_checksums,
+        )
+    return [chunk.eval() for chunk in chunks]
+
+
+def _packing(plan: ScoringPlan, platform: Platform, chunks: Sequence[RewardModel]) -> Packing:
+    parallel = plan.options.parallel
+    default = _TOKENS_ON_CPU if is_cpu(platform.device) else _TOKENS_ON_GPU
+    return Packing(
+        max_tokens=plan.options.scorer.tokens_of_a_pass(plan.inputs.seq_length, default=default),
+        divisible_by=parallel.tokens_divisible_by(),
+        share_prefixes=plan.share_prefixes,
+        multiple_of=micro_batches_multiple_of(chunks),
+        equal_numbers=parallel.expert_group_size > 1,  # replicas that share experts score together
+    )
+
+
+def _by_place(
+    scores: Sequence[float], batch: Batch, merged: Sequence[MergedExample]
+) -> Iterator[tuple[tuple[int, int], float]]:
+    """The scores of a micro-batch with the places that they belong to."""
+    places = itertools.chain.from_iterable(merged[name.row].places for name in batch.names)
+    return zip(places, scores, strict=True)
