@@ -13,8 +13,8 @@ from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.conversation import Unranked
 from modellink_rm.handlers import conversation_of, make_handler
 from modellink_rm.preprocess import checks
-from modellink_rm.preprocess.rows import Refused, Rows, text_crc32, to_bytes
-from modellink_rm.records import BadRecord, RawRecord, RecordError, parse_record
+from modellink_rm.preprocess.rows import Refused, Rows, to_bytes
+from modellink_rm.records import BadRecord, RawRecord, RecordError, parse_record, text_crc32
 from modellink_rm.templates.choice import find_template
 from modellink_rm.templates.encode import TokenizedResponses, num_closing_tokens, tokenize_responses
 from modellink_rm.tokenizers.load import load_tokenizer

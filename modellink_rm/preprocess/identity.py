@@ -1,7 +1,6 @@
 """What determines the rows of a run, by which --resume and --merge-shards know runs that belong together."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.json_types import check_types
+from modellink_rm.base.parts import file_identity
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.preprocess.encode import RecordEncoder
 from modellink_rm.records import input_files
@@ -17,7 +17,6 @@ from modellink_rm.version import __version__
 
 # Flags that may differ between a run and its continuation, or between the shards of a run.
 _NOT_OF_THE_ROWS = ("output_prefix", "workers", "log_interval", "strict", "resume", "rejects", "shard_index")
-_HASHED_BYTES = 1 << 16  # of each end of an input file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ def identity_of(config: PreprocessConfig, work: RecordEncoder) -> RunIdentity:
     return RunIdentity(
         package_version=__version__,
         input=config.input,
-        input_files=tuple(_file_identity(path) for path in input_files(config.input)),
+        input_files=tuple(file_identity(path) for path in input_files(config.input)),
         handler_name=config.handler_name,
         map_keys=config.map_keys,
         seq_length=config.seq_length,
@@ -103,20 +102,3 @@ def identity_of(config: PreprocessConfig, work: RecordEncoder) -> RunIdentity:
         keeps_rejects=config.rejects is not None,
         other_flags=other_flags,
     )
-
-
-def first_difference(one: bytes, other: bytes) -> str | None:
-    """The first name whose values differ between two identities, as `to_json` writes them."""
-    first, second = json.loads(one), json.loads(other)
-    names = sorted(first.keys() | second.keys())
-    return next((name for name in names if first.get(name) != second.get(name)), None)
-
-
-def _file_identity(path: Path) -> tuple[str, int, str]:
-    """The name and size of a file, and a hash of its first and last bytes."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_HASHED_BYTES))
-        file.seek(max(0, size - _HASHED_BYTES))
-        digest.update(file.read())
-    return path.name, size, digest.hexdigest()

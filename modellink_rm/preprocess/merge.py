@@ -10,9 +10,9 @@ import numpy as np
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs, whole_files
+from modellink_rm.base.parts import first_difference
 from modellink_rm.dataset.indexed import IndexedReader, IndexedWriter, bin_path, idx_path
 from modellink_rm.dataset.manifest import Manifest, manifest_path, mark_unfinished
-from modellink_rm.preprocess.identity import first_difference
 from modellink_rm.preprocess.parts import locked_parts, parts_path, read_shard
 from modellink_rm.preprocess.pipeline import dataset_outputs, write_dataset
 from modellink_rm.preprocess.rows import Rows

@@ -10,6 +10,7 @@ from modellink_rm.base.checksums import FileEntry
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs, remove_remains, whole_files
 from modellink_rm.base.log import info, warn_once
+from modellink_rm.base.parts import InputChangedError
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.dataset.indexed import bin_path, idx_path
@@ -31,27 +32,25 @@ from modellink_rm.preprocess.executor.local import WorkerDiedError, ordered_map
 from modellink_rm.preprocess.identity import RunIdentity, identity_of
 from modellink_rm.preprocess.parts import Parts, locked_parts, parts_path
 from modellink_rm.preprocess.report import Progress
-from modellink_rm.preprocess.rows import Rows, from_bytes, text_crc32
+from modellink_rm.preprocess.rows import Rows, from_bytes
 from modellink_rm.preprocess.tokenizer_comparison import warn_if_files_differ
 from modellink_rm.preprocess.writer import RowWriter
 from modellink_rm.records import (
     RawRecord,
     Record,
     RecordBlock,
+    blocks_of,
     input_files,
     parse_record,
     read_raw_records,
+    text_bytes,
+    text_crc32,
 )
 from modellink_rm.tokenizers.directory import tokenizer_files
 
 # Records in a block; its bytes are bounded too, for very long records.
-_TEXT_SUFFIXES = (".json", ".jsonl", ".txt")
 _BLOCK_RECORDS = 64
 _BLOCK_BYTES = 1 << 20
-
-
-class InputChangedError(UserError):
-    """The input has changed since the run that --resume continues."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,20 +170,18 @@ def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
     return read_raw_records(config.input, config)
 
 
-def _text_bytes(files: list[Path]) -> int:
-    """Bytes of the records in the files; 0 where their sizes do not say it: tables, compressed files."""
-    if any(path.suffix.lower() not in _TEXT_SUFFIXES for path in files):
-        return 0
-    return sum(path.stat().st_size for path in files)
-
-
 def _all_rows(
     config: PreprocessConfig, work: RecordEncoder, parts: Parts, identity: RunIdentity
 ) -> Iterator[Rows]:
     """The results of every block in order: first those of an earlier run, then new ones."""
-    num_bytes = _text_bytes(input_files(config.input))
+    num_bytes = text_bytes(input_files(config.input))
     records = _checked_against_map_keys(_raw_records(config), config.map_keys)
-    blocks = itertools.islice(_blocks(records), config.shard_index, None, config.num_shards)
+    blocks = itertools.islice(
+        blocks_of(records, num_records=_BLOCK_RECORDS, num_bytes=_BLOCK_BYTES),
+        config.shard_index,
+        None,
+        config.num_shards,
+    )
     with Progress(num_bytes // config.num_shards, log_interval=config.log_interval) as progress:
         finished: Iterator[Rows] = iter(())
         if config.resume:
@@ -280,17 +277,3 @@ def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None
             for name in missing_fields(map_keys, record.fields):
                 warn_once(f"--map-keys names a field {name!r}, which {record.place} does not have")
         yield raw
-
-
-def _blocks(records: Iterable[RawRecord]) -> Iterator[RecordBlock]:
-    """The records in blocks of bounded length, which do not depend on the number of workers."""
-    block: list[RawRecord] = []
-    num_bytes = 0
-    for record in records:
-        block.append(record)
-        num_bytes += len(record.text)
-        if len(block) == _BLOCK_RECORDS or num_bytes >= _BLOCK_BYTES:
-            yield RecordBlock(block)
-            block, num_bytes = [], 0
-    if block:
-        yield RecordBlock(block)

@@ -23,9 +23,10 @@ class Progress:
     Args:
         num_bytes: of the whole input as text; 0 if that is not known.
         log_interval: records between two updates.
+        is_shown: False never shows a bar.
     """
 
-    def __init__(self, num_bytes: int, *, log_interval: int) -> None:
+    def __init__(self, num_bytes: int, *, log_interval: int, is_shown: bool = True) -> None:
         self._num_bytes = num_bytes
         self._log_interval = log_interval
         self._num_records = 0
@@ -36,6 +37,7 @@ class Progress:
         self._bar = progress_bar(
             total=num_bytes,
             unit="B",
+            is_shown=is_shown,
             unit_scale=True,
             bar_format="{percentage:3.0f}% {bar} {elapsed} gone, {remaining} left{postfix}"
             if num_bytes
@@ -69,14 +71,14 @@ class Progress:
             self._update()
 
     def _update(self) -> None:
+        now = time.monotonic()
+        rate = self._num_records / max(now - self._started, 1e-3)
         if not self._bar.disable:
-            self._bar.set_postfix_str(f"{self._num_records:,} records", refresh=False)
+            self._bar.set_postfix_str(f"{self._num_records:,} records, {rate:,.0f}/s", refresh=False)
             self._bar.update(self._bytes_done - self._bar.n)
             return
-        now = time.monotonic()
         if now - self._line_time >= _SECONDS_BETWEEN_LINES:
             self._line_time = now
-            rate = self._num_records / (now - self._started)
             share = f"{self._bytes_done / self._num_bytes:.0%} of the input, " if self._num_bytes else ""
             info(f"{self._num_records:,} records, {share}{rate:,.0f} records/s")
 

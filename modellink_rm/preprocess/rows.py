@@ -1,10 +1,8 @@
 """The results of a block of records, which workers return and parts files store."""
 
 import dataclasses
-import functools
 import json
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modellink_rm.base.json_types import has_type
-from modellink_rm.records import RawRecord
 
 _ARRAYS = {
     "num_responses": "<i4",
@@ -93,11 +90,6 @@ class Rows:
     sources: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-
-
-def text_crc32(block: Iterable[RawRecord]) -> int:
-    """Checksum of the concatenated texts of records."""
-    return functools.reduce(lambda crc, raw: zlib.crc32(raw.text, crc), block, 0)
 
 
 def to_bytes(rows: Rows) -> bytes:

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.parts import first_difference
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.preprocess.encode import RecordEncoder
-from modellink_rm.preprocess.identity import RunIdentity, first_difference, identity_of
+from modellink_rm.preprocess.identity import RunIdentity, identity_of
 from modellink_rm.preprocess.parts import locked_parts, read_shard
 
 RECORD = '{"instruction": "q", "chosen": "a", "rejected": "b"}'
