@@ -1,99 +1,37 @@
 """python -m modellink_rm score: score responses, pairs or rankings with a trained model."""
 
-import json
+import dataclasses
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from modellink_rm.base.errors import AgreedError, UserError
-from modellink_rm.base.files import exclusive, remove_remains, whole_file
+from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.log import info, is_first_process, set_up_logging
-from modellink_rm.base.terminal import progress_bar
+from modellink_rm.base.parts import file_identity
+from modellink_rm.checkpoint.files import FILES_NAME
+from modellink_rm.checkpoint.layout import find_checkpoint
 from modellink_rm.commands.output import files_of_model, prepare_output
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.score import ScoreConfig, ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.inference.parts import ScoredPart, ScoreParts, score_identity, score_parts
 from modellink_rm.inference.reader import check_first
-from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
-from modellink_rm.metrics.accuracy import accuracy
-from modellink_rm.records import input_files, read_records
-from modellink_rm.tokenizers.directory import tokenizer_files
-
-if TYPE_CHECKING:
-    from modellink_rm.inference.scorer import Scorer
+from modellink_rm.inference.rows import kept_fields
+from modellink_rm.inference.totals import NoFiniteScoreError
+from modellink_rm.preprocess.report import Progress
+from modellink_rm.records import blocks_of, input_files, parse_record, read_raw_records, text_bytes
+from modellink_rm.records.table_output import check_table_output
+from modellink_rm.tokenizers.directory import hugging_face_files, tokenizer_files
+from modellink_rm.version import __version__
 
 GROUPS = groups_of(ScorerOptions)
-INPUTS_AT_A_TIME = 512
-_BAD_INPUTS_SHOWN = 10
-
-
-@dataclass
-class _Totals:
-    """Counts over the inputs so far."""
-
-    inputs: int = 0
-    bad: int = 0
-    not_finite: int = 0
-    truncated: int = 0
-    pairs: int = 0
-    wins: int = 0
-    ties: int = 0
-    margin: float = 0.0
-    responses: int = 0
-    score: float = 0.0
-
-    def add(self, result: Scored | NotScored) -> None:
-        """Count one input."""
-        self.inputs += 1
-        if isinstance(result, NotScored):
-            self.bad += 1
-            self.not_finite += result.reason == NOT_FINITE
-            return
-        self.truncated += result.is_truncated
-        if not result.is_pair:
-            self.responses += len(result.scores)
-            self.score += sum(result.scores)
-            return
-        chosen, rejected = result.scores
-        self.pairs += 1
-        self.wins += chosen > rejected
-        self.ties += chosen == rejected
-        self.margin += chosen - rejected
-
-    def lines(self) -> list[str]:
-        """The summary, printed at the end."""
-        lines = []
-        if self.pairs:
-            share = accuracy(self.wins, self.ties, self.pairs)
-            lines.append(
-                f"pairs: {self.pairs} | accuracy: {share:.4f} | "
-                f"mean margin: {self.margin / self.pairs:.4f} | ties: {self.ties}"
-            )
-        if self.responses:
-            lines.append(f"responses: {self.responses} | mean score: {self.score / self.responses:.4f}")
-        not_finite = f" ({self.not_finite} not finite)" if self.not_finite else ""
-        lines.append(
-            f"inputs: {self.inputs} | truncated: {self.truncated} | not scored: {self.bad}{not_finite}"
-        )
-        return lines
-
-    def check_some_finite(self) -> None:
-        """Some score is finite, or the records themselves are at fault.
-
-        Raises:
-            AgreedError: every score is NaN or infinite.
-        """
-        if self.not_finite and self.not_finite == self.bad == self.inputs:
-            raise AgreedError(
-                f"no score of the {self.inputs} inputs is finite: most likely the weights of --load are "
-                "damaged, or of another model than its config.json says; load an earlier checkpoint"
-            )
+_NOT_OF_THE_ROWS = ("output", "resume")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -107,97 +45,113 @@ def main(argv: Sequence[str]) -> int:
         argv,
         (ScoreConfig, *GROUPS.values()),
         prog="python -m modellink_rm score",
-        description="Score responses with a reward model: one JSON line per input, in input order.",
+        description="Score responses with a reward model: one row per input, in input order.",
         usage="--load DIR --input FILE [--output FILE]",
         example="python -m modellink_rm score --load checkpoints/llama2 --input pairs.jsonl",
     )
-    score: ScoreConfig = parsed[ScoreConfig]
-    load = parsed[ScorerConfig].load
-    inputs = [
-        *input_files(score.input),
-        *files_of_model(Path(load)),
-        *tokenizer_files(parsed[TokenizerConfig]),
-    ]
-    prepare_output(score.output, inputs=inputs)
-    records = read_records(score.input, score)
-    block = list(islice(records, INPUTS_AT_A_TIME))
-    if not block:
-        raise UserError(f"--input {' '.join(score.input)} holds no record")
+    config: ScoreConfig = parsed[ScoreConfig]
+    keep = kept_fields(config.keep)
+    _check_files(config, parsed)
     # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
     from modellink_rm.inference.plan import plan_scoring
+    from modellink_rm.inference.score_files import BLOCK_BYTES, BLOCK_RECORDS, ScoreRun
     from modellink_rm.inference.scorer import Scorer
     from modellink_rm.parallel.failures import end_with_launcher, ending_together
 
+    blocks = blocks_of(
+        read_raw_records(config.input, config), num_records=BLOCK_RECORDS, num_bytes=BLOCK_BYTES
+    )
+    first = next(blocks, None)
+    if first is None:
+        raise UserError(f"--input {' '.join(config.input)} holds no record")
     end_with_launcher()
     plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
-    check_first(plan.inputs.reader, block)
-    totals = _Totals()
+    check_first(plan.inputs.reader, [parse_record(raw) for raw in first])
+    if plan.normalization is not None:
+        info(f"scores are normalized: {plan.normalization}; --raw gives the model's own")
     with (
+        _output(config, parsed) as (parts, write),
         Scorer(plan) as scorer,
         ending_together(),
-        _output(score.output) as write,
-        progress_bar(total=None, unit="input", is_shown=_shows_progress(score)) as bar,
+        _progress(config) as progress,
     ):
-        while block:
-            for row in _rows(scorer, block, totals):
-                write(row)
-            bar.update(len(block))
-            block = list(islice(records, INPUTS_AT_A_TIME))
+        run = ScoreRun(scorer=scorer, keep=keep, took=progress, write=write, parts=parts)
+        totals = run.score(chain([first], blocks))
         totals.check_some_finite()
-    if totals.bad > _BAD_INPUTS_SHOWN:
-        info(f"... and {totals.bad - _BAD_INPUTS_SHOWN:,} more inputs that are not scored")
     for line in totals.lines():
-        _print(line, to_stderr=score.output is None)
+        _print(line, to_stderr=config.output is None)
     return 1 if totals.bad else 0
 
 
-def _rows(scorer: "Scorer", block: Sequence[Any], totals: _Totals) -> Iterator[dict[str, Any]]:
-    """One row per input of the block, in order."""
-    for result in scorer.results(block):
-        totals.add(result)
-        if isinstance(result, NotScored):
-            if totals.bad <= _BAD_INPUTS_SHOWN:
-                info(f"warning: {result.message}")
-            yield {"error": result.message}
-        else:
-            row = _row(result)
-            yield {**row, "truncated": True} if result.is_truncated else row
+def _check_files(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> None:
+    """The inputs are there, and --output can be written.
 
-
-def _row(result: Scored) -> dict[str, Any]:
-    if result.is_pair:
-        chosen, rejected = result.scores
-        return {"chosen_score": chosen, "rejected_score": rejected, "margin": chosen - rejected}
-    scores = result.in_record_order
-    return {"score": scores[0]} if len(scores) == 1 else {"scores": scores}
+    Raises:
+        UserError: they are not.
+    """
+    inputs = [
+        *input_files(config.input),
+        *files_of_model(Path(parsed[ScorerConfig].load)),
+        *tokenizer_files(parsed[TokenizerConfig]),
+    ]
+    prepare_output(config.output, inputs=inputs)
+    if config.output is not None:
+        check_table_output(Path(config.output))
 
 
 @contextmanager
-def _output(path: str | None) -> Iterator[Callable[[dict[str, Any]], Any]]:
-    """A function that writes one row, on the first process; elsewhere one that does nothing.
+def _output(
+    config: ScoreConfig, parsed: Mapping[type[Any], Any]
+) -> Iterator[tuple[ScoreParts | None, Callable[[ScoredPart], object]]]:
+    """The parts of --output, if this process writes one, and a function that takes a part.
 
-    A file appears under its name only when all rows are in it; a second run that is to write it is refused.
+    A file appears under its name only when all rows are in it; what was scored before a run was stopped
+    stays beside it.
     """
     if not is_first_process():
-        yield lambda row: None
-    elif path is None:
-        yield lambda row: print(json.dumps(row), flush=True)
+        yield None, lambda part: None
+    elif config.output is None:
+        yield None, lambda part: print(part.rows.decode(), end="", flush=True)
     else:
-        output = Path(path)
-        lock = output.with_name(f".{output.name}.lock")
-        with exclusive(lock, f"--output {path}: another run is writing it; give another name"):
+        identity = _identity(config, parsed)
+        with score_parts(config.output, identity, resume=config.resume) as parts:
             try:
-                remove_remains([output])
-                with whole_file(output) as file:
-                    yield lambda row: file.write(json.dumps(row).encode() + b"\n")
-            finally:
-                lock.unlink(missing_ok=True)
-        info(f"scores: {path}")
+                yield parts, lambda part: parts.append(part.to_bytes())
+            except NoFiniteScoreError:  # what was scored is of no use
+                parts.remove()
+                raise
+            parts.write(Path(config.output))
+            parts.remove()
+        info(f"scores: {config.output}")
 
 
-def _shows_progress(score: ScoreConfig) -> bool:
-    """Whether a bar would not stand among the rows."""
-    return is_first_process() and (score.output is not None or not sys.stdout.isatty())
+def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> bytes:
+    """All that determines the rows: the flags, and the files that are read."""
+    kinds: list[type[Any]] = [ScoreConfig, *GROUPS.values()]
+    flags = {name: value for kind in kinds for name, value in dataclasses.asdict(parsed[kind]).items()}
+    load = Path(parsed[ScorerConfig].load)
+    checkpoint = find_checkpoint(load)
+    weights = hugging_face_files(load) if checkpoint is None else [checkpoint / FILES_NAME]
+    handler = (parsed[ScorerConfig].handler_name or "").rpartition(":")[0]
+    others = [*tokenizer_files(parsed[TokenizerConfig]), *([Path(handler)] if handler else [])]
+    return score_identity(
+        {
+            **{name: value for name, value in flags.items() if name not in _NOT_OF_THE_ROWS},
+            "package_version": __version__,
+            "number of processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "input_files": [file_identity(path) for path in input_files(config.input)],
+            "weights": [file_identity(path) for path in weights],
+            "other files": [file_identity(path) for path in others if path.is_file()],
+        }
+    )
+
+
+@contextmanager
+def _progress(config: ScoreConfig) -> Iterator[Callable[[ScoredPart], None]]:
+    """A function that counts a part; a bar shows them where it would not stand among the rows."""
+    is_shown = is_first_process() and (config.output is not None or not sys.stdout.isatty())
+    with Progress(text_bytes(input_files(config.input)), log_interval=1, is_shown=is_shown) as progress:
+        yield lambda part: progress.add(num_records=part.num_records, num_bytes=part.num_bytes, bad=[])
 
 
 def _print(line: str, *, to_stderr: bool) -> None:

@@ -16,7 +16,23 @@ class ScoreConfig(Limits):
         "owner/name of the Hugging Face hub",
         metavar="PATH",
     )
-    output: str | None = flag(None, help="file for one JSON line per input; by default standard output")
+    output: str | None = flag(
+        None,
+        help="file for one row per input: a table if its name ends in .parquet, else JSON lines; by default "
+        "standard output",
+    )
+    keep: str | None = flag(
+        None,
+        help="fields of the records that the rows have too, with commas between their names, or none; by "
+        "default all",
+        metavar="FIELDS",
+    )
+    resume: bool = flag(False, help="continue a run that was stopped, with the same flags")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume and self.output is None:
+            raise UserError("--resume needs --output: what went to standard output is not kept")
 
 
 @dataclass(frozen=True, kw_only=True)

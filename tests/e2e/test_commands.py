@@ -158,6 +158,7 @@ def test_scores_are_those_of_the_trainers_evaluation(parallel: str, trained: Pat
     (tmp_path / "held_out.jsonl").write_text("\n".join(json.dumps(record) for record in held_out))
     start = [*TORCHRUN, "-m", "modellink_rm"] if parallel else [sys.executable, "-m", "modellink_rm"]
     flags = f"score --load {trained} --input {tmp_path}/held_out.jsonl --output {tmp_path}/scores.jsonl"
+    flags += " --keep none"
     done = run([*start, *flags.split(), *parallel.split()], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     scores = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
@@ -177,7 +178,7 @@ def test_hugging_face_directory_and_its_checkpoint_score_alike(directory: Path, 
     assert trained.returncode == 0, trained.stderr
     records = [{"prompt": "the cat", "response": "sings 你好"}, {"prompt": "a", "response": 3}]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, records)))
-    common = f"--input {tmp_path}/in.jsonl --output"
+    common = f"--input {tmp_path}/in.jsonl --keep none --output"
     rows = []
     for name, source in (
         ("hf", f"--load {directory}/model --prompt-type llama2 --load-checkpoint-loosely"),
@@ -225,10 +226,10 @@ def test_every_kind_of_record_has_its_row(directory: Path, tmp_path: Path) -> No
     done = run([sys.executable, "-m", "modellink_rm", *flags.split()])
     assert done.returncode == 0, done.stderr
     one, several, turned, preferred = map(json.loads, done.stdout.splitlines())
-    assert list(one) == ["score"]
+    assert one == {**records[0], "score": one["score"]}  # with the record's own fields
     assert several["scores"][0] == pytest.approx(one["score"], abs=1e-6)
     assert turned["scores"] == pytest.approx(several["scores"][::-1], abs=1e-6)
-    assert list(preferred) == ["chosen_score", "rejected_score", "margin"]
+    assert list(preferred)[-3:] == ["chosen_score", "rejected_score", "margin"]
     assert "responses: 7 | mean score" in done.stderr
 
     ranked = {"prompt": "the cat", "responses": texts, "ranks": [3, 1, 2]}

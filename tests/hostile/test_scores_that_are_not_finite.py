@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.hostile.commands import Material, run
 
 RECORDS = [{"prompt": "the cat", "response": word} for word in ("sings", "sleeps", "runs")]
-FLAGS = "--micro-batch-size 2 --input in.jsonl --output out.jsonl --load"
+FLAGS = "--micro-batch-size 2 --keep none --input in.jsonl --output out.jsonl --load"
 
 
 @pytest.fixture

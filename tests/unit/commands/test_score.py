@@ -26,7 +26,7 @@ def test_first_ten_inputs_without_a_score_are_named_and_the_others_counted(
 ) -> None:
     records = [{"prompt": "the cat", "response": "sings"}, *[{"prompt": "q", "response": 3}] * 25]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, records)))
-    flags = f"--load {CHECKPOINT} --input {tmp_path}/in.jsonl --output {tmp_path}/scores.jsonl"
+    flags = f"--load {CHECKPOINT} --input {tmp_path}/in.jsonl --output {tmp_path}/scores.jsonl --keep none"
     ((code, lines, num_kept),) = workers.run(scored, 1, flags.split())
     assert code == 1
     named = [line for line in lines if "field 'response' must be" in line]

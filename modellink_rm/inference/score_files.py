@@ -1,0 +1,115 @@
+"""Records of files to rows of scores, block by block, continued where an earlier run was stopped."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from modellink_rm.base.log import info, is_first_process
+from modellink_rm.base.parts import InputChangedError
+from modellink_rm.inference.parts import ScoredPart, ScoreParts
+from modellink_rm.inference.result import NotScored, Scored
+from modellink_rm.inference.rows import KeptFields, output_row
+from modellink_rm.inference.totals import Totals
+from modellink_rm.records import BadRecord, Record, RecordBlock, parse_record, text_crc32
+from modellink_rm.records.row_output import json_line
+
+# Examples of equal prompts share their computation within a block, and a kill loses at most one.
+BLOCK_RECORDS = 1024
+BLOCK_BYTES = 8 << 20
+_BAD_INPUTS_SHOWN = 10
+
+
+class ScoresRecords(Protocol):
+    """The method of `Scorer` that is used here."""
+
+    def results(self, items: Sequence[Record | BadRecord]) -> list[Scored | NotScored]:
+        """The result of each record, in order, equal on all processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRun:
+    """A run over blocks of records.
+
+    Attributes:
+        keep: which fields of a record are in its row.
+        took: called with each part; with a finished one of an earlier run too.
+        write: takes the rows of a part, on the first process.
+        parts: those of the output file, on the first process where there is one.
+    """
+
+    scorer: ScoresRecords
+    keep: KeptFields
+    took: Callable[[ScoredPart], object]
+    write: Callable[[ScoredPart], object]
+    parts: ScoreParts | None = None
+
+    def score(self, blocks: Iterator[RecordBlock]) -> Totals:
+        """The counts of all records; a collective, with equal counts on all processes.
+
+        Raises:
+            InputChangedError: the records of a finished part are others now.
+        """
+        totals = Totals()
+        for part in self._finished(blocks):
+            totals.add_all(part.totals)
+            self.took(part)
+        for block in blocks:
+            part = self._scored(block, num_bad=totals.bad)
+            totals.add_all(part.totals)
+            self.write(part)
+            self.took(part)
+        if totals.bad > _BAD_INPUTS_SHOWN:
+            info(f"... and {totals.bad - _BAD_INPUTS_SHOWN:,} more inputs that are not scored")
+        return totals
+
+    def _finished(self, blocks: Iterator[RecordBlock]) -> list[ScoredPart]:
+        """The parts of an earlier run, of whose blocks no process scores any; a collective."""
+        found = [_without_rows(part) for part in self.parts.whole_parts()] if self.parts is not None else []
+        shared = [found]
+        if torch.distributed.get_world_size() > 1:
+            torch.distributed.broadcast_object_list(shared, src=0)
+        for part in shared[0]:
+            _check_input_of_part(part, next(blocks, RecordBlock()))
+        if shared[0]:
+            info(f"--resume: {sum(part.num_records for part in shared[0]):,} records were scored already")
+        return shared[0]
+
+    def _scored(self, block: RecordBlock, *, num_bad: int) -> ScoredPart:
+        """The rows of a block; the first process names the first bad inputs."""
+        records = [parse_record(raw) for raw in block]
+        totals, rows = Totals(), []
+        for record, result in zip(records, self.scorer.results(records), strict=True):
+            totals.add(result)
+            if isinstance(result, NotScored) and num_bad + totals.bad <= _BAD_INPUTS_SHOWN:
+                info(f"warning: {result.message}")
+            if is_first_process():
+                fields = record.fields if isinstance(record, Record) else {}
+                rows.append(json_line(output_row(fields, result, self.keep)))
+        return ScoredPart(
+            num_records=len(block),
+            num_bytes=sum(len(raw.text) for raw in block),
+            crc32=text_crc32(block),
+            totals=totals,
+            rows=b"".join(rows),
+        )
+
+
+def _without_rows(part: ScoredPart) -> ScoredPart:
+    return dataclasses.replace(part, rows=b"")
+
+
+def _check_input_of_part(part: ScoredPart, block: RecordBlock) -> None:
+    """Check that a finished part was made of these records.
+
+    Raises:
+        InputChangedError: the input changed since.
+    """
+    if (part.num_records, part.crc32) != (len(block), text_crc32(block)):
+        where = f"from {block[0].place} on" if block else "at its end"
+        raise InputChangedError(
+            f"--resume: the input changed since the interrupted run, {where}; "
+            "run without --resume to start over"
+        )

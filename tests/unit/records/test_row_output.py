@@ -1,0 +1,69 @@
+"""Rows written as JSON lines and as tables."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import exclusive
+from modellink_rm.records import Record, read_records
+from modellink_rm.records.row_output import row_output
+
+ROWS: list[dict[str, Any]] = [
+    {"id": 1, "prompt": "you", "score": 0.1 + 0.2, "scores": [1.0, 2.5]},
+    {"prompt": "\u4f60\n", "chosen": {"role": "user", "n": 1}, "id": None},
+    {"prompt": "x", "chosen": {"role": "user", "more": []}, "score": 3, "truncated": True},
+]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    with row_output(str(path)) as write:
+        for row in rows:
+            write(row)
+    found = list(read_records(str(path)))
+    assert all(isinstance(one, Record) for one in found)
+    return [one.fields for one in found if isinstance(one, Record)]
+
+
+def test_lines_hold_what_was_written(tmp_path: Path) -> None:
+    assert written(tmp_path / "x.jsonl", ROWS) == ROWS
+    assert "\u4f60\\n" in (tmp_path / "x.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_table_has_a_column_of_every_field_of_any_row(tmp_path: Path) -> None:
+    found = written(tmp_path / "x.PARQUET", ROWS * 700)  # several blocks
+    assert len(found) == 2100
+    assert list(found[0]) == ["id", "prompt", "score", "scores", "chosen", "truncated"]
+    empty = {"id": None, "score": None, "scores": None, "chosen": None, "truncated": None}
+    assert found[0] == {**empty, **ROWS[0]}
+    chosen = {"role": "user", "n": None, "more": []}
+    assert found[2] == {**empty, "prompt": "x", "chosen": chosen, "score": 3.0, "truncated": True}
+
+
+def test_a_column_of_several_kinds_holds_json(tmp_path: Path) -> None:
+    rows = [{"a": 1, "b": {}, "c": "x"}, {"a": "1", "b": None, "c": "y"}]
+    found = written(tmp_path / "x.parquet", rows)
+    assert found == [{"a": "1", "b": "{}", "c": "x"}, {"a": '"1"', "b": None, "c": "y"}]
+    later = [{"a": [1]}] * 1024 + [{"a": "text"}]
+    assert [json.loads(row["a"]) for row in written(tmp_path / "y.parquet", later)] == [[1]] * 1024 + ["text"]
+
+
+def test_a_file_appears_when_it_is_whole_and_has_one_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.jsonl"
+
+    def failing() -> None:
+        with row_output(str(path)) as write:
+            write({"a": 1})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        failing()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("modellink_rm.base.files.SECONDS_FOR_A_DYING_RUN", 0.1)
+    refused = pytest.raises(UserError, match="another run is writing it")
+    with exclusive(tmp_path / ".x.jsonl.lock", ""), refused:
+        failing()
