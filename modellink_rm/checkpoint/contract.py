@@ -8,7 +8,9 @@ from typing import Any
 
 import orjson
 
+from modellink_rm.base.checksums import sealed_json, unsealed
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import write_whole
 from modellink_rm.base.json_types import known_fields
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.dataset.truncation import MODES
@@ -19,6 +21,8 @@ from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 CONTRACT_NAME = "inference_contract.json"
 TOKENIZER_FOLDER = "tokenizer"
+# Measured after the checkpoint was written: a file of its own, which its list of files does not name.
+NORMALIZATION_NAME = "normalization.json"
 SCORED_TOKEN = "last token of the rendered response"
 
 
@@ -57,7 +61,10 @@ class InferenceContract:
 
     def to_json(self) -> bytes:
         """The content of inference_contract.json."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False).encode()
+        values = dataclasses.asdict(self)
+        if self.normalization is None:
+            del values["normalization"]
+        return json.dumps(values, indent=1, ensure_ascii=False).encode()
 
 
 def make_contract(
@@ -108,6 +115,36 @@ def contract_tokenizer(
     )
 
 
+def write_normalization(checkpoint: Path, normalization: Normalization) -> Path:
+    """Make the contract of the checkpoint iter_N say how scores are normalized; the file that says it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = checkpoint / NORMALIZATION_NAME
+    write_whole(path, sealed_json(dataclasses.asdict(normalization), indent=1))
+    return path
+
+
+def _read_normalization(checkpoint: Path) -> Normalization | None:
+    """What `write_normalization` wrote; None if it did not.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = checkpoint / NORMALIZATION_NAME
+    try:
+        values = unsealed(json.loads(path.read_bytes()))
+        return Normalization(**known_fields(Normalization, values, str(path)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split())}): measure it again, or remove it for the "
+            "model's own scores"
+        ) from error
+
+
 def read_contract(checkpoint: Path) -> InferenceContract:
     """The contract of the checkpoint iter_N.
 
@@ -118,9 +155,13 @@ def read_contract(checkpoint: Path) -> InferenceContract:
     try:
         content: dict[str, Any] = orjson.loads(path.read_bytes())
         contract = InferenceContract(**known_fields(InferenceContract, content, str(path)))
+        if contract.normalization is None:
+            contract = dataclasses.replace(contract, normalization=_read_normalization(checkpoint))
         if contract.truncation not in MODES or contract.seq_length < 1:
             raise ValueError(f"truncation {contract.truncation!r}, seq_length {contract.seq_length}")
         return contract
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the checkpoint does not say how to score with it") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -1,12 +1,16 @@
 """python -m modellink_rm evaluate: a reward model on held-out sets and benchmarks."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import write_whole
 from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.log import info, is_first_process, set_up_logging
+from modellink_rm.checkpoint.contract import write_normalization
+from modellink_rm.checkpoint.layout import find_checkpoint
 from modellink_rm.commands.output import files_of_model, prepare_output
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.evaluate import EvaluateConfig
@@ -14,8 +18,12 @@ from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.evaluation.inputs import NamedInput, check_names_differ, named_inputs
 from modellink_rm.evaluation.read_benchmarks import read_benchmarks
 from modellink_rm.evaluation.table import lines_of
+from modellink_rm.metrics.normalization import normalization_of_pairs
 from modellink_rm.records import input_files
 from modellink_rm.tokenizers.directory import tokenizer_files
+
+if TYPE_CHECKING:
+    from modellink_rm.evaluation.results import EvaluationResults
 
 GROUPS = groups_of(ScorerOptions)
 
@@ -36,7 +44,13 @@ def main(argv: Sequence[str]) -> int:
         example="python -m modellink_rm evaluate --load checkpoints/llama2 --data held-out=heldout.jsonl",
     )
     config: EvaluateConfig = parsed[EvaluateConfig]
-    options = ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()})
+    options = _with_raw_scores(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
+    checkpoint = find_checkpoint(Path(options.scorer.load)) if config.write_normalization else None
+    if config.write_normalization and checkpoint is None:
+        raise UserError(
+            f"--write-normalization: --load {options.scorer.load} is no checkpoint of this tool, which has a "
+            "place for it; import makes one"
+        )
     sets = named_inputs("--data", config.data, config)
     check_names_differ(sets)
     benchmarks = named_inputs("--benchmark", config.benchmark, config)
@@ -56,7 +70,41 @@ def main(argv: Sequence[str]) -> int:
         if config.output is not None:
             write_whole(Path(config.output), results.to_json())
             info(f"results: {config.output}")
+        if checkpoint is not None:
+            _write_normalization(config, results, checkpoint)
     return 1 if any(model.num_not_scored for model in results.models) else 0
+
+
+def _with_raw_scores(options: ScorerOptions) -> ScorerOptions:
+    """The options for the model's own scores: its loss and its calibration are of these.
+
+    Raises:
+        UserError: --normalize is given.
+    """
+    if options.scorer.normalize:
+        raise UserError("--normalize is not for evaluate: loss and calibration are of the model's own scores")
+    return dataclasses.replace(options, scorer=dataclasses.replace(options.scorer, raw=True))
+
+
+def _write_normalization(config: EvaluateConfig, results: "EvaluationResults", checkpoint: Path) -> None:
+    """Normalize the scores of the first model by one of its sets from now on.
+
+    Raises:
+        AgreedError: all scores are equal.
+    """
+    (found,) = (one for one in results.models[0].sets if one.name == config.write_normalization)
+    try:
+        normalization = normalization_of_pairs(
+            chosen=(found.chosen_score, found.chosen_std),
+            rejected=(found.rejected_score, found.rejected_std),
+            num_pairs=found.num_pairs,
+            kind="standard" if config.normalization_kind == "standard" else "reference",
+            data=found.name,
+        )
+    except ValueError as error:
+        raise UserError(f"--write-normalization {found.name}: {error}") from None
+    path = write_normalization(checkpoint, normalization)
+    info(f"normalization: {normalization}; score and Scorer apply it from now on: {path}")
 
 
 def _check_files(config: EvaluateConfig, options: ScorerOptions, named_files: Sequence[NamedInput]) -> None:

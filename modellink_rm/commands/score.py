@@ -13,6 +13,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.log import info, is_first_process, set_up_logging
 from modellink_rm.base.parts import file_identity
+from modellink_rm.checkpoint.contract import NORMALIZATION_NAME
 from modellink_rm.checkpoint.files import FILES_NAME
 from modellink_rm.checkpoint.layout import find_checkpoint
 from modellink_rm.commands.output import files_of_model, prepare_output
@@ -131,7 +132,9 @@ def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> bytes:
     flags = {name: value for kind in kinds for name, value in dataclasses.asdict(parsed[kind]).items()}
     load = Path(parsed[ScorerConfig].load)
     checkpoint = find_checkpoint(load)
-    weights = hugging_face_files(load) if checkpoint is None else [checkpoint / FILES_NAME]
+    weights = hugging_face_files(load) if checkpoint is None else []
+    if checkpoint is not None:
+        weights = [checkpoint / FILES_NAME, checkpoint / NORMALIZATION_NAME]
     handler = (parsed[ScorerConfig].handler_name or "").rpartition(":")[0]
     others = [*tokenizer_files(parsed[TokenizerConfig]), *([Path(handler)] if handler else [])]
     return score_identity(
@@ -140,7 +143,7 @@ def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> bytes:
             "package_version": __version__,
             "number of processes": int(os.environ.get("WORLD_SIZE", "1")),
             "input_files": [file_identity(path) for path in input_files(config.input)],
-            "weights": [file_identity(path) for path in weights],
+            "weights": [file_identity(path) for path in weights if path.is_file()],
             "other files": [file_identity(path) for path in others if path.is_file()],
         }
     )

@@ -37,6 +37,18 @@ class EvaluateConfig(Limits):
         metavar="PATH",
         accumulates=True,
     )
+    write_normalization: str | None = flag(
+        None,
+        help="name of a set of --data: normalize the scores of --load by it from now on, in score, "
+        "Scorer and export",
+        metavar="NAME",
+    )
+    normalization_kind: str = flag(
+        "standard",
+        help="standard: mean 0 and standard deviation 1 over all responses of that set; reference: its "
+        "preferred responses have mean 0",
+        choices=("standard", "reference"),
+    )
     output: str | None = flag(None, help="JSON file for all results; the table is printed in any case")
 
     def __post_init__(self) -> None:
@@ -45,4 +57,10 @@ class EvaluateConfig(Limits):
             raise UserError(
                 "nothing to evaluate: give --data NAME=PATH, as in --data held-out=pairs.jsonl, or "
                 "--benchmark NAME=PATH"
+            )
+        names = [word.partition("=")[0] for word in self.data]
+        if self.write_normalization is not None and self.write_normalization not in names:
+            raise UserError(
+                f"--write-normalization {self.write_normalization}: no --data has that name "
+                f"({', '.join(names) or 'none is given'})"
             )

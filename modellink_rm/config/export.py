@@ -26,6 +26,11 @@ class ExportConfig:
         None, choices=("float32", "bfloat16", "float16"), help="of the weights; by default as trained"
     )
     max_shard_size: str = flag("5GB", help="largest file of weights", metavar="SIZE")
+    merge_normalization: bool = flag(
+        False,
+        help="write a head that says normalized scores, for a checkpoint with a normalization; without a "
+        "bias it is their scale alone, and the card says by how much they are shifted",
+    )
     check_scores: bool = flag(
         True,
         help="do not score samples with transformers at the end, which takes memory for "

@@ -66,7 +66,7 @@ def model_card(
     lines = ["---", *_yaml(front), "---", "# Reward model", ""]
     lines += [
         f"A reward model, trained from {name} with modellink-rm {__version__}: a higher score is a better "
-        "answer. Scores are not normalized and have no bounds.",
+        f"answer. {_normalized(contract)}",
         "",
     ]
     if "license" not in front:
@@ -77,6 +77,17 @@ def model_card(
     if metrics:
         lines += ["## Metrics", "", "At the end of training.", "", *_table(metrics), ""]
     return "\n".join(lines)
+
+
+def _normalized(contract: InferenceContract) -> str:
+    """What is known of the scale of the scores."""
+    found = contract.normalization
+    if found is None:
+        return "Scores have no bounds."
+    form = f"(score - {found.mean:.6g})" + (f" / {found.std:.6g}" if found.std != 1 else "")
+    return (
+        f"Scores have no bounds; {form} is normalized by {found.num_responses:,} responses of {found.data}."
+    )
 
 
 def _base_model(checkpoint: CheckpointInfo) -> tuple[str, dict[str, Any]]:

@@ -41,7 +41,7 @@ def export_checkpoint(plan: ExportPlan) -> None:
             check_scores(
                 unfinished,
                 plan.samples,
-                scores,
+                _as_written(scores, plan),
                 dtypes=(_precision(plan).dtype, plan.contents.dtype),
                 rendered=plan.rendered,
             )
@@ -51,6 +51,12 @@ def export_checkpoint(plan: ExportPlan) -> None:
         else:
             finish(unfinished, directory, ranks)
     info(f"wrote {directory}")
+
+
+def _as_written(scores: Sequence[float], plan: ExportPlan) -> list[float]:
+    """What the written head says where the checkpoint says `scores`: transformers' has no bias."""
+    merged = plan.contents.merged
+    return [score / merged.std for score in scores] if merged is not None else list(scores)
 
 
 def _written(plan: ExportPlan, platform: Platform, ranks: Ranks) -> tuple[list[float], Path]:

@@ -1,5 +1,6 @@
 """The plan of an export: everything that can be checked before any process group starts."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ from modellink_rm.conversion.tokenizer_files import (
     with_pad_token,
     without_added_tokens,
 )
+from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.parallel.groups import world_size_from_environment
 from modellink_rm.templates.choice import kept_template
@@ -113,6 +115,8 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
         warn_once(templated.caveat)
     bf16 = checkpoint.run.setting("precision", "bf16") is True
     dtype = _DTYPES[config.dtype or ("bfloat16" if bf16 else "float32")]
+    merged = _merged(config, contract)
+    contract, form = _after_merging(contract, form, merged, has_bias=_has_bias(form, checkpoint))
     card = model_card(checkpoint, contract, form=form, dtype=dtype, pad=pad, caveat=templated.caveat)
     return ExportPlan(
         config=config,
@@ -125,6 +129,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
             pad_token_id=pad.index,
             added_rows=pad.added_rows,
             files={**templated.files, CARD_NAME: card.encode(), CONTRACT_NAME: contract.to_json()},
+            merged=merged,
             max_shard_bytes=config.max_shard_bytes,
         ),
         bf16=bf16,
@@ -132,6 +137,39 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
         rendered=templated.rendered,
         checks_scores=config.check_scores and _has_class_in_transformers(checkpoint, form),
     )
+
+
+def _merged(config: ExportConfig, contract: InferenceContract) -> Normalization | None:
+    """The normalization that the head will apply.
+
+    Raises:
+        UserError: --merge-normalization is given, and the checkpoint has none.
+    """
+    if not config.merge_normalization:
+        return None
+    if contract.normalization is None:
+        raise UserError(
+            f"--merge-normalization: {config.load} holds no normalization; `python -m modellink_rm evaluate "
+            "--write-normalization` measures one and writes it into the checkpoint"
+        )
+    return contract.normalization
+
+
+def _has_bias(form: Form, checkpoint: CheckpointInfo) -> bool:
+    return bool(form.head_names(checkpoint.run.spec.shape.family).bias)
+
+
+def _after_merging(
+    contract: InferenceContract, form: Form, merged: Normalization | None, *, has_bias: bool
+) -> tuple[InferenceContract, Form]:
+    """The contract and the form with what is left to normalize: nothing, or a shift that has no bias."""
+    left = contract.normalization
+    if merged is not None:
+        shift = merged.mean / merged.std
+        left = None if has_bias else dataclasses.replace(merged, mean=shift, std=1.0)
+    if left is not None and "mean" in form.fields:
+        form = dataclasses.replace(form, fields={**form.fields, "mean": left.mean, "std": left.std})
+    return dataclasses.replace(contract, normalization=left), form
 
 
 def _has_class_in_transformers(checkpoint: CheckpointInfo, form: Form) -> bool:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+Kind = Literal["standard", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,36 +23,48 @@ class Normalization:
 
     mean: float
     std: float = 1.0
-    kind: Literal["standard", "reference"] = "standard"
+    kind: Kind = "standard"
     num_responses: int = 0
     data: str = ""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
-            raise ValueError(f"a normalization by mean {self.mean} and std {self.std}")
+            raise ValueError(f"mean {self.mean} and std {self.std} normalize nothing")
 
     def apply(self, scores: Sequence[float]) -> tuple[float, ...]:
         """The normalized scores, computed in float64."""
         return tuple((score - self.mean) / self.std for score in scores)
 
     def __str__(self) -> str:
-        return f"mean {self.mean:.6g}, std {self.std:.6g} ({self.num_responses:,} responses of {self.data})"
+        which = "responses" if self.kind == "standard" else "preferred responses"
+        return f"mean {self.mean:.6g}, std {self.std:.6g} ({self.num_responses:,} {which} of {self.data})"
 
 
-def standard_normalization(scores: NDArray[np.float64], *, data: str) -> Normalization:
-    """Mean 0 and standard deviation 1 over these scores.
+def normalization_of_pairs(
+    *,
+    chosen: tuple[float, float],
+    rejected: tuple[float, float],
+    num_pairs: int,
+    kind: Kind,
+    data: str,
+) -> Normalization:
+    """The normalization by a set of pairs.
+
+    Args:
+        chosen: mean and standard deviation of the scores of the preferred responses.
+        rejected: of the others.
 
     Raises:
-        ValueError: all scores are equal.
+        ValueError: "standard", and all scores are equal.
     """
-    std = float(scores.std())
-    if not std > 0:
-        raise ValueError(f"all {len(scores)} scores are equal: they have no standard deviation")
+    if kind == "reference":
+        return Normalization(mean=chosen[0], kind=kind, num_responses=num_pairs, data=data)
+    # Two groups of equal size: their mean variance, and that of the two means.
+    variance = (chosen[1] ** 2 + rejected[1] ** 2) / 2 + ((chosen[0] - rejected[0]) / 2) ** 2
     return Normalization(
-        mean=float(scores.mean()), std=std, kind="standard", num_responses=len(scores), data=data
+        mean=(chosen[0] + rejected[0]) / 2,
+        std=math.sqrt(variance),
+        kind=kind,
+        num_responses=2 * num_pairs,
+        data=data,
     )
-
-
-def reference_normalization(scores: NDArray[np.float64], *, data: str) -> Normalization:
-    """Mean 0 over these scores, of reference responses; the unit stays."""
-    return Normalization(mean=float(scores.mean()), kind="reference", num_responses=len(scores), data=data)

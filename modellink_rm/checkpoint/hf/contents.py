@@ -9,6 +9,7 @@ import torch
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.hf.form import TRANSFORMERS, Form
+from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.model.families.registry import FAMILIES, shape_from_config
 from modellink_rm.model.spec import ModelSpec
 
@@ -30,6 +31,7 @@ class Contents:
         pad_token_id: of config.json; None leaves the base model's.
         added_rows: rows of zeros after those of the base model's embedding.
         files: other small files to write, by name: the tokenizer's, the model card.
+        merged: the normalization that the head applies itself, as far as it has a place for the mean.
         max_shard_bytes: of tensors in one file; a larger tensor has a file of its own.
     """
 
@@ -39,6 +41,7 @@ class Contents:
     pad_token_id: int | None = None
     added_rows: int = 0
     files: Mapping[str, bytes] = field(default_factory=dict)
+    merged: Normalization | None = None
     max_shard_bytes: int = DEFAULT_SHARD_BYTES
 
     def config(self, spec: ModelSpec) -> dict[str, Any]:

@@ -185,11 +185,12 @@ def _head_tensors(
     weight = parameters.get(f"{HEAD_PREFIX}weight")
     if weight is None:
         return {}
-    tensors = {names.weight: weight.detach().float().cpu()}
+    mean, std = (0.0, 1.0) if contents.merged is None else (contents.merged.mean, contents.merged.std)
+    tensors = {names.weight: (weight.detach().double() / std).float().cpu()}
     if names.bias:  # programs that look for one would draw it
         bias = parameters.get(f"{HEAD_PREFIX}bias")
         bias = weight.new_zeros(1) if bias is None else bias
-        tensors[names.bias] = bias.detach().float().cpu()
+        tensors[names.bias] = ((bias.detach().double() - mean) / std).float().cpu()
     is_exact = all(torch.equal(one.to(contents.dtype).float(), one) for one in tensors.values())
     return {name: one.to(contents.dtype) for name, one in tensors.items()} if is_exact else tensors
 

@@ -115,7 +115,7 @@ def test_a_run_with_other_flags_or_another_input_is_not_continued(records: Path,
     with pytest.raises(KeyboardInterrupt):
         run(records, output, Lengths(fails_after=41))
     other = score_identity({"flag": 2})
-    with pytest.raises(UserError, match="--resume: .* is of a run with another flag"):
+    with pytest.raises(UserError, match=r"--resume: .* is of a run with another flag"):
         run(records, output, Lengths(), resume=True, identity=other)
     lines = records.read_text().splitlines()
     records.write_text("\n".join([*lines[:9], '{"id": -1, "response": ""}', *lines[10:]]))
