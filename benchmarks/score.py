@@ -3,9 +3,9 @@
     python -m benchmarks.score
 
 Each way gets the same weights and token ids, in a process of its own, in turns; of its fastest turn come the
-rows a second, on a CPU of processor time of its one thread. Memory is the peak while it scores: of the process,
-and beyond what it had when the model was loaded. Two kinds of rows: pairs of mixed lengths, and 16 answers to
-each of some long prompts.
+rows a second, on a CPU of processor time of its one thread. Memory is the peak while it scores: of the
+process, and beyond what it had when the model was loaded. Two kinds of rows: pairs of mixed lengths, and 16
+answers to each of some long prompts.
 """
 
 import argparse

@@ -7,6 +7,9 @@ from pathlib import Path
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs
 from modellink_rm.checkpoint.layout import LATEST_NAME, find_checkpoint
+from modellink_rm.config.selection import RowsConfig
+from modellink_rm.records import input_files
+from modellink_rm.records.table_output import check_table_output
 from modellink_rm.tokenizers.directory import hugging_face_files
 
 
@@ -29,6 +32,17 @@ def prepare_output(output: str | None, *, inputs: Iterable[Path]) -> None:
         raise UserError(f"--output {path}: its directory cannot be made: {error.strerror}") from None
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"--output {path} cannot be written: its directory is read-only")
+
+
+def prepare_rows(config: RowsConfig) -> None:
+    """Check the input and --output of a command that reads rows and writes rows.
+
+    Raises:
+        UserError: an input does not exist, or the output cannot be written.
+    """
+    prepare_output(config.output, inputs=input_files(config.input))
+    if config.output is not None:
+        check_table_output(Path(config.output))
 
 
 def files_of_model(load: Path) -> list[Path]:

@@ -12,7 +12,18 @@ import pytest
 
 from modellink_rm.base.errors import run_command
 from modellink_rm.base.flags import flag_name
-from modellink_rm.commands import evaluate, export, import_model, inspect, preprocess, score, train
+from modellink_rm.commands import (
+    best_of_n,
+    evaluate,
+    export,
+    filter,
+    import_model,
+    inspect,
+    make_pairs,
+    preprocess,
+    score,
+    train,
+)
 from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.inspect import InspectConfig
@@ -22,12 +33,13 @@ from modellink_rm.config.model import ModelOverrides
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
+from modellink_rm.config.selection import BestOfNConfig, FilterConfig, MakePairsConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 
 VALUES = ("", "word", "0", "-1", "1" + "0" * 20, "nan", "no/such/path")
 NEVER_NUMBERS = ("", "word", "nan", "no/such/path")
 # Numbers below 0 that mean something.
-MAY_BE_NEGATIVE = ("--profile-ranks",)
+MAY_BE_NEGATIVE = ("--profile-ranks", "--min-score", "--max-score", "--min-gap", "--max-gap")
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,9 @@ COMMANDS = {
         (ScoreConfig, TokenizerConfig, ModelOverrides, ParallelConfig, KernelConfig),
         "--load nowhere --input pairs.jsonl",
     ),
+    "best-of-n": Command(best_of_n.main, (BestOfNConfig,), "--input nowhere"),
+    "filter": Command(filter.main, (FilterConfig,), "--input nowhere --min-score 0"),
+    "make-pairs": Command(make_pairs.main, (MakePairsConfig,), "--input nowhere"),
     "export": Command(export.main, (ExportConfig, ParallelConfig), "--load nowhere --output out"),
     "import": Command(
         import_model.main, (ImportConfig, TokenizerConfig, ParallelConfig), "--load nowhere --output out"
@@ -156,6 +171,12 @@ def test_flags_at_random_together_are_one_line_and_exit_code_2(
         ("train", "--tensor-model-parallel-size 2", "does not divide the number of processes, 1"),
         ("train", "--lr-warmup-iters 5 --lr-warmup-fraction 0.5", "--lr-warmup-fraction"),
         ("score", "--map-keys {}", "--map-keys needs --handler-name"),
+        ("score", "--raw --normalize", "--raw and --normalize exclude each other"),
+        ("score", "--resume", "--resume needs --output"),
+        ("score", "--keep a,,b", "--keep takes names of different fields"),
+        ("score", "--micro-batch-size 2 --max-tokens-per-micro-batch 64", "both say how much"),
+        ("evaluate", "--write-normalization b", "--write-normalization b: no --data has that name (a)"),
+        ("evaluate", "--normalize", "--normalize is not for evaluate"),
         ("score", "--context-parallel-size 3", "does not divide the number of processes, 1"),
     ],
 )

@@ -23,6 +23,7 @@ from modellink_rm.config.merge import MergeConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
+from modellink_rm.config.selection import BestOfNConfig, FilterConfig, MakePairsConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.handlers import HANDLERS, make_handler
 from modellink_rm.objective.choice import choose_objective
@@ -37,6 +38,9 @@ COMMANDS: dict[str, Any] = {
     "pretrain_rm.py": (tuple(GROUPS.values()), IGNORED_TRAINER_FLAGS),
     "score": ((ScoreConfig, *SCORER_GROUPS.values()), {}),
     "evaluate": ((EvaluateConfig, *SCORER_GROUPS.values()), {}),
+    "best-of-n": ((BestOfNConfig,), {}),
+    "filter": ((FilterConfig,), {}),
+    "make-pairs": ((MakePairsConfig,), {}),
     "export": ((ExportConfig, ParallelConfig), {}),
     "import": ((ImportConfig, TokenizerConfig, ParallelConfig), {}),
 }
@@ -170,7 +174,7 @@ def test_readme_names_every_ignored_flag() -> None:
 
 def test_rows_of_flags_by_task_name_flags_of_their_commands() -> None:
     every = {"preprocess": "preprocess_data.py", "train": "pretrain_rm.py", "score": "score"}
-    programs = {**every, **{name: name for name in ("evaluate", "export", "import")}}
+    programs = {**every, **{name: name for name in ("evaluate", "make-pairs", "export", "import")}}
     section = (ROOT / "README.md").read_text().split("## Flags by task")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \| (.+) \|$", section, re.MULTILINE)
     rows = [row for row in rows if row[1] != "command"]

@@ -15,10 +15,12 @@ from modellink_rm.checkpoint.contract import (
     contract_files,
     contract_tokenizer,
     read_contract,
+    write_normalization,
 )
 from modellink_rm.checkpoint.layout import read_checkpoint_info
 from modellink_rm.checkpoint.source import ModelSource
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.tokenizers.load import load_tokenizer
 
 OLD_CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
@@ -47,6 +49,21 @@ def test_the_contract_of_a_source_is_read_once(tmp_path: Path) -> None:
 def test_a_contract_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / CONTRACT_NAME).write_bytes(CONTRACT.to_json())
     assert read_contract(tmp_path) == CONTRACT
+
+
+def test_a_normalization_is_of_the_contract_from_its_measurement_on(tmp_path: Path) -> None:
+    (tmp_path / CONTRACT_NAME).write_bytes(CONTRACT.to_json())
+    assert "normalization" not in json.loads(CONTRACT.to_json())
+    normalization = Normalization(mean=0.5, std=2.0, num_responses=8, data="held-out")
+    path = write_normalization(tmp_path, normalization)
+    contract = read_contract(tmp_path)
+    assert contract == dataclasses.replace(CONTRACT, normalization=normalization)
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / CONTRACT_NAME).write_bytes(contract.to_json())
+    assert read_contract(tmp_path / "exported") == contract
+    path.write_bytes(path.read_bytes().replace(b"2.0", b"3.0"))
+    with pytest.raises(UserError, match=r"normalization.json is damaged .*: measure it again"):
+        read_contract(tmp_path)
 
 
 @pytest.mark.parametrize("not_use_fast", [False, True])

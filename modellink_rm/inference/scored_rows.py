@@ -1,0 +1,189 @@
+"""Rows that `score` wrote, read again: scores, gaps, and the responses of a prompt."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info
+from modellink_rm.config.selection import ListsConfig
+from modellink_rm.inference.rows import CHOSEN, ERROR, MARGIN, OWN_NAMES, SCORE, SCORES
+from modellink_rm.records import BadRecord, Record
+from modellink_rm.records.row_output import row_output
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Counts:
+    """What became of the rows.
+
+    Attributes:
+        read: rows of the input.
+        written: rows of the output.
+        dropped: how many of `what` were dropped, by reason.
+    """
+
+    what: str = "rows"
+    read: int = 0
+    written: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> list[str]:
+        """The summary."""
+        total = self.dropped.total()
+        lines = [f"rows read {self.read:,} | written {self.written:,} | {self.what} dropped {total:,}"]
+        return lines + [f"{count:>11,}  {reason}" for reason, count in self.dropped.most_common()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredList:
+    """The responses of a prompt with their scores.
+
+    Attributes:
+        fields: of the record, without responses and scores; of several rows those of the first.
+        responses: as the record has them, texts or messages.
+        scores: of each.
+    """
+
+    fields: Row
+    responses: tuple[Any, ...]
+    scores: tuple[float, ...]
+
+    @property
+    def best_first(self) -> list[int]:
+        """Places of the responses; of equal scores the earlier one first."""
+        return sorted(range(len(self.scores)), key=lambda place: -self.scores[place])
+
+
+def score_of(row: Mapping[str, Any]) -> float | None:
+    """The score of a row, as `FilterConfig` explains; None if it has none."""
+    if _is_list_of_numbers(row.get(SCORES)):
+        return float(max(row[SCORES]))
+    return next((float(row[name]) for name in (SCORE, CHOSEN) if _is_number(row.get(name))), None)
+
+
+def gap_of(row: Mapping[str, Any]) -> float | None:
+    """The gap of a row, as `FilterConfig` explains; None if it has none."""
+    if _is_list_of_numbers(row.get(SCORES)):
+        return float(max(row[SCORES]) - min(row[SCORES]))
+    return float(row[MARGIN]) if _is_number(row.get(MARGIN)) and CHOSEN in row else None
+
+
+def rows_of(records: Iterable[Record | BadRecord], counts: Counts) -> Iterator[Record]:
+    """The records that are rows with a score; the others are counted."""
+    for record in records:
+        counts.read += 1
+        if isinstance(record, BadRecord):
+            counts.dropped[record.reason] += 1
+        elif record.fields.get(ERROR) is not None:
+            counts.dropped["not scored"] += 1
+        elif score_of(record.fields) is None:
+            counts.dropped["no score"] += 1
+        else:
+            yield record
+
+
+def lists_of(
+    records: Iterable[Record | BadRecord], config: ListsConfig, counts: Counts
+) -> Iterator[ScoredList]:
+    """The responses of each prompt; rows that hold none are counted.
+
+    Raises:
+        UserError: rows of one prompt do not follow one another.
+    """
+    gathering = _Gathering(config)
+    for record in rows_of(records, counts):
+        fields = record.fields
+        if CHOSEN in fields:
+            counts.dropped["a pair, not a list of responses"] += 1
+        elif SCORES in fields:
+            yield from gathering.finished()
+            responses = fields.get(config.responses)
+            if not isinstance(responses, list) or len(responses) != len(fields[SCORES]):
+                counts.dropped[f"field {config.responses!r} does not hold a response for each score"] += 1
+                continue
+            yield _scored_list(fields, config, responses, fields[SCORES])
+        elif fields.get(config.response) is None:
+            counts.dropped[f"field {config.response!r} is missing"] += 1
+        else:
+            yield from gathering.add(record)
+    yield from gathering.finished()
+
+
+class _Gathering:
+    """Rows of one response each, of the same prompt so far."""
+
+    def __init__(self, config: ListsConfig) -> None:
+        self._config = config
+        self._rows: list[Row] = []
+        self._prompt: bytes | None = None
+        self._seen: set[bytes] = set()  # digests of the prompts before
+
+    def add(self, record: Record) -> Iterator[ScoredList]:
+        """Take in a row; the responses of the prompt before, if that ends here.
+
+        Raises:
+            UserError: its prompt came before, and another one since.
+        """
+        row = record.fields
+        prompt = orjson.dumps(row.get(self._config.prompt), option=orjson.OPT_SORT_KEYS)
+        digest = hashlib.blake2b(prompt, digest_size=8).digest()
+        if digest != self._prompt:
+            if digest in self._seen:
+                raise UserError(
+                    f"{record.place}: its {self._config.prompt} came earlier, and others since: rows of "
+                    "one prompt must follow one another; sort them"
+                )
+            yield from self.finished()
+            self._prompt = digest
+            self._seen.add(digest)
+        self._rows.append(row)
+
+    def finished(self) -> Iterator[ScoredList]:
+        """The responses so far, which are all of their prompt."""
+        if self._rows:
+            responses = [row[self._config.response] for row in self._rows]
+            scores = [row[SCORE] for row in self._rows]
+            yield _scored_list(self._rows[0], self._config, responses, scores)
+        self._rows, self._prompt = [], None
+
+
+def _scored_list(
+    fields: Row, config: ListsConfig, responses: Iterable[Any], scores: Iterable[float]
+) -> ScoredList:
+    own = {config.responses, config.response, *OWN_NAMES}
+    kept = {name: value for name, value in fields.items() if name not in own}
+    return ScoredList(fields=kept, responses=tuple(responses), scores=tuple(map(float, scores)))
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], output: str | None, counts: Counts) -> None:
+    """Write the rows and say what became of all.
+
+    Raises:
+        UserError: there is none, and no file is written.
+    """
+    with row_output(output) as write:
+        for row in rows:
+            write(row)
+            counts.written += 1
+        if not counts.written:
+            reasons = ", ".join(f"{count:,} x {reason}" for reason, count in counts.dropped.most_common())
+            raise UserError(f"none of the {counts.read:,} rows is left ({reasons}); nothing was written")
+    for line in counts.lines():
+        info(line)
+    if output is not None:
+        info(f"written: {output}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_list_of_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_number, value))

@@ -1,0 +1,138 @@
+"""best-of-n, filter and make-pairs on rows as `score` writes them."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modellink_rm.base.errors import run_command
+from modellink_rm.commands import best_of_n, filter, make_pairs
+from modellink_rm.commands.preprocess import main as preprocess_main
+from tests.tiny_data import write_tokenizer
+
+LISTS = [
+    {"id": 1, "prompt": "p", "responses": ["a", "b", "c"], "scores": [0.5, 2.0, -1.0]},
+    {"id": 2, "prompt": "q", "responses": ["d", "e"], "scores": [1.0, 1.0], "truncated": True},
+    {"id": 3, "error": "in.jsonl:3: no response"},
+    {"id": 4, "chosen": "x", "rejected": "y", "chosen_score": 3.0, "rejected_score": 1.0, "margin": 2.0},
+]
+SINGLE = [
+    {"id": 1, "prompt": "p", "response": "a", "score": 0.5},
+    {"id": 2, "prompt": "p", "response": "b", "score": 2.0},
+    {"id": 3, "prompt": "q", "response": "c", "score": -1},
+]
+Main = Callable[[Sequence[str]], int]
+
+
+def run(main: Main, rows: Sequence[Any], flags: str, tmp_path: Path) -> tuple[int, list[dict[str, Any]]]:
+    """The exit code, and the rows that were written."""
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    code = run_command(main, [*f"--input {source} --output {output}".split(), *flags.split()])
+    lines = output.read_text().splitlines() if output.exists() else []
+    return code, [json.loads(line) for line in lines]
+
+
+def test_the_best_response_of_a_list_is_picked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, rows = run(best_of_n.main, LISTS, "", tmp_path)
+    assert code == 0
+    assert rows == [
+        {"id": 1, "prompt": "p", "response": "b", "score": 2.0, "place": 1},
+        {"id": 2, "prompt": "q", "response": "d", "score": 1.0, "place": 0},
+    ]
+    told = capsys.readouterr().err.splitlines()
+    assert told[:3] == [
+        "rows read 4 | written 2 | rows dropped 2",
+        "          1  not scored",
+        "          1  a pair, not a list of responses",
+    ]
+
+
+def test_rows_of_one_prompt_are_one_list(tmp_path: Path) -> None:
+    _, ranked = run(best_of_n.main, SINGLE, "--rank", tmp_path)
+    assert ranked == [
+        {"id": 1, "prompt": "p", "responses": ["b", "a"], "scores": [2.0, 0.5], "places": [1, 0]},
+        {"id": 3, "prompt": "q", "responses": ["c"], "scores": [-1.0], "places": [0]},
+    ]
+    _, first = run(best_of_n.main, SINGLE, "--n 1", tmp_path)
+    assert [row["response"] for row in first] == ["a", "c"]
+
+
+def test_rows_of_one_prompt_that_are_apart_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, rows = run(best_of_n.main, [*SINGLE, SINGLE[0]], "", tmp_path)
+    assert (code, rows) == (2, [])
+    assert "in.jsonl:4: its prompt came earlier, and others since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "ids"),
+    [
+        ("--min-score 1.5", [1, 4]),
+        ("--max-score 2", [1, 2]),
+        ("--min-gap 0.5 --max-gap 2.5", [4]),
+        ("--quantiles 0,0.5", [1, 2]),
+        ("--quantiles 0.9,1", [4]),
+    ],
+)
+def test_rows_are_kept_by_score_gap_and_quantile(flags: str, ids: list[int], tmp_path: Path) -> None:
+    code, rows = run(filter.main, LISTS, flags, tmp_path)
+    assert (code, [row["id"] for row in rows]) == (0, ids)
+    assert all(row in LISTS for row in rows)
+
+
+def test_a_row_of_one_response_has_no_gap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, rows = run(filter.main, SINGLE, "--min-gap 0.1", tmp_path)
+    assert (code, rows) == (2, [])
+    assert "none of the 3 rows is left (3 x one response: it has no gap)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", [("b", "c", 3.0)]),
+        ("--pairs best-others", [("b", "a", 1.5), ("b", "c", 3.0)]),
+        ("--pairs all", [("b", "a", 1.5), ("b", "c", 3.0), ("a", "c", 1.5)]),
+        ("--pairs all --min-margin 2", [("b", "c", 3.0)]),
+        ("--pairs all --max-margin 2", [("b", "a", 1.5), ("a", "c", 1.5)]),
+    ],
+)
+def test_pairs_are_made_of_responses_with_different_scores(
+    flags: str, expected: list[tuple[str, str, float]], tmp_path: Path
+) -> None:
+    _, rows = run(make_pairs.main, LISTS, flags, tmp_path)
+    assert [(row["chosen"], row["rejected"], row["margin"]) for row in rows] == expected
+    scores = {"score_chosen", "score_rejected", "margin"}
+    assert rows[0].keys() == {"id", "prompt", "chosen", "rejected", *scores}
+
+
+def test_pairs_are_read_by_preprocessing_with_their_margins(tmp_path: Path) -> None:
+    run(make_pairs.main, LISTS[:1], "--pairs all", tmp_path)
+    write_tokenizer(tmp_path / "tokenizer")
+    words = f"--input {tmp_path}/out.jsonl --handler-name OpenAiMessagesPairwiseHandler --prompt-type llama2"
+    words += f" --tokenizer-name-or-path {tmp_path}/tokenizer --output-prefix {tmp_path}/data"
+    assert preprocess_main(words.split()) == 0
+    manifest = json.loads((tmp_path / "data_manifest.json").read_text())
+    assert (manifest["num_read"], manifest["num_kept"]) == (3, 3)
+    assert list(tmp_path.glob("data*margin*"))
+
+
+@pytest.mark.parametrize(
+    ("main", "flags", "message"),
+    [
+        (filter.main, "", "nothing to filter by: give --min-score"),
+        (filter.main, "--quantiles 0.5", "--quantiles takes LOW,HIGH with 0 <= LOW < HIGH <= 1, got '0.5'"),
+        (filter.main, "--quantiles 0.9,nan", "--quantiles takes LOW,HIGH"),
+        (make_pairs.main, "--min-margin 2 --max-margin 1", "--max-margin 1.0 is below --min-margin 2.0"),
+        (make_pairs.main, "--min-margin -1", "--min-margin must not be negative, got -1.0"),
+        (best_of_n.main, "--n 0", "--n must be at least 1, got 0"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    main: Main, flags: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(main, LISTS, flags, tmp_path)[0] == 2
+    assert message in capsys.readouterr().err
