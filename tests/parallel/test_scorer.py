@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -152,6 +153,30 @@ def test_a_prompt_is_computed_once_for_all_records_of_a_call_and_passes_keep_the
     assert largest[0][3 + 7] == pytest.approx(alone[0], abs=1e-6)
     (apart,) = workers.run(budgets, 1, model, [again[0]])
     assert largest[1][0] < 0.8 * 40 * apart[2][1][0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tensor_model_parallel_size": 2},
+        full({"pipeline_model_parallel_size": 2}),
+        full({"context_parallel_size": 2}),
+        full({}),
+    ],
+    ids=["tp2", "pp2", "cp2", "dp2"],
+)
+def test_200_pairs_have_equal_scores_and_ranks_at_every_parallel_size(
+    options: dict[str, Any], workers: Workers, model: str
+) -> None:
+    records = random_pairs(200)
+    handler = {"handler_name": "SharegptStylePairwiseHandler"}
+    (one,) = workers.run(scores_of, 1, model, records, handler)
+    two, others = workers.run(scores_of, 2, model, records, {**handler, **options})
+    assert two == others
+    expected, found = np.array(one), np.array(two)
+    assert np.abs(found - expected).max() < 1e-6
+    order = np.argsort(expected, axis=None)
+    assert (np.diff(found.flatten()[order]) > -2e-6).all()  # but for scores that rounding cannot tell apart
 
 
 def test_keys_of_a_handler_may_be_a_dict(workers: Workers, model: str) -> None:
