@@ -28,6 +28,7 @@ from modellink_rm.inference.totals import NoFiniteScoreError
 from modellink_rm.preprocess.report import Progress
 from modellink_rm.records import blocks_of, input_files, parse_record, read_raw_records, text_bytes
 from modellink_rm.records.table_output import check_table_output
+from modellink_rm.records.tables import parquet_rows
 from modellink_rm.tokenizers.directory import hugging_face_files, tokenizer_files
 from modellink_rm.version import __version__
 
@@ -153,8 +154,16 @@ def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> bytes:
 def _progress(config: ScoreConfig) -> Iterator[Callable[[ScoredPart], None]]:
     """A function that counts a part; a bar shows them where it would not stand among the rows."""
     is_shown = is_first_process() and (config.output is not None or not sys.stdout.isatty())
-    with Progress(text_bytes(input_files(config.input)), log_interval=1, is_shown=is_shown) as progress:
-        yield lambda part: progress.add(num_records=part.num_records, num_bytes=part.num_bytes, bad=[])
+    files = input_files(config.input)
+    num_bytes = text_bytes(files)
+    total = num_bytes or parquet_rows(files)
+
+    def took(part: ScoredPart) -> None:
+        done = part.num_bytes if num_bytes else part.num_records
+        progress.add(num_records=part.num_records, num_bytes=done if total else 0, bad=[])
+
+    with Progress(total, log_interval=1, is_shown=is_shown) as progress:
+        yield took
 
 
 def _print(line: str, *, to_stderr: bool) -> None:

@@ -21,7 +21,7 @@ class Progress:
     """Shows a bar on a terminal, a line at intervals elsewhere, and the first bad records.
 
     Args:
-        num_bytes: of the whole input as text; 0 if that is not known.
+        num_bytes: of the whole input as text, or its size in another unit; 0 if that is not known.
         log_interval: records between two updates.
         is_shown: False never shows a bar.
     """

@@ -1,6 +1,6 @@
 """Records of parquet and arrow files, read batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +29,20 @@ def read_parquet(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRec
             yield from _rows(path, batches, limits)
         except (pyarrow.ArrowException, OSError) as error:
             raise _damaged(path, error) from None
+
+
+def parquet_rows(files: Sequence[Path]) -> int:
+    """Rows of parquet files, from their ends; 0 where a file is of another kind, or cannot be read."""
+    if any(path.suffix.lower() != ".parquet" for path in files):
+        return 0
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        return 0
+    try:
+        return sum(parquet.read_metadata(path).num_rows for path in files)
+    except (ArrowException, OSError):  # reading it says what is wrong
+        return 0
 
 
 def read_arrow(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecord]:

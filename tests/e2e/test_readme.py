@@ -194,7 +194,9 @@ def test_data_page_names_every_template_and_handler() -> None:
 def test_checkpoints_page_shows_every_field_of_the_contract() -> None:
     page = (ROOT / "docs/checkpoints.md").read_text()
     shown = next(json.loads(text) for kind, text in _FENCE.findall(page) if kind == "json")
-    assert list(shown) == [field.name for field in dataclasses.fields(InferenceContract)]
+    names = [field.name for field in dataclasses.fields(InferenceContract)]
+    assert [*shown, "normalization"] == names  # which is there once it was measured, and the page says so
+    assert '`"normalization"`' in page
     template = TEMPLATES[shown["prompt_type"]]
     assert shown["template_fingerprint"] == template.fingerprint
     assert shown["template_definition"] == json.loads(json.dumps(definition_of(template)))

@@ -10,6 +10,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import exclusive
 from modellink_rm.records import Record, read_records
 from modellink_rm.records.row_output import row_output
+from modellink_rm.records.tables import parquet_rows
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "prompt": "you", "score": 0.1 + 0.2, "scores": [1.0, 2.5]},
@@ -35,6 +36,8 @@ def test_lines_hold_what_was_written(tmp_path: Path) -> None:
 def test_a_table_has_a_column_of_every_field_of_any_row(tmp_path: Path) -> None:
     found = written(tmp_path / "x.PARQUET", ROWS * 700)  # several blocks
     assert len(found) == 2100
+    assert parquet_rows([tmp_path / "x.PARQUET"] * 2) == 4200
+    assert parquet_rows([tmp_path / "x.PARQUET", tmp_path / "x.csv"]) == 0
     assert list(found[0]) == ["id", "prompt", "score", "scores", "chosen", "truncated"]
     empty = {"id": None, "score": None, "scores": None, "chosen": None, "truncated": None}
     assert found[0] == {**empty, **ROWS[0]}
