@@ -214,7 +214,7 @@ def test_every_kind_of_record_has_its_row(directory: Path, tmp_path: Path) -> No
     assert (contract["handler"], contract["map_keys"]) == ("SharegptStylePairwiseHandler", None)
     (pair,) = random_pairs(1)
     texts = ["sings", "sleeps", "the moon falls"]
-    records = [
+    records: list[dict[str, object]] = [
         {"prompt": "the cat", "response": texts[0]},
         {"prompt": "the cat", "responses": texts},
         {"prompt": "the cat", "responses": texts[::-1]},
