@@ -1,6 +1,8 @@
 """--prompt-type hf: the tokenizer's own chat template, rendered by transformers."""
 
+import contextlib
 import functools
+import re
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
@@ -122,6 +124,26 @@ class ChatRenderer:
     def forms(self) -> ChatForms:
         """How the chat template takes system texts, tools, calls and observations."""
         return find_forms(self._text)
+
+    @functools.cached_property
+    def control_tokens(self) -> frozenset[str]:
+        """The special tokens that the chat template writes.
+
+        They are spelled in it, the value of a variable that it names, or in a conversation that it renders: a
+        template may put them together from parts.
+        """
+        named = "".join(
+            str(value)
+            for name, value in self._variables.items()
+            if re.search(rf"\b{name}\b", self._chat_template)
+        )
+        system = {"role": "system", "content": _QUESTION}
+        called: list[ChatMessage] = [{"role": self.forms.observation, "content": _QUESTION}, _ANSWERED[-1]]
+        written = [self._chat_template, named]
+        for messages in (_ANSWERED, [system, *_ANSWERED], [*_ANSWERED, *called]):
+            with contextlib.suppress(RecordError):  # it has no form for one of them
+                written.append(self._text(messages, None))
+        return frozenset(token for token in self._tokenizer.special if any(token in text for text in written))
 
     @property
     def end_of_closing(self) -> int:

@@ -59,12 +59,8 @@ class Renderer:
         self._eos_id = eos_id_of(template, tokenizer)
         observation = template.observation or template.user
         user_with_system = with_system_inside(template.user, template.system)
-        slots = (
-            *(template.prefix + template.system + template.separator),
-            *(template.user + observation + template.assistant + template.tools_slots),
-        )
         # A message may contain the template's control tokens: there the tokenizer must read them as text.
-        self._tokenizer = tokenizer.with_control_tokens(_control_tokens(slots, template, tokenizer))
+        self._tokenizer = tokenizer.with_control_tokens(control_tokens_of(template, tokenizer))
         self.prefix = self._prepared(template.prefix)
         self.system = self._prepared(template.system)
         self.separator = self._prepared(template.separator)
@@ -197,8 +193,12 @@ def split_at_control_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
     return [part for part in parts if part]
 
 
-def _control_tokens(slots: Sequence[Slot], template: Template, tokenizer: Tokenizer) -> set[str]:
-    """Every token of the tokenizer that the template contains or names."""
+def control_tokens_of(template: Template, tokenizer: Tokenizer) -> set[str]:
+    """Every token of the tokenizer that the template's slots contain or name."""
+    slots = (
+        *(template.prefix + template.system + template.separator + template.user),
+        *((template.observation or ()) + template.assistant + template.tools_slots),
+    )
     named = {slot.name for slot in slots if isinstance(slot, Token)} | set(template.stop_words)
     for slot in slots:
         if isinstance(slot, str):

@@ -18,7 +18,7 @@ def test_every_declared_dependency_but_torch_is_locked_within_its_bounds() -> No
         *project["dependencies"],
         *(
             one
-            for extra in ("plot", "arrow", "zstd", "dev")
+            for extra in ("plot", "arrow", "zstd", "serve", "dev")
             for one in project["optional-dependencies"][extra]
         ),
     ]
