@@ -23,10 +23,7 @@ class ServeConfig:
     )
     without_token: bool = flag(
         False,
-        help="let every machine that reaches --host ask without a token, as clients of trainers do that send none",
-    )
-    max_tokens_per_batch: int = flag(
-        8192, minimum=1, help="tokens of one forward pass on each replica; a longer request gets its own"
+        help="let every machine that reaches --host ask without a token, since trainers' clients send none",
     )
     max_waiting: int = flag(
         16384, minimum=1, help="responses that may wait; more are refused with 429 and Retry-After"
@@ -44,6 +41,6 @@ class ServeConfig:
             raise UserError("--token-file and --without-token contradict each other: give one of them")
         if self.host not in LOOPBACK and self.token_file is None and not self.without_token:
             raise UserError(
-                f"--host {self.host} lets other machines ask: give --token-file FILE, or --without-token where "
-                "the network itself keeps others out"
+                f"--host {self.host} lets other machines ask: give --token-file FILE, or --without-token "
+                "where the network itself keeps others out"
             )

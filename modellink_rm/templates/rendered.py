@@ -1,4 +1,4 @@
-"""Conversations that another program has rendered to one text, in which the template's control tokens count."""
+"""Conversations that another program rendered to one text, in which the template's control tokens count."""
 
 from array import array
 
@@ -60,6 +60,13 @@ class RenderedTexts:
             ids.append(index)
             start = found.end()
         return ids + self._plain.encode_array(text[start:])
+
+    def without_closing(self, text: str) -> str:
+        """An answer's text without the control tokens at its end."""
+        found = list(self._own.finditer(text))
+        while found and not text[found[-1].end() :].strip():
+            text = text[: found.pop().start()]
+        return text
 
     def ends_as_trained(self, ids: "array[int]") -> bool:
         """Whether the last token is the one at which training read its scores."""

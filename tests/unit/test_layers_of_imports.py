@@ -23,7 +23,7 @@ LEVELS = (
     ("model",),
     ("objective", "checkpoint"),
     ("train", "inference", "conversion"),
-    ("evaluation",),
+    ("evaluation", "serving"),
     ("commands",),
     ("__main__", "__init__"),
 )
@@ -141,7 +141,7 @@ def test_commands_are_listed_without_torch() -> None:
     code = "import sys; from modellink_rm.__main__ import main; sys.argv[1:] = []; main(); "
     code += "assert 'torch' not in sys.modules, 'torch was imported'"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    for command in ("preprocess", "inspect", "train", "score", "evaluate"):
+    for command in ("preprocess", "inspect", "train", "score", "evaluate", "serve"):
         assert f"\n  {command} " in done.stdout
 
 

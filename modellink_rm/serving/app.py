@@ -1,0 +1,94 @@
+"""The application: every route, what errors answer, health and metrics."""
+
+from collections.abc import Callable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from modellink_rm.base.log import info
+from modellink_rm.records import RecordError, shortened
+from modellink_rm.serving.guard import Guard, Limits, error_body
+from modellink_rm.serving.metrics import ServerMetrics
+from modellink_rm.serving.routes import classify, embeddings, openrlhf, score, slime
+from modellink_rm.serving.service import ScoringService, TooManyResponsesError, TryLaterError
+from modellink_rm.serving.waiting import QueueClosedError
+from modellink_rm.version import __version__
+
+_ROUTES = (score, openrlhf, classify, embeddings, slime)
+
+
+def build_app(
+    service: ScoringService, metrics: ServerMetrics, limits: Limits, *, is_ready: Callable[[], bool]
+) -> Guard:
+    """The ASGI application of a server.
+
+    Args:
+        is_ready: whether new requests are welcome; False while the server ends.
+    """
+    app = FastAPI(title="modellink-rm", version=__version__, description="Scores of a reward model.")
+    for module in _ROUTES:
+        app.include_router(module.routes(service))
+
+    @app.get("/health", tags=["operations"])
+    @app.get("/health/ready", tags=["operations"])
+    async def ready() -> Response:
+        """200 while requests are welcome, else 503."""
+        return JSONResponse({"ready": is_ready()}, status_code=200 if is_ready() else 503)
+
+    @app.get("/health/live", tags=["operations"])
+    async def live() -> dict[str, bool]:
+        """200 while the process answers."""
+        return {"live": True}
+
+    @app.get("/metrics", tags=["operations"])
+    async def prometheus() -> Response:
+        """Counters, in Prometheus's text format."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    _add_errors(app)
+    paths = frozenset(path for route in app.routes if (path := getattr(route, "path", None)) is not None)
+    return Guard(app, limits, metrics, routes=paths)
+
+
+def _add_errors(app: FastAPI) -> None:
+    """One line for each kind of error."""
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:] if part not in score.TAGS)
+        text = first["msg"].removeprefix("Value error, ")
+        status = 400 if first["type"] == "json_invalid" else 422
+        return _refused(status, f"{place}: {text}" if place else text)
+
+    @app.exception_handler(RecordError)
+    async def unusable(request: Request, error: RecordError) -> Response:
+        return _refused(422, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> Response:
+        return _refused(error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(TooManyResponsesError)
+    async def too_many(request: Request, error: TooManyResponsesError) -> Response:
+        return _refused(413, str(error))
+
+    @app.exception_handler(TryLaterError)
+    async def later(request: Request, error: TryLaterError) -> Response:
+        return _refused(429, str(error), {"Retry-After": str(error.seconds)})
+
+    @app.exception_handler(QueueClosedError)
+    async def closed(request: Request, error: QueueClosedError) -> Response:
+        return _refused(503, "the server is stopping", {"Retry-After": "1"})
+
+    @app.exception_handler(RuntimeError)
+    async def failed(request: Request, error: RuntimeError) -> Response:
+        info(f"error: {request.url.path}: {shortened(str(error))}")
+        return _refused(500, str(error))
+
+
+def _refused(status: int, message: str, headers: object = None) -> Response:
+    kept = dict(headers) if isinstance(headers, dict) else None
+    return JSONResponse(error_body(status, shortened(message)), status_code=status, headers=kept)

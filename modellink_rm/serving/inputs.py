@@ -1,0 +1,122 @@
+"""What clients send, as token ids: conversations, rendered texts, and ids themselves."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import warn_once
+from modellink_rm.conversation import Conversation
+from modellink_rm.handlers import conversation_of, make_handler
+from modellink_rm.inference.reader import DEFAULT_HANDLER, RESPONSES_HANDLER
+from modellink_rm.inference.record_tokenizer import RecordTokenizer
+from modellink_rm.records import RecordError
+from modellink_rm.templates.rendered import RenderedTexts
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The token ids of one conversation.
+
+    Attributes:
+        sequences: int32 [num_tokens] of each response with its prompt, in the order of the request.
+        is_truncated: whether tokens were cut.
+    """
+
+    sequences: tuple[NDArray[np.int32], ...]
+    is_truncated: bool = False
+
+
+class InputReader:
+    """Turns what a request holds into token ids. Not for several threads at a time.
+
+    Args:
+        inputs: the scorer's template, tokenizer and limits.
+        num_ids: rows of the model's embedding.
+
+    Raises:
+        UserError: the tokenizer lacks a token that the template needs.
+    """
+
+    def __init__(self, inputs: RecordTokenizer, *, num_ids: int) -> None:
+        self._inputs, self._num_ids = inputs, num_ids
+        self._rendered = RenderedTexts(inputs.template, inputs.tokenizer)
+        self._responses = make_handler(RESPONSES_HANDLER, None)
+        self._pairs = make_handler(DEFAULT_HANDLER, json.dumps({"system": "system"}))
+
+    def conversation(self, fields: Fields) -> Encoded:
+        """The ids of a record with a prompt and responses, chosen and rejected, or messages to the answer.
+
+        Control tokens that its texts spell stay text.
+
+        Raises:
+            RecordError: it cannot be read.
+        """
+        example = self._inputs.example(self._conversation(fields))
+        sequences = tuple(response.input_ids for response in example.responses)
+        return Encoded(sequences, example.is_truncated)
+
+    def rendered(
+        self, text: str, *, route: str, adds_bos: bool = False, last_tokens: int | None = None
+    ) -> Encoded:
+        """The ids of a rendered conversation, in which the template's control tokens count.
+
+        Args:
+            route: for a warning.
+            adds_bos: begin with the template's BOS where the text does not.
+            last_tokens: keep so many tokens of the end; -1 for --seq-length.
+
+        Raises:
+            RecordError: it has no token, or more than --seq-length.
+        """
+        ids = self._rendered.ids(text, adds_bos=adds_bos)
+        if len(ids) and not self._rendered.ends_as_trained(ids):
+            warn_once(
+                f"{route}: a text does not end as --prompt-type {self._inputs.template.name} ends an answer; "
+                "scores are read at the last token, where training read none"
+            )
+        return self._checked(np.array(ids, dtype=np.int32), last_tokens)
+
+    def answer_text(self, text: str) -> str:
+        """A generated answer without the control tokens that end it."""
+        return self._rendered.without_closing(text)
+
+    def ids(self, ids: Sequence[int], *, last_tokens: int | None = None) -> Encoded:
+        """Ids as they are given; `last_tokens` as for a rendered text.
+
+        Raises:
+            RecordError: there are none, more than --seq-length, or one that the model does not have.
+        """
+        if ids and not 0 <= min(ids) <= max(ids) < self._num_ids:
+            raise RecordError(f"token ids must lie between 0 and {self._num_ids - 1}")
+        return self._checked(np.array(ids, dtype=np.int32), last_tokens)
+
+    def _conversation(self, fields: Fields) -> Conversation:
+        messages = fields.get("messages")
+        if messages is not None:
+            if not messages or messages[-1].get("role") != "assistant":
+                raise RecordError("messages must end with the answer, a message of the assistant")
+            fields = {**fields, "prompt": messages[:-1], "response": messages[-1]}
+        handler = self._pairs if fields.get("chosen") is not None else self._responses
+        try:
+            return conversation_of(handler, fields)
+        except UserError as error:
+            raise RecordError(str(error)) from None
+
+    def _checked(self, ids: NDArray[np.int32], last_tokens: int | None) -> Encoded:
+        if not len(ids):
+            raise RecordError("no tokens")
+        longest = self._inputs.seq_length
+        kept = ids
+        if last_tokens is not None:
+            kept = ids[-min(longest, last_tokens if last_tokens > 0 else longest) :]
+        if len(kept) > longest:
+            reason = f"{len(ids)} tokens are more than --seq-length {longest}"
+            raise RecordError(reason, f"{reason}; truncating a rendered text would cut its answer")
+        return Encoded((kept,), is_truncated=len(kept) < len(ids))

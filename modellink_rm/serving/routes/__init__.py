@@ -1,0 +1,1 @@
+"""The routes, one file per client whose requests they answer."""

@@ -1,0 +1,63 @@
+"""What vLLM's and SGLang's servers share: texts or ids as `input`, and the answer's outer form."""
+
+import time
+import uuid
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from modellink_rm.serving.inputs import Encoded, InputReader
+
+Input = str | list[str] | list[int] | list[list[int]]
+
+
+class Usage(BaseModel):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int = 0
+
+
+class InputRequest(BaseModel):
+    """A request of rendered texts or token ids; any `model` is answered by the one that is served."""
+
+    model: str | None = None
+    input: Input = Field(
+        description="rendered texts in which the template's control tokens count, or token ids"
+    )
+
+
+def encoded(
+    reader: InputReader, given: Input, *, route: str, adds_bos: bool = True, last_tokens: int | None = None
+) -> list[Encoded]:
+    """The token ids of an input's texts, or its ids.
+
+    Raises:
+        RecordError: one cannot be scored.
+    """
+    items = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+    return [
+        reader.rendered(item, route=route, adds_bos=adds_bos, last_tokens=last_tokens)
+        if isinstance(item, str)
+        else reader.ids(item, last_tokens=last_tokens)  # type: ignore[arg-type]
+        for item in items
+    ]
+
+
+def usage_of(inputs: list[Encoded]) -> dict[str, Any]:
+    """The usage of a request, as a dict."""
+    number = sum(len(ids) for one in inputs for ids in one.sequences)
+    return Usage(prompt_tokens=number, total_tokens=number).model_dump()
+
+
+def listed(kind: str, model: str, data: list[dict[str, Any]], inputs: list[Encoded]) -> dict[str, Any]:
+    """The answer that lists `data`, with an id of that kind."""
+    return {
+        "id": f"{kind}-{uuid.uuid4().hex}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": model,
+        "data": data,
+        "usage": usage_of(inputs),
+    }

@@ -1,0 +1,111 @@
+"""POST /v1/score: this package's own route, on which messages stay text."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from modellink_rm.records import RecordError
+from modellink_rm.serving.inputs import Encoded, InputReader
+from modellink_rm.serving.service import ScoringService
+
+Message = dict[str, Any]
+_FORMS = ({"messages"}, {"prompt", "response"}, {"prompt", "responses"}, {"prompt", "chosen", "rejected"})
+_FORMS_TEXT = (
+    "messages; prompt and response; prompt and responses; or chosen and rejected, with or without prompt"
+)
+_EXAMPLES: list[Any] = [
+    {"messages": [{"role": "user", "content": "Name a prime."}, {"role": "assistant", "content": "7"}]},
+    {"prompt": "Name a prime.", "response": "7"},
+    {"prompt": "Name a prime.", "responses": ["7", "8"]},
+    {"prompt": "Name a prime.", "chosen": "7", "rejected": "8"},
+]
+
+
+class Conversation(BaseModel):
+    """A conversation with one answer or several, in one of four forms."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": _EXAMPLES})
+
+    messages: list[Message] | None = Field(None, description="with role and content; the last is the answer")
+    prompt: str | list[Message] | None = Field(None, description="a text, or messages up to the answer")
+    response: str | Message | None = Field(None, description="a text, or a message of the assistant")
+    responses: list[str | Message] | None = Field(None, description="several answers to one prompt")
+    chosen: str | Message | list[Message] | None = Field(None, description="the preferred answer of a pair")
+    rejected: str | Message | list[Message] | None = Field(None, description="the other answer of a pair")
+    system: str | None = Field(None, description="the system text, where no message has it")
+    tools: str | list[Any] | None = Field(None, description="descriptions of tools, as in the training data")
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> "Conversation":
+        given = {name for name in set().union(*_FORMS) if getattr(self, name) is not None}
+        if given not in _FORMS and given != {"chosen", "rejected"}:
+            raise ValueError(f"give {_FORMS_TEXT}; got {', '.join(sorted(given)) or 'none of them'}")
+        return self
+
+
+class Scores(BaseModel):
+    """The scores of a conversation.
+
+    Attributes:
+        score: of its answer.
+        scores: of its answers, in their order; of a pair the chosen one's first.
+        truncated: tokens were cut, as in training.
+    """
+
+    score: float | None = None
+    scores: list[float] | None = None
+    truncated: bool | None = None
+
+
+TAGS = ("one", "several")  # in the places of validation errors
+_Conversations = Annotated[
+    Annotated[Conversation, Tag(TAGS[0])] | Annotated[list[Conversation], Tag(TAGS[1])],
+    Discriminator(lambda value: TAGS[isinstance(value, list)]),
+    Body(),
+]
+
+
+def routes(service: ScoringService) -> APIRouter:
+    """The route of a service."""
+    router = APIRouter(tags=["modellink-rm"])
+
+    @router.post("/v1/score", response_model=Scores | list[Scores], response_model_exclude_none=True)
+    async def score(body: _Conversations) -> Any:
+        """The scores of one conversation, or of each of a list."""
+        conversations = body if isinstance(body, list) else [body]
+        inputs = await service.read(
+            lambda reader: _encoded(reader, conversations, names=isinstance(body, list))
+        )
+        scores = await service.scores(inputs)
+        answers = [
+            _answer(conversation, one, found)
+            for conversation, one, found in zip(conversations, inputs, scores, strict=True)
+        ]
+        return JSONResponse(answers if isinstance(body, list) else answers[0])
+
+    return router
+
+
+def _encoded(reader: InputReader, conversations: list[Conversation], *, names: bool) -> list[Encoded]:
+    """The token ids of each conversation; an error names the one that it is about.
+
+    Raises:
+        RecordError: one cannot be read.
+    """
+    inputs = []
+    for index, conversation in enumerate(conversations):
+        try:
+            inputs.append(reader.conversation(conversation.model_dump(exclude_none=True)))
+        except RecordError as error:
+            raise RecordError(
+                error.reason, f"conversation {index}: {error}" if names else str(error)
+            ) from None
+    return inputs
+
+
+def _answer(conversation: Conversation, encoded: Encoded, scores: list[float]) -> dict[str, Any]:
+    is_single = conversation.responses is None and conversation.chosen is None
+    answer: dict[str, Any] = {"score": scores[0]} if is_single else {"scores": scores}
+    return {**answer, "truncated": True} if encoded.is_truncated else answer

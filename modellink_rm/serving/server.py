@@ -1,0 +1,140 @@
+"""The server: HTTP in a thread, the engine in the main one, and an orderly end."""
+
+import asyncio
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from modellink_rm.base.log import info
+from modellink_rm.config.serve import ServeConfig
+from modellink_rm.inference.scorer import Scorer
+from modellink_rm.serving.app import build_app
+from modellink_rm.serving.engine import Engine, follow
+from modellink_rm.serving.guard import Limits
+from modellink_rm.serving.inputs import InputReader
+from modellink_rm.serving.metrics import ServerMetrics
+from modellink_rm.serving.service import ScoringService
+from modellink_rm.serving.waiting import Waiting
+
+_CONNECTIONS_BESIDE_THE_QUEUE = 1024
+_SECONDS_TO_END = 10.0
+
+
+def serve(scorer: Scorer, config: ServeConfig, listener: socket.socket | None, token: str | None) -> None:
+    """Answer requests until SIGTERM or Ctrl-C, then those that have been accepted; on every process.
+
+    Args:
+        listener: of the first process, which takes the requests; None elsewhere.
+        token: that requests must bring; None for none.
+    """
+    if listener is None:
+        with _signals_call(lambda: None):  # the first process says when the others end
+            follow(scorer)
+        return
+    waiting = Waiting(config.max_waiting)
+    metrics = ServerMetrics(lambda: waiting.num_rows)
+    engine = Engine(scorer, waiting, metrics)
+    reader = InputReader(scorer.inputs, num_ids=scorer.plan.model.shape.vocab_size)
+    service = ScoringService(
+        reader,
+        waiting,
+        metrics,
+        rows_per_second=lambda: engine.rows_per_second,
+        model_name=Path(scorer.plan.options.scorer.load).name,
+    )
+    limits = Limits(
+        token=token, max_body_bytes=config.max_body_bytes, timeout_seconds=float(config.timeout_seconds)
+    )
+    http = HttpThread(listener, num_requests=config.max_waiting + _CONNECTIONS_BESIDE_THE_QUEUE)
+    app = build_app(service, metrics, limits, is_ready=lambda: not http.is_ending)
+    with _signals_call(http.end):
+        http.start(app, when_ended=engine.stop)
+        host, port = listener.getsockname()[:2]
+        info(f"serving {service.model_name} at http://{host}:{port}")
+        try:
+            engine.run()
+        finally:
+            http.end()
+            http.join()
+    info("the server has ended; every request that was accepted has been answered")
+
+
+class HttpThread:
+    """uvicorn in a thread of its own.
+
+    Args:
+        num_requests: how many may be open at a time; more get 503.
+    """
+
+    def __init__(self, listener: socket.socket, *, num_requests: int) -> None:
+        self._listener, self._num_requests = listener, num_requests
+        self._server: Any = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self.is_ending = False
+
+    def start(self, app: Any, *, when_ended: Any) -> None:
+        """Accept requests."""
+        _allow_open_files()
+        settings = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=self._num_requests,
+        )
+        self._server = uvicorn.Server(settings)
+        self._server.should_exit = self.is_ending
+
+        def run() -> None:
+            try:
+                asyncio.run(self._server.serve(sockets=[self._listener]))
+            except BaseException as error:
+                self._error = error
+            finally:
+                when_ended()
+
+        self._thread = threading.Thread(target=run, name="http", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Accept no more requests; the thread ends when the accepted ones are answered."""
+        self.is_ending = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def join(self) -> None:
+        """Wait for the end.
+
+        Raises:
+            RuntimeError: it ended for another reason.
+        """
+        assert self._thread is not None
+        self._thread.join(_SECONDS_TO_END)
+        if self._error is not None:
+            raise RuntimeError(f"the HTTP server failed: {self._error!r}")
+
+
+@contextmanager
+def _signals_call(call: Any) -> Iterator[None]:
+    """Within the block SIGTERM and Ctrl-C call that function."""
+    before = {number: signal.signal(number, lambda *_: call()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files to the hard one: every connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
