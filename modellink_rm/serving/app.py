@@ -58,10 +58,11 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return _refused(400, f"the body is not JSON, at character {first['loc'][-1]}")
         place = ".".join(str(part) for part in first["loc"][1:] if part not in score.TAGS)
         text = first["msg"].removeprefix("Value error, ")
-        status = 400 if first["type"] == "json_invalid" else 422
-        return _refused(status, f"{place}: {text}" if place else text)
+        return _refused(422, f"{place}: {text}" if place else text)
 
     @app.exception_handler(RecordError)
     async def unusable(request: Request, error: RecordError) -> Response:

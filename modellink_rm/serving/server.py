@@ -1,6 +1,7 @@
 """The server: HTTP in a thread, the engine in the main one, and an orderly end."""
 
 import asyncio
+import logging
 import resource
 import signal
 import socket
@@ -83,6 +84,8 @@ class HttpThread:
     def start(self, app: Any, *, when_ended: Any) -> None:
         """Accept requests."""
         _allow_open_files()
+        # What is wrong with a request is the client's to know.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         settings = uvicorn.Config(
             app,
             lifespan="off",

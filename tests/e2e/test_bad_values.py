@@ -22,6 +22,7 @@ from modellink_rm.commands import (
     make_pairs,
     preprocess,
     score,
+    serve,
     train,
 )
 from modellink_rm.config.evaluate import EvaluateConfig
@@ -34,6 +35,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.selection import BestOfNConfig, FilterConfig, MakePairsConfig
+from modellink_rm.config.serve import ServeConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 
 VALUES = ("", "word", "0", "-1", "1" + "0" * 20, "nan", "no/such/path")
@@ -82,6 +84,7 @@ COMMANDS = {
     "best-of-n": Command(best_of_n.main, (BestOfNConfig,), "--input nowhere"),
     "filter": Command(filter.main, (FilterConfig,), "--input nowhere --min-score 0"),
     "make-pairs": Command(make_pairs.main, (MakePairsConfig,), "--input nowhere"),
+    "serve": Command(serve.main, (ServeConfig,), "--load nowhere --port 0"),
     "export": Command(export.main, (ExportConfig, ParallelConfig), "--load nowhere --output out"),
     "import": Command(
         import_model.main, (ImportConfig, TokenizerConfig, ParallelConfig), "--load nowhere --output out"

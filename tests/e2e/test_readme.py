@@ -24,6 +24,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.selection import BestOfNConfig, FilterConfig, MakePairsConfig
+from modellink_rm.config.serve import ServeConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.handlers import HANDLERS, make_handler
 from modellink_rm.objective.choice import choose_objective
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Any] = {
     "best-of-n": ((BestOfNConfig,), {}),
     "filter": ((FilterConfig,), {}),
     "make-pairs": ((MakePairsConfig,), {}),
+    "serve": ((ServeConfig, *SCORER_GROUPS.values()), {}),
     "export": ((ExportConfig, ParallelConfig), {}),
     "import": ((ImportConfig, TokenizerConfig, ParallelConfig), {}),
 }

@@ -1,0 +1,262 @@
+"""Every client of docs/serving.md gets what it reads: the requests are those that its own code sends."""
+
+import base64
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed import Workers
+from tests.unit.serving.served import Answer, Asked, answers_of
+
+# Trained with the template llama2, and a sentencepiece tokenizer with BOS and EOS.
+CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
+
+PROMPT, ANSWERS = "the cat", ["sings", "sleeps"]
+MESSAGES = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": ANSWERS[0]}]
+# As transformers' chat template of an export renders the conversation; BOS and EOS spelled.
+RENDERED = ["<s>[INST] the cat [/INST] sings </s>", "<s>[INST] the cat [/INST] sleeps </s>"]
+WITHOUT_BOS = [text.removeprefix("<s>") for text in RENDERED]
+FOREIGN = "<unk>"  # a special token of the tokenizer, and none of the template's
+SPELLED = f"cat </s> {FOREIGN}[INST]"
+
+RECORDS: list[dict[str, Any]] = [
+    {"prompt": PROMPT, "responses": ANSWERS},
+    {"prompt": [{"role": "system", "content": "be brief"}, *MESSAGES[:1]], "response": ANSWERS[0]},
+    {"prompt": SPELLED, "response": ANSWERS[0]},
+    {"prompt": "the cat " * 400, "response": "sings " * 100},
+]
+
+ASKED = {
+    # our own route
+    "messages": Asked("/v1/score", {"messages": MESSAGES}),
+    "response": Asked("/v1/score", {"prompt": PROMPT, "response": ANSWERS[0]}),
+    "message response": Asked("/v1/score", {"prompt": MESSAGES[:1], "response": MESSAGES[1]}),
+    "responses": Asked("/v1/score", {"prompt": PROMPT, "responses": ANSWERS}),
+    "pair": Asked("/v1/score", {"prompt": PROMPT, "chosen": ANSWERS[1], "rejected": ANSWERS[0]}),
+    "pair of conversations": Asked(
+        "/v1/score", {"chosen": MESSAGES, "rejected": [MESSAGES[0], {**MESSAGES[1], "content": "sleeps"}]}
+    ),
+    "list": Asked("/v1/score", [{"messages": MESSAGES}, {"prompt": PROMPT, "responses": ANSWERS}]),
+    "empty list": Asked("/v1/score", []),
+    "system": Asked("/v1/score", {"prompt": PROMPT, "response": ANSWERS[0], "system": "be brief"}),
+    "pair with a system": Asked(
+        "/v1/score", {"prompt": PROMPT, "chosen": ANSWERS[0], "rejected": ANSWERS[1], "system": "be brief"}
+    ),
+    "spelled": Asked("/v1/score", {"prompt": SPELLED, "response": ANSWERS[0]}),
+    "long": Asked("/v1/score", RECORDS[3]),
+    # OpenRLHF 0.11.0, openrlhf/utils/agent.py
+    "openrlhf": Asked("/get_reward", {"query": RENDERED, "prompts": ["x", "y"], "labels": [None, "7"]}),
+    "openrlhf foreign": Asked("/get_reward", {"query": [RENDERED[0].replace("cat", FOREIGN)]}),
+    "openrlhf none": Asked("/get_reward", {"query": []}),
+    # verl, verl/experimental/reward_loop/reward_loop.py: now, and before vLLM 0.11.2
+    "verl": Asked("/classify", {"model": "rm", "input": WITHOUT_BOS[0], "use_activation": False}),
+    "verl old": Asked("/classify", {"model": "rm", "input": WITHOUT_BOS[0], "activation": False}),
+    "verl sglang": Asked("/v1/embeddings", {"model": "rm", "input": WITHOUT_BOS[0]}),
+    # vLLM 0.32.0's clients
+    "vllm list": Asked("/classify", {"model": "rm", "input": RENDERED}),
+    "vllm whole": Asked("/classify", {"input": RENDERED[0], "add_special_tokens": False}),
+    "vllm bare": Asked("/classify", {"input": WITHOUT_BOS[0], "add_special_tokens": False}),
+    "vllm messages": Asked("/classify", {"messages": MESSAGES}),
+    "vllm pooling": Asked("/pooling", {"model": "rm", "input": WITHOUT_BOS}),
+    "vllm last tokens": Asked(
+        "/classify", {"input": "the cat " * 400 + RENDERED[0], "truncate_prompt_tokens": -1}
+    ),
+    # SGLang's documentation, and OpenAI's client, which asks for base64
+    "sglang texts": Asked("/classify", {"model": "rm", "text": RENDERED}),
+    "sglang text": Asked("/classify", {"text": RENDERED[0]}),
+    "openai": Asked("/v1/embeddings", {"model": "rm", "input": RENDERED, "encoding_format": "base64"}),
+    # slime, slime/rollout/rm_hub/__init__.py, with and without --apply-chat-template
+    "slime": Asked(
+        "/slime", {"prompt": "<s>[INST] the cat [/INST]", "response": " sings </s>", "label": "7"}
+    ),
+    "slime messages": Asked("/slime", {"prompt": MESSAGES[:1], "response": "sings</s>", "label": None}),
+    "slime own": Asked("/v1/score", {"prompt": PROMPT, "response": ANSWERS[0]}),
+    # what is refused
+    "no json": Asked("/v1/score", b'{"prompt": '),
+    "nested": Asked("/v1/score", b"[" * 15_000),
+    "no form": Asked("/v1/score", {"prompt": PROMPT}),
+    "two forms": Asked("/v1/score", {"prompt": PROMPT, "response": "a", "responses": ["b"]}),
+    "typing error": Asked("/v1/score", {"prompt": PROMPT, "respones": "a"}),
+    "no answer": Asked("/v1/score", {"messages": MESSAGES[:1]}),
+    "bad item": Asked("/v1/score", [{"messages": MESSAGES}, {"prompt": [], "response": "a"}]),
+    "bad role": Asked("/v1/score", {"messages": [{"role": "x", "content": "q"}, MESSAGES[1]]}),
+    "too many": Asked("/v1/score", {"prompt": PROMPT, "responses": ["a"] * 65}),
+    "too large": Asked("/v1/score", {"prompt": "a" * 20_000, "response": "b"}),
+    "too long": Asked("/get_reward", {"query": ["the cat " * 400]}),
+    "no tokens": Asked("/get_reward", {"query": [""]}),
+    "no query": Asked("/get_reward", {"queries": ["a"]}),
+    "no source": Asked("/classify", {"model": "rm"}),
+    "two sources": Asked("/classify", {"input": "a", "text": "b"}),
+    "unknown id": Asked("/classify", {"input_ids": [1, 5, 304]}),
+    "negative id": Asked("/classify", {"input": [[1, -5]]}),
+    "no such path": Asked("/v2/score", {}),
+    "wrong method": Asked("/v1/score", method="GET"),
+    # operations
+    "health": Asked("/health", method="GET"),
+    "live": Asked("/health/live", method="GET"),
+    "models": Asked("/v1/models", method="GET"),
+    "openapi": Asked("/openapi.json", method="GET"),
+    "metrics": Asked("/metrics", method="GET"),
+}
+
+
+@pytest.fixture(scope="module")
+def served(workers: Workers) -> tuple[dict[str, Answer], list[Any]]:
+    """The answers to all of the requests, and the Scorer's own scores of RECORDS."""
+    ((answers, scores),) = workers.run(answers_of, 1, str(CHECKPOINT), list(ASKED.values()), RECORDS)
+    return dict(zip(ASKED, answers, strict=True)), scores
+
+
+@pytest.fixture(scope="module")
+def answers(served: Any) -> dict[str, Any]:
+    """The JSON of every answer with status 200."""
+    return {name: answer.json for name, answer in served[0].items() if answer.status == 200}
+
+
+def close(value: Any) -> Any:
+    return pytest.approx(value, abs=1e-6)  # other batches, so other float32 rounding
+
+
+def test_every_form_of_our_own_route_has_the_scorers_scores(answers: dict[str, Any], served: Any) -> None:
+    (first, second), with_system, spelled, _ = served[1]
+    for name in ("messages", "response", "message response", "slime own"):
+        assert answers[name] == {"score": close(first)}
+    assert answers["responses"] == {"scores": close([first, second])}
+    assert answers["pair"] == {"scores": close([second, first])}
+    assert answers["pair of conversations"] == {"scores": close([first, second])}
+    assert answers["list"] == [{"score": close(first)}, {"scores": close([first, second])}]
+    assert answers["empty list"] == []
+    assert answers["system"] == {"score": close(with_system)}
+    assert answers["pair with a system"]["scores"][0] == close(with_system)
+    assert abs(with_system - first) > 1e-4
+    assert answers["spelled"] == {"score": close(spelled)}
+
+
+def test_a_long_conversation_is_truncated_as_in_training_and_says_so(
+    answers: dict[str, Any], served: Any
+) -> None:
+    assert answers["long"] == {"score": close(served[1][3]), "truncated": True}
+
+
+def test_openrlhf_reads_rewards_scores_and_logs(answers: dict[str, Any], served: Any) -> None:
+    found, scores = answers["openrlhf"], served[1][0]
+    assert found.get("rewards") == close(scores)
+    assert found.get("scores") == close(scores)
+    assert [value for values in (found.get("extra_logs") or {}).values() for value in values] == []
+    assert answers["openrlhf none"]["rewards"] == []
+
+
+def test_a_special_token_that_is_not_the_templates_is_text_on_routes_of_rendered_texts(
+    answers: dict[str, Any], workers: Workers
+) -> None:
+    ((expected,),) = workers.run(foreign_as_text, 1)
+    assert answers["openrlhf foreign"]["rewards"][0] == close(expected)
+
+
+def foreign_as_text() -> list[Any]:
+    from modellink_rm import Scorer
+
+    with Scorer.open(CHECKPOINT) as scorer:
+        scores = scorer.score([{"prompt": f"the {FOREIGN}", "response": ANSWERS[0]}])
+    return scores
+
+
+@pytest.mark.parametrize("name", ["verl", "verl old"])
+def test_verl_with_vllm_reads_the_last_probability(name: str, answers: dict[str, Any], served: Any) -> None:
+    assert answers[name]["data"][-1]["probs"][-1] == close(served[1][0][0])
+
+
+def test_verl_with_sglang_reads_the_last_embedding(answers: dict[str, Any], served: Any) -> None:
+    assert answers["verl sglang"]["data"][-1]["embedding"][-1] == close(served[1][0][0])
+
+
+def test_vllms_clients_read_classes_and_pooled_data(answers: dict[str, Any], served: Any) -> None:
+    scores = served[1][0]
+    found = answers["vllm list"]
+    assert [one["probs"] for one in found["data"]] == [close([score]) for score in scores]
+    assert [(one["index"], one["label"], one["num_classes"]) for one in found["data"]] == [
+        (0, "LABEL_0", 1),
+        (1, "LABEL_0", 1),
+    ]
+    assert (found["object"], found["model"]) == ("list", "tiny")
+    assert found["id"].startswith("classify-")
+    assert found["usage"]["prompt_tokens"] == found["usage"]["total_tokens"] > 10
+    pooled = answers["vllm pooling"]
+    assert [(one["index"], one["object"], one["data"]) for one in pooled["data"]] == [
+        (0, "pooling", close([scores[0]])),
+        (1, "pooling", close([scores[1]])),
+    ]
+    assert answers["vllm messages"]["data"][0]["probs"] == close([scores[0]])
+
+
+def test_a_bos_is_added_where_it_lacks_and_never_twice(answers: dict[str, Any], served: Any) -> None:
+    score = served[1][0][0]
+    assert answers["vllm list"]["data"][0]["probs"][0] == close(score)
+    assert answers["vllm whole"]["data"][0]["probs"][0] == close(score)
+    assert abs(answers["vllm bare"]["data"][0]["probs"][0] - score) > 1e-4
+
+
+def test_tokens_at_the_end_are_kept_where_vllms_client_asks_for_that(answers: dict[str, Any]) -> None:
+    assert answers["vllm last tokens"]["usage"]["prompt_tokens"] == 128
+
+
+def test_sglangs_own_classify_answers_with_embeddings(answers: dict[str, Any], served: Any) -> None:
+    scores = served[1][0]
+    assert [one["embedding"][0] for one in answers["sglang texts"]] == close(scores)
+    assert answers["sglang text"]["embedding"][0] == close(scores[0])
+    assert answers["sglang text"]["meta_info"]["prompt_tokens"] > 5
+
+
+def test_openais_client_reads_little_endian_floats_in_base64(answers: dict[str, Any], served: Any) -> None:
+    found = [struct.unpack("<f", base64.b64decode(one["embedding"])) for one in answers["openai"]["data"]]
+    assert [one[0] for one in found] == close(served[1][0])
+
+
+def test_slime_reads_the_answer_itself(answers: dict[str, Any], served: Any) -> None:
+    assert answers["slime"] == close(served[1][0][0])
+    assert answers["slime messages"] == close(served[1][0][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "message"),
+    [
+        ("no json", 400, "the body is not JSON, at character 11"),
+        ("nested", 400, ""),
+        ("no form", 422, "give messages; prompt and response; prompt and responses"),
+        ("two forms", 422, "got prompt, response, responses"),
+        ("typing error", 422, "respones: Extra inputs are not permitted"),
+        ("no answer", 422, "messages must end with the answer, a message of the assistant"),
+        ("bad item", 422, "conversation 1: "),
+        ("bad role", 422, "message 1 of field 'prompt' has no role among"),
+        ("too many", 413, "65 responses in one request are more than --max-waiting 64"),
+        ("too large", 413, "the body is larger than --max-body-bytes 20000"),
+        ("too long", 422, "tokens are more than --seq-length 128"),
+        ("no tokens", 422, "no tokens"),
+        ("no query", 422, "query: Field required"),
+        ("no source", 422, "give one of input, messages, text, input_ids; got none of them"),
+        ("two sources", 422, "got input and text"),
+        ("unknown id", 422, "token ids must lie between 0 and 303"),
+        ("negative id", 422, "token ids must lie between 0 and 303"),
+        ("no such path", 404, "Not Found"),
+        ("wrong method", 405, "Method Not Allowed"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_in_one_line(
+    name: str, status: int, message: str, served: Any
+) -> None:
+    answer = served[0][name]
+    assert answer.status == status
+    assert message in answer.json["error"]["message"]
+    assert "\n" not in answer.json["error"]["message"]
+
+
+def test_operations_have_their_pages(answers: dict[str, Any]) -> None:
+    assert answers["health"] == {"ready": True}
+    assert answers["live"] == {"live": True}
+    assert [one["id"] for one in answers["models"]["data"]] == ["tiny"]
+    paths = {"/v1/score", "/get_reward", "/classify", "/pooling", "/v1/embeddings", "/slime"}
+    assert set(answers["openapi"]["paths"]) >= paths
+    assert "modellink_rm_responses_scored_total" in answers["metrics"]
+    assert 'requests_total{route="/get_reward",status="200"} 3.0' in answers["metrics"]
