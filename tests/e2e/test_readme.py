@@ -52,7 +52,20 @@ DESCRIBED: dict[str, Any] = {
     "inspect": ((InspectConfig, TokenizerConfig), {}),
 }
 # Of torchrun, pytest and other programs that the pages call.
-FOREIGN_FLAGS = {"--standalone", "--nproc_per_node", "--local-dir", "--system-site-packages"}
+FOREIGN_FLAGS = {
+    *("--standalone", "--nproc_per_node", "--local-dir", "--system-site-packages"),
+    *(
+        "--runner",
+        "--max-model-len",
+        "--model-path",
+        "--model",
+        "--dtype",
+        "--enforce-eager",
+        "--is-embedding",
+    ),
+    # Of trainers that ask the server for rewards.
+    *("--reward", "--rm-type", "--rm-url", "--reward-key", "--apply-chat-template"),
+}
 # ModelLink's, of which README.md says that they are errors here.
 REFUSED_FLAGS = {
     "--fp16",
