@@ -48,8 +48,7 @@ def build_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     _add_errors(app)
-    paths = frozenset(path for route in app.routes if (path := getattr(route, "path", None)) is not None)
-    return Guard(app, limits, metrics, routes=paths)
+    return Guard(app, limits, metrics, routes=frozenset(app.openapi()["paths"]))
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -64,6 +64,7 @@ def serve(scorer: Scorer, config: ServeConfig, listener: socket.socket | None, t
         finally:
             http.end()
             http.join()
+            service.close()
     info("the server has ended; every request that was accepted has been answered")
 
 

@@ -56,6 +56,10 @@ class ScoringService:
         # One thread: tokenizers and chat templates take turns anyway, and the event loop goes on.
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encoding")
 
+    def close(self) -> None:
+        """End the thread that reads."""
+        self._encoding.shutdown(wait=False, cancel_futures=True)
+
     async def read(self, call: Callable[[InputReader], Result]) -> Result:
         """What `call` makes of the reader, while the event loop goes on.
 

@@ -59,6 +59,7 @@ def client_of(load: str, **options: Any) -> Iterator[tuple[Any, Any]]:
         finally:
             engine.stop()
             thread.join()
+            service.close()
 
 
 def answers_of(load: str, asked: Sequence[Asked], records: Sequence[Any], **options: Any) -> Any:

@@ -199,7 +199,7 @@ def test_a_bos_is_added_where_it_lacks_and_never_twice(answers: dict[str, Any], 
 
 
 def test_tokens_at_the_end_are_kept_where_vllms_client_asks_for_that(answers: dict[str, Any]) -> None:
-    assert answers["vllm last tokens"]["usage"]["prompt_tokens"] == 128
+    assert answers["vllm last tokens"]["usage"]["prompt_tokens"] == 96
 
 
 def test_sglangs_own_classify_answers_with_embeddings(answers: dict[str, Any], served: Any) -> None:
@@ -232,7 +232,7 @@ def test_slime_reads_the_answer_itself(answers: dict[str, Any], served: Any) -> 
         ("bad role", 422, "message 1 of field 'prompt' has no role among"),
         ("too many", 413, "65 responses in one request are more than --max-waiting 64"),
         ("too large", 413, "the body is larger than --max-body-bytes 20000"),
-        ("too long", 422, "tokens are more than --seq-length 128"),
+        ("too long", 422, "tokens are more than --seq-length 96"),
         ("no tokens", 422, "no tokens"),
         ("no query", 422, "query: Field required"),
         ("no source", 422, "give one of input, messages, text, input_ids; got none of them"),
