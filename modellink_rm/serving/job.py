@@ -27,6 +27,7 @@ class Job:
         scores: of each sequence, NaN as long as it is not scored.
         error: why there are no scores; None while there may be.
         is_withdrawn: nobody waits for it any more.
+        num_queued: how many of its sequences are in the queue, which counts them.
     """
 
     def __init__(self, sequences: Sequences, deliver: "Callable[[Job], None]") -> None:
@@ -34,6 +35,7 @@ class Job:
         self.scores = [math.nan] * len(self.sequences)
         self.error: Exception | None = None
         self.is_withdrawn = False
+        self.num_queued = 0
         self._deliver = deliver
         self._num_missing = len(self.sequences)
 

@@ -48,6 +48,7 @@ class Waiting:
             if self.num_rows + len(job.sequences) > self.max_rows:
                 raise QueueFullError
             self._rows.extend(Row(job, place) for place in range(len(job.sequences)))
+            job.num_queued = len(job.sequences)
             self._changed.notify()
 
     def withdraw(self, job: Job) -> None:
@@ -55,7 +56,7 @@ class Waiting:
         with self._changed:
             if not job.is_withdrawn:
                 job.is_withdrawn = True
-                self._num_withdrawn += sum(row.job is job for row in self._rows)
+                self._num_withdrawn += job.num_queued
 
     def take(self, max_tokens: int, *, seconds: float) -> list[Row]:
         """The first rows, up to `max_tokens` and at least one; none if none came in `seconds`."""
@@ -66,6 +67,7 @@ class Waiting:
             num_tokens = 0
             while self._rows and (not taken or num_tokens + len(self._rows[0].ids) <= max_tokens):
                 row = self._rows.popleft()
+                row.job.num_queued -= 1
                 if row.job.is_withdrawn:
                     self._num_withdrawn -= 1
                     continue
@@ -82,7 +84,9 @@ class Waiting:
     def put_back(self, rows: Sequence[Row]) -> None:
         """Return rows that were taken to the front, in their order."""
         with self._changed:
-            self._num_withdrawn += sum(row.job.is_withdrawn for row in rows)
+            for row in rows:
+                row.job.num_queued += 1
+                self._num_withdrawn += row.job.is_withdrawn
             self._rows.extendleft(reversed(rows))
 
     def close(self, error: Exception) -> None:

@@ -77,3 +77,23 @@ def answers_of(load: str, asked: Sequence[Asked], records: Sequence[Any], **opti
                 Answer(found.status_code, found.json() if is_json else found.text, dict(found.headers))
             )
         return answers, scorer.score(records)
+
+
+def scores_at_once(load: str, records: Sequence[Any], **options: Any) -> tuple[list[Any], list[Any], int]:
+    """The scores of records that are asked all at a time, those of the Scorer, each alone, and the batches."""
+    import asyncio
+
+    import httpx
+
+    async def ask_all(app: Any) -> list[Any]:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://tiny", timeout=120) as client:
+            found = await asyncio.gather(*(client.post("/v1/score", json=one) for one in records))
+            metrics = (await client.get("/metrics")).text
+        return [*(one.json() for one in found), metrics]
+
+    with client_of(load, **options) as (client, scorer):
+        *answers, metrics = asyncio.run(ask_all(client.app))
+        alone = [scorer.score([one])[0] for one in records]
+    line = next(line for line in metrics.splitlines() if line.startswith("modellink_rm_batch_seconds_count"))
+    return [one.get("score", one.get("scores")) for one in answers], alone, int(float(line.split()[1]))

@@ -1,6 +1,7 @@
 """Every client of docs/serving.md gets what it reads: the requests are those that its own code sends."""
 
 import base64
+import random
 import struct
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 
 from tests.distributed import Workers
-from tests.unit.serving.served import Answer, Asked, answers_of
+from tests.marks import full
+from tests.tiny_data import random_text
+from tests.unit.serving.served import Answer, Asked, answers_of, scores_at_once
 
 # Trained with the template llama2, and a sentencepiece tokenizer with BOS and EOS.
 CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
@@ -260,3 +263,32 @@ def test_operations_have_their_pages(answers: dict[str, Any]) -> None:
     assert set(answers["openapi"]["paths"]) >= paths
     assert "modellink_rm_responses_scored_total" in answers["metrics"]
     assert 'requests_total{route="/get_reward",status="200"} 3.0' in answers["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    # float32 rounds by the batch; bfloat16 has 8 bits, and scores here are below 1 (docs/serving.md).
+    [({}, 1e-6), full({"bf16": True}, 0.01)],
+    ids=["float32", "bfloat16"],
+)
+def test_scores_do_not_depend_on_what_is_asked_at_the_same_time(
+    options: dict[str, Any], tolerance: float, workers: Workers
+) -> None:
+    generator = random.Random(3)
+    prompts = [random_text(generator, 3, 30) for _ in range(5)]
+    records = [
+        {
+            "prompt": generator.choice(prompts),
+            "responses": [random_text(generator, 1, 20) for _ in range(size)],
+        }
+        for size in (1, 2, 4) * 7
+    ]
+    ((found, alone, num_batches),) = workers.run(at_once, 1, str(CHECKPOINT), records, options)
+    assert num_batches < len(records)
+    for scores, expected in zip(found, alone, strict=True):
+        scores = scores if isinstance(expected, list) else scores[0]
+        assert scores == pytest.approx(expected, abs=tolerance)
+
+
+def at_once(load: str, records: list[Any], options: dict[str, Any]) -> Any:
+    return scores_at_once(load, records, **options)
