@@ -1,11 +1,10 @@
 """Flags of the server."""
 
+import ipaddress
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import check_minimums, flag
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +38,15 @@ class ServeConfig:
             raise UserError(f"--port must be at most 65535, got {self.port}")
         if self.token_file is not None and self.without_token:
             raise UserError("--token-file and --without-token contradict each other: give one of them")
-        if self.host not in LOOPBACK and self.token_file is None and not self.without_token:
+        if not _is_loopback(self.host) and self.token_file is None and not self.without_token:
             raise UserError(
                 f"--host {self.host} lets other machines ask: give --token-file FILE, or --without-token "
                 "where the network itself keeps others out"
             )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

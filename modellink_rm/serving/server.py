@@ -58,7 +58,7 @@ def serve(scorer: Scorer, config: ServeConfig, listener: socket.socket | None, t
     with _signals_call(http.end):
         http.start(app, when_ended=engine.stop)
         host, port = listener.getsockname()[:2]
-        info(f"serving {service.model_name} at http://{host}:{port}")
+        info(f"serving {service.model_name} at http://{f'[{host}]' if ':' in host else host}:{port}")
         try:
             engine.run()
         finally:
