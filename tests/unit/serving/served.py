@@ -80,7 +80,7 @@ def answers_of(load: str, asked: Sequence[Asked], records: Sequence[Any], **opti
 
 
 def scores_at_once(load: str, records: Sequence[Any], **options: Any) -> tuple[list[Any], list[Any], int]:
-    """The scores of records asked all at a time, those of the Scorer one by one, and the number of batches."""
+    """Scores of records asked all at a time, those of the Scorer one by one, and the number of batches."""
     import asyncio
 
     import httpx
