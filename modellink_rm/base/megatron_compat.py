@@ -5,7 +5,6 @@ them disappears or changes its signature, or if another file uses one. The impor
 so importing this file costs nothing.
 """
 
-import queue
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -59,19 +58,6 @@ def set_all_rng_states(cpu: Any, device: Any, tracker: Any) -> None:
     _set_all_rng_states(cpu, device, tracker)
 
 
-def write_results_in_this_process() -> None:
-    """Make the engine's checkpoint writers report through a queue in this process.
-
-    megatron-core 0.16.1, dist_checkpointing/strategies/filesystem_async.py: its own queue is a server
-    process that imports this program again, which takes seconds and hundreds of megabytes, and outlives a
-    killed run. Only background saves need it, and ours are in the foreground.
-    """
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
-
-    if filesystem_async._results_queue is None:
-        filesystem_async._results_queue = queue.Queue()
-
-
 def allocate_optimizer_state(optimizer: Any) -> None:
     """Allocate the state of a distributed optimizer that has not stepped yet.
 
@@ -79,23 +65,6 @@ def allocate_optimizer_state(optimizer: Any) -> None:
     a state that it has not allocated.
     """
     optimizer._init_optimizer_states_with_dummy_values()
-
-
-def keep_own_step(optimizer: Any) -> None:
-    """Make a distributed optimizer load its state without `step`, which each parameter keeps itself.
-
-    megatron-core 0.16.1, optimizer/distrib_optimizer.py, without apex and Transformer Engine: with torch's
-    AdamW it looks for `step` among the saved tensors, which do not include it (KeyError).
-    """
-    original = type(optimizer)._set_main_param_and_optimizer_states
-
-    def set_states(model_param: Any, tensors: dict[str, Any]) -> None:
-        group, order = optimizer.model_param_group_index_map[model_param]
-        main_param = optimizer.optimizer.param_groups[group]["params"][order]
-        own_step = optimizer.optimizer.state[main_param].get("step")
-        original(optimizer, model_param, tensors if own_step is None else {"step": own_step, **tensors})
-
-    optimizer._set_main_param_and_optimizer_states = set_states
 
 
 def single_optimizers(optimizer: Any) -> list[Any]:

@@ -27,6 +27,7 @@ class CheckpointConfig:
     save_interval: int | None = flag(
         None, minimum=1, help="steps between checkpoints; by default only at the end"
     )
+    async_save: bool = flag(False, help="go on with training while a checkpoint is written")
     auto_resume: bool = flag(False, help="continue from the newest checkpoint in --save when there is one")
     verify_checksums: bool = flag(
         True,

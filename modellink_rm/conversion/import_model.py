@@ -10,10 +10,10 @@ from modellink_rm.base.log import info, warn_once
 from modellink_rm.base.platform import detect_platform
 from modellink_rm.checkpoint.base_model import base_model_files
 from modellink_rm.checkpoint.contract import CONTRACT_NAME, contract_files, make_contract, read_contract
-from modellink_rm.checkpoint.distributed import save_weights
 from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights
 from modellink_rm.checkpoint.layout import RunInfo
 from modellink_rm.checkpoint.load import build_and_load_model
+from modellink_rm.checkpoint.save import CheckpointSaver
 from modellink_rm.checkpoint.source import ModelPlan, open_source, plan_model, tokenizer_of
 from modellink_rm.config.export import ImportConfig
 from modellink_rm.config.model import ModelConfig
@@ -131,6 +131,5 @@ def import_directory(plan: ImportPlan) -> Path:
             },
             consumed_samples=0,
         )
-        path = save_weights(root, chunks=chunks, run=run, info_files=plan.info_files, ranks=ranks)
-    info(f"wrote {path}")
-    return path
+        saver = CheckpointSaver(root, ranks)
+        return saver.save_weights(chunks=chunks, run=run, info_files=plan.info_files)

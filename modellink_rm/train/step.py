@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,7 @@ def train_step(
     num_examples: int,
     ranks: Ranks,
     device: torch.device,
+    before_update: Callable[[], object] = lambda: None,
 ) -> StepResult:
     """Compute the gradient of the mean over the global batch and update the weights.
 
@@ -91,6 +92,7 @@ def train_step(
         micro_batches: of this replica, in host memory; at least one.
         num_examples: examples of the global batch, over all replicas.
         device: to which each micro-batch is moved when the pipeline takes it.
+        before_update: called before anything changes that a checkpoint holds.
 
     Raises:
         NonFiniteError: on every process, before any weight changes.
@@ -106,6 +108,7 @@ def train_step(
     if not math.isfinite(grad_norm):
         raise NonFiniteError(_describe_non_finite(state, kept, ranks))
     clip_gradients(state.optimizer, grad_norm)
+    before_update()
     state.optimizer.step_with_ready_grads()
     state.scheduler.step(increment=num_examples)
     state.iteration += 1

@@ -9,9 +9,10 @@ from modellink_rm.base.log import info
 from modellink_rm.base.platform import Platform
 from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
-from modellink_rm.checkpoint.distributed import load_train_state, save_checkpoint
+from modellink_rm.checkpoint.distributed import load_train_state
 from modellink_rm.checkpoint.layout import RunInfo
 from modellink_rm.checkpoint.load import build_and_load_model, check_finite, check_finite_state
+from modellink_rm.checkpoint.save import CheckpointSaver
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.fits import shares_prompts
@@ -89,12 +90,13 @@ def _take_steps(
         equal_numbers=config.parallel.expert_group_size > 1,
     )
     data = _global_batches(plan, packing, ranks, platform)
-    reporting = config.reporting
-    traces = trace_directory(reporting.tensorboard_dir, config.checkpoint.save)
+    reporting, checkpoint = config.reporting, config.checkpoint
+    traces = trace_directory(reporting.tensorboard_dir, checkpoint.save)
     with (
         prefetch(data.after, _samples_before_steps(plan, state), config.data.num_workers) as batches,
         StepTrace(reporting, traces, ranks.rank) as trace,
         StepLog(plan, state, platform) as log,
+        CheckpointSaver(Path(checkpoint.save or "."), ranks, in_background=checkpoint.async_save) as saver,
     ):
         for micro_batches in batches:
             trace.before_step(state.iteration)
@@ -106,8 +108,10 @@ def _take_steps(
                 num_examples=plan.batch_size,
                 ranks=ranks,
                 device=platform.device,
+                before_update=saver.before_update,
             )
             trace.after_step(state.iteration)
+            saver.after_step()
             is_last = state.iteration == plan.train_iters
             reason = leaving.after_step(state.iteration)
             ends = is_last or reason is not None
@@ -115,12 +119,11 @@ def _take_steps(
             with log.paused():
                 if _is_due(state.iteration, config.training.eval_interval, is_last):
                     log.evaluation(_validate(plan, state, packing, ranks, platform.device))
-                if config.checkpoint.save and _is_due(state.iteration, config.checkpoint.save_interval, ends):
-                    save(plan, state, ranks)
+                if checkpoint.save and _is_due(state.iteration, checkpoint.save_interval, ends):
+                    save(plan, state, saver, ranks)
             if ends and not is_last:
-                advice = (
-                    "--auto-resume continues" if config.checkpoint.save else "nothing is kept without --save"
-                )
+                saver.finish()
+                advice = "--auto-resume continues" if checkpoint.save else "nothing is kept without --save"
                 info(f"left after iteration {state.iteration} of {plan.train_iters} ({reason}); {advice}")
                 break
 
@@ -191,10 +194,8 @@ def current_learning_rate(state: TrainState) -> float:
     return float(groups[0]["lr"])
 
 
-def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
-    """Write a checkpoint of the run under --save."""
-    assert plan.config.checkpoint.save is not None
-    root = Path(plan.config.checkpoint.save)
+def save(plan: RunPlan, state: TrainState, saver: CheckpointSaver, ranks: Ranks) -> None:
+    """Write a checkpoint of the run, or begin to."""
     run = RunInfo(
         iteration=state.iteration,
         spec=plan.model.spec,
@@ -205,17 +206,13 @@ def save(plan: RunPlan, state: TrainState, ranks: Ranks) -> Path:
         data=plan.fingerprints,
     )
     with synced_params(state.model):
-        path = save_checkpoint(
-            root,
+        saver.save(
             chunks=state.model,
             optimizer=state.optimizer,
             scheduler=state.scheduler,
             run=run,
             info_files=plan.info_files,
-            ranks=ranks,
         )
-    info(f"saved {path}")
-    return path
 
 
 def _validate(
