@@ -96,7 +96,7 @@ def latest_checkpoint(root: Path) -> Path | None:
     tracker = root / LATEST_NAME
     if not os.path.lexists(tracker):
         # A run killed between its first checkpoint and the file that names it, or a lost file.
-        return max(_checkpoint_directories(root), key=_iteration_of, default=None)
+        return max(checkpoint_directories(root), key=iteration_of, default=None)
     try:
         with tracker.open("rb") as file:
             word = file.read(100).decode(errors="replace").strip()
@@ -113,18 +113,20 @@ def latest_checkpoint(root: Path) -> Path | None:
             f"{tracker} names iteration {word}, but there is no {directory}; remove the file, and the newest "
             "iter_ directory is taken"
         )
-    newest = max(_checkpoint_directories(root), key=_iteration_of)
-    if _iteration_of(newest) > int(word):
+    newest = max(checkpoint_directories(root), key=iteration_of)
+    if iteration_of(newest) > int(word):
         warn_once(f"{tracker} names iteration {word}, which is taken, though there is {newest}")
     return directory
 
 
-def _checkpoint_directories(root: Path) -> list[Path]:
+def checkpoint_directories(root: Path) -> list[Path]:
+    """The checkpoints under `root`, in any order."""
     name = re.compile("iter_[0-9]+")
     return [path for path in root.glob("iter_*") if name.fullmatch(path.name) and path.is_dir()]
 
 
-def _iteration_of(directory: Path) -> int:
+def iteration_of(directory: Path) -> int:
+    """The N of iter_N."""
     return int(directory.name.removeprefix("iter_"))
 
 

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,15 +21,26 @@ from modellink_rm.base.errors import AgreedError, UserError, file_error_message
 from modellink_rm.base.files import replace_directory, write_whole
 from modellink_rm.base.log import info
 from modellink_rm.checkpoint.files import FILES_NAME, describe_files, files_json
-from modellink_rm.checkpoint.layout import LATEST_NAME, RUN_NAME, RunInfo, checkpoint_directory
+from modellink_rm.checkpoint.layout import (
+    LATEST_NAME,
+    RUN_NAME,
+    RunInfo,
+    checkpoint_directory,
+    iteration_of,
+)
+from modellink_rm.checkpoint.prune import UNFINISHED, Retention, prune, remove_unfinished
 from modellink_rm.checkpoint.replicas import divide_replicas
 from modellink_rm.checkpoint.state import sharded_rng, sharded_state, sharded_weights
+from modellink_rm.checkpoint.together import Together, Work
 from modellink_rm.checkpoint.writer import PlannedSave
 from modellink_rm.parallel.groups import Ranks
 
 # torch's writer of files reports a full disk as a position in this source file that is not the expected one.
 _TORCH_FILE_WRITER = "inline_container.cc"
 _MIN_FREE_BYTES = 1 << 20
+
+
+_ALL = Retention()
 
 
 class CheckpointNotWrittenError(AgreedError):
@@ -48,15 +59,16 @@ class CheckpointSaver:
     written is finished.
     """
 
-    def __init__(self, root: Path, ranks: Ranks, *, in_background: bool = False) -> None:
+    def __init__(
+        self, root: Path, ranks: Ranks, *, in_background: bool = False, retention: Retention = _ALL
+    ) -> None:
         self._root = root
+        self._retention = retention
         self._ranks = ranks
         self._in_background = in_background
-        # For numbers in the host's memory, beside the exchanges of the training.
-        self._group = torch.distributed.new_group(backend="gloo") if ranks.world_size > 1 else None
+        self._together = Together()
         self._phases: Iterator[Work] | None = None
         self._work = Work()
-        self._vote: tuple[torch.Tensor, Any] | None = None
         self._copied = threading.Event()
         self._copied.set()
         self._is_validated = False
@@ -78,6 +90,7 @@ class CheckpointSaver:
         scheduler: Any,
         run: RunInfo,
         info_files: Mapping[str, bytes],
+        kept: Collection[int] = (),
     ) -> Path:
         """Write `root/iter_N`, and then the file that names the newest, after the save before.
 
@@ -85,6 +98,7 @@ class CheckpointSaver:
             chunks: the process's stage or virtual stages, unwrapped or with gradient buffers.
             run: written as run.json.
             info_files: further small files that go with it, by name relative to the checkpoint.
+            kept: iterations whose checkpoints are not removed, besides those of the retention.
 
         Returns:
             The checkpoint's directory, which is there when the save is finished.
@@ -102,7 +116,7 @@ class CheckpointSaver:
                 "rng": sharded_rng(self._ranks),
             }
 
-        return self._save(state, run, info_files)
+        return self._save(state, run, info_files, kept)
 
     def save_weights(self, *, chunks: Sequence[Any], run: RunInfo, info_files: Mapping[str, bytes]) -> Path:
         """Write a checkpoint of weights that no run has trained; as `save` otherwise."""
@@ -113,21 +127,13 @@ class CheckpointSaver:
         self._copied.wait()
 
     def after_step(self) -> None:
-        """Go on with the save in the background, if all processes are ready to.
-
-        Each step starts a sum, whose result is read after the next step: no process waits.
+        """Go on with the save in the background, if all processes were ready to after the step before.
 
         Raises:
             CheckpointNotWrittenError: it failed.
         """
-        if self._phases is None:
-            return
-        if self._all_are_ready():
+        if self._phases is not None and self._together.are_ready(self._work):
             self._go_on()
-        if self._phases is not None and self._group is not None:
-            num_running = torch.tensor([int(self._work.is_running)], dtype=torch.int32)
-            work = torch.distributed.all_reduce(num_running, group=self._group, async_op=True)
-            self._vote = num_running, work
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written, if there is one.
@@ -135,33 +141,26 @@ class CheckpointSaver:
         Raises:
             CheckpointNotWrittenError: it could not be.
         """
-        if self._vote is not None:
-            self._all_are_ready()  # nothing may be under way when the groups end
+        self._together.forget()
         while self._phases is not None:
             self._work.wait()
             self._go_on()
 
     def _save(
-        self, make_state: Callable[[], dict[str, Any]], run: RunInfo, info_files: Mapping[str, bytes]
+        self,
+        make_state: Callable[[], dict[str, Any]],
+        run: RunInfo,
+        info_files: Mapping[str, bytes],
+        kept: Collection[int] = (),
     ) -> Path:
         self.finish()
         final = checkpoint_directory(self._root, run.iteration)
-        self._phases = self._written(make_state, final, {**info_files, RUN_NAME: run.to_json()})
+        small_files = {**info_files, RUN_NAME: run.to_json()}
+        self._phases = self._written(make_state, final, small_files, kept)
         self._go_on()
         if not self._in_background:
             self.finish()
         return final
-
-    def _all_are_ready(self) -> bool:
-        """What the processes agreed on after the step before; of a single process, how it is now."""
-        if self._group is None:
-            return not self._work.is_running
-        if self._vote is None:
-            return False
-        num_running, exchange = self._vote
-        self._vote = None
-        exchange.wait()
-        return int(num_running) == 0
 
     def _go_on(self) -> None:
         """Do what follows the work that all processes have done, up to the next work."""
@@ -181,13 +180,17 @@ class CheckpointSaver:
             work.run()
 
     def _written(
-        self, make_state: Callable[[], dict[str, Any]], final: Path, small_files: Mapping[str, bytes]
-    ) -> Iterator["Work"]:
+        self,
+        make_state: Callable[[], dict[str, Any]],
+        final: Path,
+        small_files: Mapping[str, bytes],
+        kept: Collection[int],
+    ) -> Iterator[Work]:
         """Write a checkpoint: what the processes do together, with the work of each one between."""
-        unfinished = final.with_name(final.name + ".tmp")
+        unfinished = final.with_name(final.name + UNFINISHED)
         is_first = self._ranks.rank == 0
         if is_first:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            remove_unfinished(final.parent)
             unfinished.mkdir(parents=True)
         torch.distributed.barrier()
         planned = self._planned(make_state(), unfinished)
@@ -195,11 +198,18 @@ class CheckpointSaver:
         writing = Work(lambda: self._write_tensors(planned, unfinished))
         yield writing
         self._check(writing, unfinished)
-        parts = self._of_all((planned.writer.results, writing.result))
-        naming = Work((lambda: _finish(unfinished, final, small_files, planned, parts)) if is_first else None)
-        yield naming
-        self._check(naming, unfinished)
+        parts = self._together.gathered((planned.writer.results, writing.result))
+
+        def finish() -> list[Path]:
+            _finish(unfinished, final, small_files, planned, parts)
+            return prune(self._root, iteration_of(final), self._retention, kept)
+
+        finishing = Work(finish if is_first else None)
+        yield finishing
+        self._check(finishing, unfinished)
         info(f"saved {final}")
+        for path in finishing.result or ():
+            info(f"removed {path}")
 
     def _planned(self, state: dict[str, Any], unfinished: Path) -> PlannedSave:
         """What each process writes; the first one has written what is no tensor. A collective."""
@@ -234,7 +244,7 @@ class CheckpointSaver:
         planned.writer.write()
         return describe_files(unfinished, planned.writer.paths)
 
-    def _check(self, work: "Work", unfinished: Path) -> None:
+    def _check(self, work: Work, unfinished: Path) -> None:
         """See what became of the work of all processes; a collective.
 
         Raises:
@@ -245,58 +255,11 @@ class CheckpointSaver:
             message = _not_written(unfinished, work.error)
             if message is None:
                 raise work.error
-        messages = [message]
-        if self._group is not None:
-            messages *= self._ranks.world_size
-            torch.distributed.all_gather_object(messages, message, group=self._group)
-        found = [message for message in messages if message is not None]
-        if found:
+        message = self._together.first_of(message)
+        if message is not None:
             if self._ranks.rank == 0:
                 shutil.rmtree(unfinished, ignore_errors=True)
-            raise CheckpointNotWrittenError(found[0])
-
-    def _of_all(self, value: Any) -> list[Any]:
-        """The value of each process, on the first one; a collective."""
-        if self._group is None:
-            return [value]
-        values = [None] * self._ranks.world_size if self._ranks.rank == 0 else None
-        torch.distributed.gather_object(value, values, group=self._group)
-        return values or []
-
-
-class Work:
-    """A function that is called by this thread or another one, and what became of it."""
-
-    def __init__(self, function: Callable[[], Any] | None = None) -> None:
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self._function = function
-        # A daemon: a process that is to end does not wait for it.
-        self._thread: threading.Thread | None = None
-
-    def run(self) -> None:
-        """Call the function, and keep what it returns or raises."""
-        if self._function is None:
-            return
-        try:
-            self.result = self._function()
-        except Exception as error:
-            self.error = error
-
-    def start(self) -> None:
-        """Let another thread call the function."""
-        self._thread = threading.Thread(target=self.run, daemon=True)
-        self._thread.start()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether another thread is still at it."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def wait(self) -> None:
-        """Wait until it is done."""
-        if self._thread is not None:
-            self._thread.join()
+            raise CheckpointNotWrittenError(message)
 
 
 def _finish(
@@ -323,8 +286,7 @@ def _finish(
     entries = {**tensors, **describe_files(unfinished, others)}
     write_whole(unfinished / FILES_NAME, files_json(entries))
     replace_directory(unfinished, final)
-    iteration = int(final.name.removeprefix("iter_"))
-    write_whole(final.parent / LATEST_NAME, f"{iteration}\n".encode())
+    write_whole(final.parent / LATEST_NAME, f"{iteration_of(final)}\n".encode())
 
 
 def _not_written(unfinished: Path, error: BaseException) -> str | None:

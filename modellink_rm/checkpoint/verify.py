@@ -16,6 +16,7 @@ from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, check_contents, read_files
 from modellink_rm.checkpoint.layout import CheckpointInfo, read_checkpoint_info
 from modellink_rm.checkpoint.pickles import pickles_without_code, refused_name
+from modellink_rm.checkpoint.prune import in_use
 from modellink_rm.parallel.groups import Ranks
 
 
@@ -37,13 +38,19 @@ def check_contents_together(directory: Path, entries: Mapping[str, FileEntry], r
 def reading(checkpoint: CheckpointInfo, ranks: Ranks, *, verifies: bool) -> Iterator[None]:
     """Within the block the engine reads this checkpoint, and no other in its place. A collective.
 
-    Nothing that its pickles name is run, and what cannot be read is reported in one line.
+    No run removes it meanwhile to save space. Nothing that its pickles name is run, and what cannot be read
+    is reported in one line.
 
     Raises:
         CheckpointNotReadError: a file is not what was written, cannot be read, or would run code; or another
             checkpoint took the place meanwhile.
         UserError: likewise of a file that each process reads by itself.
     """
+    with in_use(checkpoint.path):
+        yield from _reading(checkpoint, ranks, verifies=verifies)
+
+
+def _reading(checkpoint: CheckpointInfo, ranks: Ranks, *, verifies: bool) -> Iterator[None]:
     path = checkpoint.path
     version = version_of(path / FILES_NAME)
     _together(lambda: _check_is_still(checkpoint), ranks)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import check_minimums, flag
+from modellink_rm.base.flags import check_minimums, flag, flag_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,15 @@ class CheckpointConfig:
         None, minimum=1, help="steps between checkpoints; by default only at the end"
     )
     async_save: bool = flag(False, help="go on with training while a checkpoint is written")
+    keep_last: int | None = flag(
+        None, minimum=1, help="remove older checkpoints after a save, but for this number of the newest"
+    )
+    save_retain_interval: int | None = flag(
+        None,
+        minimum=1,
+        level="rare",
+        help="remove older checkpoints after a save, but for those of multiples of this number of steps",
+    )
     auto_resume: bool = flag(False, help="continue from the newest checkpoint in --save when there is one")
     verify_checksums: bool = flag(
         True,
@@ -39,3 +48,6 @@ class CheckpointConfig:
         check_minimums(self)
         if self.auto_resume and self.save is None:
             raise UserError("--auto-resume needs --save: it continues from the checkpoints there")
+        for name in ("async_save", "keep_last", "save_retain_interval"):
+            if getattr(self, name) and self.save is None:
+                raise UserError(f"{flag_name(name)} needs --save: it is about the checkpoints there")

@@ -12,7 +12,9 @@ from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.distributed import load_train_state
 from modellink_rm.checkpoint.layout import RunInfo
 from modellink_rm.checkpoint.load import build_and_load_model, check_finite, check_finite_state
+from modellink_rm.checkpoint.prune import Retention
 from modellink_rm.checkpoint.save import CheckpointSaver
+from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.fits import shares_prompts
@@ -96,7 +98,7 @@ def _take_steps(
         prefetch(data.after, _samples_before_steps(plan, state), config.data.num_workers) as batches,
         StepTrace(reporting, traces, ranks.rank) as trace,
         StepLog(plan, state, platform) as log,
-        CheckpointSaver(Path(checkpoint.save or "."), ranks, in_background=checkpoint.async_save) as saver,
+        open_saver(checkpoint, ranks) as saver,
     ):
         for micro_batches in batches:
             trace.before_step(state.iteration)
@@ -192,6 +194,14 @@ def current_learning_rate(state: TrainState) -> float:
     """The learning rate of the next step."""
     groups = [group for group in state.optimizer.param_groups if group.get("default_config", True)]
     return float(groups[0]["lr"])
+
+
+def open_saver(config: CheckpointConfig, ranks: Ranks) -> CheckpointSaver:
+    """What writes the checkpoints of a run; a collective."""
+    retention = Retention(keep_last=config.keep_last, interval=config.save_retain_interval)
+    return CheckpointSaver(
+        Path(config.save or "."), ranks, in_background=config.async_save, retention=retention
+    )
 
 
 def save(plan: RunPlan, state: TrainState, saver: CheckpointSaver, ranks: Ranks) -> None:

@@ -1,7 +1,6 @@
 """A checkpoint whose optimizer holds NaN: every weight would be NaN after a step; refused before it."""
 
 import functools
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ from tests.marks import full
 def spoil_when_saving(kind: str) -> None:
     """Let one number of the optimizer be NaN in what is saved; for the command's own process."""
     from modellink_rm.base.megatron_compat import single_optimizers
+    from modellink_rm.checkpoint.save import CheckpointSaver
 
-    trainer: Any = importlib.import_module("modellink_rm.train.trainer")
-    save = trainer.save_checkpoint
+    save = CheckpointSaver.save
 
-    def save_spoilt(root: Path, *, optimizer: Any, **values: Any) -> Path:
+    def save_spoilt(saver: CheckpointSaver, *, optimizer: Any, **values: Any) -> Path:
         states = single_optimizers(optimizer)[0].optimizer.state
         next(iter(states.values()))[kind].view(-1)[1] = torch.nan
-        return save(root, optimizer=optimizer, **values)
+        return save(saver, optimizer=optimizer, **values)
 
-    trainer.save_checkpoint = save_spoilt
+    CheckpointSaver.save = save_spoilt  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
