@@ -28,7 +28,7 @@ from modellink_rm.checkpoint.layout import (
     checkpoint_directory,
     iteration_of,
 )
-from modellink_rm.checkpoint.prune import UNFINISHED, Retention, prune, remove_unfinished
+from modellink_rm.checkpoint.prune import UNFINISHED, Retention, prune
 from modellink_rm.checkpoint.replicas import divide_replicas
 from modellink_rm.checkpoint.state import sharded_rng, sharded_state, sharded_weights
 from modellink_rm.checkpoint.together import Together, Work
@@ -122,6 +122,11 @@ class CheckpointSaver:
         """Write a checkpoint of weights that no run has trained; as `save` otherwise."""
         return self._save(lambda: sharded_weights(chunks), run, info_files)
 
+    @property
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._phases is not None
+
     def before_update(self) -> None:
         """Wait until what is being saved is copied: the weights may change then."""
         self._copied.wait()
@@ -190,7 +195,7 @@ class CheckpointSaver:
         unfinished = final.with_name(final.name + UNFINISHED)
         is_first = self._ranks.rank == 0
         if is_first:
-            remove_unfinished(final.parent)
+            shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
         torch.distributed.barrier()
         planned = self._planned(make_state(), unfinished)

@@ -12,6 +12,7 @@ from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import exclusive
 from modellink_rm.base.log import info, is_first_process
 from modellink_rm.base.platform import detect_platform
+from modellink_rm.checkpoint.prune import remove_unfinished
 from modellink_rm.config.run import RunConfig
 from modellink_rm.parallel.failures import end_with_launcher, ending_together
 from modellink_rm.parallel.groups import Ranks, process_groups, world_size_from_environment
@@ -63,6 +64,8 @@ def run(config: RunConfig) -> RunEnd:
         process_groups(config.parallel, platform, seed=config.training.seed) as ranks,
         ending_together(),
     ):
+        if config.checkpoint.save is not None and ranks.rank == 0:
+            remove_unfinished(Path(config.checkpoint.save))
         plan = _plan_under_lock(plan, config, ranks)
         state = train(plan, platform, kernels, ranks)
         is_done = state.iteration >= plan.train_iters

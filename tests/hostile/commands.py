@@ -27,7 +27,13 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["modellink_rm.train.run", "modellink_rm.inference.scorer", "modellink_rm.preprocess.run"]
 )
-_MAINS = {"preprocess": "preprocess", "merge": "preprocess", "train": "train", "score": "score"}
+_MAINS = {
+    "preprocess": "preprocess",
+    "merge": "preprocess",
+    "train": "train",
+    "train in background": "train",
+    "score": "score",
+}
 
 HANDLER = "--handler-name SharegptStylePairwiseHandler --tokenizer-name-or-path model --prompt-type llama2"
 PREPROCESS = f"--input pairs.json {HANDLER} --output-prefix"
@@ -202,6 +208,7 @@ TRIALS = {
     "preprocess": f"{PREPROCESS} out",
     "merge": "--merge-shards --output-prefix shards",
     "train": f"{TRAIN} --save run --auto-resume",
+    "train in background": f"{TRAIN} --save run --auto-resume --async-save --keep-last 2",
     "score": f"{SCORE} --output scores.jsonl",
 }
 
@@ -231,7 +238,7 @@ def write_material(directory: Path, *, num_pairs: int = 240) -> Material:
 
 def reference(material: Material, command: str) -> dict[str, bytes]:
     """What the command writes when nothing goes wrong; it runs at the first call."""
-    target = material.directory.parent / f"reference_{command}"
+    target = material.directory.parent / f"reference_{command.replace(' ', '_')}"
     if command not in material.seconds:
         started = time.monotonic()
         outcome = run(command, TRIALS[command], material.copy(target))

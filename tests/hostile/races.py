@@ -30,7 +30,7 @@ def race(material: Material, command: str, *, seed: int, directory: Path) -> lis
         told.append("the output is not that of one run")
     left = [name for name in remains(target) if not name.startswith("shards_")]
     told += [f"left behind: {left}"] if left else []
-    if command == "train" and not told:
+    if command.startswith("train") and not told:
         again = run(command, TRIALS[command], target)
         told += [] if again.code == 0 else [f"the run cannot go on: {again.stderr[-1500:]}"]
     return [f"{command}, the second {delay:.3f} s after the first: {one}" for one in told]

@@ -20,6 +20,7 @@ from tests.marks import full
         full("merge", 1, 1),
         full("score", 1, 1),
         full("train", 1, 7),
+        full("train in background", 1, 30),
     ],
 )
 @pytest.mark.timeout(3600)

@@ -22,6 +22,7 @@ from tests.marks import full
         full("preprocess", 50),
         full("merge", 50),
         full("train", 50),
+        full("train in background", 50),
         full("score", 50),
     ],
 )

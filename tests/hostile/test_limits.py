@@ -18,7 +18,7 @@ from tests.marks import full
 MEGABYTE = 1 << 20
 
 
-@pytest.mark.parametrize("command", list(TRIALS))
+@pytest.mark.parametrize("command", [full(name) if " in background" in name else name for name in TRIALS])
 def test_a_directory_that_cannot_be_written_to_is_one_line(
     command: str, material: Material, tmp_path: Path
 ) -> None:
