@@ -100,7 +100,7 @@ class TensorWriter(FileSystemWriterAsync):  # type: ignore[misc]
                 file.copy()
 
     def write(self) -> None:
-        """Write the files, each by a thread; where it was not copied, a tensor is copied as it is written.
+        """Write the files, each by a thread; what was not copied is, where it must be, as it is written.
 
         Raises:
             OSError: of the first file that cannot be written; likewise other errors of torch's writer.
@@ -156,14 +156,19 @@ class _File:
         )
 
     def _copies(self) -> Iterator[tuple[WriteItem, Tensor]]:
-        """The tensors in memory of the host, each of which is let go when the next one is asked for."""
+        """The tensors in memory of the host, a copy of which is let go when the next one is asked for."""
         while self._tensors:
             item, tensor = self._tensors.popleft()
-            yield item, tensor if self._are_copies else _copied(tensor)
+            yield item, tensor if self._are_copies or _can_be_saved(tensor) else _copied(tensor)
+
+
+def _can_be_saved(tensor: Tensor) -> bool:
+    """Whether it is in memory of the host with nothing else in its storage: torch saves whole storages."""
+    return tensor.is_cpu and tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """A copy in memory of the host that has nothing else in its storage: torch saves whole storages."""
+    """A copy in memory of the host that has nothing else in its storage."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
