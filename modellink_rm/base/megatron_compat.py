@@ -5,11 +5,13 @@ them disappears or changes its signature, or if another file uses one. The impor
 so importing this file costs nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Shape = tuple[int, ...]
 
 
 def cpu_flash_attention() -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -83,6 +85,30 @@ def linear_forward(linear: Any, states: "Tensor", weight: "Tensor", **settings: 
     """
     output: Tensor = linear._forward_impl(input=states, weight=weight, **settings)
     return output
+
+
+def communicator_of_known_shapes(
+    group: Any, config: Any, *, from_previous: "Iterator[Shape]", from_next: "Iterator[Shape]"
+) -> Any:
+    """The engine's messages between pipeline stages, of shapes that the receiver knows.
+
+    megatron-core 0.16.1, pipeline_parallel/p2p_communication.py: where lengths vary it sends the shape before
+    each message, and the receiver waits for the device to read it.
+
+    Args:
+        group: the pipeline's.
+        from_previous: shapes of the messages of the stage before, in their order.
+        from_next: of the stage after.
+    """
+    from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+
+    class KnownShapes(P2PCommunicator):
+        def _communicate_shapes(
+            self, tensor_send_next: Any, tensor_send_prev: Any, recv_prev: bool, recv_next: bool
+        ) -> "tuple[Shape | None, Shape | None]":
+            return next(from_previous) if recv_prev else None, next(from_next) if recv_next else None
+
+    return KnownShapes(group, config)
 
 
 def mlp_and_residual(layer: Any, hidden_states: "Tensor") -> "Tensor":

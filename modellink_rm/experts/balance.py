@@ -85,7 +85,7 @@ class RouterTally:
         self.rows = rows
         self.loads: dict[int, Tensor] = {}
         device = rows.weights.device
-        self.sums = torch.zeros(batch.num_examples + 1, 2 * self.experts.number + 1, device=device)
+        self.sums = torch.zeros(batch.num_examples + 1, _sums_per_example(experts), device=device)
         self.choices: Tensor | None = None
         num_tokens = np.ones(batch.num_examples + 1, dtype=np.float32)
         for example in range(batch.num_examples):
@@ -210,6 +210,16 @@ class _Received(torch.autograd.Function):
         choices = torch.zeros_like(ctx.tally.sums)
         choices.view(-1)[: ctx.tally.choices.numel()] = ctx.tally.choices.flatten()
         return torch.cat((gradient, _as_rows(choices, gradient))), None
+
+
+def num_rows_of_sums(experts: Experts, num_examples: int, *, hidden_size: int, element_size: int) -> int:
+    """The rows that `with_sums` adds to hidden states, of elements of so many bytes."""
+    num_bytes = (num_examples + 1) * _sums_per_example(experts) * torch.float32.itemsize
+    return -(-num_bytes // (hidden_size * element_size))
+
+
+def _sums_per_example(experts: Experts) -> int:
+    return 2 * experts.number + 1
 
 
 def _as_rows(values: Tensor, like: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ def transformer_config(
         # awaited separately, because gloo cannot tell the messages of a batch apart.
         overlap_p2p_comm=is_interleaved,
         batch_p2p_comm=not is_interleaved,
+        batch_p2p_sync=False,  # for a race in torch before 2.0
         sequence_parallel=parallel.sequence_parallel,
         kernels=kernels,
         # Layers with experts and without have different tensors.
@@ -83,8 +84,8 @@ def transformer_config(
         pipeline_dtype=dtype,
         bf16=precision.bf16,
         calculate_per_token_loss=True,
-        # Stages exchange the length of each micro-batch; the engine refuses that with the default
-        # dispatcher of experts, even without experts.
+        # Micro-batches have lengths of their own; the engine refuses that with the default dispatcher of
+        # experts, even without experts.
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",
         perform_initialization=initialize,

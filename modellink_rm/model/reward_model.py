@@ -17,7 +17,14 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from torch import Tensor, nn
 
 from modellink_rm.batching.batch import Batch
-from modellink_rm.experts.balance import RouterTally, Routing, routed_rows, with_sums, without_sums
+from modellink_rm.experts.balance import (
+    RouterTally,
+    Routing,
+    num_rows_of_sums,
+    routed_rows,
+    with_sums,
+    without_sums,
+)
 from modellink_rm.experts.sums import RouterSums
 from modellink_rm.model.attention.packed import ScoredRows, layout_of
 from modellink_rm.model.config import RewardModelConfig
@@ -122,6 +129,20 @@ class RewardModel(MegatronModule):
             columns = () if name.endswith(".bias") else (whole.shape[-1],)
             for number, tensor in enumerate(whole, start=first):
                 yield f"{before}{EXPERTS_INFIX}{number}.{after}", tensor.view(-1, *columns)
+
+    def sent_shape(self, batch: Batch) -> tuple[int, int, int]:
+        """The shape of the hidden states that stages send each other for a batch, and of their gradients."""
+        num_rows, shape = len(batch.input_ids), self.spec.shape
+        if self.config.sequence_parallel:
+            num_rows //= self.tp_group.size()
+        if shape.experts is not None and shape.experts.balances and self.training:
+            num_rows += num_rows_of_sums(
+                shape.experts,
+                batch.num_examples,
+                hidden_size=shape.hidden_size,
+                element_size=self.config.params_dtype.itemsize,
+            )
+        return num_rows, 1, shape.hidden_size
 
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Set the previous stage's output as input; called by the engine's schedules."""

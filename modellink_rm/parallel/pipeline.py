@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.pipeline_parallel.schedules import get_schedule_table
 from torch import Tensor
+
+from modellink_rm.base.megatron_compat import Shape, communicator_of_known_shapes
+from modellink_rm.parallel.groups import current_ranks, engine_groups
 
 # (scores, batch) -> (sum of losses, number of examples, results to collect)
 LossFunction = Callable[[Tensor, Any], tuple[Tensor, Tensor, dict[str, Any]]]
@@ -79,13 +83,63 @@ def _run(
     schedule = get_forward_backward_func(
         config.pipeline_model_parallel_size, config.virtual_pipeline_model_parallel_size
     )
+    has_stages = config.pipeline_model_parallel_size > 1
+    # Every virtual stage takes all of them, and so do the messages between stages, for their shapes.
+    copies = list(itertools.tee(batches, len(model) + has_stages))
+    messages = _groups_and_messages(model, copies.pop(), num_micro_batches) if has_stages else {}
     return schedule(
         forward_step_func=forward_step,
-        data_iterator=list(itertools.tee(batches, len(model))),  # every virtual stage takes all of them
+        data_iterator=copies,
         model=list(model),
         num_microbatches=num_micro_batches,
-        seq_length=1,  # unused: stages exchange the shape of every micro-batch
+        seq_length=1,  # unused: the shape of every micro-batch is known
         micro_batch_size=1,  # a flat sequence [t, 1, h]
         forward_only=forward_only,
         collect_non_loss_data=forward_only,
+        **messages,
     )
+
+
+def _groups_and_messages(
+    model: Sequence[Any], batches: Iterator[Any], num_micro_batches: int
+) -> dict[str, Any]:
+    """The schedule's arguments for messages between stages whose shapes are not exchanged."""
+    ranks, groups = current_ranks(), engine_groups()
+    shapes = _Shapes(model[0], batches)
+    numbers = [number for number, chunk in _order(model, num_micro_batches) if chunk > 0]
+    first_too = [number for number, _ in _order(model, num_micro_batches)]
+    # What the first chunk of the first stage computes comes from no other one; so with gradients at the end.
+    of_states = numbers if ranks.is_first_stage else first_too
+    of_gradients = numbers if ranks.is_last_stage else first_too
+    communicator = communicator_of_known_shapes(
+        groups.pp,
+        model[0].config,
+        from_previous=map(shapes.of, of_states),
+        from_next=map(shapes.of, of_gradients),
+    )
+    return {"p2p_communicator": communicator, "pg_collection": groups}
+
+
+def _order(model: Sequence[Any], num_micro_batches: int) -> list[tuple[int, int]]:
+    """The order in which a process computes: numbers of micro-batch and chunk (backward from the last)."""
+    if len(model) == 1:
+        return [(number, 0) for number in range(num_micro_batches)]
+    table: list[tuple[int, int]] = get_schedule_table(
+        num_micro_batches, len(model), micro_batches_multiple_of(model)
+    )
+    return table
+
+
+class _Shapes:
+    """The shapes of the hidden states of a step's micro-batches, which are read ahead where one is wanted."""
+
+    def __init__(self, chunk: Any, batches: Iterator[Any]) -> None:
+        unwrapped = getattr(chunk, "module", chunk)  # without the engine's gradient buffers
+        self._rest = map(unwrapped.sent_shape, batches)
+        self._known: list[Shape] = []
+
+    def of(self, number: int) -> Shape:
+        """The shape of a micro-batch's hidden states, and of their gradient."""
+        while len(self._known) <= number:
+            self._known.append(next(self._rest))
+        return self._known[number]

@@ -35,6 +35,13 @@ SIGNATURES = {
         "args",
         "kwargs",
     ),
+    "megatron.core.pipeline_parallel.p2p_communication:P2PCommunicator._communicate_shapes": (
+        "self",
+        "tensor_send_next",
+        "tensor_send_prev",
+        "recv_prev",
+        "recv_next",
+    ),
     "megatron.core.transformer.transformer_layer:TransformerLayer._forward_mlp": (
         "self",
         "hidden_states",
