@@ -102,7 +102,7 @@ def communicator_of_known_shapes(
     """
     from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
-    class KnownShapes(P2PCommunicator):
+    class KnownShapes(P2PCommunicator):  # type: ignore[misc]  # the engine is not typed
         def _communicate_shapes(
             self, tensor_send_next: Any, tensor_send_prev: Any, recv_prev: bool, recv_next: bool
         ) -> "tuple[Shape | None, Shape | None]":

@@ -78,4 +78,4 @@ def _group_of(tensor: ShardedTensor) -> Any:
 
 def _num_bytes(tensor: ShardedTensor) -> int:
     assert tensor.data is not None
-    return tensor.data.nbytes
+    return int(tensor.data.nbytes)

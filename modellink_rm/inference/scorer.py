@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from modellink_rm.base import engine_import  # noqa: F401 (before what needs the engine)
 from modellink_rm.base.errors import UserError
 from modellink_rm.config.scorer import scorer_options
 from modellink_rm.conversation import Conversation

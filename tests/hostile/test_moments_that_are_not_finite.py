@@ -23,7 +23,7 @@ def spoil_when_saving(kind: str) -> None:
         next(iter(states.values()))[kind].view(-1)[1] = torch.nan
         return save(saver, optimizer=optimizer, **values)
 
-    CheckpointSaver.save = save_spoilt  # type: ignore[method-assign]
+    CheckpointSaver.save = save_spoilt  # type: ignore[method-assign, assignment]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.commands.serve import GROUPS
-from modellink_rm.config.scorer import ScorerConfig
+from modellink_rm.config.score import ScorerConfig
 from modellink_rm.config.serve import ServeConfig
 
 ROOT = Path(__file__).parents[2]
