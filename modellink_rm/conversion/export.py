@@ -54,9 +54,12 @@ def export_checkpoint(plan: ExportPlan) -> None:
 
 
 def _as_written(scores: Sequence[float], plan: ExportPlan) -> list[float]:
-    """What the written head says where the checkpoint says `scores`: transformers' has no bias."""
+    """What the written head says where the checkpoint says `scores`: transformers' has no bias for a mean."""
     merged = plan.contents.merged
-    return [score / merged.std for score in scores] if merged is not None else list(scores)
+    if merged is None:
+        return list(scores)
+    has_bias = bool(plan.contents.form.head_names(plan.model.shape.family).bias)
+    return list(merged.apply(scores)) if has_bias else [score / merged.std for score in scores]
 
 
 def _written(plan: ExportPlan, platform: Platform, ranks: Ranks) -> tuple[list[float], Path]:
