@@ -26,6 +26,8 @@ from modellink_rm.serving.waiting import Waiting
 
 _CONNECTIONS_BESIDE_THE_QUEUE = 1024
 _SECONDS_TO_END = 10.0
+# Longer than clients keep a connection (aiohttp: 15): one that the server closed loses what is just sent.
+_SECONDS_KEPT_ALIVE = 75
 
 
 def serve(scorer: Scorer, config: ServeConfig, listener: socket.socket | None, token: str | None) -> None:
@@ -93,6 +95,7 @@ class HttpThread:
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=_SECONDS_KEPT_ALIVE,
             limit_concurrency=self._num_requests,
         )
         self._server = uvicorn.Server(settings)
