@@ -11,6 +11,7 @@ server has one thread. The exit code is 1 if a score is wrong, or a request got 
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -41,15 +42,17 @@ import json, resource, sys, time
 from modellink_rm import Scorer
 
 records = json.load(open(sys.argv[2]))
-rates = []
+rates, costs = [], []
 with Scorer.open(sys.argv[1]) as scorer:
     scorer.score(records[:20])
     for _ in range(3):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         scores = scorer.score(records)
-        rates.append(sum(map(len, scores)) / (time.perf_counter() - start))
+        number = sum(map(len, scores))
+        rates.append(number / (time.perf_counter() - start))
+        costs.append((time.process_time() - used) / number)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-json.dump([sum(scores, []), sorted(rates)[1], peak], open(sys.argv[3], "w"))
+json.dump([sum(scores, []), sorted(rates)[1], sorted(costs)[1], peak], open(sys.argv[3], "w"))
 """
 
 
@@ -77,14 +80,18 @@ def main(argv: Sequence[str]) -> int:
     checkpoint, export = make_model(flags.work)
     records = make_records(flags.prompts)
     texts = rendered(export, records)
-    scores, rate, peak = scores_of(checkpoint, flags.work, records)
-    print(f"{len(texts)} texts; score: {rate:.1f} responses/s, {peak:.0f} MB", flush=True)
+    reference = scored(checkpoint, flags.work, records)
+    each, peak = f"{reference.cost * 1000:.2f} ms of a core each", f"{reference.peak:.0f} MB"
+    print(f"{len(texts)} texts; score: {reference.rate:.1f}/s, {each}, {peak}", flush=True)
     failed = False
     for name, peer in peers_of(checkpoint, export, flags.vllm).items():
-        questions = [Question(peer.body(text), score) for text, score in zip(texts, scores, strict=True)]
+        questions = [
+            Question(peer.body(text), score) for text, score in zip(texts, reference.scores, strict=True)
+        ]
         is_ours = name == "modellink-rm"
-        outcome, memory = measured(name, peer, questions, flags, is_ours=is_ours)
-        report(name, outcome, rate, memory)
+        found = measured(name, peer, questions, flags, is_ours=is_ours)
+        outcome = found.outcome
+        report(name, found, reference)
         unanswered = sum(count for kind, count in outcome.other.items() if kind.startswith("no answer"))
         failed |= is_ours and (outcome.wrong > 0 or unanswered > 0)
     return int(failed)
@@ -167,67 +174,98 @@ def rendered(export: Path, records: Sequence[dict[str, Any]]) -> list[str]:
     return texts
 
 
-def scores_of(
-    checkpoint: Path, work: Path, records: Sequence[dict[str, Any]]
-) -> tuple[list[float], float, float]:
-    """`score`'s own scores, responses a second without its start, and its memory in MB."""
+@dataclass(frozen=True)
+class Reference:
+    """What `score` itself does with the records, without its start.
+
+    Attributes:
+        rate: responses a second.
+        cost: seconds of processor time a response; not slowed by whatever else runs on the machine.
+        peak: memory in MB.
+    """
+
+    scores: list[float]
+    rate: float
+    cost: float
+    peak: float
+
+
+def scored(checkpoint: Path, work: Path, records: Sequence[dict[str, Any]]) -> Reference:
+    """`score`'s own scores and speed, in a process of its own."""
     given, found = work / "records.json", work / "scores.json"
     given.write_text(json.dumps(records))
     subprocess.run([sys.executable, "-c", _SCORE, checkpoint, given, found], check=True, env=one_thread())
-    scores, rate, peak = json.loads(found.read_text())
-    return scores, rate, peak
+    return Reference(*json.loads(found.read_text()))
 
 
 def one_thread() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
+@dataclass
+class Measured:
+    """A server under load.
+
+    Attributes:
+        memory: MB, each second.
+        processor: seconds of processor time at the beginning and at the end of the load.
+    """
+
+    outcome: Outcome
+    memory: list[float]
+    processor: list[float]
+
+
 def measured(
     name: str, peer: Peer, questions: Sequence[Question], flags: argparse.Namespace, *, is_ours: bool
-) -> tuple[Outcome, list[float]]:
-    """What the clients saw, and the server's memory in MB, each second."""
+) -> Measured:
+    """What the clients saw, and what the server took."""
     port = PORTS[name]
     environment = {**one_thread(), **peer.environment}
     server = subprocess.Popen([*peer.words, "--port", str(port)], env=environment, cwd=flags.work)
     memory: list[float] = []
+    processor: list[float] = []
+
+    def load(seconds: float, **options: Any) -> Outcome:
+        url = f"http://127.0.0.1:{port}"
+        clients = run_load(
+            url, peer.path, questions, peer.read, num_clients=flags.clients, seconds=seconds, **options
+        )
+        return asyncio.run(clients)
+
+    def at_end() -> None:
+        processor.append(_processor_seconds(server.pid))
+        if is_ours:
+            server.send_signal(signal.SIGTERM)
+
     try:
         wait_until_ready(server, port)
-        watch = threading.Thread(target=_watch, args=(server.pid, memory), daemon=True)
-        load = {"num_clients": flags.clients}
-        url = f"http://127.0.0.1:{port}"
-        asyncio.run(
-            run_load(url, peer.path, questions, peer.read, seconds=min(10, flags.seconds / 3), **load)
-        )
-        watch.start()
-        outcome = asyncio.run(
-            run_load(
-                url,
-                peer.path,
-                questions,
-                peer.read,
-                seconds=flags.seconds,
-                ill_behaved=ILL_BEHAVED if is_ours else (),
-                at_end=(lambda: server.send_signal(signal.SIGTERM)) if is_ours else (lambda: None),
-                **load,
-            )
-        )
+        load(min(10, flags.seconds / 3))
+        threading.Thread(target=_watch, args=(server.pid, memory), daemon=True).start()
+        processor.append(_processor_seconds(server.pid))
+        outcome = load(flags.seconds, ill_behaved=ILL_BEHAVED if is_ours else (), at_end=at_end)
         if is_ours:
             outcome.other[f"exit code {server.wait(60)}"] += 1
     finally:
         server.terminate()
         server.wait()
-    return outcome, memory
+    return Measured(outcome, memory, processor)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def _processor_seconds(pid: int) -> float:
+    return sum(sum(one.cpu_times()[:2]) for one in _family(pid))
 
 
 def _watch(pid: int, memory: list[float]) -> None:
-    try:
-        process = psutil.Process(pid)
+    with contextlib.suppress(psutil.Error):
         while True:
-            processes = [process, *process.children(recursive=True)]
-            memory.append(sum(one.memory_info().rss for one in processes) / 2**20)
+            memory.append(sum(one.memory_info().rss for one in _family(pid)) / 2**20)
             time.sleep(1)
-    except psutil.Error:
-        return
 
 
 def wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
@@ -243,17 +281,20 @@ def wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
     raise SystemExit(f"the server was not ready in {SECONDS_TO_START} s")
 
 
-def report(name: str, outcome: Outcome, rate: float, memory: Sequence[float]) -> None:
+def report(name: str, found: Measured, reference: Reference) -> None:
+    outcome, memory = found.outcome, found.memory
     rows, count = outcome.rows_per_second, len(outcome.latencies)
-    seconds = ", ".join(f"p{share} {outcome.percentile(share / 100):.3f} s" for share in (50, 95, 99))
-    print(f"{name}: {count} scores in {outcome.seconds:.0f} s, {rows:.1f}/s, {rows / rate:.2f} of score's")
-    print(f"  {seconds}")
+    cost = (found.processor[1] - found.processor[0]) / max(1, count)
+    seconds = ", ".join(f"p{part} {outcome.percentile(part / 100):.3f} s" for part in (50, 95, 99))
+    share = f"{rows / reference.rate:.2f} of score's"
+    print(f"{name}: {count} scores in {outcome.seconds:.0f} s, {rows:.1f}/s, {share}")
+    print(f"  {cost * 1000:.2f} ms of a core each, {cost / reference.cost:.2f} of score's; {seconds}")
     print(f"  wrong: {outcome.wrong}, largest difference {outcome.largest_difference:.1e}")
     if memory:
         middle = memory[len(memory) // 2 :]
         print(f"  memory MB: at first {memory[0]:.0f}, most {max(memory):.0f}, second half {max(middle):.0f}")
-    for kind, count in sorted(outcome.other.items()):
-        print(f"  {kind}: {count}")
+    for kind, number in sorted(outcome.other.items()):
+        print(f"  {kind}: {number}")
     sys.stdout.flush()
 
 
