@@ -29,7 +29,7 @@ def base_model_files(source: ModelSource) -> dict[str, bytes]:
         UserError: a file cannot be read.
     """
     if source.hugging_face is not None:
-        directory = source.hugging_face.directory
+        directory = source.hugging_face.base_model
     elif source.checkpoint is not None:
         directory = source.checkpoint.path / BASE_MODEL_FOLDER
     else:

@@ -10,6 +10,7 @@ from modellink_rm.base.log import info, warn_once
 from modellink_rm.checkpoint.contract import InferenceContract, contract_tokenizer, read_contract
 from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights, check_names
 from modellink_rm.checkpoint.layout import CheckpointInfo, find_checkpoint, read_checkpoint_info
+from modellink_rm.checkpoint.megatron.files import find_megatron_checkpoint
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
@@ -66,8 +67,12 @@ class ModelPlan:
         return self.spec.shape
 
 
-def open_source(load: str | None) -> ModelSource:
+def open_source(load: str | None, *, base_model: str | None = None) -> ModelSource:
     """The source that --load names; reads headers but no weights.
+
+    Args:
+        base_model: --base-model of import: the Hugging Face directory whose config.json and tokenizer a
+            checkpoint of ModelLink 1.0 or Megatron-LM has.
 
     Raises:
         UserError: the directory is missing, damaged, or neither a model nor a checkpoint.
@@ -77,6 +82,14 @@ def open_source(load: str | None) -> ModelSource:
     path = Path(load)
     if not path.is_dir():
         raise UserError(f"--load {load}: there is no such directory")
+    megatron = find_megatron_checkpoint(path)
+    if megatron is not None:
+        return ModelSource(hugging_face=_open_megatron(megatron, load, base_model))
+    if base_model is not None:
+        raise UserError(
+            f"--base-model is for checkpoints of ModelLink or Megatron-LM, with mp_rank_ directories; "
+            f"--load {load} is none"
+        )
     checkpoint = find_checkpoint(path)
     if checkpoint is not None:
         return ModelSource(checkpoint=read_checkpoint_info(checkpoint))
@@ -87,12 +100,24 @@ def open_source(load: str | None) -> ModelSource:
     )
 
 
+def _open_megatron(directory: Path, load: str, base_model: str | None) -> HuggingFaceWeights:
+    if base_model is None:
+        raise UserError(
+            f"--load {load} is a checkpoint of ModelLink or Megatron-LM; python -m modellink_rm import "
+            f"--load {load} --base-model DIR --output CHECKPOINT makes one of this tool of it, DIR being the "
+            "Hugging Face directory of its base model"
+        )
+    from modellink_rm.checkpoint.megatron.weights import MegatronWeights
+
+    return MegatronWeights(directory, base_model)
+
+
 def tokenizer_of(config: TokenizerConfig, source: ModelSource) -> TokenizerConfig:
     """The tokenizer's flags; if they name no tokenizer, the directory of the weights is used."""
     if config.tokenizer_name_or_path is not None or config.tokenizer_model is not None:
         return config
     if source.hugging_face is not None:
-        return dataclasses.replace(config, tokenizer_name_or_path=str(source.hugging_face.directory))
+        return dataclasses.replace(config, tokenizer_name_or_path=str(source.hugging_face.base_model))
     if source.checkpoint is not None and source.contract is not None:
         return contract_tokenizer(config, source.contract, source.checkpoint.path)
     return config

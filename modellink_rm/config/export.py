@@ -63,8 +63,18 @@ class ExportConfig:
 class ImportConfig:
     """Import."""
 
-    load: str = flag(help="Hugging Face directory of a base or reward model", metavar="DIR")
+    load: str = flag(
+        help="Hugging Face directory of a base or reward model, or a checkpoint of ModelLink 1.0 or "
+        "Megatron-LM (mp_rank_ directories)",
+        metavar="DIR",
+    )
     output: str = flag(help="directory to make, as of --save: the checkpoint is its iter_0000000")
+    base_model: str | None = flag(
+        None,
+        help="of a checkpoint of ModelLink 1.0 or Megatron-LM: the Hugging Face directory of its base model, "
+        "whose config.json and tokenizer it has",
+        metavar="DIR",
+    )
     prompt_type: str | None = flag(
         None,
         help="template that the model was trained with, which the checkpoint then keeps; hf for the "

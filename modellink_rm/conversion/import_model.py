@@ -1,4 +1,4 @@
-"""A Hugging Face directory as a checkpoint of weights, written by all processes of a torchrun."""
+"""A directory of another program as a checkpoint of weights, written by all processes of a torchrun."""
 
 import dataclasses
 import os
@@ -13,6 +13,7 @@ from modellink_rm.checkpoint.contract import CONTRACT_NAME, contract_files, make
 from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights
 from modellink_rm.checkpoint.layout import RunInfo
 from modellink_rm.checkpoint.load import build_and_load_model
+from modellink_rm.checkpoint.megatron.weights import MegatronWeights
 from modellink_rm.checkpoint.save import CheckpointSaver
 from modellink_rm.checkpoint.source import ModelPlan, open_source, plan_model, tokenizer_of
 from modellink_rm.config.export import ImportConfig
@@ -55,13 +56,14 @@ def plan_import(
         UserError: it is not a model of a supported family, lacks a tokenizer, or --output cannot be made.
     """
     parallel.check_world_size(world_size_from_environment())
-    source = open_source(config.load)
+    source = open_source(config.load, base_model=config.base_model)
     weights = source.hugging_face
     if weights is None:
         raise UserError(f"--load {config.load} is a checkpoint already; export writes a directory of it")
     if os.path.lexists(config.output):
         raise UserError(f"--output {config.output} is there already; give a name that is not")
-    model = plan_model(source, ModelConfig(), parallel, loosely=config.load_checkpoint_loosely)
+    model_config = ModelConfig(post_layer_norm=_reads_after_norm(weights))
+    model = plan_model(source, model_config, parallel, loosely=config.load_checkpoint_loosely)
     tokenizer_config = tokenizer_of(tokenizer_config, source)
     tokenizer = load_tokenizer(tokenizer_config)
     template = _template(config, weights, tokenizer)
@@ -86,10 +88,17 @@ def plan_import(
     )
 
 
+def _reads_after_norm(weights: HuggingFaceWeights) -> bool:
+    return weights.post_layer_norm if isinstance(weights, MegatronWeights) else True
+
+
 def _template(config: ImportConfig, weights: HuggingFaceWeights, tokenizer: Tokenizer) -> Template | None:
     """The template of --prompt-type, of an export of this package, or the tokenizer's own; None for none."""
     if config.prompt_type is not None:
         return find_template(config.prompt_type, tokenizer)
+    if isinstance(weights, MegatronWeights) and weights.prompt_type is not None:
+        info(f"the checkpoint names its run's --prompt-type {weights.prompt_type}")
+        return find_template(weights.prompt_type, tokenizer)
     if (weights.directory / CONTRACT_NAME).is_file():
         contract = read_contract(weights.directory)
         if contract.prompt_type is not None:

@@ -15,6 +15,7 @@ from modellink_rm.base.json_files import read_json_object
 from modellink_rm.checkpoint.hf.heads import (
     HEAD_NAME,
     VALUE_HEAD_FILE,
+    StoredHead,
     check_number_type,
     find_head,
     open_safetensors,
@@ -47,12 +48,14 @@ class HuggingFaceWeights:
     """The weights of a Hugging Face directory, opened but not read.
 
     Attributes:
+        base_model: the directory of config.json and of the tokenizer.
         shape: what config.json says of the model.
         tensors: the family's, by the names that this directory gives them, with or without the
             prefix of the body.
     """
 
     directory: Path
+    base_model: Path
     config: Mapping[str, Any]
     shape: ModelShape
     tensors: TensorTable
@@ -64,25 +67,22 @@ class HuggingFaceWeights:
             UserError: a file is missing or damaged, the weights are pickled, or the model is not
                 supported.
         """
-        self.directory = Path(directory)
-        config_file = self.directory / "config.json"
-        self.config = _read_json(config_file)
-        try:
-            self.shape = shape_from_config(self.config)
-        except UserError as error:
-            raise UserError(f"{config_file}: {error}") from None
+        self.directory = self.base_model = Path(directory)
+        self._read_config()
         self._files = _open_weights(self.directory)
         tensors = family_of(self.config).tensors
         bare = dataclasses.replace(tensors, prefix="")
         is_body = tensors.embedding_name not in self._files and bare.embedding_name in self._files
         self.tensors = bare if is_body else tensors
-        self._head = find_head(self.directory, self._files, self.config, own_name=self.tensors.head_name)
+        self._head: StoredHead | None = find_head(
+            self.directory, self._files, self.config, own_name=self.tensors.head_name
+        )
         self._expected = expected_shapes(self.shape, self.tensors)
 
     @property
     def source(self) -> str:
         """What an error calls the origin of the shape."""
-        return f"{self.directory / 'config.json'}"
+        return f"{self.base_model / 'config.json'}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -141,6 +141,15 @@ class HuggingFaceWeights:
             UserError: a head for several labels, or one of another size.
         """
         return self._head.read(self.shape.hidden_size) if self._head is not None else None
+
+    def _read_config(self) -> None:
+        """Read config.json and the shape of the model in it."""
+        config_file = self.base_model / "config.json"
+        self.config = _read_json(config_file)
+        try:
+            self.shape = shape_from_config(self.config)
+        except UserError as error:
+            raise UserError(f"{config_file}: {error}") from None
 
     def _slice(self, name: str) -> Any:
         """A view of a stored tensor whose shape and type have been checked."""

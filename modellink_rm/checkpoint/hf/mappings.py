@@ -112,6 +112,11 @@ def stored_shapes(engine_name: str, shape: ModelShape, table: TensorTable) -> di
     return _stored(engine_name, shape, table).shapes
 
 
+def row_order_of(engine_name: str, shape: ModelShape, table: TensorTable) -> RowOrder:
+    """The order of the rows of one of the engine's tensors."""
+    return _stored(engine_name, shape, table).row_order
+
+
 def tensor_plan(
     engine_name: str, spec: ModelSpec, table: TensorTable, *, tp_rank: int, tp_size: int
 ) -> TensorPlan:

@@ -1,0 +1,201 @@
+"""Reading one file of ModelLink 1.0 or Megatron-LM without running code.
+
+The file is a zip archive: `data.pkl`, which names the classes and functions that its values are made of, and
+the numbers of each tensor. Here the names stand for tensors, containers and argparse.Namespace; objects of
+the programs that wrote it, such as states of random generators, become ones that hold nothing. No function
+that a file names is called, nor is a module imported for it. (torch's own reader of weights would call those
+of numpy, which megatron-core allows in every process.)
+"""
+
+import argparse
+import collections
+import mmap
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modellink_rm.base.errors import UserError
+
+_OTHER_PROGRAMS = (
+    "apex",
+    "megatron",
+    "mindspeed",
+    "mindspeed_llm",
+    "modellink",
+    "numpy",
+    "torch",
+    "torch_npu",
+    "transformer_engine",
+)
+# Of arguments, and of the states that Transformer Engine keeps beside tensors.
+_OTHER_NAMES = (
+    "_codecs.encode",
+    "_io.BytesIO",
+    "collections.defaultdict",
+    "datetime.timedelta",
+    "pathlib.PosixPath",
+    "types.SimpleNamespace",
+)
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_LOCAL_HEADER_BYTES = 30  # of an entry of a zip archive, before its name and its extra field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What a rank's file holds.
+
+    Attributes:
+        arguments: flags of the run; empty if the file has none.
+        chunks: the tensors of each virtual pipeline stage, by name.
+    """
+
+    arguments: Mapping[str, Any]
+    chunks: tuple[Mapping[str, Tensor], ...]
+
+
+def read_shard(path: Path) -> Shard:
+    """The file's arguments and tensors; tensors are mapped, and read where they are used.
+
+    Raises:
+        UserError: it is damaged, names code, or is not a file of such a checkpoint.
+    """
+    content = _load(path)
+    names = ["model"]
+    if isinstance(content, dict) and "model" not in content:
+        names = [f"model{number}" for number in range(len(content)) if f"model{number}" in content]
+    if not isinstance(content, dict) or not names:
+        raise UserError(f"{path} holds no 'model', and is not a checkpoint of ModelLink or Megatron-LM")
+    arguments = content.get("args")
+    return Shard(
+        arguments=vars(arguments) if isinstance(arguments, argparse.Namespace) else {},
+        chunks=tuple(dict(_tensors(content[name])) for name in names),
+    )
+
+
+def _load(path: Path) -> Any:
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(pickled) as data:
+                return _TensorUnpickler(data, archive, mapped, pickled.removesuffix("data.pkl")).load()
+    except _NamedCodeError as error:
+        raise UserError(f"{path} is no such checkpoint: it names {error}, which is not run") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # a damaged pickle can raise any
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"{path} is damaged, or not written by torch 1.6 or later ({reason})") from None
+
+
+def _tensors(model: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The pairs (name, tensor) of nested dictionaries; Megatron-LM's earlier models are such."""
+    for name, value in model.items() if isinstance(model, dict) else ():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        else:
+            yield from _tensors(value, f"{prefix}{name}.")
+
+
+class _NamedCodeError(Exception):
+    """A pickle names what is none of a checkpoint."""
+
+
+class _Unread:
+    """Stands for an object of another program, of which nothing is used."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Unread":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        """Take a value of a list, and forget it."""
+
+
+def _tensor(numbers: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    """A view of a storage's numbers; torch refuses one that reaches beyond them."""
+    return numbers.as_strided(size, stride, offset)
+
+
+def _parameter(data: Tensor, *_: Any) -> Tensor:
+    return data
+
+
+_MEANINGS: Mapping[str, Any] = {
+    "argparse.Namespace": argparse.Namespace,
+    "builtins.set": set,
+    "collections.OrderedDict": collections.OrderedDict,
+    "torch.Size": tuple,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    # Its numbers are in the ordinary order (torch_npu, utils/storage.py).
+    "torch_npu.utils.storage._rebuild_npu_tensor": _tensor,
+    **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
+}
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Makes the values of a file, each tensor a view of the mapped archive.
+
+    Args:
+        folder: of the archive's entries, with its slash.
+    """
+
+    def __init__(self, data: Any, archive: zipfile.ZipFile, mapped: mmap.mmap, folder: str) -> None:
+        super().__init__(data, encoding="latin1")
+        self._archive = archive
+        self._mapped = mapped
+        self._folder = folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a name stands for.
+
+        Raises:
+            _NamedCodeError: a checkpoint does not name it.
+        """
+        full = f"{module.replace('__builtin__', 'builtins')}.{name}"
+        if full in _MEANINGS:
+            return _MEANINGS[full]
+        if full in _OTHER_NAMES or module.split(".")[0] in _OTHER_PROGRAMS:
+            return _Unread
+        raise _NamedCodeError(full)
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """The numbers of a storage, in one dimension."""
+        _, dtype, key, _, count = pid
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"storage {key} is of no known type")
+        entry = self._archive.getinfo(f"{self._folder}data/{key}")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < count * dtype.itemsize:
+            raise ValueError(f"storage {key} has {entry.file_size} bytes for {count} numbers")
+        if count == 0:
+            return torch.empty(0, dtype=dtype)
+        start = entry.header_offset
+        lengths = self._mapped[start + _LOCAL_HEADER_BYTES - 4 : start + _LOCAL_HEADER_BYTES]
+        start += _LOCAL_HEADER_BYTES + sum(int.from_bytes(lengths[at : at + 2], "little") for at in (0, 2))
+        return torch.frombuffer(self._mapped, dtype=dtype, count=count, offset=start)
