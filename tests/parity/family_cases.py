@@ -344,7 +344,7 @@ CASES: dict[str, FamilyCase] = {
         changes={"original_max_position_embeddings": 48, "rope_scaling": _long_factors(4)},
     ),
     "internlm2-long": FamilyCase(
-        published="internlm2-7b-reward",
+        published="polar-7b",
         remark="at long sequences",
         changes={"max_position_embeddings": 48},
         reference=_internlm2_reference,

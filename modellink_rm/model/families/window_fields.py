@@ -73,6 +73,7 @@ def ropes_by_kind(config: Config, *, local_theta: float) -> tuple[Rope, float | 
     Args:
         local_theta: base of the layers with a window if the config does not give settings by kind.
     """
+    config = _without_defaults(config)
     _check_read_by_kind(config)
     parameters = config.get("rope_parameters")
     if parameters:
@@ -90,6 +91,19 @@ def ropes_by_kind(config: Config, *, local_theta: float) -> tuple[Rope, float | 
         )
     is_same = rope.scaling is None and rope.theta == local_theta
     return rope, None if is_same else local_theta
+
+
+def _without_defaults(config: Config) -> Config:
+    """The config without what early versions of transformers 5 wrote for all layers, if it is the default.
+
+    Later ones pass over it, and keep it beside the settings by kind.
+    """
+    parameters = config.get("rope_parameters")
+    if not isinstance(parameters, Mapping):
+        return config
+    default = {"rope_type": "default", "rope_theta": config["rope_theta"]}
+    by_kind = {name: value for name, value in parameters.items() if default.get(name, ()) != value}
+    return {**config, "rope_parameters": by_kind}
 
 
 def _check_read_by_kind(config: Config) -> None:

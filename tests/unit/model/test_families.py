@@ -229,8 +229,8 @@ def test_scaling_of_llama_3_1_is_read() -> None:
 
 
 def test_dynamic_scaling_starts_after_the_models_positions() -> None:
-    scaling = shape_from_config(PUBLISHED["internlm2-7b-reward"]).rope_scaling
-    assert scaling == RopeScaling(kind="dynamic", original_positions=32768, factor=2.0)
+    scaling = shape_from_config(PUBLISHED["polar-7b"]).rope_scaling
+    assert scaling == RopeScaling(kind="dynamic", original_positions=262144, factor=2.0)
 
 
 def test_latent_attention_of_deepseek_v2_is_read() -> None:
@@ -308,6 +308,19 @@ def test_windows_of_a_config_saved_by_transformers_are_those_of_the_published_on
     assert saved == expected
 
 
+@pytest.mark.parametrize("family", ["gemma3_text", "olmo3"])
+def test_default_rope_of_all_layers_is_passed_over_as_transformers_does(family: str) -> None:
+    published = {**CONFIGS[family], "rope_scaling": None}
+    default = {"rope_type": "default", "rope_theta": published["rope_theta"]}
+    by_kind = {"full_attention": default, "sliding_attention": {**default, "rope_theta": 7e3}}
+    shape = shape_from_config({**published, "rope_parameters": default})
+    assert shape == shape_from_config(published)
+    both = shape_from_config({**published, "rope_parameters": {**default, **by_kind}})
+    assert both == shape_from_config({**published, "rope_parameters": by_kind})
+    config = CONFIG_MAPPING[family].from_dict({**published, "rope_parameters": {**default, **by_kind}})
+    assert config.rope_parameters["sliding_attention"]["rope_theta"] == both.local_rotary_base
+
+
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 64, "long_factor": [1.0] * 64}
 WITH_NAN = [*[1.0] * 63, float("nan")]
@@ -368,6 +381,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("gemma3_text", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}}),
     # transformers passes over what does not stand in the settings of a kind of layer.
     ("gemma3_text", {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}),
+    ("gemma3_text", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
     ("gemma3_text", {"original_max_position_embeddings": 8192}),
     ("olmo3", {"original_max_position_embeddings": 4096}),
     ("olmo3", {"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "truncate": False}}),
