@@ -1,10 +1,12 @@
 """TRL goes on from an exported directory with the loss that this package computes, and its model comes back.
 
     python benchmarks/export_in_trl.py CHECKPOINT --python VENV/bin/python --work DIR
+    python benchmarks/export_in_trl.py --family mixtral --python VENV/bin/python --work DIR
 
-Exports the checkpoint, has TRL's RewardTrainer take a step from it and compares that step's loss with
-ours; then scores with the directory that TRL saved and compares with TRL's scores. The exit code is 1 if
-a number differs by more than 1e-4.
+With --family the checkpoint is of a tiny model of tests/parity/family_cases.py. Exports the checkpoint, has
+TRL's RewardTrainer take a step from it and compares that step's loss with ours; then scores with the
+directory that TRL saved and compares with TRL's scores. The exit code is 1 if a number differs by more than
+1e-4.
 """
 
 import argparse
@@ -32,15 +34,21 @@ RUNNER = Path(__file__).parent / "peers" / "trl_continues.py"
 def main(argv: Sequence[str]) -> int:
     """Compare; the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser.add_argument("--family", help="instead of a checkpoint: that of a tiny model of that family")
     parser.add_argument("--python", required=True, help="of the environment that has trl")
     parser.add_argument("--work", type=Path, required=True, help="directory to make, for all files")
     flags = parser.parse_args(argv)
+    if (flags.checkpoint is None) == (flags.family is None):
+        parser.error("give a checkpoint or --family")
     flags.work.mkdir(parents=True)
     exported, saved, result = flags.work / "exported", flags.work / "saved", flags.work / "result.json"
-    command = [sys.executable, "-m", "modellink_rm", "export", "--load", flags.checkpoint]
-    subprocess.run([*command, "--output", str(exported)], check=True)
-    ours = _scores(flags.checkpoint)
+    sys.path.insert(0, str(RUNNER.parents[2]))  # for the tiny models of the tests
+    from benchmarks.tiny_export import export, import_tiny_model
+
+    checkpoint = flags.checkpoint or import_tiny_model(flags.family, flags.work)
+    export(checkpoint, exported)
+    ours = _scores(str(checkpoint))
     our_loss = -sum(logsigmoid(tensor(chosen - rejected)).item() for chosen, rejected in ours) / len(ours)
     pairs = flags.work / "pairs.json"
     pairs.write_text(json.dumps([_messages(*pair) for pair in PAIRS]))

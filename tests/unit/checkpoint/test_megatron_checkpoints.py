@@ -206,6 +206,34 @@ def test_tensors_that_the_family_has_not_are_named(tmp_path: Path) -> None:
         check_names(opened(tmp_path), loosely=True)
 
 
+def test_damaged_content_is_one_line(tmp_path: Path) -> None:
+    written(tmp_path, tp=2, arguments={"norm_epsilon": "1e-5", "kv_channels": None})
+    path = shard(tmp_path, "mp_rank_01")
+    content = torch.load(path, weights_only=False)
+    content["model"]["itself"] = content["model"]
+    torch.save(content, path)
+    assert opened(tmp_path).shape.norm_epsilon == 1e-5
+    content["model"]["decoder.layers.1.self_attention.linear_proj.weight"] = torch.zeros(3)
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"linear_proj.weight has the shapes \(64, 32\), \(3,\) on its ranks"):
+        opened(tmp_path)
+
+
+def test_norms_inside_of_transformer_engines_layers_are_found(tmp_path: Path) -> None:
+    written(tmp_path)
+    content = torch.load(shard(tmp_path), weights_only=False)
+    layer, model = "decoder.layers.{}.", content["model"]
+    for number in range(4):
+        for norm, linear in (
+            ("input_layernorm", "self_attention.linear_qkv"),
+            ("pre_mlp_layernorm", "mlp.linear_fc1"),
+        ):
+            name = layer.format(number)
+            model[f"{name}{linear}.layer_norm_weight"] = model.pop(f"{name}{norm}.weight")
+    torch.save(content, shard(tmp_path))
+    assert check_names(opened(tmp_path), loosely=False).missing == ()
+
+
 def test_families_with_other_parts_are_refused(tmp_path: Path) -> None:
     written(tmp_path)
     write_tiny_mixtral(tmp_path / "moe")
