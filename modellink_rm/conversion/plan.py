@@ -123,7 +123,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
         parallel=parallel,
         model=_model_with_room(source, parallel, added_rows=pad.added_rows),
         contents=Contents(
-            base_config=base,
+            base_config=config_without_code(base, checkpoint.run.spec.shape.family),
             dtype=dtype,
             form=form,
             pad_token_id=pad.index,
@@ -135,7 +135,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
         bf16=bf16,
         samples=tuple(samples),
         rendered=templated.rendered,
-        checks_scores=config.check_scores and _has_class_in_transformers(checkpoint, form),
+        checks_scores=config.check_scores and _can_be_scored(checkpoint, form),
     )
 
 
@@ -172,13 +172,28 @@ def _after_merging(
     return dataclasses.replace(contract, normalization=left), form
 
 
-def _has_class_in_transformers(checkpoint: CheckpointInfo, form: Form) -> bool:
-    """Whether transformers can score what is written; else a line says that nothing did."""
+def config_without_code(config: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """config.json without `auto_map` where transformers has the family's classes.
+
+    It names files of the publisher's that are not written, which programs that trust remote code look for.
+    """
+    return {name: value for name, value in config.items() if name != "auto_map" or not _has_class(family)}
+
+
+def _has_class(family: str) -> bool:
+    """Whether transformers itself has the family."""
     import transformers
 
-    classifier = FAMILIES[checkpoint.run.spec.shape.family].classifier
-    if not form.is_classifier or hasattr(transformers, classifier):
+    classifier = FAMILIES[family].classifier
+    return bool(classifier) and hasattr(transformers, classifier)
+
+
+def _can_be_scored(checkpoint: CheckpointInfo, form: Form) -> bool:
+    """Whether transformers can score what is written; else a line says that nothing did."""
+    family = checkpoint.run.spec.shape.family
+    if not form.is_classifier or _has_class(family):
         return True
+    classifier = FAMILIES[family].classifier
     warn_once(f"scores are not checked: {classifier} is code of the model's publisher, which is not run")
     return False
 

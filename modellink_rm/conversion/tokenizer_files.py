@@ -98,7 +98,7 @@ def render_with_transformers(
         for name, content in {**files, "config.json": _bytes(dict(config))}.items():
             Path(directory, name).write_bytes(content)
         try:
-            own = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            own = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers raises whatever the files make it raise
             reason = " ".join(str(error).split())
             raise UserError(f"transformers cannot read the tokenizer's files: {reason}") from None

@@ -60,7 +60,7 @@ def scores_with_transformers(
     alone = [scores_of(torch.tensor([one]), torch.ones(1, len(one), dtype=torch.long)) for one in ids]
     different = []
     if rendered:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         for index in rendered:
             text = tokenizer.apply_chat_template(samples[index]["messages"], tokenize=False)
             if tokenizer(text, add_special_tokens=False)["input_ids"] != samples[index]["input_ids"]:
