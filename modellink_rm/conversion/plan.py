@@ -19,7 +19,7 @@ from modellink_rm.checkpoint.contract import (
     InferenceContract,
     contract_tokenizer,
 )
-from modellink_rm.checkpoint.hf.contents import Contents, check_writable_model
+from modellink_rm.checkpoint.hf.contents import Contents, config_of_run
 from modellink_rm.checkpoint.hf.form import Form, choose_form
 from modellink_rm.checkpoint.layout import CheckpointInfo
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model
@@ -90,8 +90,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
     contract = source.contract
     assert contract is not None
     check_output(config, checkpoint)
-    base = _base_config(checkpoint)
-    check_writable_model(checkpoint.run.spec, base)
+    base = config_of_run(checkpoint.run.spec, _base_config(checkpoint))
     form = choose_form(config.form, checkpoint.run.spec)
     tokenizer = load_tokenizer(contract_tokenizer(TokenizerConfig(), contract, checkpoint.path))
     template = _template(contract, checkpoint)

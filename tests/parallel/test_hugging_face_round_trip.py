@@ -1,5 +1,6 @@
 """A Hugging Face directory read into a model and written again is the same, wherever its parts lie."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.hf.contents import check_writable_model
+from modellink_rm.checkpoint.hf.contents import config_of_run
 from modellink_rm.checkpoint.hf.form import LLAMA_FACTORY
 from modellink_rm.checkpoint.source import open_source, plan_model
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.model.families.registry import shape_from_config
 from tests.distributed import Workers
 from tests.marks import full
 from tests.tiny_models import (
@@ -240,25 +242,39 @@ def test_model_that_scores_before_the_norm_is_refused(tmp_path: Path) -> None:
     plan = plan_model(open_source(str(tmp_path)), model, ParallelConfig(), loosely=False)
     config = json.loads((tmp_path / "config.json").read_text())
     with pytest.raises(UserError, match="--no-post-layer-norm cannot be written"):
-        check_writable_model(plan.spec, config)
+        config_of_run(plan.spec, config)
 
 
-@pytest.mark.parametrize(
-    ("given", "difference"),
-    [
-        ({"rotary_base": 5e5}, r"rotary_base 500000\.0 instead of 10000\.0"),
-        ({"norm_epsilon": 0.25}, r"norm_epsilon 0\.25 instead of "),
-        ({"max_position_embeddings": 77}, "max_position_embeddings 77 instead of "),
-    ],
-)
-def test_model_of_other_numbers_than_its_config_is_refused(
-    given: dict[str, Any], difference: str, tmp_path: Path
-) -> None:
-    write_tiny_llama(tmp_path, kind="score")
-    plan = plan_model(open_source(str(tmp_path)), ModelConfig(**given), ParallelConfig(), loosely=False)
+# It starts where the model's positions end.
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+GIVEN = {"rotary_base": 5e5, "norm_epsilon": 0.25, "max_position_embeddings": 77}
+
+
+@pytest.mark.parametrize("write", [write_tiny_llama, write_tiny_chatglm])
+@pytest.mark.parametrize("name", GIVEN)
+def test_config_has_the_numbers_of_the_run(name: str, write: Callable[..., Any], tmp_path: Path) -> None:
+    write(tmp_path, kind="score")
+    model = ModelConfig(**{name: GIVEN[name]})
+    plan = plan_model(open_source(str(tmp_path)), model, ParallelConfig(), loosely=False)
     config = json.loads((tmp_path / "config.json").read_text())
-    with pytest.raises(UserError, match=f"{difference}.* would describe another model"):
-        check_writable_model(plan.spec, config)
+    if (name, config["model_type"]) == ("rotary_base", "chatglm"):  # it has a ratio instead
+        with pytest.raises(UserError, match=r"rotary_base 500000\.0 .* would describe another model"):
+            config_of_run(plan.spec, config)
+        return
+    written = config_of_run(plan.spec, config)
+    assert getattr(shape_from_config(written), name) == GIVEN[name]
+    changed = {field for field in written if written[field] != config[field]}
+    assert len(changed) == 1
+    assert config_of_run(dataclasses.replace(plan.spec, shape=shape_from_config(config)), config) == config
+
+
+def test_config_of_another_rope_scaling_is_refused(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path, kind="score", rope_parameters=DYNAMIC)
+    model = ModelConfig(max_position_embeddings=1024)
+    plan = plan_model(open_source(str(tmp_path)), model, ParallelConfig(), loosely=False)
+    config = json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(UserError, match=r"rope_scaling .* would describe another model"):
+        config_of_run(plan.spec, config)
 
 
 def test_flipped_bit_of_what_this_package_exported_is_refused(workers: Workers, tmp_path: Path) -> None:

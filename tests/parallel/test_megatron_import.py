@@ -1,12 +1,13 @@
 """A checkpoint of ModelLink 1.0 scores as the Hugging Face directory of the same weights does."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modellink_rm import Scorer
-from modellink_rm.config.export import ImportConfig
+from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from tests.distributed import Workers
@@ -61,3 +62,25 @@ def test_scores_are_those_of_the_hugging_face_directory(
     (scores,) = workers.run(scores_on_rank, 1, str(new), None)
     (expected,) = workers.run(scores_on_rank, 1, str(base), "llama2")
     assert scores == expected
+
+
+def export_on_rank(load: str, output: str) -> None:
+    from modellink_rm.conversion.export import export_checkpoint
+    from modellink_rm.conversion.plan import plan_export
+
+    export_checkpoint(plan_export(ExportConfig(load=load, output=output), ParallelConfig()))
+
+
+@pytest.mark.full
+def test_models_of_the_chatglm3_script_are_exported_with_their_numbers(
+    workers: Workers, tmp_path: Path
+) -> None:
+    base, old, new, out = (tmp_path / name for name in ("base", "old", "new", "out"))
+    model = write_tiny_chatglm(base, value_head=True)
+    write_tokenizer(base)
+    flags = {"norm_epsilon": 1e-6, "no_post_layer_norm": True}
+    write_megatron_checkpoint(old, model, base_model=base, tp=2, pp=2, arguments=flags)
+    workers.run(import_on_rank, 1, str(old), str(base), str(new), {})
+    workers.run(export_on_rank, 1, str(new), str(out))  # transformers checks the scores
+    config = json.loads((out / "config.json").read_text())
+    assert (config["layernorm_epsilon"], config["post_layer_norm"]) == (1e-6, False)

@@ -11,12 +11,19 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.hf.form import TRANSFORMERS, Form
 from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.model.families.registry import FAMILIES, shape_from_config
+from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 _VOCABULARY_FIELDS = ("vocab_size", "padded_vocab_size")
 # THUDM's code (modeling_chatglm.py) leaves the final norm out where its config.json says so.
 _FINAL_NORM = "post_layer_norm"
+# Where configs have the numbers that flags of a run can set.
+_FIELDS_OF_NUMBERS = {
+    "norm_epsilon": ("rms_norm_eps", "layernorm_epsilon"),
+    "rotary_base": ("rope_theta",),
+    "max_position_embeddings": ("max_position_embeddings", "seq_length"),
+}
 # Of a reward model in another form than the one that is written.
 _FIELDS_OF_FORMS = ("value_head_prefix", "num_labels", "problem_type", "id2label", "label2id")
 
@@ -76,15 +83,15 @@ class Contents:
         }
 
 
-def check_writable_model(spec: ModelSpec, config: Mapping[str, Any]) -> None:
-    """Check that other programs can compute the model's scores, and that `config` describes it.
+def config_of_run(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with the numbers of a run that had its own, as those of --norm-epsilon.
 
     Args:
-        config: the base model's config.json, which is written beside the weights.
+        config: the base model's config.json.
 
     Raises:
-        UserError: its scores are read before the final norm, which no class of transformers does, or it was
-            trained with other numbers than those of `config`.
+        UserError: other programs cannot compute the model's scores: they are read before the final norm,
+            which no class of transformers does, or the run had numbers that `config` has no field for.
     """
     if not spec.post_layer_norm and _FINAL_NORM not in config:
         raise UserError(
@@ -92,8 +99,12 @@ def check_writable_model(spec: ModelSpec, config: Mapping[str, Any]) -> None:
             "scores are read before the final norm, and transformers reads them after it; score with the "
             "checkpoint itself, by python -m modellink_rm score"
         )
-    described = dataclasses.replace(spec, shape=shape_from_config(config)).without_router_losses().shape
     trained = spec.without_router_losses().shape
+    written = dict(config)
+    for number, fields in _FIELDS_OF_NUMBERS.items():
+        if getattr(trained, number) != getattr(_described(spec, config), number):
+            written = _with_number(written, fields, getattr(trained, number))
+    described = _described(spec, written)
     differences = [
         f"{field.name} {getattr(trained, field.name)} instead of {getattr(described, field.name)}"
         for field in dataclasses.fields(described)
@@ -105,3 +116,18 @@ def check_writable_model(spec: ModelSpec, config: Mapping[str, Any]) -> None:
             "written as a Hugging Face directory: that config.json would describe another model; score with "
             "the checkpoint itself, by python -m modellink_rm score"
         )
+    return written
+
+
+def _described(spec: ModelSpec, config: Mapping[str, Any]) -> ModelShape:
+    """The shape that a config.json describes."""
+    return dataclasses.replace(spec, shape=shape_from_config(config)).without_router_losses().shape
+
+
+def _with_number(config: dict[str, Any], fields: tuple[str, ...], value: float) -> dict[str, Any]:
+    """The config with a number in those of the fields that it has."""
+    given = {name: value for name in fields if config.get(name) is not None}
+    rope = config.get("rope_parameters")
+    if isinstance(rope, Mapping) and any(rope.get(name) is not None for name in fields):
+        given["rope_parameters"] = {**rope, **{name: value for name in fields if name in rope}}
+    return {**config, **given}
