@@ -29,6 +29,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.conversion.card import CARD_NAME, model_card
 from modellink_rm.conversion.padding import PadToken, choose_pad_token
+from modellink_rm.conversion.publisher_code import config_without_code, has_class_in_transformers
 from modellink_rm.conversion.samples import Sample, samples_of
 from modellink_rm.conversion.tokenizer_files import (
     declared_pad_token,
@@ -171,26 +172,10 @@ def _after_merging(
     return dataclasses.replace(contract, normalization=left), form
 
 
-def config_without_code(config: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """config.json without `auto_map` where transformers has the family's classes.
-
-    It names files of the publisher's that are not written, which programs that trust remote code look for.
-    """
-    return {name: value for name, value in config.items() if name != "auto_map" or not _has_class(family)}
-
-
-def _has_class(family: str) -> bool:
-    """Whether transformers itself has the family."""
-    import transformers
-
-    classifier = FAMILIES[family].classifier
-    return bool(classifier) and hasattr(transformers, classifier)
-
-
 def _can_be_scored(checkpoint: CheckpointInfo, form: Form) -> bool:
     """Whether transformers can score what is written; else a line says that nothing did."""
     family = checkpoint.run.spec.shape.family
-    if not form.is_classifier or _has_class(family):
+    if not form.is_classifier or has_class_in_transformers(family):
         return True
     classifier = FAMILIES[family].classifier
     warn_once(f"scores are not checked: {classifier} is code of the model's publisher, which is not run")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modellink_rm.conversion.padding import PadToken
-from modellink_rm.conversion.plan import config_without_code
+from modellink_rm.conversion.publisher_code import config_without_code
 from modellink_rm.conversion.tokenizer_files import render_with_transformers
 from tests.tiny_data import write_tokenizer
 
