@@ -27,7 +27,7 @@ from modellink_rm.conversion.transformers_scores import scores_with_transformers
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-4
-SECONDS_TO_START = 600
+SECONDS_TO_START = 1200
 PORT = 8123
 CONVERSATIONS = (
     ("the cat", "sings"),
