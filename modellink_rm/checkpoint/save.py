@@ -90,7 +90,7 @@ class CheckpointSaver:
         scheduler: Any,
         run: RunInfo,
         info_files: Mapping[str, bytes],
-        kept: Collection[int] = (),
+        when_whole: Callable[[], Collection[int]] = tuple,
     ) -> Path:
         """Write `root/iter_N`, and then the file that names the newest, after the save before.
 
@@ -98,7 +98,8 @@ class CheckpointSaver:
             chunks: the process's stage or virtual stages, unwrapped or with gradient buffers.
             run: written as run.json.
             info_files: further small files that go with it, by name relative to the checkpoint.
-            kept: iterations whose checkpoints are not removed, besides those of the retention.
+            when_whole: called on the first process when the checkpoint has its name, by a thread in the
+                background; the iterations whose checkpoints are not removed, besides those of the retention.
 
         Returns:
             The checkpoint's directory, which is there when the save is finished.
@@ -116,7 +117,7 @@ class CheckpointSaver:
                 "rng": sharded_rng(self._ranks),
             }
 
-        return self._save(state, run, info_files, kept)
+        return self._save(state, run, info_files, when_whole)
 
     def save_weights(self, *, chunks: Sequence[Any], run: RunInfo, info_files: Mapping[str, bytes]) -> Path:
         """Write a checkpoint of weights that no run has trained; as `save` otherwise."""
@@ -156,12 +157,12 @@ class CheckpointSaver:
         make_state: Callable[[], dict[str, Any]],
         run: RunInfo,
         info_files: Mapping[str, bytes],
-        kept: Collection[int] = (),
+        when_whole: Callable[[], Collection[int]] = tuple,
     ) -> Path:
         self.finish()
         final = checkpoint_directory(self._root, run.iteration)
         small_files = {**info_files, RUN_NAME: run.to_json()}
-        self._phases = self._written(make_state, final, small_files, kept)
+        self._phases = self._written(make_state, final, small_files, when_whole)
         self._go_on()
         if not self._in_background:
             self.finish()
@@ -189,7 +190,7 @@ class CheckpointSaver:
         make_state: Callable[[], dict[str, Any]],
         final: Path,
         small_files: Mapping[str, bytes],
-        kept: Collection[int],
+        when_whole: Callable[[], Collection[int]],
     ) -> Iterator[Work]:
         """Write a checkpoint: what the processes do together, with the work of each one between."""
         unfinished = final.with_name(final.name + UNFINISHED)
@@ -207,7 +208,7 @@ class CheckpointSaver:
 
         def finish() -> list[Path]:
             _finish(unfinished, final, small_files, planned, parts)
-            return prune(self._root, iteration_of(final), self._retention, kept)
+            return prune(self._root, iteration_of(final), self._retention, when_whole())
 
         finishing = Work(finish if is_first else None)
         yield finishing

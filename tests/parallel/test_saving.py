@@ -5,6 +5,7 @@ import os
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,10 +120,38 @@ def test_a_writer_that_fails_ends_the_run_in_one_line_and_leaves_the_checkpoint_
     assert not list(tmp_path.glob("iter_0000002*"))
 
 
-def test_only_what_is_to_be_kept_is_left(arguments: list[str], workers: Workers, tmp_path: Path) -> None:
+def train_with_a_best(argv: list[str]) -> list[bool]:
+    """Whether each checkpoint had its name when the saver said so; the first one is always to be kept."""
+    from modellink_rm.checkpoint.save import CheckpointSaver
+
+    save, found = CheckpointSaver.save, []
+
+    def save_best(saver: CheckpointSaver, **values: Any) -> Path:
+        def when_whole() -> set[int]:
+            found.append(path.is_dir())
+            return {1}
+
+        path = Path(argv[-1], f"iter_{values['run'].iteration:07d}")
+        return save(saver, **values, when_whole=when_whole)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointSaver, "save", save_best)
+        train_part(argv)
+    return found
+
+
+@pytest.mark.parametrize("flags", ["", full("--async-save")])
+def test_only_what_is_to_be_kept_is_left(
+    flags: str, arguments: list[str], workers: Workers, tmp_path: Path
+) -> None:
     words = [*arguments, "--save-interval", "1", "--keep-last", "1", "--save-retain-interval", "2"]
-    run_training(workers, 1, words, tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("iter_*")) == ["iter_0000002", "iter_0000004"]
+    found = workers.run(train_with_a_best, 1, [*words, *flags.split(), "--save", str(tmp_path)])[0]
+    assert found == [True] * NUM_STEPS
+    assert sorted(path.name for path in tmp_path.glob("iter_*")) == [
+        "iter_0000001",
+        "iter_0000002",
+        "iter_0000004",
+    ]
     assert latest_checkpoint(tmp_path) == tmp_path / "iter_0000004"
 
 
