@@ -125,7 +125,7 @@ def check_finite_state(optimizer: Any, name: str) -> None:
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     """Whether all numbers are finite; asked in pieces, since torch takes 1.5 times their memory for it."""
-    pieces = tensor.detach().reshape(-1).split(_PIECE)  # type: ignore[no-untyped-call]
+    pieces = torch.split(tensor.detach().reshape(-1), _PIECE)
     return all(bool(torch.isfinite(piece).all()) for piece in pieces)
 
 

@@ -100,7 +100,7 @@ class TensorWriter(FileSystemWriterAsync):  # type: ignore[misc]
                 file.copy()
 
     def write(self) -> None:
-        """Write the files, each by a thread; what was not copied is, where it must be, as it is written.
+        """Write the files, each by a thread; what is on a GPU is copied tensor by tensor.
 
         Raises:
             OSError: of the first file that cannot be written; likewise other errors of torch's writer.
@@ -134,7 +134,6 @@ class _File:
         self.path = path
         self._objects = [pair for pair in contents if pair[0].type == WriteItemType.BYTE_IO]
         self._tensors = deque(pair for pair in contents if pair[0].type != WriteItemType.BYTE_IO)
-        self._are_copies = False
 
     @property
     def is_on_gpu(self) -> bool:
@@ -144,31 +143,31 @@ class _File:
     def copy(self) -> None:
         """Replace the tensors by copies in memory of the host."""
         self._tensors = deque((item, _copied(tensor)) for item, tensor in self._tensors)
-        self._are_copies = True
 
     def write(self, number: int, transforms: Any, results: "queue.Queue[Any]") -> None:
         """Write the file, and put (number, what became of it) into `results`."""
         running: queue.Queue[int] = queue.Queue()  # the engine takes one number out of it at its end
         running.put(number)
-        contents = (os.fspath(self.path), self.path.name, (self._objects, self._copies()))
+        contents = (os.fspath(self.path), self.path.name, (self._objects, self._in_host_memory()))
         FileSystemWriterAsync.write_preloaded_data(
             [transforms], number, contents, results, running, use_fsync=True
         )
 
-    def _copies(self) -> Iterator[tuple[WriteItem, Tensor]]:
+    def _in_host_memory(self) -> Iterator[tuple[WriteItem, Tensor]]:
         """The tensors in memory of the host, a copy of which is let go when the next one is asked for."""
         while self._tensors:
             item, tensor = self._tensors.popleft()
-            yield item, tensor if self._are_copies or _can_be_saved(tensor) else _copied(tensor)
+            yield item, _alone(tensor) if tensor.is_cpu and tensor.is_contiguous() else _copied(tensor)
 
 
-def _can_be_saved(tensor: Tensor) -> bool:
-    """Whether it is in memory of the host with nothing else in its storage: torch saves whole storages."""
-    return tensor.is_cpu and tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+def _alone(tensor: Tensor) -> Tensor:
+    """The same memory, with nothing else in its storage: torch saves whole storages."""
+    bytes_of_it = tensor.detach().view(-1).view(torch.uint8).numpy()
+    return torch.from_numpy(bytes_of_it).view(tensor.dtype).view(tensor.shape)
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """A copy in memory of the host that has nothing else in its storage."""
+    """A copy in memory of the host."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 

@@ -109,13 +109,25 @@ class HuggingFaceWeights:
         Raises:
             UserError: a tensor is missing, or does not have the shape that config.json gives it.
         """
-        tensor = torch.zeros(plan.shape, dtype=dtype)
+        tensor = torch.empty(plan.shape, dtype=dtype)
+        self.read_into(tensor, plan)
+        return tensor
+
+    def read_into(self, tensor: torch.Tensor, plan: TensorPlan) -> None:
+        """Fill the tensor that `plan` describes, with no more memory than its largest slice takes.
+
+        Rows that the directory does not have, of a padded vocabulary, become zero.
+
+        Raises:
+            UserError: a tensor is missing, or does not have the shape that config.json gives it.
+        """
+        assert tuple(tensor.shape) == tuple(plan.shape)
         row = 0
         for piece in plan.pieces:
             values = read_piece(self._slice(piece.name), plan, piece)
             tensor[row : row + len(values)].copy_(values)
             row += len(values)
-        return tensor
+        tensor[row:].zero_()
 
     @property
     def is_bf16(self) -> bool:

@@ -35,7 +35,7 @@ def load_hugging_face_weights(
         if is_of_expert(name):
             rank, size = (ranks.etp_rank, ranks.etp_size)
         plan = tensor_plan(name, chunks[0].spec, weights.tensors, tp_rank=rank, tp_size=size)
-        tensor.copy_(weights.read(plan, tensor.dtype))
+        weights.read_into(tensor, plan)
     head = weights.head()
     if chunks[-1].post_process and head is not None:
         weight, bias = head
