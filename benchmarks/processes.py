@@ -1,7 +1,9 @@
 """Run commands as processes, one thread each on a CPU, and see their peak memory."""
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,7 +37,7 @@ def run_measured(
         was_ended, gpu_peak = False, 0.0
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
             if device == "cuda":
-                gpu_peak = max(gpu_peak, gpu_memory())
+                gpu_peak = max(gpu_memory(), gpu_peak)  # NaN stays
             if not was_ended and is_done():
                 process.terminate()
                 was_ended = True
@@ -78,6 +80,9 @@ def run_trainer(
 
 
 def gpu_memory() -> float:
-    """Memory in use on the first GPU in MB, all of its users together."""
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    """Memory in use on the first visible GPU in MB, all of its users together; NaN without nvidia-smi."""
+    if shutil.which("nvidia-smi") is None:
+        return math.nan
+    number = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={number}"]
     return float(subprocess.run(query, capture_output=True, text=True, check=True).stdout)

@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     pythons, missing = find_pythons(arguments)
     with tempfile.TemporaryDirectory(prefix="train-benchmark-", dir=arguments.work_dir) as work:
         setting = prepare(arguments, Path(work))
-        runs, peaks = measure(setting, pythons)
+        runs, peaks = measure(setting, pythons, missing)
     print_conditions(arguments, setting)
     peak = statistics.median(max(rates.values()) for rates in peaks)
     figures = {name: figures_of(setting, rounds) for name, rounds in runs.items()}
@@ -113,6 +113,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="of this trainer: tokens it computes at a time (default: %(default)s)",
     )
     parser.add_argument(
+        "--peer-micro-batch-size",
+        type=int,
+        help="of TRL and LLaMA-Factory: pairs of a forward pass, where a step's do not fit (default all)",
+    )
+    parser.add_argument(
         "--compile", default="always", help="of this trainer, as in a long run (default: %(default)s)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
@@ -125,6 +130,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.warm_up < arguments.steps:
         raise UserError(f"--warm-up {arguments.warm_up} leaves none of --steps {arguments.steps} to time")
+    micro_batch_size = arguments.peer_micro_batch_size
+    if micro_batch_size is not None and (micro_batch_size < 1 or arguments.batch_size % micro_batch_size):
+        raise UserError(
+            f"--peer-micro-batch-size {micro_batch_size} does not divide --batch-size {arguments.batch_size}"
+        )
     arguments.trainer_flags = trainer_flags
     return arguments
 
@@ -188,14 +198,28 @@ def prepare(arguments: argparse.Namespace, work: Path) -> Setting:
     return setting
 
 
-def measure(setting: Setting, pythons: dict[str, str]) -> tuple[dict[str, list[Run]], list[dict[str, float]]]:
-    """(runs of each trainer, one a round; rates of matrix products by size, measured in between)."""
+def measure(
+    setting: Setting, pythons: dict[str, str], missing: dict[str, str]
+) -> tuple[dict[str, list[Run]], list[dict[str, float]]]:
+    """(runs of each trainer, one a round; rates of matrix products by size, measured in between).
+
+    A trainer of others that fails, for want of memory say, is left out from then on and goes to `missing`.
+    """
     runs: dict[str, list[Run]] = {name: [] for name in pythons}
     peaks = [measure_peak(setting)]
     for number in range(setting.arguments.rounds):
-        for name, python in pythons.items():
+        for name in tuple(runs):
             started = time.perf_counter()
-            run = run_ours(setting, name) if name in OURS else run_runner(setting, name, python)
+            try:
+                run = run_ours(setting, name) if name in OURS else run_runner(setting, name, pythons[name])
+            except UserError as error:
+                if name not in PEERS:
+                    raise
+                print(f"round {number + 1}, {LABELS[name]}: {error}", file=sys.stderr, flush=True)
+                said = [line for line in str(error).split(r"\n") if line.strip()]  # a UserError is one line
+                missing[name] = f"failed: {said[-1][-200:]}"
+                del runs[name]
+                continue
             runs[name].append(run)
             peaks.append(measure_peak(setting))
             print(
@@ -249,7 +273,7 @@ def print_table(figures: dict[str, Figures], peak: float, missing: dict[str, str
             f"{row.flops_per_second / peak:.2f} |"
         )
     for name, reason in missing.items():
-        print(f"\n{LABELS[name]}: not installed: {reason}")
+        print(f"\n{LABELS[name]}: not measured: {reason}")
 
 
 def print_goals(arguments: argparse.Namespace, figures: dict[str, Figures], peak: float) -> None:
@@ -306,7 +330,7 @@ def write_json(
         "settings": {name: value for name, value in vars(arguments).items() if is_plain(value)},
         "runs": {name: [dataclasses.asdict(run) for run in rounds] for name, rounds in runs.items()},
         "matmul_rates": peaks,
-        "not_installed": missing,
+        "not_measured": missing,
     }
     arguments.json.write_text(json.dumps(content, indent=2) + "\n")
     print(f"figures: {arguments.json}")

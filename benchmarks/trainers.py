@@ -16,6 +16,8 @@ from modellink_rm.dataset.example import Example
 
 HERE = Path(__file__).parent
 SEQ_LENGTH = 1024
+# Those whose gradients of several forward passes can add up to a step (transformers' Trainer).
+ACCUMULATING = ("trl", "llama_factory")
 
 
 @dataclass
@@ -97,11 +99,17 @@ def run_runner(setting: Setting, name: str, python: str) -> Run:
     arguments = setting.arguments
     runner = HERE / "peers" / PEERS[name].runner if name in PEERS else HERE / f"{name}.py"
     output = setting.work / f"{name}.json"
+    micro_batch_size = arguments.peer_micro_batch_size
     peak = run_measured(
         [
             *(python, str(runner), "--model", str(setting.model), "--pairs", str(setting.pairs)),
             *("--steps", str(arguments.steps), "--batch-size", str(arguments.batch_size)),
             *("--lr", arguments.lr, "--output", str(output)),
+            *(
+                ["--micro-batch-size", str(micro_batch_size)]
+                if name in ACCUMULATING and micro_batch_size
+                else []
+            ),
             *device_words(setting),
             *(["--recompute"] if arguments.recompute else []),
         ],

@@ -57,10 +57,10 @@ def peer_python(name: str, directory: Path) -> Path | str:
     A reason is kept in the environment's directory, so that the next run does not try again.
     """
     home = directory.resolve() / name
-    python, reason = home / "bin" / "python", home / "not-installed.txt"
+    python, reason, made = home / "bin" / "python", home / "not-installed.txt", home / "made.txt"
     if reason.exists():
         return reason.read_text().strip()
-    if python.exists():
+    if made.exists():  # last of all: a run that was ended meanwhile leaves a part
         return python
     home.mkdir(parents=True, exist_ok=True)
     print(f"{home}: making an environment for {PEERS[name].label}", flush=True)
@@ -73,4 +73,5 @@ def peer_python(name: str, directory: Path) -> Path | str:
             lines = [line.strip() for line in done.stderr.splitlines() if "Error" in line or "ERROR" in line]
             reason.write_text(f"{' '.join(command[1:])}: {lines[-1] if lines else done.returncode}\n")
             return reason.read_text().strip()
+    made.touch()
     return python

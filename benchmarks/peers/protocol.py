@@ -18,12 +18,16 @@ def parse_arguments(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace
     parser.add_argument("--pairs", type=Path, required=True, help="json list of pairs of token ids")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True, help="pairs of a step")
+    parser.add_argument(
+        "--micro-batch-size", type=int, help="pairs of a forward pass, whose gradients add up; default all"
+    )
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--output", type=Path, required=True, help="file for the result")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--bf16", action="store_true", help="autocast; the weights stay float32")
     parser.add_argument("--recompute", action="store_true", help="checkpoint activations")
     arguments = parser.parse_args()
+    arguments.micro_batch_size = arguments.micro_batch_size or arguments.batch_size
     pairs = json.loads(arguments.pairs.read_text())
     return arguments, pairs[: arguments.steps * arguments.batch_size]
 

@@ -16,7 +16,8 @@ def training_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "output_dir": tempfile.mkdtemp(prefix="runner-"),
         "max_steps": arguments.steps,
-        "per_device_train_batch_size": arguments.batch_size,
+        "per_device_train_batch_size": arguments.micro_batch_size,
+        "gradient_accumulation_steps": arguments.batch_size // arguments.micro_batch_size,
         "learning_rate": arguments.lr,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
@@ -62,6 +63,9 @@ class StepTimes(TrainerCallback):
         self._ends.append(time.perf_counter())
 
     def write(self, arguments: argparse.Namespace, losses: list[torch.Tensor]) -> None:
-        """Write the result of a run of one batch a step."""
+        """Write the result of a run; a step's loss is the mean over its equal micro-batches."""
         seconds = [after - before for before, after in itertools.pairwise(self._ends)]
-        write_result(arguments.output, seconds, [float(loss) for loss in losses])
+        size = arguments.batch_size // arguments.micro_batch_size
+        steps = [losses[start : start + size] for start in range(0, len(losses), size)]
+        means = [sum(map(float, step)) / size for step in steps]
+        write_result(arguments.output, seconds, means)
