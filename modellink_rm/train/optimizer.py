@@ -118,6 +118,9 @@ def build_optimizer(
     optimizer = get_megatron_optimizer(config, list(model), config_overrides=overrides)
     if use_fused_adam(optimizer):
         info("optimizer: torch's AdamW, fused, because neither apex nor Transformer Engine is installed")
+    else:
+        kind = type(single_optimizers(optimizer)[0].optimizer)
+        info(f"optimizer: {kind.__name__} of {kind.__module__.split('.')[0]}, because it is installed")
     return optimizer
 
 
