@@ -5,6 +5,7 @@ them disappears or changes its signature, or if another file uses one. The impor
 so importing this file costs nothing.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,39 @@ def cpu_flash_attention() -> tuple[Callable[..., Any], Callable[..., Any]]:
         aten._scaled_dot_product_flash_attention_for_cpu,
         aten._scaled_dot_product_flash_attention_for_cpu_backward,
     )
+
+
+def use_expandable_segments() -> None:
+    """Let torch's GPU allocator grow its segments, so that micro-batches of many lengths do not fragment it.
+
+    torch 2.9 to 2.13, cuda/memory.py: PYTORCH_CUDA_ALLOC_CONF may have been read when torch was imported. The
+    newer ones warn that the name will change.
+    """
+    from torch.cuda import memory
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        memory._set_allocator_settings("expandable_segments:True")
+
+
+def bound_recompiles(limit: int) -> None:
+    """Let torch.compile make `limit` variants of a function, and fail at one more.
+
+    torch 2.13, _dynamo/config.py: by default the limit is 8, and beyond it the function runs uncompiled
+    without a word; for FlexAttention that is a matrix of all tokens by all tokens.
+    """
+    from torch._dynamo import config
+
+    config.recompile_limit = limit
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, limit)
+    config.fail_on_recompile_limit_hit = True
+
+
+def mark_dynamic_rows(tensor: "Tensor") -> None:
+    """Tell torch.compile that the first dimension differs from call to call (torch 2.9 to 2.13, _dynamo)."""
+    from torch._dynamo import mark_dynamic
+
+    mark_dynamic(tensor, 0)
 
 
 def replace_cuda_rng_state(get: Callable[..., "Tensor"], set_: Callable[..., None]) -> None:

@@ -21,6 +21,13 @@ class KernelConfig:
     compile: str = flag(
         "auto",
         level="rare",
-        help="compile norm, rotation and gate into a kernel each; auto: where the run is long enough",
+        help="compile norm, rotation and gate into a kernel each; auto: on a GPU, and on a CPU where the run "
+        "is long enough",
         choices=("auto", "always", "never"),
+    )
+    deterministic: bool = flag(
+        False,
+        level="rare",
+        help="on a GPU, only kernels that give the same bits in every run, so that a resumed run equals one "
+        "that was never left; slower",
     )

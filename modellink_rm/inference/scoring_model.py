@@ -17,7 +17,7 @@ from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.dataset.example import Example
 from modellink_rm.inference.plan import ScoringPlan
 from modellink_rm.inference.shared_prompts import MergedExample, merge_prompts
-from modellink_rm.model.kernel_choice import choose_kernels
+from modellink_rm.model.kernel_choice import check_requested_kernels, choose_kernels
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import Ranks, process_groups
@@ -46,7 +46,18 @@ class ScoringModel:
                 "torch.distributed runs in this process already, as of a Scorer that is open: close it first"
             )
         options = plan.options
-        platform = detect_platform(options.parallel.distributed_backend)
+        platform = detect_platform(
+            options.parallel.distributed_backend,
+            tensor_parallel_size=options.parallel.tensor_model_parallel_size,
+            deterministic=options.kernels.deterministic,
+        )
+        check_requested_kernels(
+            options.kernels,
+            platform,
+            shape=plan.model.spec.shape,
+            dtype=PrecisionConfig(bf16=plan.bf16).dtype,
+            dropout=0.0,
+        )
         self._lock = threading.Lock()
         self._platform = platform
         self._normalization = plan.normalization
@@ -111,15 +122,15 @@ class ScoringModel:
 
 def _loaded(plan: ScoringPlan, platform: Platform, ranks: Ranks) -> list[RewardModel]:
     options, precision = plan.options, PrecisionConfig(bf16=plan.bf16)
-    kernels = choose_kernels(
-        options.kernels,
-        platform,
-        shape=plan.model.spec.shape,
-        dtype=precision.dtype,
-        dropout=0.0,
-        num_steps=0,
-    )
     with ending_together():
+        kernels = choose_kernels(
+            options.kernels,
+            platform,
+            shape=plan.model.spec.shape,
+            dtype=precision.dtype,
+            dropout=0.0,
+            num_steps=0,
+        )
         chunks = build_and_load_model(
             plan.model,
             model=options.model,

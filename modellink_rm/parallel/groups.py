@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -135,6 +136,13 @@ def current_ranks() -> Ranks:
         etp_size=parallel_state.get_expert_tensor_parallel_world_size(),
         etp_rank=parallel_state.get_expert_tensor_parallel_rank(),
     )
+
+
+def of_every_process(value: Any) -> list[Any]:
+    """The value of each process, by rank; a collective."""
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def engine_groups() -> ProcessGroupCollection:

@@ -3,21 +3,18 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from modellink_rm.base import engine_import  # noqa: F401 (before what needs the engine)
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import exclusive
 from modellink_rm.base.log import info, is_first_process
-from modellink_rm.base.platform import detect_platform
+from modellink_rm.base.platform import Platform, detect_platform
 from modellink_rm.checkpoint.prune import remove_unfinished
 from modellink_rm.config.run import RunConfig
 from modellink_rm.parallel.failures import end_with_launcher, ending_together
-from modellink_rm.parallel.groups import Ranks, process_groups, world_size_from_environment
+from modellink_rm.parallel.groups import Ranks, of_every_process, process_groups, world_size_from_environment
 from modellink_rm.train.plan import RunPlan, newest_under_save, plan_run
-from modellink_rm.train.trainer import kernels_of, train
+from modellink_rm.train.trainer import check_kernels, kernels_of, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +54,8 @@ def run(config: RunConfig) -> RunEnd:
     world_size = world_size_from_environment()
     end_with_launcher()
     plan = plan_run(config, world_size=world_size)
-    platform = detect_platform(config.parallel.distributed_backend)
-    kernels = kernels_of(plan, platform)
+    platform = platform_of(config)
+    check_kernels(plan, platform)
     with (
         _lock(config.checkpoint.save),
         process_groups(config.parallel, platform, seed=config.training.seed) as ranks,
@@ -67,9 +64,22 @@ def run(config: RunConfig) -> RunEnd:
         if config.checkpoint.save is not None and ranks.rank == 0:
             remove_unfinished(Path(config.checkpoint.save))
         plan = _plan_under_lock(plan, config, ranks)
-        state = train(plan, platform, kernels, ranks)
+        state = train(plan, platform, kernels_of(plan, platform), ranks)
         is_done = state.iteration >= plan.train_iters
         return RunEnd(checkpoint=newest_under_save(config.checkpoint), is_done=is_done)
+
+
+def platform_of(config: RunConfig) -> Platform:
+    """This process's device, set up for the run.
+
+    Raises:
+        UserError: there is no GPU for this process, or torch finds none though the machine has one.
+    """
+    return detect_platform(
+        config.parallel.distributed_backend,
+        tensor_parallel_size=config.parallel.tensor_model_parallel_size,
+        deterministic=config.kernels.deterministic,
+    )
 
 
 def _plan_under_lock(plan: RunPlan, config: RunConfig, ranks: Ranks) -> RunPlan:
@@ -83,26 +93,20 @@ def _plan_under_lock(plan: RunPlan, config: RunConfig, ranks: Ranks) -> RunPlan:
     if config.checkpoint.save is None:
         return plan
     newest = newest_under_save(config.checkpoint) if ranks.rank == 0 else None
-    newest = _of_every_process(newest, ranks)[0]
-    if not any(_of_every_process(plan.existing != newest, ranks)):
+    newest = of_every_process(newest)[0]
+    if not any(of_every_process(plan.existing != newest)):
         return plan
     info(f"--save {config.checkpoint.save} was changed by another run meanwhile: the run is planned again")
     try:
         plan = plan_run(config, world_size=ranks.world_size)
     except UserError as error:
         raise AgreedError(str(error)) from None
-    if any(_of_every_process(plan.existing != newest, ranks)):
+    if any(of_every_process(plan.existing != newest)):
         raise AgreedError(
             f"the processes do not see the same files in --save {config.checkpoint.save}: it must be a "
             "directory that all of them share"
         )
     return plan
-
-
-def _of_every_process(value: Any, ranks: Ranks) -> list[Any]:
-    values: list[Any] = [None] * ranks.world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def _lock(save: str | None) -> AbstractContextManager[object]:

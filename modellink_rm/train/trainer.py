@@ -18,7 +18,7 @@ from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.fits import shares_prompts
-from modellink_rm.model.kernel_choice import choose_kernels
+from modellink_rm.model.kernel_choice import check_requested_kernels, choose_kernels
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import micro_batches_multiple_of
 from modellink_rm.train.evaluate import evaluate
@@ -39,10 +39,10 @@ from modellink_rm.train.sums import Summary
 
 
 def kernels_of(plan: RunPlan, platform: Platform) -> Kernels:
-    """The kernels of a run, logged; no process group is needed.
+    """The kernels of a run, logged; a collective where process groups run.
 
     Raises:
-        UserError: what is requested does not work here.
+        AgreedError: what is requested does not work here.
     """
     config = plan.config
     return choose_kernels(
@@ -52,6 +52,22 @@ def kernels_of(plan: RunPlan, platform: Platform) -> Kernels:
         dtype=config.precision.dtype,
         dropout=config.model.attention_dropout,
         num_steps=plan.train_iters,
+    )
+
+
+def check_kernels(plan: RunPlan, platform: Platform) -> None:
+    """Check what can be known of the run's kernels before its process groups start.
+
+    Raises:
+        UserError: what is requested does not work here.
+    """
+    config = plan.config
+    check_requested_kernels(
+        config.kernels,
+        platform,
+        shape=plan.model.spec.shape,
+        dtype=config.precision.dtype,
+        dropout=config.model.attention_dropout,
     )
 
 

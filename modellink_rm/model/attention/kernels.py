@@ -20,7 +20,7 @@ from modellink_rm.model.attention.blocks import blocks_of_pieces
 from modellink_rm.model.attention.cpu import attention_of_blocks
 from modellink_rm.model.attention.pieces import Piece, blocks_of
 from modellink_rm.model.attention.softmax import Softmax
-from modellink_rm.model.layers.elementwise import compiled
+from modellink_rm.model.layers.elementwise import compiled_for_all_sizes
 
 
 class AttentionKernel(Protocol):
@@ -80,6 +80,12 @@ class SdpaAttention:
             return attention_of_blocks(query, key, value, softmax, blocks)
         assert softmax.softcap is None
         assert softmax.sinks is None
+        # Of torch's kernels for a GPU flash attention takes grouped queries, but neither masks nor float32,
+        # and the memory-efficient one takes no groups: these would go to the one that makes a tensor of t x t
+        # (torch 2.13, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp).
+        repeats = query.shape[1] // key.shape[1]
+        if repeats > 1:
+            key, value = (states.repeat_interleave(repeats, dim=1) for states in (key, value))
         outputs = []
         for piece in self._pieces:
             for block in blocks_of(piece, piece.window or piece.num_queries):
@@ -92,7 +98,6 @@ class SdpaAttention:
                     dropout_p=softmax.dropout,
                     is_causal=not has_mask and block.num_queries == block.num_keys,
                     scale=softmax.scale,
-                    enable_gqa=query.shape[1] != key.shape[1],
                 )
                 outputs.append(output[0].transpose(0, 1))
         return torch.cat(outputs)
@@ -168,9 +173,10 @@ class FlashAttention:
             dropout_p=softmax.dropout,
             softmax_scale=softmax.scale,
             causal=True,
-            # Versions before 2.3 and 2.6 do not have these.
+            # Versions before 2.3, 2.6 and 2.4.1 do not have these.
             **({} if num_earlier < 0 else {"window_size": (num_earlier, 0)}),
             **({} if softcap is None else {"softcap": softcap}),
+            **({"deterministic": True} if torch.are_deterministic_algorithms_enabled() else {}),
         )
         return output
 
@@ -198,8 +204,8 @@ class FlexAttention:
             is_visible = (first[query] <= place[key]) & (place[key] <= last[query])
             return (query_piece[query] == key_piece[key]) & is_visible
 
-        make_mask = create_block_mask if is_cpu(device) else compiled(create_block_mask)
-        self._attend = flex_attention if is_cpu(device) else compiled(flex_attention)
+        make_mask = create_block_mask if is_cpu(device) else compiled_for_all_sizes(create_block_mask)
+        self._attend = flex_attention if is_cpu(device) else compiled_for_all_sizes(flex_attention)
         self._mask = make_mask(sees, None, None, sum(num_queries), sum(num_keys), device=device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, softmax: Softmax) -> Tensor:

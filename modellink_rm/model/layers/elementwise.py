@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from modellink_rm.base.megatron_compat import bound_recompiles, mark_dynamic_rows
+
 CLAMPED_SWIGLU_LIMIT = 7.0
 CLAMPED_SWIGLU_ALPHA = 1.702
+# Of one function: by sizes, dtypes, and whether there are gradients. Reaching it is an error.
+_MOST_VARIANTS = 64
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -71,6 +75,29 @@ def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @functools.cache
 def compiled(function: F) -> F:
-    """The function compiled to one kernel for all lengths: one pass over memory, not one per operation."""
+    """An elementwise function compiled to one kernel: one pass over memory, not one per operation.
+
+    One variant serves all numbers of rows, the first dimension of every tensor of two dimensions or more; the
+    other sizes are constants of the kernel.
+    """
+    bound_recompiles(_MOST_VARIANTS)
+    kernel: Callable[..., Any] = torch.compile(function, dynamic=False)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        rows = [one for one in arguments if isinstance(one, Tensor) and one.dim() > 1]
+        if any(one.shape[0] < 2 for one in rows):  # torch.compile makes a kernel of its own for 0 and for 1
+            return function(*arguments)
+        for one in rows:
+            mark_dynamic_rows(one)
+        return kernel(*arguments)
+
+    return call  # type: ignore[return-value]
+
+
+@functools.cache
+def compiled_for_all_sizes(function: F) -> F:
+    """The function compiled so that no size is a constant of the kernel: FlexAttention has lengths inside."""
+    bound_recompiles(_MOST_VARIANTS)
     result: F = torch.compile(function, dynamic=True)  # type: ignore[assignment]
     return result

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as gemma2_attention
 from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward as gpt_oss_attention
 
@@ -22,6 +23,7 @@ from modellink_rm.model.attention.kernels import ATTENTION_KERNELS, ReferenceAtt
 from modellink_rm.model.attention.pieces import Piece, pieces_of, with_window
 from modellink_rm.model.attention.softmax import Softmax
 from modellink_rm.model.kernel_choice import choose_kernels, difference_from_reference
+from modellink_rm.model.layers.elementwise import compiled_for_all_sizes
 from modellink_rm.model.resolve import resolve_shape
 from modellink_rm.model.shape import ModelShape
 from tests.tiny_data import random_example
@@ -110,6 +112,27 @@ def test_long_pieces_with_a_softcap_are_cut_into_blocks_that_equal_the_reference
         ATTENTION_KERNELS["sdpa"], torch.device("cpu"), torch.float64, pieces=pieces, softcap=1.5, head_dim=8
     )
     assert difference < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sdpa_of_a_gpu_is_given_a_key_head_for_each_query_head(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: list[set[int]] = []
+
+    def stand_in(query: Tensor, key: Tensor, value: Tensor, **words: Any) -> Tensor:
+        heads.append({query.shape[1], key.shape[1], value.shape[1]})
+        assert not words.get("enable_gqa")
+        return query
+
+    monkeypatch.setattr("modellink_rm.model.attention.kernels.is_cpu", lambda device: False)  # as on a GPU
+    monkeypatch.setattr("modellink_rm.model.attention.kernels.scaled_dot_product_attention", stand_in)
+    query, key, value = (torch.randn(20, heads, 16, dtype=dtype) for heads in (6, 2, 2))
+    kernel = ATTENTION_KERNELS["sdpa"](
+        (Piece((0, 15), ((0, 15),)), Piece((15, 20), ((0, 5), (15, 20)))), query.device, dtype
+    )
+    kernel(query, key, value, Softmax(scale=0.25))
+    assert heads == [{6}, {6}]
 
 
 @pytest.mark.parametrize("window", [None, 2, 7])
@@ -344,20 +367,30 @@ def test_an_old_flash_attn_without_windows_is_passed_over(monkeypatch: pytest.Mo
     flash.flash_attn_varlen_func = old  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flash_attn", flash)
     windowed = dataclasses.replace(CAPPED, windows=(7,) * SHAPE.num_layers)
-    with pytest.raises(
-        UserError, match="flash-attn has no window_size and no softcap, which this model needs"
-    ):
+    with pytest.raises(UserError, match="flash-attn has no window_size and no softcap, which this run needs"):
         choice("flash", GPU_LIKE, dtype=torch.bfloat16, shape=windowed)
 
 
-def test_compiling_is_worth_it_for_long_runs_only(said: list[str]) -> None:
-    def compiles(config: KernelConfig, num_steps: int) -> bool:
-        return choose_kernels(
-            config, CPU, shape=SHAPE, dtype=torch.float32, dropout=0.0, num_steps=num_steps
-        ).compiles_elementwise
-
-    assert not compiles(KernelConfig(), 499)
-    assert compiles(KernelConfig(), 500)
-    assert "compiled, because the run has 500 steps" in said[-1]
-    assert not compiles(KernelConfig(compile="never"), 500)
-    assert compiles(KernelConfig(compile="always"), 1)
+@pytest.mark.full
+def test_flex_is_compiled_for_few_layouts_and_serves_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter, compile_ = CompileCounter(), torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **words: compile_(function, backend=counter, **words)
+    )
+    monkeypatch.setattr("modellink_rm.model.attention.kernels.is_cpu", lambda device: False)  # as on a GPU
+    compiled_for_all_sizes.cache_clear()
+    layouts = [random_pieces(seed, (None, 2, 7)[seed % 3]) for seed in range(5)]
+    layouts += [(Piece((0, length), ((0, length),)),) for length in (2, 128, 129, 700, 300, 1000)]
+    counts = []
+    for pieces in layouts:
+        num_tokens = pieces[-1].queries[1]
+        query, key, value = (torch.randn(num_tokens, heads, 16) for heads in (4, 2, 2))
+        outputs = [
+            make(pieces, query.device, query.dtype)(query, key, value, Softmax(scale=0.25))
+            for make in (ATTENTION_KERNELS["flex"], ReferenceAttention)
+        ]
+        torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+        counts.append(counter.frame_count)
+    compiled_for_all_sizes.cache_clear()
+    # The mask and attention, each for one block of keys and for several.
+    assert counts == [2] * 7 + [4] * 4

@@ -1,9 +1,23 @@
 """The operations of a layer in bfloat16, as transformers computes them."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit
+from torch._dynamo.testing import CompileCounter
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 
-from modellink_rm.model.layers.elementwise import offset_rms_norm
+from modellink_rm.base.megatron_compat import bound_recompiles
+from modellink_rm.model.layers.elementwise import (
+    compiled,
+    compiled_for_all_sizes,
+    offset_rms_norm,
+    rms_norm,
+    rotate,
+    swiglu,
+)
 
 
 def test_norm_of_gemma_adds_1_to_its_weight_in_float32() -> None:
@@ -17,3 +31,52 @@ def test_norm_of_gemma_adds_1_to_its_weight_in_float32() -> None:
     assert found.dtype == expected.dtype == torch.bfloat16
     # A product may lie so close to the middle of two bfloat16 that its last float32 bit decides.
     assert (found == expected).double().mean() > 0.99
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
+    """Counts the variants that torch.compile makes of what is compiled in the test; they run as they are."""
+    counter = CompileCounter()
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **words: compile_(function, backend=counter, **words)
+    )
+    with torch._dynamo.config.patch():
+        torch._dynamo.reset()
+        yield counter
+    torch._dynamo.reset()
+
+
+LENGTHS = (5, 64, 9, 2, 33, 64)
+
+
+def calls_of_norm(size: int) -> list[tuple[Any, ...]]:
+    return [(torch.randn(length, 1, size), torch.ones(size), 1e-5) for length in LENGTHS]
+
+
+@pytest.mark.parametrize(
+    ("function", "calls", "variants"),
+    [
+        (rms_norm, calls_of_norm(64), 1),
+        (rms_norm, calls_of_norm(64) + calls_of_norm(32), 2),  # the size is a constant of the kernel
+        (swiglu, [(torch.randn(length, 1, 64),) for length in LENGTHS], 1),
+        (rotate, [(torch.randn(n, 4, 32), torch.randn(n, 1, 16), torch.randn(n, 1, 16)) for n in LENGTHS], 1),
+        (rms_norm, [(torch.randn(length, 1, 64), torch.ones(64), 1e-5) for length in (0, 1)], 0),
+    ],
+)
+def test_one_variant_serves_all_numbers_of_tokens(
+    function: Callable[..., Any], calls: list[tuple[Any, ...]], variants: int, counter: CompileCounter
+) -> None:
+    kernel = compiled.__wrapped__(function)
+    for arguments in calls:
+        torch.testing.assert_close(kernel(*arguments), function(*arguments))
+    assert counter.frame_count == variants
+
+
+def test_more_variants_than_the_bound_are_an_error_not_a_slow_fallback(counter: CompileCounter) -> None:
+    kernel = compiled_for_all_sizes.__wrapped__(lambda states, number: states * len(number))
+    bound_recompiles(3)
+    for length in range(2, 5):
+        kernel(torch.ones(4), "x" * length)
+    with pytest.raises(FailOnRecompileLimitHit):
+        kernel(torch.ones(4), "xxxxx")
