@@ -14,6 +14,7 @@ from modellink_rm.base.errors import run_command
 from modellink_rm.base.flags import flag_name
 from modellink_rm.commands import (
     best_of_n,
+    doctor,
     evaluate,
     export,
     filter,
@@ -25,6 +26,7 @@ from modellink_rm.commands import (
     serve,
     train,
 )
+from modellink_rm.config.doctor import DoctorConfig
 from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.inspect import InspectConfig
@@ -85,6 +87,7 @@ COMMANDS = {
     "filter": Command(filter.main, (FilterConfig,), "--input nowhere --min-score 0"),
     "make-pairs": Command(make_pairs.main, (MakePairsConfig,), "--input nowhere"),
     "serve": Command(serve.main, (ServeConfig,), "--load nowhere --port 0"),
+    "doctor": Command(doctor.main, (DoctorConfig,), "--directory nowhere"),
     "export": Command(export.main, (ExportConfig, ParallelConfig), "--load nowhere --output out"),
     "import": Command(
         import_model.main, (ImportConfig, TokenizerConfig, ParallelConfig), "--load nowhere --output out"

@@ -15,6 +15,7 @@ from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.commands.registry import COMMANDS as REGISTERED_COMMANDS
 from modellink_rm.commands.score import GROUPS as SCORER_GROUPS
 from modellink_rm.commands.train import GROUPS
+from modellink_rm.config.doctor import DoctorConfig
 from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Any] = {
 DESCRIBED: dict[str, Any] = {
     "preprocess_data.py --merge-shards": ((MergeConfig,), {}),
     "inspect": ((InspectConfig, TokenizerConfig), {}),
+    "doctor": ((DoctorConfig,), {}),
 }
 # Of torchrun, pytest and other programs that the pages call.
 FOREIGN_FLAGS = {
@@ -99,7 +101,7 @@ def flags_of(program: str) -> set[str]:
 
 
 def benchmark_flags() -> set[str]:
-    scripts = (ROOT / "benchmarks").glob("*.py")
+    scripts = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "benchmarks" / "gpu_check" / "__main__.py"]
     return {flag for script in scripts for flag in re.findall(r'"(--[a-z0-9-]+)"', script.read_text())}
 
 

@@ -22,7 +22,7 @@ LEVELS = (
     ("experts",),
     ("model",),
     ("objective", "checkpoint"),
-    ("train", "inference", "conversion"),
+    ("train", "inference", "conversion", "doctor"),
     ("evaluation", "serving"),
     ("commands",),
     ("__main__", "__init__"),
