@@ -14,6 +14,7 @@
 #   make test-oldest  unit and golden tests at the lower bounds of the dependencies
 #   make test-newest  the same at their newest versions
 #   make parity       this trainer's losses over those of other trainers, build/parity.png
+#   make gpu-check    on a machine with a GPU: half an hour of checks, gpu-report.json
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,7 +35,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCES
 VERSIONED_TESTS := tests/unit tests/golden
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart check test test-all coverage test-oldest test-newest parity
+.PHONY: help install quickstart check test test-all coverage test-oldest test-newest parity gpu-check
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -91,3 +92,8 @@ test-newest:
 parity: install
 	mkdir -p build
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py --reference $(REFERENCE) --data $(DATA) --output build/parity.png
+
+gpu-check: install
+	mkdir -p build
+	$(BIN)/python -m benchmarks.gpu_check --output gpu-report.json --reference $(REFERENCE) --data $(DATA) \
+	    --peers-dir build/peers

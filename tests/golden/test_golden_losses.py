@@ -17,19 +17,30 @@ GOLDEN = Path(__file__).parent
 MAKERS = {"llama": (write_tiny_llama, ""), "chatglm": (write_tiny_chatglm, "--no-post-layer-norm")}
 
 
-def steps_of(family: str, workers: Workers, directory: Path) -> list[tuple[int, float, float]]:
-    """(iteration, loss, gradient norm) of each step."""
-    write, flags = MAKERS[family]
+def write_files(family: str, directory: Path) -> None:
+    """The model, the tokenizer and the pairs of the run."""
+    write, _ = MAKERS[family]
     write(directory / "model", value_head=True)
     write_tokenizer(directory / "tokenizer")
     write_random_rows(directory / "pairs", 24)
-    arguments = (
-        f"--stage rm --is-pairwise-dataset --load {directory}/model --load-checkpoint-loosely "
+
+
+def flags_of_run(family: str, directory: Path) -> list[str]:
+    """The flags of the run, beside those of the stage and --save."""
+    _, flags = MAKERS[family]
+    return (
+        f"--load {directory}/model --load-checkpoint-loosely "
         f"--tokenizer-name-or-path {directory}/tokenizer --data-path {directory}/pairs --split 1,0,0 "
         "--seq-length 40 --micro-batch-size 2 --global-batch-size 4 --train-iters 8 --lr 1e-3 "
         f"--lr-decay-style cosine --lr-warmup-fraction 0.25 --min-lr 1e-4 --weight-decay 0.1 {flags}"
-    )
-    run = run_training(workers, 1, arguments.split(), directory / "run", saves=False)
+    ).split()
+
+
+def steps_of(family: str, workers: Workers, directory: Path) -> list[tuple[int, float, float]]:
+    """(iteration, loss, gradient norm) of each step."""
+    write_files(family, directory)
+    arguments = ["--stage", "rm", "--is-pairwise-dataset", *flags_of_run(family, directory)]
+    run = run_training(workers, 1, arguments, directory / "run", saves=False)
     return [(row["iteration"], row["loss"], row["grad_norm"]) for row in run.steps]
 
 

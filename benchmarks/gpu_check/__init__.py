@@ -1,0 +1,1 @@
+"""The first half hour on a GPU, by itself: `make gpu-check`."""
