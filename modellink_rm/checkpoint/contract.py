@@ -155,8 +155,9 @@ def read_contract(checkpoint: Path) -> InferenceContract:
     try:
         content: dict[str, Any] = orjson.loads(path.read_bytes())
         contract = InferenceContract(**known_fields(InferenceContract, content, str(path)))
-        if contract.normalization is None:
-            contract = dataclasses.replace(contract, normalization=_read_normalization(checkpoint))
+        measured = _read_normalization(checkpoint)
+        if measured is not None:  # after what an import may have found in an exported directory
+            contract = dataclasses.replace(contract, normalization=measured)
         if contract.truncation not in MODES or contract.seq_length < 1:
             raise ValueError(f"truncation {contract.truncation!r}, seq_length {contract.seq_length}")
         return contract

@@ -21,6 +21,7 @@ from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.model.config import Kernels
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import process_groups, world_size_from_environment
@@ -76,8 +77,10 @@ def plan_import(
         handler=None,
         map_keys=None,
     )
+    normalization = _exported_normalization(weights)
+    contract = dataclasses.replace(contract, normalization=normalization)
     for field in ("mean", "std"):
-        if field in weights.config:
+        if field in weights.config and normalization is None:
             warn_once(f"{weights.source}: {field} {weights.config[field]} is kept but not applied to scores")
     return ImportPlan(
         config=config,
@@ -86,6 +89,13 @@ def plan_import(
         bf16=weights.is_bf16,
         info_files={**contract_files(contract, tokenizer), **base_model_files(source)},
     )
+
+
+def _exported_normalization(weights: HuggingFaceWeights) -> Normalization | None:
+    """How the scores of a directory that export wrote are normalized; None if they are not."""
+    if not (weights.directory / CONTRACT_NAME).is_file():
+        return None
+    return read_contract(weights.directory).normalization
 
 
 def _reads_after_norm(weights: HuggingFaceWeights) -> bool:

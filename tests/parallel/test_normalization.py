@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modellink_rm.checkpoint.contract import read_contract
 from tests.distributed import Workers
 from tests.marks import full
 from tests.tiny_data import write_tokenizer
@@ -60,13 +61,14 @@ def test_scores_are_normalized_from_the_measurement_on(kind: str, workers: Worke
     assert normalized[1] == pytest.approx(raw[1], abs=1e-9)  # a probability knows no scale
 
 
-def imported(read: str, checkpoint: str) -> None:
+def imported(read: str, checkpoint: str, normalizes: bool) -> None:
     from modellink_rm.checkpoint.contract import write_normalization
     from modellink_rm.metrics.normalization import Normalization
 
     assert main_of("import_model", f"--load {read} --output {checkpoint} --prompt-type llama2".split()) == 0
-    normalization = Normalization(mean=0.75, std=0.5, num_responses=8, data="held-out")
-    write_normalization(Path(checkpoint) / "iter_0000000", normalization)
+    if normalizes:
+        normalization = Normalization(mean=0.75, std=0.5, num_responses=8, data="held-out")
+        write_normalization(Path(checkpoint) / "iter_0000000", normalization)
 
 
 def exported(checkpoint: str, output: str, flags: str) -> list[float]:
@@ -82,7 +84,7 @@ def exported(checkpoint: str, output: str, flags: str) -> list[float]:
 def test_export_merges_what_its_form_has_a_place_for(workers: Workers, tmp_path: Path) -> None:
     write_tiny_llama(tmp_path / "read", kind="score")
     write_tokenizer(tmp_path / "read")
-    workers.run(imported, 1, str(tmp_path / "read"), str(tmp_path / "checkpoint"))
+    workers.run(imported, 1, str(tmp_path / "read"), str(tmp_path / "checkpoint"), True)
 
     def scores(name: str, flags: str) -> np.ndarray:
         (found,) = workers.run(exported, 1, str(tmp_path / "checkpoint"), str(tmp_path / name), flags)
@@ -98,4 +100,8 @@ def test_export_merges_what_its_form_has_a_place_for(workers: Workers, tmp_path:
         for name in ("raw", "whole", "scaled")
     ]
     assert (contracts[0]["mean"], contracts[1]) == (0.75, None)
+    workers.run(imported, 1, str(tmp_path / "scaled"), str(tmp_path / "again"), False)
+    found = read_contract(tmp_path / "again" / "iter_0000000").normalization
+    assert found is not None
+    assert (found.mean, found.std) == (1.5, 1.0)  # an import keeps it
     assert (contracts[2]["mean"], contracts[2]["std"]) == (1.5, 1.0)  # what is left to take off
