@@ -136,3 +136,25 @@ def test_a_mistake_is_one_line(
 ) -> None:
     assert run(main, LISTS, flags, tmp_path)[0] == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [best_of_n.main, make_pairs.main])
+def test_an_output_over_the_input_is_refused(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "scores.jsonl"
+    path.write_text("\n".join(map(json.dumps, LISTS)))
+    before = path.read_bytes()
+    assert run_command(main, ["--input", str(tmp_path), "--output", str(path)]) == 2
+    assert "which this command reads" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_a_table_is_read_and_written(tmp_path: Path) -> None:
+    source, table, output = tmp_path / "in.jsonl", tmp_path / "kept.parquet", tmp_path / "best.jsonl"
+    source.write_text("\n".join(map(json.dumps, LISTS[:2])))
+    words = f"--input {source} --output {table} --min-score 1.5"
+    assert run_command(filter.main, words.split()) == 0
+    assert run_command(best_of_n.main, f"--input {table} --output {output}".split()) == 0
+    row = json.loads(output.read_text())
+    assert (row["id"], row["response"], row["score"], row["place"]) == (1, "b", 2.0, 1)
