@@ -1,5 +1,6 @@
 """`serve` as people start it: what it refuses, and how it ends, alone and under torchrun."""
 
+import asyncio
 import contextlib
 import io
 import json
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.load import ILL_BEHAVED, Question, run_load
 from modellink_rm.base.errors import run_command
 from modellink_rm.commands import serve
 from tests.distributed import Workers
@@ -173,6 +175,40 @@ def test_what_was_accepted_is_answered_after_sigterm(start: Callable[..., Server
         else:
             assert "refused" in answer or "reset" in answer or "closed" in answer
     assert "every request that was accepted has been answered" in "".join(server.lines)
+
+
+@pytest.mark.full
+def test_clients_that_misbehave_cost_others_neither_a_score_nor_an_answer(
+    start: Callable[..., Server], workers: Workers
+) -> None:
+    """Malformed, oversized and slow bodies, and clients that leave, beside 40 others, until SIGTERM."""
+    server = start([sys.executable, "-m"])
+    (expected,) = workers.run(scores_of, 1, RECORDS)
+    questions = [Question(record, score) for record, score in zip(RECORDS, expected, strict=True)]
+    outcome = asyncio.run(
+        run_load(
+            server.url,
+            "/v1/score",
+            questions,
+            lambda answer: float(answer["score"]),
+            num_clients=40,
+            seconds=10,
+            ill_behaved=ILL_BEHAVED,
+            at_end=lambda: server.process.send_signal(signal.SIGTERM),
+            tolerance=1e-6,
+        )
+    )
+    assert server.process.wait(SECONDS_TO_END) == 0
+    assert len(outcome.latencies) > 40
+    assert outcome.wrong == 0
+    kinds = {kind.split(": ")[0]: set() for kind in outcome.other}
+    for kind in outcome.other:
+        kinds[kind.split(": ")[0]].add(kind.split(": ")[-1])
+    assert kinds.pop("malformed") <= {"400", "422"}
+    assert kinds.pop("oversized") == {"413"}
+    assert kinds.pop("slow") == {"200"}
+    assert kinds.pop("vanishing") <= {"200", "left"}
+    assert set(kinds) <= {"not let in any more", "no answer (ServerDisconnectedError)"}
 
 
 @pytest.mark.full
