@@ -7,7 +7,6 @@ that a file names is called, nor is a module imported for it. (torch's own reade
 of numpy, which megatron-core allows in every process.)
 """
 
-import argparse
 import collections
 import mmap
 import pickle
@@ -85,7 +84,7 @@ def read_shard(path: Path) -> Shard:
         raise UserError(f"{path} holds no 'model', and is not a checkpoint of ModelLink or Megatron-LM")
     arguments = content.get("args")
     return Shard(
-        arguments=vars(arguments) if isinstance(arguments, argparse.Namespace) else {},
+        arguments=vars(arguments) if isinstance(arguments, _Arguments) else {},
         chunks=tuple(dict(_tensors(content[name])) for name in names),
     )
 
@@ -119,6 +118,16 @@ class _NamedCodeError(Exception):
     """A pickle names what is none of a checkpoint."""
 
 
+class _Arguments:
+    """The flags of a run, as attributes: what argparse.Namespace is read as.
+
+    With `__setstate__` a pickle can give attributes to an object and not to the class.
+    """
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
 class _Unread:
     """Stands for an object of another program, of which nothing is used."""
 
@@ -148,7 +157,7 @@ def _parameter(data: Tensor, *_: Any) -> Tensor:
 
 
 _MEANINGS: Mapping[str, Any] = {
-    "argparse.Namespace": argparse.Namespace,
+    "argparse.Namespace": _Arguments,
     "builtins.set": set,
     "collections.OrderedDict": collections.OrderedDict,
     "torch.Size": tuple,

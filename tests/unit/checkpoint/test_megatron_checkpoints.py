@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,16 @@ def test_functions_of_the_programs_that_wrote_it_are_not_called(tmp_path: Path) 
     arguments = read_shard(tmp_path / "shard.pt").arguments
     assert type(arguments["x"]).__name__ == "_Unread"
     assert not (tmp_path / "evil").exists()
+
+
+def test_classes_of_this_process_are_not_changed(tmp_path: Path) -> None:
+    # GLOBAL argparse Namespace, then BUILD with a slot to set, on the class itself
+    pickled = b"\x80\x02cargparse\nNamespace\n(N}X\x06\x00\x00\x00markedK\x01stb."
+    with zipfile.ZipFile(tmp_path / "shard.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    with pytest.raises(UserError, match=r"is damaged, or not written by torch"):
+        read_shard(tmp_path / "shard.pt")
+    assert not hasattr(argparse.Namespace, "marked")
 
 
 def test_pickles_of_other_kinds_are_refused(tmp_path: Path) -> None:
