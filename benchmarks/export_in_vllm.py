@@ -66,7 +66,11 @@ def main(argv: Sequence[str]) -> int:
         }
     finally:
         server.terminate()
-        server.wait()
+        try:
+            server.wait(timeout=60)
+        except subprocess.TimeoutExpired:  # it can miss a signal while it starts
+            server.kill()
+            server.wait()
     worst = 0.0
     for kind, scores in served.items():
         for number, (ours, theirs) in enumerate(zip(expected, scores, strict=True)):
