@@ -5,8 +5,9 @@ them disappears or changes its signature, or if another file uses one. The impor
 so importing this file costs nothing.
 """
 
+import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -143,6 +144,33 @@ def communicator_of_known_shapes(
             return next(from_previous) if recv_prev else None, next(from_next) if recv_next else None
 
     return KnownShapes(group, config)
+
+
+def use_weight_gradient(add: Callable[["Tensor", "Tensor", "Tensor"], None]) -> None:
+    """Make the engine's linears add their weight gradients with this function, in place of apex's.
+
+    megatron-core 0.16.1, tensor_parallel/layers.py: with `gradient_accumulation_fusion` it calls a function
+    of apex's compiled extension, which it imports by name.
+
+    Args:
+        add: of a linear's input [t, in], the gradient of its output [t, out], and the buffer [out, in].
+    """
+    from megatron.core.tensor_parallel import layers
+
+    layers.fused_weight_gradient_mlp_cuda = types.SimpleNamespace(
+        wgrad_gemm_accum_fp32=add, wgrad_gemm_accum_fp16=add
+    )
+    layers._grad_accum_fusion_available = True
+
+
+def scale_tensors(tensors: "Sequence[Tensor]", factor: float) -> None:
+    """Multiply the tensors by a number, in place, in a few kernels on a GPU.
+
+    torch 2.13, torch._foreach_mul_: what its own clipping calls, which wants the factor on the device.
+    """
+    import torch
+
+    torch._foreach_mul_(list(tensors), factor)
 
 
 def mlp_and_residual(layer: Any, hidden_states: "Tensor") -> "Tensor":

@@ -21,6 +21,8 @@ class Keeping:
         compiles_elementwise: whether norm, rotation and gate are compiled.
         tp_size: processes that share each layer's matrices.
         divides_rows: whether they also share the tokens of norms and residuals (sequence parallelism).
+        recomputes_norms: whether the outputs of norms are computed anew (`PrecisionConfig`).
+        recomputes_gates: whether those of gates are.
         keys_per_token: keys that the attention kernel of a GPU copies, for each token of this process: above
             1 where responses share a prompt, whose keys are copied for each of them.
     """
@@ -30,6 +32,8 @@ class Keeping:
     compiles_elementwise: bool = False
     tp_size: int = 1
     divides_rows: bool = False
+    recomputes_norms: bool = False
+    recomputes_gates: bool = False
     keys_per_token: float = 1.0
 
 
@@ -62,15 +66,19 @@ def _heads(shape: ModelShape, keeping: Keeping) -> tuple[int, int]:
 
 
 def _kept_by_norm(shape: ModelShape, keeping: Keeping) -> float:
-    """Bytes of a norm's input and output for each token of this process, and of what it computes between."""
+    """Bytes of a norm's input and output for each token of this process.
+
+    The parts of which a CPU computes a norm keep the input and the normed values in float32.
+    """
     rows = 1 / keeping.tp_size if keeping.divides_rows else 1.0
-    if keeping.is_on_gpu or keeping.compiles_elementwise:
-        each = 2 * keeping.element_size
-    else:  # in float32: the input and the normed values; then the output
-        each = 2 * _FLOAT32 + keeping.element_size
+    each = keeping.element_size if keeping.is_on_gpu or keeping.compiles_elementwise else 2 * _FLOAT32
+    if not keeping.recomputes_norms:
+        each += keeping.element_size
     return rows * (each * shape.hidden_size + _FLOAT32)
 
 
 def _kept_of_gate(keeping: Keeping) -> int:
     """Elements for each channel of the MLP: gate and up, the activated gate unless compiled, the product."""
+    if keeping.recomputes_gates:
+        return 2
     return 3 if keeping.compiles_elementwise else 4

@@ -1,5 +1,7 @@
 """megatron-core's configuration, and the model chunks of one process."""
 
+from typing import Any
+
 import torch
 from megatron.core.tensor_parallel.layers import (
     ColumnParallelLinear,
@@ -9,13 +11,18 @@ from megatron.core.tensor_parallel.layers import (
 from torch import nn
 from torch.nn import functional
 
-from modellink_rm.base.platform import has_fused_weight_gradients
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.precision import (
+    RECOMPUTED_BY_ENGINE,
+    RECOMPUTES_GATES,
+    RECOMPUTES_NORMS,
+    PrecisionConfig,
+)
 from modellink_rm.model.config import Kernels, RewardModelConfig
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.layers.embedding import RowwiseEmbedding
+from modellink_rm.model.layers.weight_gradient import fuse_weight_gradients
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.model.spec import ModelSpec
 from modellink_rm.parallel.groups import current_ranks, engine_groups
@@ -36,12 +43,8 @@ def transformer_config(
         initialize: draw random weights; False if all weights are loaded from files.
     """
     shape, dtype = spec.shape, precision.dtype
-    recompute: dict[str, str | int] = {}
-    if precision.recompute_granularity is not None:
-        recompute["recompute_granularity"] = precision.recompute_granularity
-    if precision.recompute_granularity == "full":
-        recompute["recompute_method"] = precision.recompute_method
-        recompute["recompute_num_layers"] = precision.recompute_num_layers
+    device = torch.device(torch.cuda.current_device())
+    fuses_weight_gradients = precision.gradient_accumulation_fusion and fuse_weight_gradients(device, dtype)
     num_virtual_stages = parallel.num_virtual_stages(shape.num_layers)
     is_interleaved = num_virtual_stages > 1
     return RewardModelConfig(
@@ -89,15 +92,34 @@ def transformer_config(
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",
         perform_initialization=initialize,
-        gradient_accumulation_fusion=precision.gradient_accumulation_fusion and has_fused_weight_gradients(),
+        gradient_accumulation_fusion=fuses_weight_gradients,
         # The fused forms need compiled extensions, or torch.compile on the first step.
         masked_softmax_fusion=False,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         apply_rope_fusion=False,
-        **recompute,
+        **_recompute_fields(precision),
         **FAMILIES[shape.family].engine_fields(shape),
     )
+
+
+def _recompute_fields(precision: PrecisionConfig) -> dict[str, Any]:
+    """The fields that say what the backward pass computes anew: those of the engine, and ours."""
+    if precision.recompute_granularity == "full":
+        return {
+            "recompute_granularity": "full",
+            "recompute_method": precision.recompute_method,
+            "recompute_num_layers": precision.recompute_num_layers,
+        }
+    modules = precision.recomputed_modules
+    fields: dict[str, Any] = {
+        "recomputes_norms": RECOMPUTES_NORMS in modules,
+        "recomputes_gates": not modules.isdisjoint(RECOMPUTES_GATES),
+    }
+    engines = sorted(modules.intersection(RECOMPUTED_BY_ENGINE))
+    if engines:
+        fields |= {"recompute_granularity": "selective", "recompute_modules": engines}
+    return fields
 
 
 def build_model(

@@ -26,9 +26,13 @@ class RewardModelConfig(TransformerConfig):
         windows: see `ModelShape`; of every layer of the model.
         attention_softcap: see `ModelShape`.
         attention_sinks: see `ModelShape`.
+        recomputes_norms: whether layers keep no outputs of their norms for the backward pass.
+        recomputes_gates: the same of the gates of their MLPs and experts.
     """
 
     windows: tuple[int | None, ...] = ()
     attention_softcap: float | None = None
     attention_sinks: bool = False
+    recomputes_norms: bool = False
+    recomputes_gates: bool = False
     kernels: Kernels = Kernels(attention="sdpa", compiles_elementwise=False)

@@ -30,6 +30,7 @@ from modellink_rm.model.attention.packed import ScoredRows, layout_of
 from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.heads.choose import make_head
+from modellink_rm.model.layers.recompute import recompute_outputs
 from modellink_rm.model.spec import EXPERTS_INFIX, LAYER_PREFIX, ModelSpec
 from modellink_rm.parallel.groups import current_ranks
 
@@ -92,6 +93,8 @@ class RewardModel(MegatronModule):
             pg_collection=groups,
             vp_stage=vp_stage,
         )
+        for layer in self.decoder.layers:
+            recompute_outputs(layer, config)
         if post_process:
             if self.decoder.final_layernorm is not None:
                 # Its input rows are whole on every tensor-parallel rank (see ScoredRowsLayer).

@@ -21,9 +21,8 @@ def forward_backward(
 ) -> list[dict[str, Any]]:
     """Run forward and backward passes of the micro-batches; gradients accumulate in the model.
 
-    With `calculate_per_token_loss` the engine divides the summed gradient by the number of examples
-    in all micro-batches and data-parallel replicas. So it is the gradient of the mean over the global
-    batch, however that was divided.
+    With `calculate_per_token_loss` the engine divides by nothing: the result is the gradient of the sum over
+    the micro-batches of all data-parallel replicas, however the global batch was divided.
 
     Args:
         model: this process's stage, or its virtual stages.

@@ -69,12 +69,21 @@ def wrap_for_training(
     # Without Megatron-LM's `disable_bucketing` of later chunks, which gathers a float32 head and bf16
     # layers in one call: gloo silently mixes them up.
     wrapped = [DistributedDataParallel(config, ddp_config, chunk) for chunk in chunks]
-    config.finalize_model_grads_func = finalize_model_grads
+    config.finalize_model_grads_func = finalize_gradient_sums
     if optim.overlap_grad_reduce:
         config.no_sync_func = [chunk.no_sync for chunk in wrapped] if is_interleaved else wrapped[0].no_sync
     if optim.overlap_param_gather and is_interleaved:
         config.param_sync_func = [chunk.start_param_sync for chunk in wrapped]
     return wrapped
+
+
+def finalize_gradient_sums(model: list[Any], num_examples: Any, **groups: Any) -> None:
+    """Sum the gradients over processes; called by the engine's schedules.
+
+    As the engine's `finalize_model_grads`, but for its division by the number of examples: it would wait for
+    the device to read that, and `train_step` knows it.
+    """
+    finalize_model_grads(model, None, **groups)
 
 
 @contextmanager

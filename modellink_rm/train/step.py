@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from torch import Tensor
 
 from modellink_rm.base.errors import AgreedError, listed
-from modellink_rm.base.megatron_compat import single_optimizers
+from modellink_rm.base.megatron_compat import scale_tensors, single_optimizers
 from modellink_rm.batching.batch import Batch
 from modellink_rm.dataset.example import RowName
 from modellink_rm.model.flops import training_flops
@@ -23,6 +22,9 @@ from modellink_rm.parallel.pipeline import forward_backward
 from modellink_rm.train.optimizer import TrainState, gradient_norm_groups, is_of_experts
 from modellink_rm.train.routers import take_router_sums
 from modellink_rm.train.sums import Sums, no_sums, sums_of
+
+# As in the engine's clipping (megatron-core 0.16.1, optimizer/clip_grads.py).
+_CLIP_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def train_step(
     state.optimizer.zero_grad()
     on_device = (batch.to(device) for batch in micro_batches)
     kept = forward_backward(state.model, on_device, loss, num_micro_batches=len(micro_batches))
+    for chunk in state.model:
+        chunk.scale_gradients(1 / num_examples)
     state.optimizer.prepare_grads()
     shape: ModelShape = state.model[0].module.spec.shape
     grad_norm = gradient_norm(state.optimizer, has_experts=shape.experts is not None)
@@ -150,7 +154,10 @@ def clip_gradients(optimizer: MegatronOptimizer, grad_norm: float) -> None:
         parameters = [] if single.is_stub_optimizer else single.get_parameters()
         max_norm = single.config.clip_grad
         if parameters and max_norm > 0:
-            clip_grad_by_total_norm_fp32(parameters, max_norm=max_norm, total_norm=grad_norm)
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            factor = max_norm / (grad_norm + _CLIP_EPSILON)
+            if factor < 1 and gradients:
+                scale_tensors(gradients, factor)
 
 
 def _total(kept: Sequence[dict[str, Any]]) -> Sums:

@@ -69,13 +69,13 @@ def _stand_in_for_generators() -> None:
 def _stand_in_for_pinned_memory() -> None:
     """Tensors of numpy arrays are made on the device at once."""
     from modellink_rm.base import platform
-    from modellink_rm.model.attention import kernels, packed
+    from modellink_rm.model.attention import copied_rows, kernels, packed
     from modellink_rm.model.layers import rotary
 
     def tensor_on(device: torch.device, values: np.ndarray) -> torch.Tensor:
         return torch.empty(values.shape, dtype=torch.from_numpy(values[:0]).dtype, device=device)
 
-    modules: tuple[Any, ...] = (platform, kernels, packed, rotary)
+    modules: tuple[Any, ...] = (platform, copied_rows, kernels, packed, rotary)
     for module in modules:
         module.tensor_on = tensor_on
 

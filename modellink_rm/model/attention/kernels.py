@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from modellink_rm.base.platform import is_cpu, tensor_on
 from modellink_rm.base.registry import Registry
 from modellink_rm.model.attention.blocks import blocks_of_pieces
+from modellink_rm.model.attention.copied_rows import CopiedRows, rows_of_ranges
 from modellink_rm.model.attention.cpu import attention_of_blocks
 from modellink_rm.model.attention.pieces import Piece, blocks_of
 from modellink_rm.model.attention.softmax import Softmax
@@ -117,24 +118,23 @@ class _KeysByPiece:
 
     def __init__(self, pieces: Sequence[Piece], device: torch.device) -> None:
         assert pieces[0].queries[0] == 0
-        index = [np.arange(start, end) for piece in pieces for start, end in piece.keys]
         num_queries = [piece.num_queries for piece in pieces]
         num_keys = [piece.num_keys for piece in pieces]
-        self.index = tensor_on(device, np.concatenate(index))
+        self._rows = CopiedRows(rows_of_ranges([keys for piece in pieces for keys in piece.keys]), device)
         self.query_starts = tensor_on(device, np.cumsum([0, *num_queries], dtype=np.int32))
         self.key_starts = tensor_on(device, np.cumsum([0, *num_keys], dtype=np.int32))
         self.longest_query, self.longest_key = max(num_queries), max(num_keys)
         # The number of earlier keys that a query sees at most, as flash attention counts; -1 for all.
         self.num_earlier = max((piece.window - 1 for piece in pieces if piece.window), default=-1)
 
-    def take(self, states: Tensor) -> Tensor:
-        """Keys or values [sum of num_keys, groups, head_dim]."""
-        return states.index_select(0, self.index)
+    def take(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [sum of num_keys, groups, head_dim]."""
+        return self._rows.take(key, value)
 
     def arguments(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Any, ...]:
         """The arguments of flash attention over sequences of different lengths, in its order."""
         starts = (self.query_starts, self.key_starts)
-        return (query, self.take(key), self.take(value), *starts, self.longest_query, self.longest_key)
+        return (query, *self.take(key, value), *starts, self.longest_query, self.longest_key)
 
 
 class VarlenAttention:
@@ -212,9 +212,7 @@ class FlexAttention:
         """Output, as `AttentionKernel` says."""
         from torch.nn.attention.flex_attention import AuxRequest
 
-        query, key, value = (
-            states.transpose(0, 1)[None] for states in (query, self._keys.take(key), self._keys.take(value))
-        )
+        query, key, value = (states.transpose(0, 1)[None] for states in (query, *self._keys.take(key, value)))
         sinks = softmax.sinks
         result = self._attend(
             query,

@@ -1,7 +1,11 @@
 """The activation of the MLP."""
 
+import functools
+from collections.abc import Callable
+
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.layers.elementwise import clamped_swiglu, compiled, geglu, swiglu
@@ -14,7 +18,13 @@ class SwiGLU(MegatronModule):
 
     def __init__(self, config: RewardModelConfig) -> None:
         super().__init__(config)
-        self.gate = compiled(self.formula) if config.kernels.compiles_elementwise else self.formula
+        self.gate: Callable[[Tensor], Tensor] = self.formula
+        if config.kernels.compiles_elementwise:
+            self.gate = compiled(self.formula)
+        elif config.recomputes_gates:  # what is between its operations; compiled there is nothing
+            self.gate = functools.partial(
+                checkpoint, self.formula, use_reentrant=False, preserve_rng_state=False
+            )
 
     def forward(self, gate_and_up: Tensor) -> Tensor:
         """The activated gate, times up."""

@@ -46,7 +46,7 @@ class _Alive(TorchDispatchMode):
         return output
 
 
-def bytes_kept(fields: dict[str, Any], bf16: bool) -> int:
+def bytes_kept(fields: dict[str, Any], bf16: bool, recomputes: str | None = None) -> int:
     """Bytes that a model keeps of a micro-batch until its backward pass."""
     from modellink_rm.model.build import build_model
     from modellink_rm.model.config import Kernels
@@ -57,7 +57,7 @@ def bytes_kept(fields: dict[str, Any], bf16: bool) -> int:
             ModelSpec(shape=ModelShape(**{**SMALL, **fields}), padded_vocab_size=64),
             model=ModelConfig(),
             parallel=ParallelConfig(),
-            precision=PrecisionConfig(bf16=bf16),
+            precision=PrecisionConfig(bf16=bf16, recompute_granularity=recomputes),
             kernels=Kernels(attention="sdpa", compiles_elementwise=False),
             seed=1,
             initialize=True,

@@ -42,7 +42,8 @@ TABLE: dict[str, dict[str, str]] = {
         REFUSED: "use_distributed_optimizer",
     },
     "precision": {
-        FREE: "recompute_granularity recompute_method recompute_num_layers gradient_accumulation_fusion",
+        FREE: "recompute_granularity recompute_modules recompute_method recompute_num_layers "
+        "gradient_accumulation_fusion",
         REFUSED: "bf16",
     },
     "model": {
