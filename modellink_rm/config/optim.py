@@ -34,11 +34,18 @@ class OptimConfig:
     use_distributed_optimizer: bool = flag(
         False, help="divide the optimizer's state over the data-parallel processes"
     )
+    overlap: bool = flag(
+        True,
+        level="rare",
+        help="on GPUs, reduce no gradients and gather no weights while others are computed",
+    )
     overlap_grad_reduce: bool = flag(
-        False, level="rare", help="reduce gradients while the backward pass runs"
+        False, level="rare", help="reduce gradients while the backward pass runs; on GPUs by default"
     )
     overlap_param_gather: bool = flag(
-        False, level="rare", help="gather updated weights while the forward pass runs (distributed optimizer)"
+        False,
+        level="rare",
+        help="gather updated weights while the forward pass runs (distributed optimizer); on GPUs by default",
     )
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from modellink_rm.base.log import info
 from modellink_rm.base.megatron_compat import single_optimizers
+from modellink_rm.base.platform import is_cpu
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.model.reward_model import RewardModel
@@ -59,22 +60,38 @@ def wrap_for_training(
 ) -> list[DistributedDataParallel]:
     """The model with the engine's gradient buffers; gradients are summed in float32."""
     config, is_interleaved = chunks[0].config, len(chunks) > 1
+    is_divided = divides_optimizer_state(optim, precision)
+    by_itself = _overlaps_by_itself(chunks[0], optim)
+    reduces, gathers = (
+        optim.overlap_grad_reduce or by_itself,
+        optim.overlap_param_gather or (by_itself and is_divided),
+    )
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
-        use_distributed_optimizer=divides_optimizer_state(optim, precision),
-        overlap_grad_reduce=optim.overlap_grad_reduce,
-        overlap_param_gather=optim.overlap_param_gather,
+        use_distributed_optimizer=is_divided,
+        overlap_grad_reduce=reduces,
+        overlap_param_gather=gathers,
         align_param_gather=is_interleaved,  # the schedule starts it for a whole chunk
     )
     # Without Megatron-LM's `disable_bucketing` of later chunks, which gathers a float32 head and bf16
     # layers in one call: gloo silently mixes them up.
     wrapped = [DistributedDataParallel(config, ddp_config, chunk) for chunk in chunks]
     config.finalize_model_grads_func = finalize_gradient_sums
-    if optim.overlap_grad_reduce:
+    if reduces:
         config.no_sync_func = [chunk.no_sync for chunk in wrapped] if is_interleaved else wrapped[0].no_sync
-    if optim.overlap_param_gather and is_interleaved:
+    if gathers and is_interleaved:
         config.param_sync_func = [chunk.start_param_sync for chunk in wrapped]
     return wrapped
+
+
+def _overlaps_by_itself(chunk: RewardModel, optim: OptimConfig) -> bool:
+    """Whether messages of several replicas are hidden behind computation without being asked for: on GPUs.
+
+    Not with experts: one without tokens would leave its messages to the end.
+    """
+    weight = next(chunk.parameters())
+    has_replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True) > 1
+    return optim.overlap and not is_cpu(weight.device) and has_replicas and chunk.spec.shape.experts is None
 
 
 def finalize_gradient_sums(model: list[Any], num_examples: Any, **groups: Any) -> None:

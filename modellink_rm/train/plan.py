@@ -42,7 +42,7 @@ class RunPlan:
         blend: what is trained on and validated.
         length: of the whole run.
         existing: the newest checkpoint under --save when this was planned.
-        max_tokens: tokens of one forward pass.
+        max_tokens: tokens of one forward pass; on a GPU with room more, unless the flags say how many.
         fingerprints: what tells the data sets from others, in their order.
         info_files: small files that go with every checkpoint, by name.
     """

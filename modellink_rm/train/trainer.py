@@ -17,10 +17,8 @@ from modellink_rm.checkpoint.save import CheckpointSaver
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.config import Kernels
-from modellink_rm.model.fits import shares_prompts
 from modellink_rm.model.kernel_choice import check_requested_kernels, choose_kernels
 from modellink_rm.parallel.groups import Ranks
-from modellink_rm.parallel.pipeline import micro_batches_multiple_of
 from modellink_rm.train.evaluate import evaluate
 from modellink_rm.train.leaving import Leaving
 from modellink_rm.train.optimizer import (
@@ -31,6 +29,7 @@ from modellink_rm.train.optimizer import (
     use_fused_adam,
     wrap_for_training,
 )
+from modellink_rm.train.packing import packing_of
 from modellink_rm.train.plan import RunPlan
 from modellink_rm.train.profiling import StepTrace, trace_directory
 from modellink_rm.train.reporting import StepLog
@@ -99,14 +98,7 @@ def _take_steps(
     """Step, log, evaluate and save to the end, or until the run is to be left."""
     config = plan.config
     loss = StepLoss(objective=plan.objective, counts_examples=ranks.cp_rank == 0)
-    packing = Packing(
-        max_tokens=plan.max_tokens,
-        divisible_by=config.parallel.tokens_divisible_by(),
-        share_prefixes=config.data.prefix_sharing
-        and shares_prompts(config.data.seq_length, plan.model.shape),
-        multiple_of=micro_batches_multiple_of(state.model),
-        equal_numbers=config.parallel.expert_group_size > 1,
-    )
+    packing = packing_of(plan, state.model, platform, ranks)
     data = _global_batches(plan, packing, ranks, platform)
     reporting, checkpoint = config.reporting, config.checkpoint
     traces = trace_directory(reporting.tensorboard_dir, checkpoint.save)

@@ -35,7 +35,7 @@ TABLE: dict[str, dict[str, str]] = {
         REFUSED: "split",
     },
     "optim": {
-        FREE: "overlap_grad_reduce overlap_param_gather",
+        FREE: "overlap overlap_grad_reduce overlap_param_gather",
         ANNOUNCED: "lr min_lr lr_decay_style lr_warmup_init weight_decay adam_beta1 adam_beta2 adam_eps "
         "clip_grad",
         COMPARED: "lr_decay_iters lr_warmup_iters lr_warmup_fraction",
