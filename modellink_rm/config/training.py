@@ -25,8 +25,8 @@ class TrainingConfig:
         None,
         minimum=1,
         level="rare",
-        help="tokens of one forward pass; by default 2 x micro-batch size x sequence length, and on a GPU with "
-        "room for them 8192 or 16384",
+        help="tokens of one forward pass; by default 2 x micro-batch size x sequence length, on a GPU with "
+        "room for them at least 8192 or 16384",
     )
     global_batch_size: int | None = flag(
         None,

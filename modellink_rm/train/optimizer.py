@@ -62,10 +62,8 @@ def wrap_for_training(
     config, is_interleaved = chunks[0].config, len(chunks) > 1
     is_divided = divides_optimizer_state(optim, precision)
     by_itself = _overlaps_by_itself(chunks[0], optim)
-    reduces, gathers = (
-        optim.overlap_grad_reduce or by_itself,
-        optim.overlap_param_gather or (by_itself and is_divided),
-    )
+    reduces = optim.overlap_grad_reduce or by_itself
+    gathers = optim.overlap_param_gather or (by_itself and is_divided)
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=is_divided,

@@ -29,7 +29,8 @@ class Case:
     """A step of one rank.
 
     Attributes:
-        shape: fields of the shape that differ from SHAPE.
+        does: "step"; or "scores", of a model that is not trained; or "state", a step and then what is saved.
+        shape: fields of the shape that differ from SHAPE; experts as the fields of theirs.
         parallel: flags of parallelism, as fields of the group.
         precision: flags of precision; bf16 unless they say otherwise.
         optim: flags of the optimizer.
@@ -38,6 +39,7 @@ class Case:
 
     world_size: int = 8
     rank: int = 0
+    does: str = "step"
     attention: str = "varlen"
     shape: dict[str, Any] = field(default_factory=dict)
     parallel: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Measured:
     """What a step asked of the device.
 
     Attributes:
+        result_bytes: of what is saved, or 0.
         static: bytes of weights, gradients and the optimizer's state.
         saved: bytes alive beside those when the first loss is computed, which the backward pass needs; 0 on a
             stage without scores.
@@ -62,6 +65,7 @@ class Measured:
         num_tokens: of a micro-batch, in this rank.
     """
 
+    result_bytes: int
     static: int
     saved: int
     peak: int

@@ -19,9 +19,9 @@ def main() -> None:
 
     stand_in_for_cuda()
     from tests.fake_cuda.case import Case
-    from tests.fake_cuda.step import measure_step
+    from tests.fake_cuda.step import measure
 
-    measured = [measure_step(Case(**fields)) for fields in json.load(sys.stdin)]
+    measured = [measure(Case(**fields)) for fields in json.load(sys.stdin)]
     json.dump([vars(one) for one in measured], sys.stdout)
 
 

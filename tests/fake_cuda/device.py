@@ -4,6 +4,7 @@ Import this file only in a process of its own, which `child.py` starts: nothing 
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,17 +68,16 @@ def _stand_in_for_generators() -> None:
 
 
 def _stand_in_for_pinned_memory() -> None:
-    """Tensors of numpy arrays are made on the device at once."""
-    from modellink_rm.base import platform
-    from modellink_rm.model.attention import copied_rows, kernels, packed
-    from modellink_rm.model.layers import rotary
+    """Tensors of numpy arrays are made on the device at once, by every file that makes some."""
+    from modellink_rm.train import trainer  # noqa: F401 (imports all of them)
 
     def tensor_on(device: torch.device, values: np.ndarray) -> torch.Tensor:
         return torch.empty(values.shape, dtype=torch.from_numpy(values[:0]).dtype, device=device)
 
-    modules: tuple[Any, ...] = (platform, copied_rows, kernels, packed, rotary)
-    for module in modules:
-        module.tensor_on = tensor_on
+    ours: list[Any] = [module for name, module in sys.modules.items() if name.startswith("modellink_rm.")]
+    for module in ours:
+        if hasattr(module, "tensor_on"):
+            module.tensor_on = tensor_on
 
 
 def _stand_in_for_collectives() -> None:

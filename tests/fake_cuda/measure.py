@@ -55,6 +55,12 @@ class Kernels(TorchDispatchMode):
         self.strays: Counter[str] = Counter()
         self.live = LiveBytes()
 
+    def clear(self) -> None:
+        """Forget what was counted; what is alive stays."""
+        for counter in (self.counts, self.waits, self.strays):
+            counter.clear()
+        self.live.peak = self.live.now()
+
     def wait(self, device: Any = None) -> None:
         """The host waits for the device, as by torch.cuda.synchronize."""
         self.waits[_place()] += 1
