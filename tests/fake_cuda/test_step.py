@@ -58,7 +58,7 @@ QUICK = {
         keeping=dataclasses.replace(RECOMPUTING, tp_size=2, divides_rows=True),
     ),
     "last stage": Bounds(
-        case=Case(parallel=PP2, rank=4, num_micro_batches=2), kernels=93, keeping=KEEPING, layers=(4, 2)
+        case=Case(parallel=PP2, rank=4, num_micro_batches=2), kernels=92, keeping=KEEPING, layers=(4, 2)
     ),
     "overlap": Bounds(case=Case(), kernels=120, keeping=KEEPING),
     "mixture": of_pair(
