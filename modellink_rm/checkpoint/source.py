@@ -8,7 +8,7 @@ from pathlib import Path
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import info, warn_once
 from modellink_rm.checkpoint.contract import InferenceContract, contract_tokenizer, read_contract
-from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights, check_names
+from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights, check_names, read_shape
 from modellink_rm.checkpoint.layout import CheckpointInfo, find_checkpoint, read_checkpoint_info
 from modellink_rm.checkpoint.megatron.files import find_megatron_checkpoint
 from modellink_rm.config.model import ModelConfig
@@ -110,6 +110,22 @@ def _open_megatron(directory: Path, load: str, base_model: str | None) -> Huggin
     from modellink_rm.checkpoint.megatron.weights import MegatronWeights
 
     return MegatronWeights(directory, base_model)
+
+
+def shape_of(load: str | None, model: ModelConfig) -> ModelShape:
+    """The shape of the model that --load and the model's flags name; no weights need to be there.
+
+    Raises:
+        UserError: the directory is missing or damaged, or the flags do not fit it.
+    """
+    if load is None:
+        return resolve_shape(model, None)
+    path = Path(load)
+    if find_checkpoint(path) is None and (path / "config.json").is_file():
+        return resolve_shape(model, read_shape(path), source=f"{path / 'config.json'}")
+    checkpoint = open_source(load).checkpoint
+    assert checkpoint is not None
+    return resolve_shape(model, checkpoint.run.spec.shape, source=str(checkpoint.path))
 
 
 def tokenizer_of(config: TokenizerConfig, source: ModelSource) -> TokenizerConfig:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import check_minimums, flag
+from modellink_rm.config.precision import PrecisionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,14 @@ class OptimConfig:
             raise UserError("--overlap-param-gather needs --use-distributed-optimizer")
         if self.overlap_param_gather and not self.overlap_grad_reduce:
             raise UserError("--overlap-param-gather needs --overlap-grad-reduce")
+
+    def divides_state(self, precision: PrecisionConfig) -> bool:
+        """Whether the engine's distributed optimizer is used: if requested, and always with --bf16.
+
+        The engine's other optimizer for bfloat16 cannot save a model with a float32 part, and the head is
+        one; with a single replica the distributed optimizer does the same work.
+        """
+        return self.use_distributed_optimizer or precision.bf16
 
     def schedule(self, num_samples: int, batch_size: int) -> tuple[int, int]:
         """(warmup, decay) in samples, of a run over `num_samples`.

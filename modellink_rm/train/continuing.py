@@ -12,7 +12,6 @@ from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.checkpoint.layout import CheckpointInfo, RunInfo
 from modellink_rm.config.data import split_fractions
 from modellink_rm.config.run import RunConfig
-from modellink_rm.train.optimizer import divides_optimizer_state
 
 _NEW_RUN = "--finetune starts a new run from its weights, under another --save"
 # Flags that change what is learned, and may change on the way. Of the others some are free; some are compared
@@ -174,7 +173,7 @@ def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
     """
     was_bf16, is_bf16 = checkpoint.run.setting("precision", "bf16") is True, config.precision.bf16
     was_divided = checkpoint.run.setting("optim", "use_distributed_optimizer") is True or was_bf16
-    is_divided = divides_optimizer_state(config.optim, config.precision)
+    is_divided = config.optim.divides_state(config.precision)
     for flag, was, now in (
         ("--bf16", was_bf16, is_bf16),
         ("--use-distributed-optimizer", was_divided, is_divided),

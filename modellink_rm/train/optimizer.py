@@ -46,21 +46,12 @@ class TrainState:
     consumed_samples: int = 0
 
 
-def divides_optimizer_state(optim: OptimConfig, precision: PrecisionConfig) -> bool:
-    """Whether the engine's distributed optimizer is used: if requested, and always with --bf16.
-
-    The engine's other optimizer for bfloat16 cannot save a model with a float32 part, and the head is one;
-    with a single replica the distributed optimizer does the same work.
-    """
-    return optim.use_distributed_optimizer or precision.bf16
-
-
 def wrap_for_training(
     chunks: Sequence[RewardModel], *, optim: OptimConfig, precision: PrecisionConfig
 ) -> list[DistributedDataParallel]:
     """The model with the engine's gradient buffers; gradients are summed in float32."""
     config, is_interleaved = chunks[0].config, len(chunks) > 1
-    is_divided = divides_optimizer_state(optim, precision)
+    is_divided = optim.divides_state(precision)
     by_itself = _overlaps_by_itself(chunks[0], optim)
     reduces = optim.overlap_grad_reduce or by_itself
     gathers = optim.overlap_param_gather or (by_itself and is_divided)
@@ -132,7 +123,7 @@ def build_optimizer(
         clip_grad=optim.clip_grad,
         bf16=precision.bf16,
         params_dtype=precision.dtype,
-        use_distributed_optimizer=divides_optimizer_state(optim, precision),
+        use_distributed_optimizer=optim.divides_state(precision),
     )
     overrides = get_standard_config_overrides(config)
     # The float32 head needs its own parameter groups: the distributed optimizer cannot save a group

@@ -17,7 +17,6 @@ from modellink_rm.model.fits import shares_prompts
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import micro_batches_multiple_of
-from modellink_rm.train.optimizer import divides_optimizer_state
 from modellink_rm.train.plan import RunPlan
 
 # Products of a multiple of so many rows leave no part of a GPU idle, and memory is asked for in fewer sizes.
@@ -60,7 +59,7 @@ def _budget(plan: RunPlan, model: Sequence[DistributedDataParallel], platform: P
         sum(parameter.numel() for chunk in model for parameter in chunk.parameters()),
         element_size=plan.config.precision.dtype.itemsize,
         num_shares=ranks.dp_size * ranks.cp_size
-        if divides_optimizer_state(plan.config.optim, plan.config.precision)
+        if plan.config.optim.divides_state(plan.config.precision)
         else 1,
     )
     budget = budget_of_gpu(

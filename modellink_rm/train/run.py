@@ -13,6 +13,7 @@ from modellink_rm.checkpoint.prune import remove_unfinished
 from modellink_rm.config.run import RunConfig
 from modellink_rm.parallel.failures import end_with_launcher, ending_together
 from modellink_rm.parallel.groups import Ranks, of_every_process, process_groups, world_size_from_environment
+from modellink_rm.train.memory import warn_of_memory
 from modellink_rm.train.plan import RunPlan, newest_under_save, plan_run
 from modellink_rm.train.trainer import check_kernels, kernels_of, train
 
@@ -64,7 +65,11 @@ def run(config: RunConfig) -> RunEnd:
         if config.checkpoint.save is not None and ranks.rank == 0:
             remove_unfinished(Path(config.checkpoint.save))
         plan = _plan_under_lock(plan, config, ranks)
-        state = train(plan, platform, kernels_of(plan, platform), ranks)
+        kernels = kernels_of(plan, platform)
+        warn_of_memory(
+            plan, platform, world_size=world_size, compiles_elementwise=kernels.compiles_elementwise
+        )
+        state = train(plan, platform, kernels, ranks)
         is_done = state.iteration >= plan.train_iters
         return RunEnd(checkpoint=newest_under_save(config.checkpoint), is_done=is_done)
 

@@ -21,7 +21,7 @@ LEVELS = (
     ("batching",),
     ("experts",),
     ("model",),
-    ("objective", "checkpoint"),
+    ("objective", "checkpoint", "estimate"),
     ("train", "inference", "conversion", "doctor"),
     ("evaluation", "serving"),
     ("commands",),

@@ -18,8 +18,8 @@ from modellink_rm.checkpoint.hf.heads import (
     StoredHead,
     check_number_type,
     find_head,
-    open_safetensors,
 )
+from modellink_rm.checkpoint.hf.mapped import MappedFile
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
 from modellink_rm.checkpoint.hf.slices import read_piece
 from modellink_rm.model.families.registry import family_of, shape_from_config
@@ -129,6 +129,11 @@ class HuggingFaceWeights:
             row += len(values)
         tensor[row:].zero_()
 
+    def release(self) -> None:
+        """Give the memory back that reading has mapped; what is read again is mapped again."""
+        for file in set(self._files.values()):
+            file.release()
+
     @property
     def is_bf16(self) -> bool:
         """Whether every tensor that the reward model takes, its head apart, is stored in bfloat16."""
@@ -158,10 +163,7 @@ class HuggingFaceWeights:
         """Read config.json and the shape of the model in it."""
         config_file = self.base_model / "config.json"
         self.config = _read_json(config_file)
-        try:
-            self.shape = shape_from_config(self.config)
-        except UserError as error:
-            raise UserError(f"{config_file}: {error}") from None
+        self.shape = _shape_of(self.config, config_file)
 
     def _slice(self, name: str) -> Any:
         """A view of a stored tensor whose shape and type have been checked."""
@@ -219,6 +221,23 @@ def _names_message(
     return f"{weights.directory} does not hold a reward model of its config.json: {'; '.join(parts)}"
 
 
+def read_shape(directory: Path) -> ModelShape:
+    """The shape of the model of a directory, from config.json alone.
+
+    Raises:
+        UserError: config.json is missing or damaged, or the model is not supported.
+    """
+    config_file = directory / "config.json"
+    return _shape_of(_read_json(config_file), config_file)
+
+
+def _shape_of(config: Mapping[str, Any], config_file: Path) -> ModelShape:
+    try:
+        return shape_from_config(config)
+    except UserError as error:
+        raise UserError(f"{config_file}: {error}") from None
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of the directory.
 
@@ -237,7 +256,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _open_weights(directory: Path) -> dict[str, Any]:
     """The open safetensors file of each tensor, by the tensor's name; a single file goes first."""
     if (directory / SINGLE_FILE).exists():
-        file = open_safetensors(directory / SINGLE_FILE)
+        file = MappedFile(directory / SINGLE_FILE)
         return dict.fromkeys(file.keys(), file)
     if not (directory / INDEX_FILE).exists():
         raise UserError(_no_weights_message(directory))
@@ -253,7 +272,7 @@ def _open_weights(directory: Path) -> dict[str, Any]:
         raise UserError(
             f"{directory} lacks {listed(absent)}, listed in {INDEX_FILE}; download what is missing"
         )
-    files = {shard: open_safetensors(directory / shard) for shard in shards}
+    files = {shard: MappedFile(directory / shard) for shard in shards}
     held = {shard: set(file.keys()) for shard, file in files.items()}
     for name, shard in weight_map.items():
         if name not in held[shard]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from modellink_rm.base.errors import UserError, listed
+from modellink_rm.checkpoint.hf.mapped import MappedFile
 from modellink_rm.model.spec import HEAD_PREFIX
 
 # What a report calls the reward head, wherever it was looked for.
@@ -71,7 +71,7 @@ class StoredHead:
 
 
 def find_head(
-    directory: Path, weights: Mapping[str, Any], config: Mapping[str, Any], *, own_name: str
+    directory: Path, weights: Mapping[str, MappedFile], config: Mapping[str, Any], *, own_name: str
 ) -> StoredHead | None:
     """The head among the weights or beside them, unread; None if there is none.
 
@@ -106,7 +106,7 @@ def _names_of(config: Mapping[str, Any], own_name: str) -> list[HeadNames]:
     return list(dict.fromkeys([HeadNames(own_name), SCORE, VALUE_HEAD, *_OTHERS, *own]))
 
 
-def _open_value_head(directory: Path) -> Any | None:
+def _open_value_head(directory: Path) -> MappedFile | None:
     """LLaMA-Factory's head beside the weights, or None.
 
     Raises:
@@ -120,25 +120,13 @@ def _open_value_head(directory: Path) -> Any | None:
                 f"with {VALUE_HEAD.weight} and {VALUE_HEAD.bias}"
             )
         return None
-    file = open_safetensors(path)
+    file = MappedFile(path)
     names: Iterable[str] = file.keys()
     if VALUE_HEAD.weight not in names or set(names) - {VALUE_HEAD.weight, VALUE_HEAD.bias}:
         raise UserError(
             f"{path} holds {listed(sorted(names))}; a head is {VALUE_HEAD.weight} and {VALUE_HEAD.bias}"
         )
     return file
-
-
-def open_safetensors(path: Path) -> Any:
-    """The file with its header read; its length is checked against the header by the library.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); download it again") from None
 
 
 def check_number_type(directory: Path, name: str, stored: Any) -> None:

@@ -43,3 +43,4 @@ def load_hugging_face_weights(
         model_head.weight.copy_(weight)
         if model_head.bias is not None and bias is not None:
             model_head.bias.copy_(bias)
+    weights.release()

@@ -78,6 +78,9 @@ class MegatronWeights(HuggingFaceWeights):
         """Whether there is a head: ModelLink's reward models have a language-model head too."""
         return self._head is not None
 
+    def release(self) -> None:
+        """Nothing is given back: the ranks' files stay mapped, each of them holds parts of all tensors."""
+
 
 def _check_arguments(arguments: Mapping[str, Any], shape: ModelShape, *, num_ranks: int, where: str) -> None:
     """Compare the flags of the run with the base model's config.json."""

@@ -1,0 +1,1 @@
+"""What a run needs: memory of each process, time of a step, and parallel sizes that fit."""

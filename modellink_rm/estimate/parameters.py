@@ -1,0 +1,87 @@
+"""The numbers of parameters that a process holds, counted from the tables that loading uses."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.tensors import EMBEDDING, FINAL_LAYERNORM, StoredTensor
+from modellink_rm.model.spec import EXPERTS_INFIX, ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Numbers of parameters of one process of a pipeline stage.
+
+    Attributes:
+        ordinary: those whose copies are on every process of the stage with the same tensor-parallel rank.
+        experts: those of experts, whose copies are on the processes that hold the same experts.
+        largest: of its largest tensor.
+    """
+
+    ordinary: int
+    experts: int
+    largest: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.ordinary + self.experts
+
+
+def parameters_of_stage(spec: ModelSpec, parallel: ParallelConfig, stage: int) -> Parameters:
+    """The parameters of a process of pipeline stage `stage`, from 0, its virtual stages together.
+
+    The reward head is not counted: a vector.
+    """
+    table, shape = FAMILIES[spec.shape.family].tensors, spec.shape
+    layers = layers_of_stage(shape.num_layers, parallel, stage)
+    sizes = [size for layer in layers for size in _sizes_of_layer(spec, layer, parallel)]
+    ends = {EMBEDDING: stage == 0}
+    ends[FINAL_LAYERNORM] = stage == parallel.pipeline_model_parallel_size - 1 and spec.post_layer_norm
+    for entry in table.ends:
+        if ends[entry.engine]:
+            sizes += [(False, size) for size in _sizes(entry, spec, parallel)]
+    return Parameters(
+        ordinary=sum(size for is_expert, size in sizes if not is_expert),
+        experts=sum(size for is_expert, size in sizes if is_expert),
+        largest=max(size for _, size in sizes),
+    )
+
+
+def layers_of_stage(num_layers: int, parallel: ParallelConfig, stage: int) -> list[int]:
+    """Numbers of the layers of a pipeline stage, over the whole model."""
+    num_stages, num_chunks = parallel.pipeline_model_parallel_size, parallel.num_virtual_stages(num_layers)
+    of_chunk = num_layers // num_stages // num_chunks
+    return [
+        (chunk * num_stages + stage) * of_chunk + number
+        for chunk in range(num_chunks)
+        for number in range(of_chunk)
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _sizes_of_layer(spec: ModelSpec, layer: int, parallel: ParallelConfig) -> tuple[tuple[bool, int], ...]:
+    """Of each tensor of a layer whether it is of experts, and its size in one process."""
+    return tuple(
+        (EXPERTS_INFIX in entry.engine, size)
+        for entry in FAMILIES[spec.shape.family].tensors.layer
+        if entry.is_in(spec.shape, layer)
+        for size in _sizes(entry, spec, parallel)
+    )
+
+
+def _sizes(entry: StoredTensor, spec: ModelSpec, parallel: ParallelConfig) -> list[int]:
+    """Numbers of parameters of an entry's weight, and of its bias if it has one, in one process."""
+    order = entry.row_order(spec.shape)
+    rows = spec.padded_vocab_size if order.is_padded else sum(order.sizes)
+    copies, divisor = 1, parallel.tensor_model_parallel_size
+    if EXPERTS_INFIX in entry.engine:
+        assert spec.shape.experts is not None
+        copies = spec.shape.experts.number // parallel.expert_model_parallel_size
+        divisor = parallel.expert_tensor_parallel_size
+    weight = copies * rows * (order.columns or 1)
+    sizes = [weight if order.divided == "nothing" else weight // divisor]
+    if entry.bias and getattr(spec.shape, entry.bias):
+        sizes.append(copies * rows // (divisor if order.divided in ("rows", "each range") else 1))
+    return sizes

@@ -1,0 +1,152 @@
+"""What is chosen for GPUs of a given memory, and what is said where nothing fits."""
+
+import re
+from typing import Any
+
+import pytest
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.config.estimate import EstimateConfig
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.estimate.choose import Choice, Question, best_choice
+from modellink_rm.estimate.gpus import parse_gpus
+from modellink_rm.estimate.report import report_json, report_lines
+from modellink_rm.model.shape import ModelShape
+from tests.unit.estimate.shapes import LLAMA_8B, LLAMA_70B, published_shape
+
+
+def question(gpus: str, shape: ModelShape = LLAMA_8B, **fields: Any) -> Question:
+    return Question(
+        shape=shape,
+        model=ModelConfig(),
+        config=EstimateConfig(gpus=gpus, **{"seq_length": 4096, **fields}),
+        cluster=parse_gpus(gpus, host_memory=2**36),
+    )
+
+
+def choose(gpus: str, shape: ModelShape = LLAMA_8B, **fields: Any) -> Choice:
+    return best_choice(question(gpus, shape, **fields))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "shape"), [("8x80G", LLAMA_8B), ("64x80G", LLAMA_70B), ("2xH200", LLAMA_8B)]
+)
+def test_what_is_chosen_fits_and_divides(gpus: str, shape: ModelShape) -> None:
+    asked = question(gpus, shape)
+    choice = best_choice(asked)
+    parallel = choice.run.parallel
+    assert choice.memory.peak <= asked.usable
+    assert shape.num_layers % parallel.pipeline_model_parallel_size == 0
+    assert parallel.tensor_model_parallel_size <= asked.cluster.per_node
+    assert 128 % parallel.data_parallel_size(asked.cluster.world_size) == 0
+
+
+def test_sizes_that_are_given_are_kept() -> None:
+    choice = choose(
+        "8x80G",
+        tensor_model_parallel_size=4,
+        context_parallel_size=1,
+        pipeline_model_parallel_size=1,
+        recompute_granularity="full",
+        max_tokens_per_micro_batch=9000,
+    )
+    assert choice.flags() == [
+        "--bf16",
+        "--tensor-model-parallel-size 4",
+        "--sequence-parallel",
+        "--use-distributed-optimizer",
+        "--recompute-granularity full",
+        "--max-tokens-per-micro-batch 9000",
+    ]
+
+
+def test_nothing_is_divided_or_recomputed_where_one_gpu_is_enough() -> None:
+    choice = choose("1x80G", published_shape("llama-3.2-3b-instruct"), seq_length=1024)
+    assert choice.flags() == ["--bf16", "--max-tokens-per-micro-batch 8192"]
+
+
+def test_experts_are_divided_where_they_do_not_fit() -> None:
+    choice = choose("16x80G", published_shape("mixtral-8x7b"))
+    assert choice.run.parallel.expert_model_parallel_size > 1
+    assert choice.run.parallel.tensor_model_parallel_size == 1
+
+
+def test_every_pair_of_a_small_batch_gets_its_replica() -> None:
+    choice = choose("8xH200", global_batch_size=2, seq_length=1024)
+    assert choice.run.parallel.data_parallel_size(8) <= 2
+
+
+def test_a_refusal_names_what_would_fit() -> None:
+    with pytest.raises(UserError) as refusal:
+        choose("1x80G")
+    line = str(refusal.value)
+    assert "the model does not fit --gpus 1x80G: at least 1" in line
+    assert "it would fit with --gpus 2x80G" in line
+    assert choose("2x80G").memory.peak <= question("2x80G").usable
+
+
+def test_a_refusal_of_given_sizes_names_others() -> None:
+    with pytest.raises(UserError, match=r"it would fit with --bf16 .*or with --gpus") as refusal:
+        choose("8x80G", recompute_granularity="none", tensor_model_parallel_size=1, seq_length=65536)
+    words = re.search(r"it would fit with (--bf16[^,]*)", str(refusal.value))
+    assert words is not None
+    assert choose("8x80G", seq_length=65536).flags() == re.findall(r"--[a-z0-9-]+(?: \w+)?", words[1])
+
+
+def test_a_shorter_sequence_is_named_where_it_fits() -> None:
+    with pytest.raises(UserError, match="--seq-length 16384"):
+        choose(
+            "1x80G",
+            published_shape("llama-3.2-3b-instruct"),
+            seq_length=65536,
+            global_batch_size=1,
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"tensor_model_parallel_size": 3}, "--tensor-model-parallel-size 3 does not divide"),
+        ({"pipeline_model_parallel_size": 5}, "--pipeline-model-parallel-size 5 does not divide"),
+        ({"pipeline_model_parallel_size": 16}, "does not divide the number of processes, 8"),
+        ({"expert_model_parallel_size": 2}, "needs a model with experts"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_by_the_trainers_rules(fields: dict[str, Any], rule: str) -> None:
+    with pytest.raises(UserError, match=re.escape(rule)):
+        choose("8x80G", **fields)
+
+
+def test_a_batch_below_the_replicas_is_refused() -> None:
+    sizes: dict[str, Any] = {
+        f"{kind}_parallel_size": 1 for kind in ("tensor_model", "pipeline_model", "context", "expert_model")
+    }
+    with pytest.raises(UserError, match="--global-batch-size 4 is below the 8 replicas"):
+        choose("8xH200", global_batch_size=4, **sizes)
+
+
+def test_the_report_adds_up_and_the_file_says_the_same() -> None:
+    import json
+
+    asked = question("8xH100")
+    choice = best_choice(asked)
+    lines = report_lines(asked, choice)
+    sizes = [float(line.split()[-1]) for line in lines if re.fullmatch(r"  [a-z ]+ +[\d.]+", line)]
+    assert sum(sizes[:-1]) == pytest.approx(sizes[-1], abs=0.03)
+    assert any("8.0" not in line and "7.50 B parameters" in line for line in lines)
+    assert any("of 989 TFLOP/s" in line for line in lines)
+    values = json.loads(report_json(asked, choice))
+    assert values["memory_bytes"]["at most"] == choice.memory.peak
+    assert values["flags"] == choice.flags()
+
+
+def test_the_speed_of_a_gpu_that_is_not_named_is_said_to_be_taken() -> None:
+    asked = question("8x80G")
+    assert any("taken from A100-80G" in line for line in report_lines(asked, best_choice(asked)))
+
+
+def test_a_cpu_has_no_time_and_float32() -> None:
+    asked = question("2xcpu", published_shape("llama-3.2-3b-instruct"), seq_length=256)
+    choice = best_choice(asked)
+    assert "--bf16" not in choice.flags()
+    assert any("--peak-tflops gives its time" in line for line in report_lines(asked, choice))
