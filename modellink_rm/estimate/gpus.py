@@ -16,7 +16,7 @@ class Gpu:
 
     Attributes:
         memory: bytes, as the driver counts them.
-        tflops: of dense bfloat16 products, as its maker gives them.
+        tflops: of dense bfloat16 products, as its maker gives them; 0 where it is not known.
     """
 
     memory: int

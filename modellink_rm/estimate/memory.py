@@ -36,8 +36,8 @@ class Device:
 # A CUDA context with cuBLAS takes about 0.8 GB, the buffers of nccl's groups about as much.
 CUDA = Device(base=1_600_000_000, slack=1.08, gradient_copies=0.0, has_fused_norms=True, copies_keys=True)
 # Measured by benchmarks/estimate.py: glibc keeps blocks that do not fit what comes next, and gloo's
-# reduce_scatter copies the gradients when the activations are gone, of which glibc holds a part.
-CPU = Device(base=100_000_000, slack=1.45, gradient_copies=0.6, has_fused_norms=False, copies_keys=False)
+# reduce_scatter copies the gradients.
+CPU = Device(base=100_000_000, slack=1.6, gradient_copies=1.0, has_fused_norms=False, copies_keys=False)
 
 
 @dataclass(frozen=True, kw_only=True)

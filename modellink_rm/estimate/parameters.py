@@ -16,7 +16,7 @@ class Parameters:
     Attributes:
         ordinary: those whose copies are on every process of the stage with the same tensor-parallel rank.
         experts: those of experts, whose copies are on the processes that hold the same experts.
-        largest: of its largest tensor.
+        largest: of its largest matrix; the embedding's gradient is added up by rows and takes nothing.
     """
 
     ordinary: int
@@ -37,6 +37,7 @@ def parameters_of_stage(spec: ModelSpec, parallel: ParallelConfig, stage: int) -
     table, shape = FAMILIES[spec.shape.family].tensors, spec.shape
     layers = layers_of_stage(shape.num_layers, parallel, stage)
     sizes = [size for layer in layers for size in _sizes_of_layer(spec, layer, parallel)]
+    largest = max(size for _, size in sizes)
     ends = {EMBEDDING: stage == 0}
     ends[FINAL_LAYERNORM] = stage == parallel.pipeline_model_parallel_size - 1 and spec.post_layer_norm
     for entry in table.ends:
@@ -45,7 +46,7 @@ def parameters_of_stage(spec: ModelSpec, parallel: ParallelConfig, stage: int) -
     return Parameters(
         ordinary=sum(size for is_expert, size in sizes if not is_expert),
         experts=sum(size for is_expert, size in sizes if is_expert),
-        largest=max(size for _, size in sizes),
+        largest=largest,
     )
 
 

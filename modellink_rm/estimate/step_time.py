@@ -18,7 +18,9 @@ SHARE_OF_PEAK = 0.5
 SHARE_OF_EXPERTS = 0.3  # smaller products, and rows that go to other processes
 _SHARE_BY_TENSOR_PARALLEL = {1: 1.0, 2: 0.88, 4: 0.75, 8: 0.62}
 _SHARE_BY_CONTEXT_PARALLEL = 0.87  # at each doubling: keys and values are gathered
+_SHARE_BY_PIPELINE = 0.93  # stages wait for micro-batches of other lengths
 _SHARE_ACROSS_NODES = 0.6  # of experts whose rows leave the node
+_TOKENS_OF_HALF_SPEED = 500  # of a process in a micro-batch: smaller products are slower
 # Bytes a second of one process in collectives, and the part of a step's products that they can hide behind.
 _BYTES_PER_SECOND_IN_NODE = 150e9
 _BYTES_PER_SECOND_BETWEEN_NODES = 20e9
@@ -55,7 +57,7 @@ def step_time(run: Workload, cluster: Cluster, *, batch_size: int, mean_length: 
     """
     parallel, shape = run.parallel, run.spec.shape
     flops = batch_size * flops_of_pair(shape, mean_length)
-    peak = cluster.gpu.tflops * 1e12 * run.world_size
+    peak = (cluster.gpu.tflops or 1.0) * 1e12 * run.world_size  # without a speed, to compare choices
     computed = flops * (4 / 3 if run.precision.recompute_granularity == "full" else 1)
     busy = computed / (peak * _share(run, cluster))
     num_stages = parallel.pipeline_model_parallel_size
@@ -73,6 +75,9 @@ def _share(run: Workload, cluster: Cluster) -> float:
     share = SHARE_OF_PEAK if run.spec.shape.experts is None else SHARE_OF_EXPERTS
     share *= _SHARE_BY_TENSOR_PARALLEL.get(parallel.tensor_model_parallel_size, 0.4)
     share *= _SHARE_BY_CONTEXT_PARALLEL ** np.log2(parallel.context_parallel_size)
+    share *= _SHARE_BY_PIPELINE if parallel.pipeline_model_parallel_size > 1 else 1.0
+    tokens = run.num_tokens / parallel.context_parallel_size
+    share *= tokens / (tokens + _TOKENS_OF_HALF_SPEED)
     if parallel.expert_group_size > cluster.per_node:
         share *= _SHARE_ACROSS_NODES
     return float(share)
