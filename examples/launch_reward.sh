@@ -4,17 +4,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-
-NNODES=${NNODES:-1}
-if ((NNODES == 1)); then
-    nodes=(--standalone)
-else
-    nodes=(--nnodes "$NNODES" --node_rank "${NODE_RANK:?is the number of this node, from 0}"
-        --master_addr "${MASTER_ADDR:?is the address of node 0}" --master_port "${MASTER_PORT:-6000}")
-fi
-
-exec python -m torch.distributed.run "${nodes[@]}" --nproc_per_node "${NPROC:-8}" "$root/pretrain_rm.py" \
+exec bash "$root/examples/torchrun.sh" "$root/pretrain_rm.py" \
     --stage rm \
     --is-pairwise-dataset \
     --load-checkpoint-loosely \
