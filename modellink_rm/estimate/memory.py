@@ -106,8 +106,10 @@ def memory_of_stage(run: Workload, stage: int) -> Memory:
     size = 2 if run.precision.bf16 else 4
     weights, gradients = size * parameters.total, 4 * parameters.total
     activations, transient = _activations(run, stage)
+    # The more micro-batches wait, the more of them find the blocks that others left.
+    share = (1 + 1 / _chunks_in_flight(run, stage)) / 2
     largest = parameters.largest * size  # a gradient, before it is added to the float32 sum
-    slack = (run.device.slack - 1) * (activations + transient)
+    slack = (run.device.slack - 1) * share * (activations + transient)
     is_divided = run.optim.divides_state(run.precision)
     has_replicas = run.parallel.data_parallel_size(run.world_size) * run.parallel.context_parallel_size > 1
     copies = run.device.gradient_copies * gradients if is_divided and has_replicas else 0
@@ -147,13 +149,12 @@ def _activations(run: Workload, stage: int) -> tuple[float, float]:
     of_layers = [bytes_of_layer(shape, layer, parallel, operations) for layer in layers]
     of_input = bytes_of_input(shape, parallel, operations)
     kept, recomputed = _recomputed(run.precision, of_layers, of_input, num_chunks)
-    chunks_in_flight = _chunks_in_flight(run, stage, num_chunks)
     # A stage's output is kept until its backward pass.
     kept += of_input * num_chunks if parallel.pipeline_model_parallel_size > 1 else 0.0
     transient = 2 * of_input
     if recomputed:
         transient = recomputed + bytes_of_gate_gradient(shape, parallel, operations)
-    return run.num_tokens * kept / num_chunks * chunks_in_flight, run.num_tokens * transient
+    return run.num_tokens * kept / num_chunks * _chunks_in_flight(run, stage), run.num_tokens * transient
 
 
 def _recomputed(
@@ -171,12 +172,13 @@ def _recomputed(
     return len(groups) * of_input, max(map(sum, groups))
 
 
-def _chunks_in_flight(run: Workload, stage: int, num_chunks: int) -> int:
+def _chunks_in_flight(run: Workload, stage: int) -> int:
     """Forward passes of a chunk that wait for their backward pass, at most.
 
     As in megatron-core 0.16.1, pipeline_parallel/schedules.py: one forward and one backward pass in turns
     after `num_warmup_microbatches` forward passes.
     """
+    num_chunks = run.parallel.num_virtual_stages(run.spec.shape.num_layers)
     behind = run.parallel.pipeline_model_parallel_size - stage - 1
     warmup = behind
     if num_chunks > 1:

@@ -15,6 +15,7 @@ from modellink_rm.base.flags import flag_name
 from modellink_rm.commands import (
     best_of_n,
     doctor,
+    estimate,
     evaluate,
     export,
     filter,
@@ -27,12 +28,13 @@ from modellink_rm.commands import (
     train,
 )
 from modellink_rm.config.doctor import DoctorConfig
+from modellink_rm.config.estimate import EstimateConfig
 from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.merge import MergeConfig
-from modellink_rm.config.model import ModelOverrides
+from modellink_rm.config.model import ModelConfig, ModelOverrides
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
@@ -89,6 +91,7 @@ COMMANDS = {
     "serve": Command(serve.main, (ServeConfig,), "--load nowhere --port 0"),
     "doctor": Command(doctor.main, (DoctorConfig,), "--directory nowhere"),
     "export": Command(export.main, (ExportConfig, ParallelConfig), "--load nowhere --output out"),
+    "estimate": Command(estimate.main, (EstimateConfig, ModelConfig), "--load nowhere --gpus 8x80G"),
     "import": Command(
         import_model.main, (ImportConfig, TokenizerConfig, ParallelConfig), "--load nowhere --output out"
     ),

@@ -16,11 +16,13 @@ from modellink_rm.commands.registry import COMMANDS as REGISTERED_COMMANDS
 from modellink_rm.commands.score import GROUPS as SCORER_GROUPS
 from modellink_rm.commands.train import GROUPS
 from modellink_rm.config.doctor import DoctorConfig
+from modellink_rm.config.estimate import EstimateConfig
 from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.merge import MergeConfig
+from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
 from modellink_rm.config.score import ScoreConfig
@@ -45,6 +47,7 @@ COMMANDS: dict[str, Any] = {
     "make-pairs": ((MakePairsConfig,), {}),
     "serve": ((ServeConfig, *SCORER_GROUPS.values()), {}),
     "export": ((ExportConfig, ParallelConfig), {}),
+    "estimate": ((EstimateConfig, ModelConfig), IGNORED_TRAINER_FLAGS),
     "import": ((ImportConfig, TokenizerConfig, ParallelConfig), {}),
 }
 # Commands that pages describe in their text alone.
@@ -153,7 +156,9 @@ def test_shown_command_parses(command: Command) -> None:
 )
 def test_shown_script_knows_its_settings_and_flags(command: Command) -> None:
     script = ROOT / command.program
-    text = script.read_text() + (ROOT / "examples" / "launch_reward.sh").read_text()
+    text = script.read_text() + "".join(
+        (ROOT / "examples" / name).read_text() for name in ("launch_reward.sh", "torchrun.sh")
+    )
     for word in command.before:
         name, is_setting, _ = word.partition("=")
         if is_setting:

@@ -228,7 +228,7 @@ def test_recipe_trains_a_tiny_checkpoint(tmp_path: Path) -> None:
     subprocess.run(
         [
             *(sys.executable, str(ROOT / "preprocess_data.py"), "--input", str(pairs)),
-            *("--handler-name", "SharegptStylePairwiseHandler", "--prompt-type", "llama3"),
+            *("--handler-name", "SharegptStylePairwiseHandler", "--prompt-type", "llama2"),
             *("--tokenizer-name-or-path", str(tmp_path / "model")),
             *("--output-prefix", str(tmp_path / "data")),
         ],

@@ -398,3 +398,17 @@ def test_quantised_tensor_is_refused_by_type(tmp_path: Path) -> None:
     edit_tensors(tmp_path, lambda tensors: {**tensors, name: tensors[name].to(torch.int8)})
     with pytest.raises(UserError, match=f"{name} is stored as I8; quantised"):
         check_names(HuggingFaceWeights(tmp_path), loosely=False)
+
+
+def test_weights_are_unmapped_when_released_and_read_again_after(tmp_path: Path) -> None:
+    def is_mapped() -> bool:
+        return str(tmp_path / "model.safetensors") in Path("/proc/self/maps").read_text()
+
+    write_tiny_llama(tmp_path)
+    weights = HuggingFaceWeights(tmp_path)
+    (before,) = read_all(weights, tp_size=1)
+    assert is_mapped()
+    weights.release()
+    assert not is_mapped()
+    (after,) = read_all(weights, tp_size=1)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
