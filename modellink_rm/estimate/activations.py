@@ -18,7 +18,8 @@ class Operations:
 
     Attributes:
         element_bytes: of a number of the layers' dtype.
-        has_fused_norms: a norm keeps its input alone, not the normed states before its weight too.
+        has_fused_norms: a norm keeps its input alone; in parts, as on a CPU, it keeps that and the normed
+            states before its weight, both in float32.
         has_fused_gates: a gate keeps its input alone, not the activated half too.
         copies_keys: attention keeps copies of keys and values in the order of its pieces, in which a shared
             prompt stands before each of its responses.
@@ -28,6 +29,11 @@ class Operations:
     has_fused_norms: bool
     has_fused_gates: bool
     copies_keys: bool
+
+    @property
+    def kept_by_norm(self) -> float:
+        """Numbers of the layers' dtype that a norm keeps of each of its channels."""
+        return 1 if self.has_fused_norms else 2 * 4 / self.element_bytes
 
 
 # Keys and values of [prompt | response | response] in the order of pieces, by those of its tokens, where
@@ -43,7 +49,7 @@ def bytes_of_layer(shape: ModelShape, layer: int, parallel: ParallelConfig, oper
     out. Tokens are those of the whole sequence, also where several processes share it.
     """
     share = 1 / parallel.context_parallel_size
-    norm = 2 - operations.has_fused_norms  # its input, and what it computes before its weight
+    norm = operations.kept_by_norm
     has_input_norm, num_post_norms, num_head_norms = _norms(shape, layer)
     rows = shape.hidden_size * share / _divisor_of_rows(parallel)
     before = (norm if has_input_norm else 0) * rows + rows  # and what the projections read
@@ -124,7 +130,7 @@ def _latents(shape: ModelShape, parallel: ParallelConfig, operations: Operations
     """Numbers of each token that latent attention keeps of the small vectors."""
     if shape.latent is None:
         return 0.0
-    latent, norm = shape.latent, 2 - operations.has_fused_norms
+    latent, norm = shape.latent, operations.kept_by_norm
     vectors = latent.key_value_rank + (latent.query_rank or 0)
     kept = (norm + 1) * vectors + latent.rotary_channels
     return kept / parallel.context_parallel_size / _divisor_of_rows(parallel)

@@ -196,7 +196,10 @@ def test_readme_names_every_ignored_flag() -> None:
 
 def test_rows_of_flags_by_task_name_flags_of_their_commands() -> None:
     every = {"preprocess": "preprocess_data.py", "train": "pretrain_rm.py", "score": "score"}
-    programs = {**every, **{name: name for name in ("evaluate", "make-pairs", "export", "import", "serve")}}
+    programs = {
+        **every,
+        **{name: name for name in ("estimate", "evaluate", "make-pairs", "export", "import", "serve")},
+    }
     section = (ROOT / "README.md").read_text().split("## Flags by task")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \| (.+) \|$", section, re.MULTILINE)
     rows = [row for row in rows if row[1] != "command"]

@@ -1,6 +1,5 @@
 """Counted bytes of a layer against those that torch saves for the backward pass."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.dataset.example import Example, Response
 from modellink_rm.estimate.activations import Operations, bytes_of_layer
+from modellink_rm.model.activation_bytes import Keeping, kept_per_token, kept_per_token_by_last
 from modellink_rm.model.build import build_model
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.families.registry import shape_from_config
@@ -22,6 +22,7 @@ from modellink_rm.parallel.groups import process_groups
 from tests.distributed import Workers
 from tests.marks import full
 from tests.parity.family_cases import CASES
+from tests.unit.estimate.shapes import LLAMA_8B
 
 NUM_TOKENS = 256
 SIZES = {"num_key_value_heads": 4, "vocab_size": 320}
@@ -72,7 +73,6 @@ def a_pair() -> Any:
 
 TP2: dict[str, Any] = {"tensor_model_parallel_size": 2}
 TP2_SP = {**TP2, "sequence_parallel": True}
-Measure = Callable[[int], int]
 
 
 @pytest.mark.parametrize(
@@ -107,3 +107,21 @@ def test_a_layer_keeps_the_bytes_that_are_counted(
     counted = NUM_TOKENS * bytes_of_layer(shape, 1, ParallelConfig(**sizes), operations)
     # Not counted: sums of attention's weights, indices of experts, and norms' sums of squares.
     assert three - two == pytest.approx(counted, rel=0.06)
+
+
+@pytest.mark.parametrize("tp_size", [1, 8])
+def test_a_layer_on_a_gpu_keeps_what_is_measured_there(tp_size: int) -> None:
+    # `tests/fake_cuda` holds those formulas, of dense models without context parallelism, to a step's tensors.
+    parallel = ParallelConfig(tensor_model_parallel_size=tp_size, sequence_parallel=tp_size > 1)
+    operations = Operations(element_bytes=2, has_fused_norms=True, has_fused_gates=True, copies_keys=True)
+    keeping = Keeping(
+        element_size=2,
+        is_on_gpu=True,
+        compiles_elementwise=True,
+        tp_size=tp_size,
+        divides_rows=tp_size > 1,
+        keys_per_token=5 / 3,
+    )
+    counted = [bytes_of_layer(LLAMA_8B, layer, parallel, operations) for layer in (1, 31)]
+    measured = [kept_per_token(LLAMA_8B, keeping), kept_per_token_by_last(LLAMA_8B, keeping)]
+    assert counted == pytest.approx(measured, rel=0.002)  # without the sums of attention's weights
