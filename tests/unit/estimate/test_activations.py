@@ -111,7 +111,7 @@ def test_a_layer_keeps_the_bytes_that_are_counted(
 
 @pytest.mark.parametrize("tp_size", [1, 8])
 def test_a_layer_on_a_gpu_keeps_what_is_measured_there(tp_size: int) -> None:
-    # `tests/fake_cuda` holds those formulas, of dense models without context parallelism, to a step's tensors.
+    # `tests/fake_cuda` holds those formulas, of dense models, to the tensors of a step.
     parallel = ParallelConfig(tensor_model_parallel_size=tp_size, sequence_parallel=tp_size > 1)
     operations = Operations(element_bytes=2, has_fused_norms=True, has_fused_gates=True, copies_keys=True)
     keeping = Keeping(
