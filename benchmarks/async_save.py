@@ -89,7 +89,8 @@ def main(argv: Sequence[str]) -> int:
         more = sum(beside) - len(beside) * alone
         print(f"{name}: {alone:.2f} a step without a save; {len(beside)} steps beside {NUM_SAVES} saves took")
         print(
-            f"    {more / NUM_SAVES:.2f} a save more, {100 * more / (len(beside) * alone):.1f} % of their time"
+            f"    {more / NUM_SAVES:.2f} a save more, "
+            f"{100 * more / (len(beside) * alone):.1f} % of their time"
         )
     return 0
 

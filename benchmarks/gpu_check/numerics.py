@@ -199,7 +199,7 @@ def syncs(setting: Setting) -> Result:
     from modellink_rm.train import trainer
 
     places: list[list[str]] = []
-    step = trainer.train_step
+    step = trainer.train_step  # type: ignore[attr-defined]
 
     def watched(*arguments: Any, **words: Any) -> Any:
         torch.cuda.set_sync_debug_mode("warn")
@@ -211,7 +211,7 @@ def syncs(setting: Setting) -> Result:
         places.append([f"{Path(one.filename).name}:{one.lineno}" for one in found])
         return result
 
-    trainer.train_step = watched
+    trainer.train_step = watched  # type: ignore[attr-defined]
     work = setting.work / "syncs"
     train(["--stage", "rm", "--is-pairwise-dataset", *golden_flags(work), "--bf16"])
     last = places[-1]

@@ -82,15 +82,16 @@ def main(argv: Sequence[str]) -> int:
         save_seconds.append(time.perf_counter() - started)
         return result
 
-    trainer.save = timed_save
+    trainer.save = timed_save  # type: ignore[assignment]
     started = time.perf_counter()
     code = train(flags)
+    has_device = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     figures = {
         "seconds": time.perf_counter() - started,
         "save_seconds": sum(save_seconds),
         "host_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "device_memory": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
-        "reserved_memory": torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else None,
+        "device_memory": torch.cuda.max_memory_allocated() if has_device else None,
+        "reserved_memory": torch.cuda.max_memory_reserved() if has_device else None,
     }
     Path(output).write_text(json.dumps(figures))
     return code

@@ -247,7 +247,7 @@ def test_model_that_scores_before_the_norm_is_refused(tmp_path: Path) -> None:
 
 # It starts where the model's positions end.
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-GIVEN = {"rotary_base": 5e5, "norm_epsilon": 0.25, "max_position_embeddings": 77}
+GIVEN: dict[str, Any] = {"rotary_base": 5e5, "norm_epsilon": 0.25, "max_position_embeddings": 77}
 
 
 @pytest.mark.parametrize("write", [write_tiny_llama, write_tiny_chatglm])

@@ -126,7 +126,7 @@ def _described(spec: ModelSpec, config: Mapping[str, Any]) -> ModelShape:
 
 def _with_number(config: dict[str, Any], fields: tuple[str, ...], value: float) -> dict[str, Any]:
     """The config with a number in those of the fields that it has."""
-    given = {name: value for name in fields if config.get(name) is not None}
+    given: dict[str, Any] = {name: value for name in fields if config.get(name) is not None}
     rope = config.get("rope_parameters")
     if isinstance(rope, Mapping) and any(rope.get(name) is not None for name in fields):
         given["rope_parameters"] = {**rope, **{name: value for name in fields if name in rope}}

@@ -12,7 +12,7 @@ from modellink_rm.model.config import RewardModelConfig
 _ACTIVATIONS = ("activation_func", "activation")  # in an MLP, and in experts
 
 
-def recompute_outputs(layer: nn.Module, config: RewardModelConfig) -> None:
+def recompute_outputs(layer: Any, config: RewardModelConfig) -> None:
     """Make a layer compute anew what the configuration names: outputs of its norms, of its gates.
 
     The engine has this for norms (megatron-core 0.16.1, `recompute_modules`), but only with Transformer
