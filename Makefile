@@ -1,7 +1,7 @@
 # Needs python 3.11 or newer with pip; everything else goes into .venv, which each target makes first.
 #
 # To use it
-#   make quickstart   preference pairs in, a trained and scored reward model out
+#   make quickstart   preference pairs in, a reward model with its evaluation and report out
 #   make install      the package, its dependencies and the developer's tools
 #
 # Before a commit

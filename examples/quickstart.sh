@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Preference pairs in, a trained and scored reward model out: the commands of the README on pairs and a
-# small base model that quickstart_data.py makes. Under a minute on two cores, without network or GPU.
+# Preference pairs in; a trained reward model, its evaluation, a report and a directory for transformers out:
+# the commands of the README on pairs and a small base model that quickstart_data.py makes. About a minute and
+# a half on two cores, without network or GPU.
 #
 #   bash examples/quickstart.sh
 #   OUT=/tmp/quickstart SEED=7 TRAIN_ITERS=90 GPUS=0,1 bash examples/quickstart.sh
@@ -39,14 +40,16 @@ accuracy_of() { sed -n 's/^pairs: .*| accuracy: \([0-9.]*\) .*/\1/p' "$1"; }
 
 run python examples/quickstart_data.py "$OUT" --seed "$SEED"
 
-run python preprocess_data.py \
-    --input "$OUT/train.jsonl" \
-    --handler-name SharegptStylePairwiseHandler \
-    --tokenizer-type PretrainedFromHF \
-    --tokenizer-name-or-path "$OUT/base_model" \
-    --prompt-type llama2 \
-    --seq-length 512 \
-    --output-prefix "$OUT/pairs"
+for part in train heldout; do
+    run python preprocess_data.py \
+        --input "$OUT/$part.jsonl" \
+        --handler-name SharegptStylePairwiseHandler \
+        --tokenizer-type PretrainedFromHF \
+        --tokenizer-name-or-path "$OUT/base_model" \
+        --prompt-type llama2 \
+        --seq-length 512 \
+        --output-prefix "$OUT/$part"
+done
 
 run python -m modellink_rm score \
     --load "$OUT/base_model" \
@@ -64,7 +67,8 @@ run torchrun --standalone --nproc_per_node 2 pretrain_rm.py \
     --load "$OUT/base_model" \
     --tokenizer-name-or-path "$OUT/base_model" \
     --prompt-type llama2 \
-    --data-path "$OUT/pairs" \
+    --data-path "$OUT/train" \
+    --valid-data-path "held-out=$OUT/heldout" \
     --split 95,5,0 \
     --tensor-model-parallel-size 2 \
     --seq-length 512 \
@@ -84,6 +88,17 @@ run python -m modellink_rm score \
     --input "$OUT/heldout.jsonl" \
     --output "$OUT/scores_after.jsonl" | tee "$OUT/score_after.log"
 
+run python -m modellink_rm evaluate \
+    --load "$OUT/reward_model" \
+    --data "held-out=$OUT/heldout.jsonl" \
+    --output "$OUT/results.json"
+
+run python -m modellink_rm report "$OUT/reward_model" --output "$OUT/report.html"
+
+run python -m modellink_rm export --load "$OUT/reward_model" --output "$OUT/exported"
+
+run python examples/open_in_transformers.py "$OUT/exported" "$OUT/heldout.jsonl" "$OUT/scores_after.jsonl"
+
 before=$(accuracy_of "$OUT/score_before.log")
 after=$(accuracy_of "$OUT/score_after.log")
 cat <<END
@@ -95,6 +110,9 @@ $OUT/train.jsonl, heldout.jsonl    preference pairs
 $OUT/base_model                    the model that training started from
 $OUT/reward_model                  checkpoint and metrics.jsonl
 $OUT/scores_after.jsonl            scores of the held-out pairs, a line each
+$OUT/results.json                  the evaluation
+$OUT/report.html                   curves, scores and pairs: open it in a browser
+$OUT/exported                      the model for transformers, TRL and vLLM
 END
 if ! awk -v after="$after" -v goal="$GOAL" 'BEGIN { exit !(after >= goal) }'; then
     echo "error: held-out accuracy after training must be at least $GOAL" >&2

@@ -134,6 +134,9 @@ def write_tokenizer(directory: Path, texts: Iterable[str]) -> None:
         vocab_size=VOCAB_SIZE,
         character_coverage=1.0,
         byte_fallback=True,
+        # As Llama's: texts are taken as they are.
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
         pad_id=3,
         num_threads=1,
         minloglevel=2,

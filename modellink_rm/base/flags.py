@@ -112,6 +112,11 @@ def flag_name(field_name: str, *, negated: bool = False) -> str:
     return ("--no-" if negated else "--") + field_name.replace("_", "-")
 
 
+def with_first_flag(argv: Sequence[str], name: str) -> list[str]:
+    """The words, with the flag of that name before values that stand first."""
+    return [name, *argv] if argv and not argv[0].startswith(("-", "@")) else list(argv)
+
+
 def parse_flags(
     argv: Sequence[str],
     groups: Sequence[type[Any]],

@@ -41,6 +41,11 @@ class Platform:
         """Whether this package's tests run its kernels on every change, so that a run need not try them."""
         return is_cpu(self.device)
 
+    @property
+    def hardware(self) -> str:
+        """The device as its maker calls it, or "CPU"."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+
     def missing_compiler(self) -> str | None:
         """What torch.compile lacks here, or None."""
         if self.device.type == "cuda":

@@ -13,6 +13,7 @@ from typing import Any
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_types import known_fields
 from modellink_rm.base.log import warn_once
+from modellink_rm.checkpoint.best import DIRECTORY_NAME, FILE_NAME, read_best
 from modellink_rm.checkpoint.files import (
     FILES_NAME,
     TENSOR_SUFFIX,
@@ -131,7 +132,18 @@ def iteration_of(directory: Path) -> int:
 
 
 def find_checkpoint(path: Path) -> Path | None:
-    """The checkpoint at `path`, or the newest one under it; None if there is none."""
+    """The checkpoint at `path`, or the newest one under it, of SAVE/best the best; None if there is none.
+
+    Raises:
+        UserError: the file that names the newest or the best one is damaged, or it is not there.
+    """
+    best = read_best(path.parent) if path.name == DIRECTORY_NAME and not path.exists() else None
+    if best is not None:
+        path = checkpoint_directory(path.parent, best.iteration)
+        if not path.is_dir():
+            raise UserError(
+                f"{path.parent / FILE_NAME} names iteration {best.iteration}, but there is no {path}"
+            )
     if (path / RUN_NAME).is_file():
         return path
     return latest_checkpoint(path)

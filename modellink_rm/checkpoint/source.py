@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import info, warn_once
+from modellink_rm.checkpoint.best import DIRECTORY_NAME
 from modellink_rm.checkpoint.contract import InferenceContract, contract_tokenizer, read_contract
 from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights, check_names, read_shape
 from modellink_rm.checkpoint.layout import CheckpointInfo, find_checkpoint, read_checkpoint_info
@@ -80,7 +81,7 @@ def open_source(load: str | None, *, base_model: str | None = None) -> ModelSour
     if load is None:
         return ModelSource()
     path = Path(load)
-    if not path.is_dir():
+    if not path.is_dir() and path.name != DIRECTORY_NAME:
         raise UserError(f"--load {load}: there is no such directory")
     megatron = find_megatron_checkpoint(path)
     if megatron is not None:
@@ -93,6 +94,8 @@ def open_source(load: str | None, *, base_model: str | None = None) -> ModelSour
     checkpoint = find_checkpoint(path)
     if checkpoint is not None:
         return ModelSource(checkpoint=read_checkpoint_info(checkpoint))
+    if not path.is_dir():
+        raise UserError(f"--load {load}: there is no such directory")
     if (path / "config.json").is_file():
         return ModelSource(hugging_face=HuggingFaceWeights(path))
     raise UserError(

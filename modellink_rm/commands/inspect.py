@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modellink_rm.base.flags import parse_flags
+from modellink_rm.base.flags import parse_flags, with_first_flag
 from modellink_rm.base.log import set_up_logging
 from modellink_rm.base.terminal import has_colours
 from modellink_rm.checkpoint.contract import contract_tokenizer, read_contract
@@ -27,9 +27,8 @@ def main(argv: Sequence[str]) -> int:
         UserError: a mistake of the user's, to be printed without a traceback.
     """
     set_up_logging()
-    words = ["--data-path", *argv] if argv and not argv[0].startswith(("-", "@")) else list(argv)
     groups = parse_flags(
-        words,
+        with_first_flag(argv, "--data-path"),
         [InspectConfig, TokenizerConfig],
         prog="python -m modellink_rm inspect",
         description=_DESCRIPTION,

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import check_minimums, flag, flag_name
+from modellink_rm.base.registry import unknown_name_message
+
+# Of the loss the lowest is the best, of the others the highest.
+BEST_METRICS = ("accuracy", "loss", "margin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,12 @@ class CheckpointConfig:
         level="rare",
         help="remove older checkpoints after a save, but for those of multiples of this number of steps",
     )
+    save_best: str | None = flag(
+        None,
+        help="also save after an evaluation that is the best so far: by accuracy or loss of the first "
+        "held-out set, or NAME/METRIC; --load SAVE/best takes it",
+        metavar="METRIC",
+    )
     auto_resume: bool = flag(False, help="continue from the newest checkpoint in --save when there is one")
     verify_checksums: bool = flag(
         True,
@@ -46,6 +56,12 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         check_minimums(self)
+        if self.save_best is not None:
+            if self.save is None:
+                raise UserError("--save-best needs --save: it keeps a checkpoint there")
+            metric = self.save_best.rpartition("/")[2]
+            if metric not in BEST_METRICS:
+                raise UserError(unknown_name_message("metric of --save-best", metric, BEST_METRICS))
         if self.auto_resume and self.save is None:
             raise UserError("--auto-resume needs --save: it continues from the checkpoints there")
         for name in ("async_save", "keep_last", "save_retain_interval"):

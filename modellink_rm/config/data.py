@@ -13,6 +13,13 @@ class DataConfig:
     data_path: tuple[str, ...] = flag(
         help="prefixes that preprocess_data.py wrote (its --output-prefix); several are read together"
     )
+    valid_data_path: tuple[str, ...] = flag(
+        (),
+        help="held-out sets that are evaluated beside the validation part: prefixes under names of your "
+        "choice; a prefix alone is called by its last component",
+        metavar="NAME=PREFIX",
+        accumulates=True,
+    )
     split: str = flag(
         "969,30,1", help="parts of each data set's rows, in file order, for training, validation and test"
     )

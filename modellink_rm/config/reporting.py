@@ -12,6 +12,23 @@ class ReportingConfig:
 
     log_interval: int = flag(1, minimum=1, help="steps between log lines")
     tensorboard_dir: str | None = flag(None, help="directory for TensorBoard events")
+    wandb_project: str | None = flag(None, help="project of Weights & Biases that gets the metrics")
+    wandb_exp_name: str | None = flag(
+        None, level="rare", help="with --wandb-project: the run's name; by default that of --save"
+    )
+    wandb_mode: str = flag(
+        "online",
+        level="rare",
+        help="with --wandb-project: offline writes to --save, for `wandb sync`",
+        choices=("online", "offline"),
+    )
+    swanlab_project: str | None = flag(None, help="project of SwanLab that gets the metrics")
+    swanlab_mode: str = flag(
+        "cloud",
+        level="rare",
+        help="with --swanlab-project: offline writes to --save, for `swanlab sync`",
+        choices=("cloud", "offline"),
+    )
     profile: bool = flag(
         False,
         level="rare",

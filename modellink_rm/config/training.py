@@ -1,5 +1,6 @@
 """Flags of the run: what is trained, for how long, and when it is evaluated."""
 
+import math
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
@@ -35,9 +36,23 @@ class TrainingConfig:
     )
     train_iters: int | None = flag(None, minimum=1, help="optimizer steps")
     train_samples: int | None = flag(None, minimum=1, help="pairs to train on, instead of --train-iters")
-    eval_interval: int = flag(1000, minimum=0, help="steps between evaluations")
+    train_epochs: float | None = flag(
+        None,
+        above=0,
+        help="times to train on every pair, instead of --train-iters; rounded up to a whole batch",
+    )
+    eval_interval: int = flag(
+        1000,
+        minimum=0,
+        help="steps between evaluations; there is also one before the first step and one after the last",
+    )
     eval_iters: int = flag(
-        100, minimum=0, help="global batches of one evaluation, at most the validation part"
+        100, minimum=0, help="global batches of one evaluation of each held-out set, at most all of it"
+    )
+    early_stopping_patience: int | None = flag(
+        None,
+        minimum=1,
+        help="end the run when so many evaluations in a row did not improve the metric of --save-best",
     )
     exit_interval: int | None = flag(
         None,
@@ -57,8 +72,9 @@ class TrainingConfig:
         check_minimums(self)
         if not self.is_pairwise_dataset:
             raise UserError(f"--stage {self.stage} needs --is-pairwise-dataset: it is trained on pairs")
-        if (self.train_iters is None) == (self.train_samples is None):
-            raise UserError("a run needs one of --train-iters and --train-samples")
+        lengths = (self.train_iters, self.train_samples, self.train_epochs)
+        if sum(length is not None for length in lengths) != 1:
+            raise UserError("a run needs one of --train-iters, --train-samples and --train-epochs")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed must lie between 0 and {2**31 - 1}, got {self.seed}")
 
@@ -76,15 +92,22 @@ class TrainingConfig:
             )
         return size
 
-    def num_steps(self, batch_size: int, *, done: int = 0, consumed_samples: int = 0) -> int:
-        """Optimizer steps of the run; --train-samples are rounded down to whole batches.
+    def num_steps(
+        self, batch_size: int, *, num_examples: int, done: int = 0, consumed_samples: int = 0
+    ) -> int:
+        """Optimizer steps of the run; --train-samples are rounded down to whole batches, --train-epochs up.
 
         Args:
+            num_examples: of one epoch.
             done: steps of it that were taken before, perhaps with batches of another size.
             consumed_samples: examples (pairs) of those steps.
         """
         if self.train_iters is not None:
             return self.train_iters
+        if self.train_epochs is not None:
+            # Rounded, so that 3 epochs of 0.1 of ten pairs are 3 pairs.
+            num_samples = math.ceil(round(self.train_epochs * num_examples, 6))
+            return done + max(0, math.ceil((num_samples - consumed_samples) / batch_size))
         assert self.train_samples is not None
         if self.train_samples < batch_size:
             raise UserError(

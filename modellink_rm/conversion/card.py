@@ -16,6 +16,8 @@ from modellink_rm.checkpoint.hf.heads import VALUE_HEAD
 from modellink_rm.checkpoint.layout import CheckpointInfo
 from modellink_rm.config.objective import ObjectiveConfig
 from modellink_rm.conversion.padding import PadToken
+from modellink_rm.report.curves import held_out_names
+from modellink_rm.report.run_files import VALIDATION
 from modellink_rm.version import __version__
 
 CARD_NAME = "README.md"
@@ -169,7 +171,9 @@ def _last_metrics(checkpoint: CheckpointInfo) -> dict[str, object]:
         return {}
     for row in rows:
         if isinstance(row, Mapping) and row.get("iteration", 0) <= checkpoint.run.iteration:
-            for prefix, kind in (("", "training"), ("valid/", "validation")):
+            names = held_out_names([row])
+            kinds = {f"{name}/": "validation" if name == VALIDATION else name for name in names}
+            for prefix, kind in {"": "training", **kinds}.items():
                 values = {
                     f"{kind} {name.replace('_', ' ')}": row[prefix + name]
                     for name in _METRICS

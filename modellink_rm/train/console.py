@@ -19,6 +19,7 @@ from modellink_rm.base.terminal import (
     short_number,
 )
 from modellink_rm.objective.objective import Labels
+from modellink_rm.report.run_files import VALIDATION
 
 Row = dict[str, Any]
 Metrics = Mapping[str, float]
@@ -37,8 +38,8 @@ class Console(Protocol):
             milliseconds: of each step.
         """
 
-    def evaluation(self, metrics: Metrics, *, iteration: int, num_examples: int) -> None:
-        """Show an evaluation."""
+    def evaluation(self, metrics: Metrics, *, name: str, iteration: int, num_examples: int) -> None:
+        """Show an evaluation of the held-out set of that name."""
 
     def advance(self, iteration: int) -> None:
         """Show that the step `iteration` is done."""
@@ -84,16 +85,17 @@ class FullConsole:
             f"TFLOP/s: {row['model_flops_per_second'] / 1e12:.3g}",
             f"of peak: {row['matmul_share']:.1%}",
         ]
+        cells.append(f"epoch: {row['epoch']:.2f}")
         if row["padding_tokens"]:
             cells.append(f"padding tokens: {row['padding_tokens']}")
         if row["truncated"]:
             cells.append(f"truncated: {row['truncated']}")
         print(" " + " | ".join(cells) + " |", flush=True)
 
-    def evaluation(self, metrics: Metrics, *, iteration: int, num_examples: int) -> None:
-        """Show an evaluation."""
+    def evaluation(self, metrics: Metrics, *, name: str, iteration: int, num_examples: int) -> None:
+        """Show an evaluation of the held-out set of that name."""
         cells = [
-            f"validation after iteration {iteration}",
+            f"validation after iteration {iteration}{'' if name == VALIDATION else f' on {name}'}",
             f"{self._labels.examples}: {num_examples}",
             *_evaluation_cells(metrics, self._labels),
         ]
@@ -144,18 +146,19 @@ class TerminalConsole:
             [
                 ("lr", f"{row['learning_rate']:.1e}"),
                 ("tok/s", short_number(row["tokens_per_second"])),
+                ("epoch", f"{row['epoch']:.2f}"),
                 ("left", duration(left)),
             ],
             colour="bold",
         )
 
-    def evaluation(self, metrics: Metrics, *, iteration: int, num_examples: int) -> None:
-        """Show an evaluation."""
+    def evaluation(self, metrics: Metrics, *, name: str, iteration: int, num_examples: int) -> None:
+        """Show an evaluation of the held-out set of that name."""
         more = [
             (self._labels.examples, str(num_examples)),
             *_short_cells(metrics, self._labels.short_evaluation, self._labels),
         ]
-        head = "valid".rjust(2 * len(str(self._train_iters)) + 1)
+        head = name.rjust(2 * len(str(self._train_iters)) + 1)
         self._line(head, self._scores(metrics), more, colour="green")
 
     def _scores(self, metrics: Metrics) -> list[tuple[str, str]]:

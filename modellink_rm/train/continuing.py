@@ -42,8 +42,13 @@ class RunLength:
     schedule: tuple[int, int]
 
 
-def plan_length(config: RunConfig, num_replicas: int, resumed: RunInfo | None) -> RunLength:
+def plan_length(
+    config: RunConfig, num_replicas: int, resumed: RunInfo | None, *, num_examples: int
+) -> RunLength:
     """The length of a run; one that resumes another keeps its global batch by default.
+
+    Args:
+        num_examples: of the training part.
 
     Raises:
         UserError: a batch below the number of replicas, or warmup for all the steps.
@@ -51,7 +56,7 @@ def plan_length(config: RunConfig, num_replicas: int, resumed: RunInfo | None) -
     training = config.training
     if resumed is None:
         batch_size = training.batch_size(num_replicas)
-        train_iters = training.num_steps(batch_size)
+        train_iters = training.num_steps(batch_size, num_examples=num_examples)
         num_samples = train_iters * batch_size
         return RunLength(
             batch_size=batch_size,
@@ -65,7 +70,9 @@ def plan_length(config: RunConfig, num_replicas: int, resumed: RunInfo | None) -
         training = dataclasses.replace(training, global_batch_size=before)
     batch_size = training.batch_size(num_replicas)
     done, consumed = resumed.iteration, consumed_samples_of(resumed)
-    train_iters = training.num_steps(batch_size, done=done, consumed_samples=consumed)
+    train_iters = training.num_steps(
+        batch_size, num_examples=num_examples, done=done, consumed_samples=consumed
+    )
     num_samples = consumed + (train_iters - done) * batch_size
     return RunLength(
         batch_size=batch_size,

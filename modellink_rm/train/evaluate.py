@@ -1,17 +1,60 @@
-"""Loss and metrics over held-out examples, each read once."""
+"""Loss, metrics and scores over held-out examples, each read once."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from megatron.core.distributed import DistributedDataParallel
+from numpy.typing import NDArray
+from torch import Tensor
 
+from modellink_rm.batching.batch import Batch
 from modellink_rm.batching.micro_batches import Packing, micro_batches_of
 from modellink_rm.dataset.blend import Part
+from modellink_rm.dataset.example import Example, RowName
+from modellink_rm.metrics.accuracy import pair_credits, ranked_pairs
 from modellink_rm.objective.objective import Objective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_scores
 from modellink_rm.train.optimizer import synced_params
-from modellink_rm.train.sums import Summary, no_sums, summary_of, sums_of
+from modellink_rm.train.sums import Summary, no_sums, sum_over_processes, summary_of, sums_of
+
+MOST_SOURCES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedExample:
+    """What is kept of an example of an evaluation.
+
+    Attributes:
+        ranks: of the responses, from 1 for the best, equal for a tie.
+        num_tokens: of each response, without its prompt.
+    """
+
+    name: RowName
+    source: str
+    ranks: tuple[int, ...]
+    num_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """An evaluation of a held-out set, equal on every process.
+
+    Attributes:
+        set: its name.
+        examples: in the order of the part.
+        scores: float32, of each example's responses, best first.
+        by_source: metrics of the examples of each source; {} where no example names one.
+    """
+
+    set: str
+    summary: Summary
+    examples: tuple[EvaluatedExample, ...]
+    scores: tuple[NDArray[np.float32], ...]
+    by_source: Mapping[str, dict[str, float]]
 
 
 def evaluate(
@@ -19,23 +62,27 @@ def evaluate(
     part: Part,
     objective: Objective,
     *,
+    name: str,
     batch_size: int,
     packing: Packing,
     ranks: Ranks,
     device: torch.device,
-) -> Summary:
-    """The summary of the examples of `part`, equal on every process; a collective over all processes.
+) -> Evaluation:
+    """The evaluation of the examples of `part`, at least one; a collective over all processes.
 
     Args:
         chunks: the process's stage or virtual stages.
+        name: of the set.
         batch_size: number of examples that are divided over replicas and micro-batches at a time.
     """
     sums = no_sums(objective, device)
+    found = _FoundScores(device=device)
     for chunk in chunks:
         chunk.eval()
     with synced_params(chunks):
         for start in range(0, len(part), batch_size):
             examples = [part[index] for index in range(start, min(start + batch_size, len(part)))]
+            found.begin(examples)
             number, batches = micro_batches_of(examples, packing, ranks)
             if not number:
                 continue  # fewer examples than replicas
@@ -43,6 +90,75 @@ def evaluate(
             for scores, batch in forward_scores(chunks, on_device, num_micro_batches=number):
                 if ranks.reports_scores:
                     sums += sums_of(objective(scores, batch.targets), batch)
+                    found.add(scores, batch)
     for chunk in chunks:
         chunk.train()
-    return summary_of(sums.over_processes(), objective)
+    examples_of_part, scores_of_part = tuple(found.examples), found.over_processes()
+    return Evaluation(
+        set=name,
+        summary=summary_of(sums.over_processes(), objective),
+        examples=examples_of_part,
+        scores=scores_of_part,
+        by_source=metrics_by_source(examples_of_part, scores_of_part),
+    )
+
+
+@dataclass
+class _FoundScores:
+    """The scores that this process has computed, at their places among those of all examples."""
+
+    device: torch.device
+    examples: list[EvaluatedExample] = field(default_factory=list)
+    blocks: list[Tensor] = field(default_factory=list)
+    places: dict[RowName, range] = field(default_factory=dict)
+
+    def begin(self, examples: Sequence[Example]) -> None:
+        """Make room for the scores of these examples."""
+        self.places, end = {}, 0
+        for one in examples:
+            self.places[one.name] = range(end, end + len(one.responses))
+            end += len(one.responses)
+            num_tokens = tuple(len(each.input_ids) - each.num_prompt_tokens for each in one.responses)
+            self.examples.append(
+                EvaluatedExample(name=one.name, source=one.source, ranks=one.ranks, num_tokens=num_tokens)
+            )
+        self.blocks.append(torch.zeros(end, device=self.device))
+
+    def add(self, scores: Tensor, batch: Batch) -> None:
+        """Take in the scores [num_responses] of a micro-batch of these examples."""
+        places = [place for name in batch.names for place in self.places[name]]
+        self.blocks[-1][torch.tensor(places, dtype=torch.int64, device=self.device)] = scores.float()
+
+    def over_processes(self) -> tuple[NDArray[np.float32], ...]:
+        """The scores of every example; a collective. Each one was computed by one replica."""
+        flat = sum_over_processes(torch.cat(self.blocks)).cpu().numpy()
+        ends = np.cumsum([len(one.num_tokens) for one in self.examples])
+        return tuple(np.split(flat, ends[:-1]))
+
+
+def metrics_by_source(
+    examples: Sequence[EvaluatedExample], scores: Sequence[NDArray[np.float32]]
+) -> dict[str, dict[str, float]]:
+    """Accuracy, mean margin and number of the examples of each of the 40 largest sources, by name.
+
+    As in the metrics of all examples, one with several pairs of different ranks counts with their mean.
+    """
+    counts = Counter(one.source for one in examples if one.source)
+    found = {}
+    for source, count in sorted(counts.most_common(MOST_SOURCES)):
+        of_source = [
+            (values[better].astype(np.float64), values[worse].astype(np.float64))
+            for one, values in zip(examples, scores, strict=True)
+            if one.source == source
+            for better, worse in [ranked_pairs(one.ranks)]
+            if len(better)
+        ]
+        if of_source:
+            credits = [pair_credits(better, worse).mean() for better, worse in of_source]
+            margins = [(better - worse).mean() for better, worse in of_source]
+            found[source] = {
+                "accuracy": float(np.mean(credits)),
+                "margin": float(np.mean(margins)),
+                "examples": count,
+            }
+    return found

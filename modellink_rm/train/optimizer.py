@@ -37,6 +37,7 @@ class TrainState:
         model: this process's stage, or its virtual stages if stages are interleaved.
         iteration: number of steps so far.
         consumed_samples: number of examples (pairs) in those steps.
+        is_stopped: whether --early-stopping-patience ended the run; not stored, since metrics.jsonl says it.
     """
 
     model: list[DistributedDataParallel]
@@ -44,6 +45,7 @@ class TrainState:
     scheduler: OptimizerParamScheduler
     iteration: int = 0
     consumed_samples: int = 0
+    is_stopped: bool = False
 
 
 def wrap_for_training(

@@ -21,6 +21,7 @@ from modellink_rm.model.fits import check_data_fits_shape, check_recompute_fits_
 from modellink_rm.objective.choice import choose_objective
 from modellink_rm.objective.objective import Objective
 from modellink_rm.tokenizers.load import load_tokenizer
+from modellink_rm.tokenizers.tokenizer import Tokenizer
 from modellink_rm.train.continuing import (
     RunLength,
     check_continues,
@@ -28,8 +29,10 @@ from modellink_rm.train.continuing import (
     plan_length,
     with_margins_as_before,
 )
+from modellink_rm.train.held_out import HeldOutSet, metric_of, plan_held_out
 from modellink_rm.train.plan_data import handler_of, open_datasets, plan_blend, template_of
 from modellink_rm.train.profiling import check_profile
+from modellink_rm.train.trackers import check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,9 @@ class RunPlan:
         continues: resume the run of the checkpoint that is loaded, not from its weights alone.
         objective: what training and evaluation compute of scores.
         blend: what is trained on and validated.
+        held_out: what is evaluated, the validation part first.
+        best_metric: that of --save-best, as metrics.jsonl names it.
+        tokenizer: of the data.
         length: of the whole run.
         existing: the newest checkpoint under --save when this was planned.
         max_tokens: tokens of one forward pass; on a GPU with room more, unless the flags say how many.
@@ -52,6 +58,9 @@ class RunPlan:
     continues: bool
     objective: Objective
     blend: Blend
+    held_out: tuple[HeldOutSet, ...]
+    best_metric: str | None
+    tokenizer: Tokenizer
     length: RunLength
     existing: Path | None
     max_tokens: int
@@ -90,11 +99,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     resumed = source.checkpoint.run if source.checkpoint is not None and continues else None
     config = with_margins_as_before(config, resumed)
     objective = choose_objective(config.training.loss_type, config.objective)
-    length = plan_length(config, num_replicas, resumed)
-    check_profile(config, train_iters=length.train_iters, world_size=world_size)
-    # The batch as it is in force, so that the checkpoints say it.
-    training = dataclasses.replace(config.training, global_batch_size=length.batch_size)
-    config = dataclasses.replace(config, training=training)
+    check_trackers(config.reporting)
     if config.checkpoint.save is None:
         warn_once("without --save the trained weights are not kept")
     model = plan_model(
@@ -113,6 +118,19 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     objective = objective.for_data(datasets)
     template = template_of(config.data.prompt_type, datasets, tokenizer)
     blend = plan_blend(config.data, datasets, template, tokenizer, num_ids=model.shape.vocab_size)
+    length = plan_length(config, num_replicas, resumed, num_examples=len(blend.train))
+    check_profile(config, train_iters=length.train_iters, world_size=world_size)
+    # The batch as it is in force, so that the checkpoints say it.
+    training = dataclasses.replace(config.training, global_batch_size=length.batch_size)
+    config = dataclasses.replace(config, training=training)
+    held_out = plan_held_out(
+        config,
+        blend,
+        batch_size=length.batch_size,
+        template=template,
+        tokenizer=tokenizer,
+        objective=objective,
+    )
     handler, map_keys = handler_of(datasets)
     contract = make_contract(
         template,
@@ -137,6 +155,9 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         continues=continues,
         objective=objective,
         blend=blend,
+        held_out=held_out,
+        best_metric=metric_of(config, held_out),
+        tokenizer=tokenizer,
         length=length,
         existing=existing,
         max_tokens=config.training.max_tokens_per_micro_batch

@@ -1,22 +1,27 @@
-"""A run's reports: a row per log step and evaluation, to the console, metrics.jsonl and TensorBoard."""
+"""A run's reports: a row per log step and evaluation, to the console, metrics.jsonl and trackers."""
 
+import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from modellink_rm.base.log import info, is_first_process
 from modellink_rm.base.platform import Platform, matmul_flops_per_second
 from modellink_rm.objective.objective import Labels
+from modellink_rm.report.run_files import METRICS_NAME, SCORES_NAME, ScoredExample
 from modellink_rm.train.console import make_console
-from modellink_rm.train.metrics_files import METRICS_NAME, MetricsFile, TensorBoard
+from modellink_rm.train.evaluate import Evaluation
+from modellink_rm.train.metrics_files import RowsFile
 from modellink_rm.train.optimizer import TrainState
 from modellink_rm.train.plan import RunPlan
 from modellink_rm.train.routers import expert_loads, no_router_sums, router_metrics
 from modellink_rm.train.sums import Summary, Sums, no_sums, sum_over_processes, summary_of
+from modellink_rm.train.trackers import Tracker, open_trackers
 
 
 class StepLog:
@@ -33,11 +38,18 @@ class StepLog:
         self._reporter = None
         if is_first_process():
             save = plan.config.checkpoint.save
+            directory = Path(save) if save else None
             self._reporter = Reporter(
-                directory=Path(save) if save else None,
-                tensorboard_dir=plan.config.reporting.tensorboard_dir,
+                directory=directory,
+                trackers=open_trackers(
+                    plan.config.reporting,
+                    directory=directory,
+                    resumed_iteration=state.iteration,
+                    flags=dataclasses.asdict(plan.config),
+                ),
                 train_iters=plan.train_iters,
                 batch_size=plan.batch_size,
+                num_train_examples=len(plan.blend.train),
                 resumed_iteration=state.iteration,
                 details=plan.objective.details,
                 labels=plan.objective.labels,
@@ -98,19 +110,27 @@ class StepLog:
         device = self._platform.device
         return no_sums(self._objective, device).joined(no_router_sums(self._shape, device))
 
-    def evaluation(self, summary: Summary | None) -> None:
-        """Report an evaluation if there was one."""
-        if self._reporter is not None and summary is not None:
-            self._reporter.log_evaluation(
-                summary, iteration=self._state.iteration, consumed_samples=self._state.consumed_samples
-            )
+    def evaluations(self, evaluations: Sequence[Evaluation]) -> None:
+        """Report an evaluation of every held-out set."""
+        if self._reporter is not None:
+            for one in evaluations:
+                self._reporter.log_evaluation(
+                    one, iteration=self._state.iteration, consumed_samples=self._state.consumed_samples
+                )
+
+    def scores(self, examples: Iterable[ScoredExample]) -> None:
+        """Write lines of scores.jsonl, where the run has a --save; the first process alone reads them."""
+        if self._reporter is not None:
+            self._reporter.write_scores(examples)
 
 
 class Reporter:
     """Writes one row per log step and one per evaluation; only the first process has one.
 
     Args:
-        directory: of metrics.jsonl, or None.
+        directory: of metrics.jsonl and scores.jsonl, or None.
+        trackers: further programs that get the rows; closed with this.
+        num_train_examples: of one epoch.
         resumed_iteration: later rows, of a run that was killed, are removed.
         details: metrics that only evaluations report.
         labels: how lines show the metrics.
@@ -120,9 +140,10 @@ class Reporter:
         self,
         *,
         directory: Path | None,
-        tensorboard_dir: str | None,
+        trackers: Sequence[Tracker],
         train_iters: int,
         batch_size: int,
+        num_train_examples: int,
         resumed_iteration: int,
         details: Sequence[str],
         labels: Labels,
@@ -130,14 +151,17 @@ class Reporter:
         self._details = details
         self._labels = labels
         self._closing = ExitStack()
+        self._num_train_examples = num_train_examples
         self._rows = None
-        self._events = None
+        self._scores = None
         if directory is not None:
-            self._rows = MetricsFile(directory / METRICS_NAME, resumed_iteration=resumed_iteration)
+            self._rows = RowsFile(directory / METRICS_NAME, resumed_iteration=resumed_iteration)
             self._closing.callback(self._rows.close)
-        if tensorboard_dir is not None:
-            self._events = TensorBoard(tensorboard_dir, resumed_iteration=resumed_iteration)
-            self._closing.callback(self._events.close)
+            self._scores = RowsFile(directory / SCORES_NAME, resumed_iteration=resumed_iteration)
+            self._closing.callback(self._scores.close)
+        self._trackers = tuple(trackers)
+        for tracker in self._trackers:
+            self._closing.callback(tracker.close)
         self._console = make_console(
             train_iters=train_iters, batch_size=batch_size, first_iteration=resumed_iteration, labels=labels
         )
@@ -177,6 +201,7 @@ class Reporter:
         row = {
             "iteration": iteration,
             "consumed_samples": consumed_samples,
+            "epoch": consumed_samples / self._num_train_examples,
             **metrics,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
@@ -191,19 +216,39 @@ class Reporter:
         """Report that a step is done, without waiting for the device."""
         self._console.advance(iteration)
 
-    def log_evaluation(self, summary: Summary, *, iteration: int, consumed_samples: int) -> None:
+    def log_evaluation(self, evaluation: Evaluation, *, iteration: int, consumed_samples: int) -> None:
         """Report an evaluation after `iteration` steps."""
+        summary, name = evaluation.summary, evaluation.set
         counts = {"examples": summary.num_examples, "truncated": summary.num_truncated}
-        values = {f"valid/{name}": value for name, value in {**summary.metrics, **counts}.items()}
-        self._write({"iteration": iteration, "consumed_samples": consumed_samples, **values})
-        self._console.evaluation(summary.metrics, iteration=iteration, num_examples=summary.num_examples)
+        values = {**summary.metrics, **counts}
+        for source, metrics in evaluation.by_source.items():
+            values |= {f"{source}/{metric}": value for metric, value in metrics.items()}
+        row = {f"{name}/{metric}": value for metric, value in values.items()}
+        self._write({"iteration": iteration, "consumed_samples": consumed_samples, **row})
+        if evaluation.scores:
+            best = np.concatenate([one[:1] for one in evaluation.scores])
+            others = np.concatenate([one[1:] for one in evaluation.scores])
+            for tracker in self._trackers:
+                tracker.histogram(f"{name}/chosen_scores", best, iteration)
+                tracker.histogram(f"{name}/rejected_scores", others, iteration)
+        self._console.evaluation(
+            summary.metrics, name=name, iteration=iteration, num_examples=summary.num_examples
+        )
 
-    def _write(self, row: dict[str, Any], events: Mapping[str, float] | None = None) -> None:
-        """Write a row, and further values that only TensorBoard has."""
+    def write_scores(self, examples: Iterable[ScoredExample]) -> None:
+        """Append to scores.jsonl; nothing without --save."""
+        if self._scores is not None:
+            self._scores.add(*(one.to_json() for one in examples))
+
+    def _write(self, row: dict[str, Any], more: Mapping[str, float] | None = None) -> None:
+        """Write a row, and further values that only trackers get."""
         if self._rows is not None:
             self._rows.add(row)
-        if self._events is not None:
-            self._events.add({**row, **(events or {})})
+        values = {**row, **(more or {})}
+        iteration = values.pop("iteration")
+        named = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
+        for tracker in self._trackers:
+            tracker.add(named, iteration)
 
 
 def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:

@@ -70,7 +70,7 @@ def run(config: RunConfig) -> RunEnd:
             plan, platform, world_size=world_size, compiles_elementwise=kernels.compiles_elementwise
         )
         state = train(plan, platform, kernels, ranks)
-        is_done = state.iteration >= plan.train_iters
+        is_done = state.iteration >= plan.train_iters or state.is_stopped
         return RunEnd(checkpoint=newest_under_save(config.checkpoint), is_done=is_done)
 
 

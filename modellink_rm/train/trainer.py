@@ -3,12 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-import torch
-
+from modellink_rm.base.files import write_whole
 from modellink_rm.base.log import info
 from modellink_rm.base.platform import Platform
 from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
+from modellink_rm.checkpoint.best import BestCheckpoint, kept_iterations, write_best
 from modellink_rm.checkpoint.distributed import load_train_state
 from modellink_rm.checkpoint.layout import RunInfo
 from modellink_rm.checkpoint.load import build_and_load_model, check_finite, check_finite_state
@@ -19,7 +19,10 @@ from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.kernel_choice import check_requested_kernels, choose_kernels
 from modellink_rm.parallel.groups import Ranks
-from modellink_rm.train.evaluate import evaluate
+from modellink_rm.report.run_files import ABOUT_NAME, METRICS_NAME
+from modellink_rm.train.about import about_run
+from modellink_rm.train.best import BestSoFar, best_so_far
+from modellink_rm.train.evaluations import Evaluations
 from modellink_rm.train.leaving import Leaving
 from modellink_rm.train.optimizer import (
     TrainState,
@@ -34,7 +37,6 @@ from modellink_rm.train.plan import RunPlan
 from modellink_rm.train.profiling import StepTrace, trace_directory
 from modellink_rm.train.reporting import StepLog
 from modellink_rm.train.step import StepLoss, train_step
-from modellink_rm.train.sums import Summary
 
 
 def kernels_of(plan: RunPlan, platform: Platform) -> Kernels:
@@ -80,11 +82,14 @@ def train(
     config = plan.config
     with Leaving(config.training, world_size=ranks.world_size) as leaving:
         state = build_train_state(plan, kernels, ranks)
-        if state.iteration >= plan.train_iters:
+        best = _best_so_far(plan, state, ranks)
+        state.is_stopped = best is not None and best.is_exhausted
+        if state.iteration >= plan.train_iters or state.is_stopped:
             reached = f"{state.iteration} of {plan.train_iters}"
-            info(f"nothing is left to do: the run is already at iteration {reached}")
+            why = "was stopped early" if state.is_stopped else "is already"
+            info(f"nothing is left to do: the run {why} at iteration {reached}")
         else:
-            _take_steps(plan, state, platform, ranks, leaving)
+            _take_steps(plan, state, platform, ranks, leaving, best)
     return state
 
 
@@ -94,8 +99,9 @@ def _take_steps(
     platform: Platform,
     ranks: Ranks,
     leaving: Leaving,
+    best: BestSoFar | None,
 ) -> None:
-    """Step, log, evaluate and save to the end, or until the run is to be left."""
+    """Step, log, evaluate and save to the end, or until the run is to be left or no longer improves."""
     config = plan.config
     loss = StepLoss(objective=plan.objective, counts_examples=ranks.cp_rank == 0)
     packing = packing_of(plan, state.model, platform, ranks)
@@ -108,6 +114,14 @@ def _take_steps(
         StepLog(plan, state, platform) as log,
         open_saver(checkpoint, ranks) as saver,
     ):
+        _write_about(plan, platform, ranks)
+        evaluations = Evaluations(
+            plan, state, log, best, packing=packing, ranks=ranks, device=platform.device
+        )
+        if state.iteration == 0:
+            with log.paused():
+                evaluations.make()
+                evaluations.write_scores()
         for micro_batches in batches:
             trace.before_step(state.iteration)
             learning_rate = current_learning_rate(state)
@@ -127,15 +141,48 @@ def _take_steps(
             ends = is_last or reason is not None
             log.step(result.sums, grad_norm=result.grad_norm, learning_rate=learning_rate, ends=ends)
             with log.paused():
-                if _is_due(state.iteration, config.training.eval_interval, is_last):
-                    log.evaluation(_validate(plan, state, packing, ranks, platform.device))
-                if checkpoint.save and _is_due(state.iteration, checkpoint.save_interval, ends):
-                    save(plan, state, saver, ranks)
+                is_due = _is_due(state.iteration, config.training.eval_interval, is_last)
+                improves = is_due and evaluations.make(is_last=is_last)
+                ends = ends or state.is_stopped
+                if checkpoint.save and _is_due(state.iteration, checkpoint.save_interval, ends or improves):
+                    save(plan, state, saver, ranks, best.best if improves and best is not None else None)
+                if is_last or state.is_stopped:
+                    saver.finish()  # the checkpoint matters more on a full disk
+                    evaluations.write_scores()
             if ends and not is_last:
                 saver.finish()
-                advice = "--auto-resume continues" if checkpoint.save else "nothing is kept without --save"
-                info(f"left after iteration {state.iteration} of {plan.train_iters} ({reason}); {advice}")
+                info(_why_left(plan, state, best, reason))
                 break
+
+
+def _why_left(plan: RunPlan, state: TrainState, best: BestSoFar | None, reason: str | None) -> str:
+    where = f"after iteration {state.iteration} of {plan.train_iters}"
+    if state.is_stopped:
+        assert best is not None
+        value = "" if best.best is None else f" than {best.best.value:.4f} at iteration {best.best.iteration}"
+        return f"stopped {where}: {best.num_worse} evaluations with no better {best.metric}{value}"
+    saves = plan.config.checkpoint.save
+    advice = "--auto-resume continues" if saves else "nothing is kept without --save"
+    return f"left {where} ({reason}); {advice}"
+
+
+def _best_so_far(plan: RunPlan, state: TrainState, ranks: Ranks) -> BestSoFar | None:
+    """The best evaluation up to now; None without --save-best."""
+    if plan.best_metric is None:
+        return None
+    assert plan.config.checkpoint.save is not None
+    return best_so_far(
+        plan.best_metric,
+        patience=plan.config.training.early_stopping_patience,
+        metrics_file=Path(plan.config.checkpoint.save) / METRICS_NAME,
+        resumed_iteration=state.iteration,
+        rank=ranks.rank,
+    )
+
+
+def _write_about(plan: RunPlan, platform: Platform, ranks: Ranks) -> None:
+    if ranks.rank == 0 and plan.config.checkpoint.save is not None:
+        write_whole(Path(plan.config.checkpoint.save) / ABOUT_NAME, about_run(plan, platform, ranks))
 
 
 def _global_batches(plan: RunPlan, packing: Packing, ranks: Ranks, platform: Platform) -> GlobalBatches:
@@ -212,8 +259,18 @@ def open_saver(config: CheckpointConfig, ranks: Ranks) -> CheckpointSaver:
     )
 
 
-def save(plan: RunPlan, state: TrainState, saver: CheckpointSaver, ranks: Ranks) -> None:
-    """Write a checkpoint of the run, or begin to."""
+def save(
+    plan: RunPlan,
+    state: TrainState,
+    saver: CheckpointSaver,
+    ranks: Ranks,
+    best: BestCheckpoint | None = None,
+) -> None:
+    """Write a checkpoint of the run, or begin to.
+
+    Args:
+        best: given where it is the best so far.
+    """
     run = RunInfo(
         iteration=state.iteration,
         spec=plan.model.spec,
@@ -223,6 +280,14 @@ def save(plan: RunPlan, state: TrainState, saver: CheckpointSaver, ranks: Ranks)
         schedule=plan.length.schedule,
         data=plan.fingerprints,
     )
+
+    def when_whole() -> frozenset[int]:
+        root = Path(plan.config.checkpoint.save or ".")
+        if best is not None:
+            write_best(root, best)
+            info(f"best so far: {best.metric} {best.value:.4f} at iteration {best.iteration}")
+        return kept_iterations(root)
+
     with synced_params(state.model):
         saver.save(
             chunks=state.model,
@@ -230,26 +295,8 @@ def save(plan: RunPlan, state: TrainState, saver: CheckpointSaver, ranks: Ranks)
             scheduler=state.scheduler,
             run=run,
             info_files=plan.info_files,
+            when_whole=when_whole,
         )
-
-
-def _validate(
-    plan: RunPlan, state: TrainState, packing: Packing, ranks: Ranks, device: torch.device
-) -> Summary | None:
-    """The summary of --eval-iters global batches of the validation part; None if it is empty."""
-    training = plan.config.training
-    part = plan.blend.valid.first(training.eval_iters * plan.batch_size)
-    if not len(part):
-        return None
-    return evaluate(
-        state.model,
-        part,
-        plan.objective,
-        batch_size=plan.batch_size,
-        packing=packing,
-        ranks=ranks,
-        device=device,
-    )
 
 
 def _is_due(iteration: int, interval: int | None, is_last: bool) -> bool:

@@ -23,6 +23,7 @@ from modellink_rm.commands import (
     inspect,
     make_pairs,
     preprocess,
+    report,
     score,
     serve,
     train,
@@ -37,6 +38,7 @@ from modellink_rm.config.merge import MergeConfig
 from modellink_rm.config.model import ModelConfig, ModelOverrides
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import PreprocessConfig
+from modellink_rm.config.report import ReportConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.selection import BestOfNConfig, FilterConfig, MakePairsConfig
 from modellink_rm.config.serve import ServeConfig
@@ -90,6 +92,7 @@ COMMANDS = {
     "make-pairs": Command(make_pairs.main, (MakePairsConfig,), "--input nowhere"),
     "serve": Command(serve.main, (ServeConfig,), "--load nowhere --port 0"),
     "doctor": Command(doctor.main, (DoctorConfig,), "--directory nowhere"),
+    "report": Command(report.main, (ReportConfig,), "nowhere --output out.html"),
     "export": Command(export.main, (ExportConfig, ParallelConfig), "--load nowhere --output out"),
     "estimate": Command(estimate.main, (EstimateConfig, ModelConfig), "--load nowhere --gpus 8x80G"),
     "import": Command(
@@ -171,7 +174,7 @@ def test_flags_at_random_together_are_one_line_and_exit_code_2(
         ("preprocess", "--dataset-dir x", "--handler-name and --dataset-dir exclude each other"),
         ("merge", "--merge-group-keys k", "give one of --merge-shards and --merge-group-keys"),
         ("merge", "--input x", "--merge-group-keys needs --input"),
-        ("train", "--train-samples 8", "one of --train-iters and --train-samples"),
+        ("train", "--train-samples 8", "one of --train-iters, --train-samples and"),
         ("train", "--auto-resume", "--auto-resume needs --save"),
         ("train", "--sequence-parallel", "--sequence-parallel needs --tensor-model-parallel-size of 2"),
         ("train", "--num-layers-per-virtual-pipeline-stage 1", "needs --pipeline-model-parallel-size of 2"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from modellink_rm.base.flags import build_parser, parse_flags
+from modellink_rm.base.flags import build_parser, parse_flags, with_first_flag
 from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.commands.registry import COMMANDS as REGISTERED_COMMANDS
 from modellink_rm.commands.score import GROUPS as SCORER_GROUPS
@@ -25,6 +25,7 @@ from modellink_rm.config.merge import MergeConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import IGNORED_FLAGS, PreprocessConfig
+from modellink_rm.config.report import ReportConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.selection import BestOfNConfig, FilterConfig, MakePairsConfig
 from modellink_rm.config.serve import ServeConfig
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Any] = {
     "serve": ((ServeConfig, *SCORER_GROUPS.values()), {}),
     "export": ((ExportConfig, ParallelConfig), {}),
     "estimate": ((EstimateConfig, ModelConfig), IGNORED_TRAINER_FLAGS),
+    "report": ((ReportConfig,), {}),
     "import": ((ImportConfig, TokenizerConfig, ParallelConfig), {}),
 }
 # Commands that pages describe in their text alone.
@@ -143,7 +145,8 @@ def test_pages_show_every_command() -> None:
 @pytest.mark.parametrize("command", of_package(SHOWN), ids=str)
 def test_shown_command_parses(command: Command) -> None:
     groups, ignored = COMMANDS[command.program]
-    parsed = parse_flags(command.words, groups, prog="test", description="", ignored=ignored)
+    words = with_first_flag(command.words, "--run") if command.program == "report" else command.words
+    parsed = parse_flags(words, groups, prog="test", description="", ignored=ignored)
     for group in parsed.values():
         if getattr(group, "prompt_type", None):
             assert group.prompt_type in TEMPLATES
@@ -196,10 +199,8 @@ def test_readme_names_every_ignored_flag() -> None:
 
 def test_rows_of_flags_by_task_name_flags_of_their_commands() -> None:
     every = {"preprocess": "preprocess_data.py", "train": "pretrain_rm.py", "score": "score"}
-    programs = {
-        **every,
-        **{name: name for name in ("estimate", "evaluate", "make-pairs", "export", "import", "serve")},
-    }
+    named = ("estimate", "evaluate", "make-pairs", "report", "export", "import", "serve")
+    programs = {**every, **{name: name for name in named}}
     section = (ROOT / "README.md").read_text().split("## Flags by task")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \| (.+) \|$", section, re.MULTILINE)
     rows = [row for row in rows if row[1] != "command"]
@@ -276,10 +277,10 @@ def test_readme_shows_the_line_of_a_log_step_as_a_terminal_and_a_file_get_it(
     metrics = {name: row[name] for name in names}
     labels = choose_objective("sigmoid").labels
     full = FullConsole(train_iters=60, batch_size=16, first_iteration=0, labels=labels)
-    full.step(row, metrics, milliseconds=308.1)
+    full.step(row, metrics, milliseconds=486.7)
     assert capsys.readouterr().out.rstrip() in readme
     monkeypatch.setenv("COLUMNS", "72")  # the figures that do not depend on the clock, and one that does
     monkeypatch.setenv("NO_COLOR", "1")
     short = TerminalConsole(train_iters=60, first_iteration=0, labels=labels)
-    short.step(row, metrics, milliseconds=308.1)
+    short.step(row, metrics, milliseconds=486.7)
     assert capsys.readouterr().out.split("  tok/s")[0].rstrip() in readme

@@ -29,7 +29,7 @@ def test_an_evaluation_draws_no_dropout_and_the_steps_after_it_do(workers: Worke
         workers, 1, f"{arguments} --hidden-dropout 0.3".split(), tmp_path / "dropout", saves=False
     )
     evaluations = [row["valid/loss"] for row in dropped.rows if "valid/loss" in row]
-    assert len(evaluations) == 3
+    assert len(evaluations) == 1 + 3
     assert evaluations == [row["valid/loss"] for row in without.rows if "valid/loss" in row]
     # The four rows of a step are the training part, so without dropout every step has one loss.
     assert len(set(without.column("loss"))) == 1
@@ -38,7 +38,7 @@ def test_an_evaluation_draws_no_dropout_and_the_steps_after_it_do(workers: Worke
 
 def train_with_evaluations_of_an_hour(argv: list[str]) -> None:
     """A run whose clock goes on by an hour in every evaluation."""
-    from modellink_rm.train import trainer
+    from modellink_rm.train import evaluations
     from modellink_rm.train.evaluate import evaluate
 
     clock = time.perf_counter
@@ -49,10 +49,11 @@ def train_with_evaluations_of_an_hour(argv: list[str]) -> None:
         return evaluate(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "evaluate", slow_evaluate)
+        patch.setattr(evaluations, "evaluate", slow_evaluate)
         patch.setattr(time, "perf_counter", lambda: clock() + 3600 * hours[0])
         train_part(argv, saves=False)
-    assert hours[0] == 4
+    # Before the first step, after each of four, and a sample of the training part at both ends.
+    assert hours[0] == 1 + 4 + 2
 
 
 def test_the_time_of_an_evaluation_is_none_of_the_steps(

@@ -276,7 +276,7 @@ def test_checkpoint_truncates_what_it_scores_as_its_training_did(
     ((bf16, scored),) = workers.run(scored_results, 1, str(tmp_path), held_out)
     assert not bf16
     assert {is_truncated for _, is_truncated in scored} == {True, False}
-    (evaluation,) = [row for row in run.rows if "valid/loss" in row]
+    *_, evaluation = (row for row in run.rows if "valid/loss" in row)
     for place, name in enumerate(("chosen_score", "rejected_score")):
         mean = sum(scores[place] for scores, _ in scored) / NUM_HELD_OUT
         # Other micro-batches, so other float32 rounding; truncated otherwise the means are off by 0.1.
@@ -289,7 +289,7 @@ def test_checkpoint_of_a_bf16_run_is_scored_in_bf16(pairs: Path, workers: Worker
     assert (contract.seq_length, contract.truncation) == (SEQ_LENGTH, "right")
     ((bf16, scored),) = workers.run(scored_results, 1, str(tmp_path), random_pairs(40)[-NUM_HELD_OUT:])
     assert bf16
-    (evaluation,) = [row for row in run.rows if "valid/loss" in row]
+    *_, evaluation = (row for row in run.rows if "valid/loss" in row)
     mean = sum(scores[0] for scores, _ in scored) / NUM_HELD_OUT
     # bfloat16 has 8 bits, about 0.4%, and scores here are below 1; its rounding depends on the micro-batches.
     assert mean == pytest.approx(evaluation["valid/chosen_score"], abs=0.01)

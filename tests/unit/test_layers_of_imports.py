@@ -17,7 +17,7 @@ LEVELS = (
     ("records", "tokenizers"),
     ("handlers", "templates"),
     ("dataset",),
-    ("preprocess", "parallel"),
+    ("preprocess", "parallel", "report"),
     ("batching",),
     ("experts",),
     ("model",),
@@ -38,6 +38,7 @@ WITHOUT_TORCH = (
     "templates",
     "dataset",
     "preprocess",
+    "report",
 )
 LARGEST_SHARE = 0.2
 

@@ -11,6 +11,7 @@ from modellink_rm.train.console import FullConsole, TerminalConsole, make_consol
 ROW = {
     "iteration": 500,
     "consumed_samples": 8000,
+    "epoch": 0.25,
     "loss": 0.6490463,
     "accuracy": 0.7,
     "chosen_score": 0.36,
@@ -51,7 +52,7 @@ def shown(terminal: Terminal) -> list[str]:
     assert isinstance(console, TerminalConsole)
     console.advance(500)
     console.step(ROW, METRICS, milliseconds=1.0)
-    console.evaluation(EVALUATION, iteration=500, num_examples=24)
+    console.evaluation(EVALUATION, name="valid", iteration=500, num_examples=24)
     console.close()
     return terminal.getvalue().splitlines()
 
@@ -94,7 +95,7 @@ def test_pipes_and_files_get_megatrons_full_line(capsys: pytest.CaptureFixture[s
     console = make_console(train_iters=20_000, batch_size=16, first_iteration=0, labels=LABELS)
     assert isinstance(console, FullConsole)
     console.step({**ROW, "padding_tokens": 3, "truncated": 2}, METRICS, milliseconds=308.14)
-    console.evaluation(EVALUATION, iteration=500, num_examples=24)
+    console.evaluation(EVALUATION, name="valid", iteration=500, num_examples=24)
     console.close()
     assert capsys.readouterr().out.splitlines() == [
         " iteration      500/   20000 | consumed samples:         8000 | "
@@ -102,7 +103,7 @@ def test_pipes_and_files_get_megatrons_full_line(capsys: pytest.CaptureFixture[s
         "global batch size:    16 | lm loss: 6.490463E-01 | acc: 0.7000 | "
         "chosen score: 0.3600 | rejected score: 0.2600 | margin: -10.1007 | grad norm: 1.998 | "
         "tokens/s: 12312.5 | computed tokens/s: 8741.4 | pairs/s: 51.92 | TFLOP/s: 0.00976 | of peak: 6.1% | "
-        "padding tokens: 3 | truncated: 2 |",
+        "epoch: 0.25 | padding tokens: 3 | truncated: 2 |",
         " validation after iteration 500 | pairs: 24 | loss: 6.490463E-01 | acc: 0.7000 | ties: 1 | "
         "chosen score: 0.3600 (std 1.0000) | rejected score: 0.2600 (std 2.0000) | margin: -10.1007 |",
     ]

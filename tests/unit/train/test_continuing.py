@@ -24,12 +24,12 @@ COMPARED = "compared by content: with the weights, the contract, the data, the l
 TABLE: dict[str, dict[str, str]] = {
     "training": {
         FREE: "stage is_pairwise_dataset micro_batch_size max_tokens_per_micro_batch eval_interval "
-        "eval_iters exit_interval exit_duration_in_mins exit_signal_handler",
+        "eval_iters early_stopping_patience exit_interval exit_duration_in_mins exit_signal_handler",
         ANNOUNCED: "loss_type global_batch_size seed",
-        COMPARED: "train_iters train_samples",
+        COMPARED: "train_iters train_samples train_epochs",
     },
     "data": {
-        FREE: "prefix_sharing num_workers",
+        FREE: "prefix_sharing num_workers valid_data_path",
         ANNOUNCED: "seq_length truncation shuffle",
         COMPARED: "data_path prompt_type",
         REFUSED: "split",
@@ -113,7 +113,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def go_on(config: RunConfig, checkpoint: CheckpointInfo, fingerprints: Any = ()) -> None:
-    length = plan_length(config, 1, checkpoint.run)
+    length = plan_length(config, 1, checkpoint.run, num_examples=10)
     training = dataclasses.replace(config.training, global_batch_size=length.batch_size)
     config = dataclasses.replace(config, training=training)
     check_continues(config, checkpoint, length=length, fingerprints=fingerprints)
@@ -149,7 +149,7 @@ def test_a_flag_of_another_value_is_treated_as_the_table_says(
 
 def test_an_unchanged_run_says_nothing(announced: list[str]) -> None:
     config = config_of("--lr-decay-style cosine --lr-warmup-iters 1")
-    length = plan_length(config, 1, None)
+    length = plan_length(config, 1, None, num_examples=10)
     go_on(config, checkpoint_of(config, schedule=length.schedule, consumed_samples=4))
     assert announced == []
 
@@ -168,9 +168,10 @@ def test_the_batch_is_by_default_that_of_the_run_that_goes_on() -> None:
     began = dataclasses.replace(began, training=dataclasses.replace(began.training, micro_batch_size=4))
     now = dataclasses.replace(began, training=dataclasses.replace(began.training, micro_batch_size=8))
     for checkpoint in (checkpoint_of(began), checkpoint_of(began, parallel_sizes=(2, 1, 1, 1))):
-        assert plan_length(now, 1, checkpoint.run).batch_size == 4
-    assert plan_length(now, 1, checkpoint_of(began, parallel_sizes=(1, 1, 3, 1)).run).batch_size == 12
-    assert plan_length(now, 1, None).batch_size == 8
+        assert plan_length(now, 1, checkpoint.run, num_examples=10).batch_size == 4
+    of_three = checkpoint_of(began, parallel_sizes=(1, 1, 3, 1))
+    assert plan_length(now, 1, of_three.run, num_examples=10).batch_size == 12
+    assert plan_length(now, 1, None, num_examples=10).batch_size == 8
 
 
 def test_another_batch_is_announced(announced: list[str]) -> None:
@@ -183,8 +184,26 @@ def test_samples_to_train_on_count_those_of_another_batch_before() -> None:
     began, now = run_config([*words.split(), "4"]), run_config([*words.split(), "8"])
     checkpoint = checkpoint_of(began, iteration=10, consumed_samples=40)
     # 40 samples in 10 steps, 56 in 7 more, and no 8 are left.
-    assert plan_length(now, 1, checkpoint.run).train_iters == 17
-    assert plan_length(began, 1, checkpoint.run).train_iters == 25
+    assert plan_length(now, 1, checkpoint.run, num_examples=10).train_iters == 17
+    assert plan_length(began, 1, checkpoint.run, num_examples=10).train_iters == 25
+
+
+@pytest.mark.parametrize(
+    ("epochs", "train_iters"),
+    [("1", 3), ("1.5", 4), ("0.1", 1), ("0.3", 1), ("2.4", 6)],  # of 10 pairs, in batches of 4
+)
+def test_epochs_are_rounded_up_to_whole_batches(epochs: str, train_iters: int) -> None:
+    words = f"--stage rm --is-pairwise-dataset --data-path data --global-batch-size 4 --train-epochs {epochs}"
+    assert plan_length(run_config(words.split()), 1, None, num_examples=10).train_iters == train_iters
+
+
+def test_epochs_count_the_samples_of_another_batch_before() -> None:
+    words = "--stage rm --is-pairwise-dataset --data-path data --train-epochs 2 --global-batch-size"
+    began, now = run_config([*words.split(), "4"]), run_config([*words.split(), "8"])
+    checkpoint = checkpoint_of(began, iteration=2, consumed_samples=8)
+    assert plan_length(now, 1, checkpoint.run, num_examples=10).train_iters == 2 + 2  # 12 samples are left
+    ended = checkpoint_of(began, iteration=6, consumed_samples=24)
+    assert plan_length(began, 1, ended.run, num_examples=10).train_iters == 6
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_contract_of_a_run_has_the_settings_of_its_flags(directory: Path) -> Non
         ("--lr fast", "--lr must be a number, got"),
         ("--min-lr 1", "--min-lr must lie between 0 and --lr"),
         ("--split 1,x", "--split takes up to three weights"),
-        ("--train-samples 4", "one of --train-iters and --train-samples"),
+        ("--train-samples 4", "one of --train-iters, --train-samples and --train-epochs"),
         ("--tensor-model-parallel-size 2", "does not divide the number of processes, 1"),
         ("--sequence-parallel", "--sequence-parallel needs --tensor-model-parallel-size of 2 or more"),
         (

@@ -2,18 +2,21 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from modellink_rm.objective.choice import choose_objective
 from modellink_rm.objective.objective import Labels
+from modellink_rm.train.evaluate import Evaluation
 from modellink_rm.train.metrics_files import keep_rows
 from modellink_rm.train.reporting import Reporter
 from modellink_rm.train.sums import Summary
+from modellink_rm.train.trackers import Tracker
 
 
 def test_rows_after_the_resumed_iteration_and_a_cut_off_row_go(tmp_path: Path) -> None:
@@ -50,12 +53,13 @@ SUMMARY = Summary(
 )
 
 
-def make_reporter(directory: Path, labels: Labels) -> Reporter:
+def make_reporter(directory: Path, labels: Labels, *trackers: Tracker) -> Reporter:
     return Reporter(
         directory=directory,
-        tensorboard_dir=None,
+        trackers=trackers,
         train_iters=10,
         batch_size=4,
+        num_train_examples=16,
         resumed_iteration=0,
         details=("chosen_std", "rejected_std", "ties"),
         labels=labels,
@@ -67,6 +71,11 @@ def reporter(tmp_path: Path) -> Iterator[Reporter]:
     reporter = make_reporter(tmp_path, choose_objective("sigmoid").labels)
     yield reporter
     reporter.close()
+
+
+def evaluation_of(summary: Summary, *, name: str = "valid", **values: Any) -> Evaluation:
+    nothing: dict[str, Any] = {"examples": (), "scores": (), "by_source": {}}
+    return Evaluation(set=name, summary=summary, **{**nothing, **values})
 
 
 def log_steps(reporter: Reporter, summary: Summary) -> None:
@@ -94,6 +103,7 @@ def test_line_and_row_of_steps_have_metrics_and_speed(
     assert list(row_of(tmp_path).items()) == [
         ("iteration", 2),
         ("consumed_samples", 8),
+        ("epoch", 0.5),
         ("loss", 0.5),
         ("accuracy", 0.75),
         ("chosen_score", 1.5),
@@ -114,14 +124,14 @@ def test_line_and_row_of_steps_have_metrics_and_speed(
         "elapsed time per iteration (ms): 1000.0 | learning rate: 1.000000E-05 | global batch size:     4 | "
         "lm loss: 5.000000E-01 | acc: 0.7500 | chosen score: 1.5000 | rejected score: 1.0000 | "
         "margin: 0.5000 | grad norm: 2.000 | tokens/s: 3000.0 | computed tokens/s: 2000.0 | "
-        "pairs/s: 4.00 | TFLOP/s: 1.5 | of peak: 37.5% | truncated: 1 |\n"
+        "pairs/s: 4.00 | TFLOP/s: 1.5 | of peak: 37.5% | epoch: 0.50 | truncated: 1 |\n"
     )
 
 
 def test_line_and_row_of_an_evaluation_have_every_metric(
     reporter: Reporter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reporter.log_evaluation(SUMMARY, iteration=2, consumed_samples=8)
+    reporter.log_evaluation(evaluation_of(SUMMARY), iteration=2, consumed_samples=8)
     valid = {f"valid/{name}": value for name, value in METRICS.items()}
     expected = {"iteration": 2, "consumed_samples": 8, **valid, "valid/examples": 8, "valid/truncated": 1}
     assert list(row_of(tmp_path).items()) == list(expected.items())
@@ -131,6 +141,57 @@ def test_line_and_row_of_an_evaluation_have_every_metric(
     )
 
 
+def test_a_named_set_has_its_name_in_line_and_row_and_each_source_has_its_metrics(
+    reporter: Reporter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_source = {"accuracy": 0.25, "margin": -0.5, "examples": 4}
+    evaluation = evaluation_of(SUMMARY, name="maths", by_source={"org/set": of_source})
+    reporter.log_evaluation(evaluation, iteration=2, consumed_samples=8)
+    row = row_of(tmp_path)
+    assert row["maths/loss"] == 0.5
+    assert {name: row[f"maths/org/set/{name}"] for name in of_source} == of_source
+    assert capsys.readouterr().out.startswith(" validation after iteration 2 on maths | pairs: 8 | loss: ")
+
+
+def test_trackers_get_every_row_and_the_scores_of_evaluations(tmp_path: Path) -> None:
+    tracker = RecordingTracker()
+    reporter = make_reporter(tmp_path, choose_objective("sigmoid").labels, tracker)
+    log_steps(reporter, SUMMARY)
+    scores = (np.array([2.0, 1.0], np.float32), np.array([4.0, 3.0], np.float32))
+    reporter.log_evaluation(evaluation_of(SUMMARY, scores=scores), iteration=2, consumed_samples=8)
+    reporter.close()
+    steps, evaluation = tracker.rows
+    assert steps[0] == evaluation[0] == 2
+    assert (steps[1]["train/loss"], evaluation[1]["valid/loss"]) == (0.5, 0.5)
+    assert tracker.histograms == [("valid/chosen_scores", [2.0, 4.0]), ("valid/rejected_scores", [1.0, 3.0])]
+    assert tracker.is_closed
+
+
+class RecordingTracker:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.histograms: list[tuple[str, list[float]]] = []
+        self.is_closed = False
+
+    def add(self, values: Mapping[str, float], iteration: int) -> None:
+        self.rows.append((iteration, dict(values)))
+
+    def histogram(self, name: str, values: Any, iteration: int) -> None:
+        self.histograms.append((name, values.tolist()))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_run_that_begins_anew_writes_its_first_rows_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        with closing(make_reporter(tmp_path, choose_objective("sigmoid").labels)) as reporter:
+            reporter.log_evaluation(evaluation_of(SUMMARY), iteration=0, consumed_samples=0)
+    assert row_of(tmp_path)["iteration"] == 0
+
+
 def test_metrics_of_another_objective_are_shown_with_their_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +199,7 @@ def test_metrics_of_another_objective_are_shown_with_their_names(
     summary = dataclasses.replace(SUMMARY, metrics={"loss": 0.5, "chosen_score": 2.0, "kl": 0.125})
     with closing(make_reporter(tmp_path, Labels(examples="prompts", names={"kl": "KL"}))) as reporter:
         log_steps(reporter, summary)
-        reporter.log_evaluation(summary, iteration=2, consumed_samples=8)
+        reporter.log_evaluation(evaluation_of(summary), iteration=2, consumed_samples=8)
     steps, evaluation = capsys.readouterr().out.splitlines()
     assert "lm loss: 5.000000E-01 | chosen score: 2.0000 | KL: 0.1250 | grad norm" in steps
     assert "| prompts/s: 4.00 |" in steps

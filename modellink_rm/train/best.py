@@ -1,0 +1,79 @@
+"""Which evaluation of a run is the best so far, and whether the run still improves."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modellink_rm.checkpoint.best import BestCheckpoint
+from modellink_rm.train.metrics_files import rows_until
+
+LOWEST_IS_BEST = "loss"
+
+
+@dataclass
+class BestSoFar:
+    """The best evaluation of the metric of --save-best, equal on every process.
+
+    Attributes:
+        metric: as metrics.jsonl names it: valid/accuracy.
+        patience: of --early-stopping-patience.
+        best: None before the first evaluation after a step.
+        num_worse: evaluations since the best one.
+    """
+
+    metric: str
+    patience: int | None = None
+    best: BestCheckpoint | None = None
+    num_worse: int = 0
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the run is to end."""
+        return self.patience is not None and self.num_worse >= self.patience
+
+    def add(self, values: Mapping[str, float], iteration: int) -> bool:
+        """Take in an evaluation; True if it is the best so far. An equal value is no improvement.
+
+        Args:
+            values: by the names of metrics.jsonl. An evaluation without the metric, or before the first step,
+                does not count.
+        """
+        if self.metric not in values or iteration == 0:
+            return False
+        value = float(values[self.metric])
+        sign = -1 if self.metric.endswith(f"/{LOWEST_IS_BEST}") else 1
+        improves = not math.isnan(value) and (self.best is None or sign * value > sign * self.best.value)
+        if improves:
+            self.best = BestCheckpoint(iteration=iteration, metric=self.metric, value=value)
+            self.num_worse = 0
+        else:
+            self.num_worse += 1
+        return improves
+
+    def add_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in the evaluations of a run that is resumed, from its metrics.jsonl."""
+        for row in rows:
+            self.add(row, row["iteration"])
+
+
+def best_so_far(
+    metric: str, *, patience: int | None, metrics_file: Path, resumed_iteration: int, rank: int
+) -> BestSoFar:
+    """The best evaluation of a run up to the step that it is resumed at; a collective.
+
+    Args:
+        metrics_file: of the run, which the first process alone reads, since it also writes it.
+    """
+    known: list[Any] = [None]
+    if rank == 0:
+        lines = rows_until(metrics_file, resumed_iteration) if resumed_iteration else []
+        known = [[json.loads(line) for line in lines]]
+    torch.distributed.broadcast_object_list(known, src=0)
+    found = BestSoFar(metric=metric, patience=patience)
+    found.add_rows(known[0])
+    return found
