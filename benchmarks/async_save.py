@@ -87,11 +87,9 @@ def main(argv: Sequence[str]) -> int:
         alone = statistics.median(getattr(step, name) for step in steps if not step.has_save)
         beside = [getattr(step, name) for step in steps if step.has_save]
         more = sum(beside) - len(beside) * alone
+        share = 100 * more / (len(beside) * alone)
         print(f"{name}: {alone:.2f} a step without a save; {len(beside)} steps beside {NUM_SAVES} saves took")
-        print(
-            f"    {more / NUM_SAVES:.2f} a save more, "
-            f"{100 * more / (len(beside) * alone):.1f} % of their time"
-        )
+        print(f"    {more / NUM_SAVES:.2f} a save more, {share:.1f} % of that")
     return 0
 
 
