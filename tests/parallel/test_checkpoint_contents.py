@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, describe_files, files_json
+from modellink_rm.checkpoint.prune import Retention, prune
 from tests.distributed import Workers
 from tests.parallel.conftest import NUM_STEPS
 from tests.runs import run_training, train_part
@@ -197,3 +198,14 @@ def test_a_checkpoint_that_changes_while_it_is_loaded_is_refused_in_one_line(
     (said,) = refusals(workers, 1, checkpoint, change)
     assert said.startswith(str(checkpoint))
     assert expected in said
+
+
+def let_a_run_prune(checkpoint: Path) -> None:
+    assert prune(checkpoint.parent, NUM_STEPS + 1, Retention(keep_last=1)) == []
+
+
+def test_a_run_that_keeps_the_last_does_not_remove_a_checkpoint_that_is_loaded(
+    workers: Workers, checkpoint: Path
+) -> None:
+    assert refusals(workers, 1, checkpoint, let_a_run_prune) == {""}
+    assert prune(checkpoint.parent, NUM_STEPS + 1, Retention(keep_last=1)) == [checkpoint]
