@@ -43,7 +43,7 @@ class EstimateConfig:
     )
     max_tokens_per_micro_batch: int | None = flag(None, minimum=1, help="tokens of one forward pass")
     recompute_granularity: str | None = flag(
-        None, help="what is recomputed in the backward pass", choices=("none", "full")
+        None, help="what is recomputed in the backward pass", choices=("none", "selective", "full")
     )
     dtype: str | None = flag(
         None, help="of weights and activations; by default bf16, on a CPU fp32", choices=("bf16", "fp32")

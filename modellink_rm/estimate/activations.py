@@ -23,17 +23,28 @@ class Operations:
         has_fused_gates: a gate keeps its input alone, not the activated half too.
         copies_keys: attention keeps copies of keys and values in the order of its pieces, in which a shared
             prompt stands before each of its responses.
+        recomputes_norms: the outputs of norms are computed again in the backward pass.
+        recomputes_gates: those of gates are.
     """
 
     element_bytes: int
     has_fused_norms: bool
     has_fused_gates: bool
     copies_keys: bool
+    recomputes_norms: bool = False
+    recomputes_gates: bool = False
 
     @property
     def kept_by_norm(self) -> float:
         """Numbers of the layers' dtype that a norm keeps of each of its channels."""
         return 1 if self.has_fused_norms else 2 * 4 / self.element_bytes
+
+    @property
+    def kept_by_gate(self) -> int:
+        """Numbers that a gate keeps of each of its channels: gate and up, the activated gate, the product."""
+        if self.recomputes_gates:
+            return 2
+        return 3 if self.has_fused_gates else 4
 
 
 # Keys and values of [prompt | response | response] in the order of pieces, by those of its tokens, where
@@ -52,7 +63,8 @@ def bytes_of_layer(shape: ModelShape, layer: int, parallel: ParallelConfig, oper
     norm = operations.kept_by_norm
     has_input_norm, num_post_norms, num_head_norms = _norms(shape, layer)
     rows = shape.hidden_size * share / _divisor_of_rows(parallel)
-    before = (norm if has_input_norm else 0) * rows + rows  # and what the projections read
+    # With what the projections read: the output of the norm, or their own input.
+    before = rows if not has_input_norm else (norm + (not operations.recomputes_norms)) * rows
     if layer == shape.num_layers - 1 and not _is_whole(shape, layer):
         return operations.element_bytes * (before + _keys(shape, parallel, operations))
     after = before + num_post_norms * norm * rows
@@ -154,7 +166,7 @@ def _queries(shape: ModelShape, parallel: ParallelConfig, operations: Operations
 
 def _mlp(shape: ModelShape, layer: int, parallel: ParallelConfig, operations: Operations) -> float:
     """Bytes of each token that an MLP, or experts, keep beside their input."""
-    size, gate = operations.element_bytes, 4 - operations.has_fused_gates
+    size, gate = operations.element_bytes, operations.kept_by_gate
     share, tp = 1 / parallel.context_parallel_size, parallel.tensor_model_parallel_size
     experts = shape.experts
     if experts is None or not shape.is_sparse(layer):

@@ -142,7 +142,7 @@ def _mean_length(config: EstimateConfig) -> int:
 def _precisions(question: Question) -> Iterator[PrecisionConfig]:
     config = question.config
     bf16 = (config.dtype or ("fp32" if question.cluster.is_cpu else "bf16")) == "bf16"
-    for granularity in (None, "full"):
+    for granularity in (None, "selective", "full"):
         if config.recompute_granularity in (None, granularity or "none"):
             yield PrecisionConfig(bf16=bf16, recompute_granularity=granularity)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.precision import RECOMPUTES_GATES, RECOMPUTES_NORMS, PrecisionConfig
 from modellink_rm.estimate.activations import (
     Operations,
     bytes_of_gate_gradient,
@@ -143,6 +143,8 @@ def _activations(run: Workload, stage: int) -> tuple[float, float]:
         has_fused_norms=run.device.has_fused_norms or run.compiles_elementwise,
         has_fused_gates=run.compiles_elementwise,
         copies_keys=run.device.copies_keys,
+        recomputes_norms=RECOMPUTES_NORMS in run.precision.recomputed_modules,
+        recomputes_gates=not run.precision.recomputed_modules.isdisjoint(RECOMPUTES_GATES),
     )
     layers = layers_of_stage(shape.num_layers, parallel, stage)
     num_chunks = parallel.num_virtual_stages(shape.num_layers)

@@ -20,6 +20,7 @@ _SHARE_BY_TENSOR_PARALLEL = {1: 1.0, 2: 0.88, 4: 0.75, 8: 0.62}
 _SHARE_BY_CONTEXT_PARALLEL = 0.87  # at each doubling: keys and values are gathered
 _SHARE_BY_PIPELINE = 0.93  # stages wait for micro-batches of other lengths
 _SHARE_ACROSS_NODES = 0.6  # of experts whose rows leave the node
+_COST_OF_RECOMPUTING = {None: 1.0, "selective": 1.03, "full": 4 / 3}  # norms and gates; a forward pass
 _TOKENS_OF_HALF_SPEED = 500  # of a process in a micro-batch: smaller products are slower
 # Bytes a second of one process in collectives, and the part of a step's products that they can hide behind.
 _BYTES_PER_SECOND_IN_NODE = 150e9
@@ -58,7 +59,7 @@ def step_time(run: Workload, cluster: Cluster, *, batch_size: int, mean_length: 
     parallel, shape = run.parallel, run.spec.shape
     flops = batch_size * flops_of_pair(shape, mean_length)
     peak = (cluster.gpu.tflops or 1.0) * 1e12 * run.world_size  # without a speed, to compare choices
-    computed = flops * (4 / 3 if run.precision.recompute_granularity == "full" else 1)
+    computed = flops * _COST_OF_RECOMPUTING[run.precision.recompute_granularity]
     busy = computed / (peak * _share(run, cluster))
     num_stages = parallel.pipeline_model_parallel_size
     turns = run.num_micro_batches * parallel.num_virtual_stages(shape.num_layers)

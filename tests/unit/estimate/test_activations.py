@@ -109,11 +109,19 @@ def test_a_layer_keeps_the_bytes_that_are_counted(
     assert three - two == pytest.approx(counted, rel=0.06)
 
 
+@pytest.mark.parametrize("recomputes", [False, True])
 @pytest.mark.parametrize("tp_size", [1, 8])
-def test_a_layer_on_a_gpu_keeps_what_is_measured_there(tp_size: int) -> None:
+def test_a_layer_on_a_gpu_keeps_what_is_measured_there(tp_size: int, recomputes: bool) -> None:
     # `tests/fake_cuda` holds those formulas, of dense models, to the tensors of a step.
     parallel = ParallelConfig(tensor_model_parallel_size=tp_size, sequence_parallel=tp_size > 1)
-    operations = Operations(element_bytes=2, has_fused_norms=True, has_fused_gates=True, copies_keys=True)
+    operations = Operations(
+        element_bytes=2,
+        has_fused_norms=True,
+        has_fused_gates=True,
+        copies_keys=True,
+        recomputes_norms=recomputes,
+        recomputes_gates=recomputes,
+    )
     keeping = Keeping(
         element_size=2,
         is_on_gpu=True,
@@ -121,6 +129,8 @@ def test_a_layer_on_a_gpu_keeps_what_is_measured_there(tp_size: int) -> None:
         tp_size=tp_size,
         divides_rows=tp_size > 1,
         keys_per_token=5 / 3,
+        recomputes_norms=recomputes,
+        recomputes_gates=recomputes,
     )
     counted = [bytes_of_layer(LLAMA_8B, layer, parallel, operations) for layer in (1, 31)]
     measured = [kept_per_token(LLAMA_8B, keeping), kept_per_token_by_last(LLAMA_8B, keeping)]

@@ -61,8 +61,8 @@ def test_sizes_that_are_given_are_kept() -> None:
 
 
 def test_nothing_is_divided_or_recomputed_where_one_gpu_is_enough() -> None:
-    choice = choose("1x80G", published_shape("llama-3.2-3b-instruct"), seq_length=1024)
-    assert choice.flags() == ["--bf16", "--max-tokens-per-micro-batch 4096"]
+    choice = choose("1xH200", published_shape("llama-3.2-3b-instruct"), seq_length=1024)
+    assert choice.flags() == ["--bf16", "--max-tokens-per-micro-batch 16384"]
 
 
 def test_experts_are_divided_where_they_do_not_fit() -> None:

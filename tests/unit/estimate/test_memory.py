@@ -133,3 +133,15 @@ def test_devices_add_what_they_take_themselves() -> None:
 def test_the_largest_micro_batch_is_the_budget_or_the_longest_pair() -> None:
     assert largest_micro_batch(8192, 1024) == 8192
     assert largest_micro_batch(8192, 8192) == 16384
+
+
+def test_outputs_of_norms_and_gates_are_left_out_where_they_are_recomputed() -> None:
+    def kept(*modules: str) -> int:
+        precision = PrecisionConfig(bf16=True, recompute_granularity="selective", recompute_modules=modules)
+        return memory_of(dataclasses.replace(workload(), precision=precision)).activations
+
+    whole = memory_of(workload()).activations
+    norms, gates = 2 * 8192 * 4096 * (31 * 2 + 1), 2 * 8192 * 31 * 2 * 14336
+    assert whole - kept("layernorm") == norms
+    assert whole - kept("mlp_act") == gates
+    assert kept() == kept("layernorm", "mlp_act") == whole - norms - gates
