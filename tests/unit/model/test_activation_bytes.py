@@ -74,11 +74,15 @@ def bytes_kept(fields: dict[str, Any], bf16: bool, recomputes: str | None = None
 
 def batch() -> Batch:
     """A pair with a shared prompt."""
-    ids = [np.repeat(np.array([1, 2 + place], dtype=np.int32), [32, 16]) for place in range(2)]
-    responses = tuple(Response(input_ids=one, num_prompt_tokens=32) for one in ids)
-    packed = pack_examples([Example(index=0, responses=responses)])
+    packed = pack_examples([example()])
     assert len(packed.input_ids) == NUM_TOKENS
     return packed
+
+
+def example() -> Example:
+    """A prompt of half the tokens with two responses."""
+    ids = [np.repeat(np.array([1, 2 + place], dtype=np.int32), [32, 16]) for place in range(2)]
+    return Example(index=0, responses=tuple(Response(input_ids=one, num_prompt_tokens=32) for one in ids))
 
 
 @pytest.mark.parametrize("bf16", [False, True])

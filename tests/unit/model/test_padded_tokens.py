@@ -1,0 +1,46 @@
+"""Tokens that only fill a micro-batch up, as on GPUs, against none."""
+
+import torch
+
+from modellink_rm.base.platform import detect_platform
+from modellink_rm.batching.batch import pack_examples
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.spec import ModelSpec
+from tests.distributed import Workers
+from tests.unit.model.test_activation_bytes import NUM_TOKENS, SMALL, example
+
+
+def scores_and_norm(divisible_by: int) -> tuple[int, list[float], float]:
+    """The length of a pair's micro-batch, its scores, and the norm of the gradient of all weights."""
+    from modellink_rm.model.build import build_model
+    from modellink_rm.model.config import Kernels
+    from modellink_rm.parallel.groups import process_groups
+
+    with process_groups(ParallelConfig(), detect_platform(), seed=1):
+        (model,) = build_model(
+            ModelSpec(shape=ModelShape(**SMALL), padded_vocab_size=64),
+            model=ModelConfig(),
+            parallel=ParallelConfig(),
+            precision=PrecisionConfig(),
+            kernels=Kernels(attention="sdpa", compiles_elementwise=False),
+            seed=1,
+            initialize=True,
+        )
+        batch = pack_examples([example()], divisible_by=divisible_by)
+        scores = model(batch)
+        (scores[0] - scores[1]).backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        return len(batch.input_ids), scores.tolist(), float(torch.nn.utils.get_total_norm(gradients))
+
+
+def test_scores_and_gradients_do_not_depend_on_the_multiple(workers: Workers) -> None:
+    ((length, scores, norm),) = workers.run(scores_and_norm, 1, 1)
+    ((padded, others, other),) = workers.run(scores_and_norm, 1, 128)
+    assert (length, padded) == (NUM_TOKENS, 128)
+    # Products of more rows may add in another order.
+    torch.testing.assert_close(
+        torch.tensor([*others, other]), torch.tensor([*scores, norm]), rtol=1e-5, atol=1e-7
+    )
