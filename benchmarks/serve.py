@@ -2,11 +2,11 @@
 
     python benchmarks/serve.py WORK [--seconds 60] [--clients 300] [--vllm VENV/bin/python]
 
-A random Llama is imported and exported in WORK. 300 clients ask one text at a time for its score, over
-loopback and with aiohttp, each anew when it has its answer; texts are rendered conversations of mixed
-lengths, 4 answers to a prompt. Ours also gets clients that send malformed and oversized bodies, send slowly,
-and leave; at the end it gets SIGTERM while they ask. Every score is compared with that of `score`. Each
-server has one thread. The exit code is 1 if a score is wrong, or a request got no answer.
+A random Llama is imported and exported in WORK. 300 clients ask for the scores of the 4 answers to a prompt,
+over loopback and with aiohttp, each anew when it has them; the texts are rendered conversations of mixed
+lengths. Ours is then asked once more beside clients that send malformed and oversized bodies, send slowly,
+and leave, and gets SIGTERM while they ask. Every score is compared with that of `score`. Each server has one
+thread. The exit code is 1 if a score of ours is wrong.
 """
 
 import argparse
@@ -34,7 +34,8 @@ from benchmarks.load import ILL_BEHAVED, Outcome, Question, Read, run_load
 ROOT = Path(__file__).parents[1]
 SECONDS_TO_START = 900
 SHAPE = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6, "num_attention_heads": 8}
-PORTS = {"modellink-rm": 8141, "padded batches": 8142, "vLLM": 8143}
+OURS = "modellink-rm"
+PORTS = {OURS: 8141, "padded batches": 8142, "vLLM": 8143}
 WORDS = ("the", "a", "cat", "dog", "sun", "moon", "tree", "river", "stone", "bird", "sings", "runs", "falls")
 
 _SCORE = """
@@ -86,29 +87,35 @@ def main(argv: Sequence[str]) -> int:
     failed = False
     for name, peer in peers_of(checkpoint, export, flags.vllm).items():
         questions = [
-            Question(peer.body(text), score) for text, score in zip(texts, reference.scores, strict=True)
+            Question(peer.body(texts[start : start + 4]), tuple(reference.scores[start : start + 4]))
+            for start in range(0, len(texts), 4)
         ]
-        is_ours = name == "modellink-rm"
-        found = measured(name, peer, questions, flags, is_ours=is_ours)
-        outcome = found.outcome
+        found = measured(name, peer, questions, flags)
         report(name, found, reference)
-        unanswered = sum(count for kind, count in outcome.other.items() if kind.startswith("no answer"))
-        failed |= is_ours and (outcome.wrong > 0 or unanswered > 0)
+        if name == OURS:
+            failed = found.outcome.wrong + found.disturbed.wrong > 0
     return int(failed)
 
 
 def peers_of(checkpoint: Path, export: Path, vllm: str | None) -> dict[str, Peer]:
-    def query(text: str) -> Any:
-        return {"query": [text]}
+    def query(texts: list[str]) -> Any:
+        return {"query": texts}
 
-    def reward(answer: Any) -> float:
-        return float(answer["rewards"][0])
+    def rewards(answer: Any) -> list[float]:
+        return list(answer["rewards"])
+
+    def inputs(texts: list[str]) -> Any:
+        given = [text.removeprefix("<s>") for text in texts]
+        return {"model": str(export), "input": given, "use_activation": False}
+
+    def classes(answer: Any) -> list[float]:
+        return [one["probs"][-1] for one in answer["data"]]
 
     ours = [sys.executable, "-m", "modellink_rm", "serve", "--load", str(checkpoint)]
     padded = [sys.executable, str(ROOT / "benchmarks" / "peers" / "padded_server.py"), str(export)]
     peers = {
-        "modellink-rm": Peer(ours, "/get_reward", query, reward, {}),
-        "padded batches": Peer(padded, "/get_reward", query, reward, {}),
+        OURS: Peer(ours, "/get_reward", query, rewards, {}),
+        "padded batches": Peer(padded, "/get_reward", query, rewards, {}),
     }
     if vllm is not None:
         words = [
@@ -122,13 +129,7 @@ def peers_of(checkpoint: Path, export: Path, vllm: str | None) -> dict[str, Peer
         ]
         words += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
         settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "PYTHONPATH": ""}
-        peers["vLLM"] = Peer(
-            words,
-            "/classify",
-            lambda text: {"model": str(export), "input": text.removeprefix("<s>"), "use_activation": False},
-            lambda answer: float(answer["data"][-1]["probs"][-1]),
-            settings,
-        )
+        peers["vLLM"] = Peer(words, "/classify", inputs, classes, settings)
     return peers
 
 
@@ -149,15 +150,13 @@ def make_model(work: Path) -> tuple[Path, Path]:
 
 
 def make_records(num_prompts: int) -> list[dict[str, Any]]:
-    """Prompts of 5 to 120 words with 4 answers of 3 to 60 words."""
+    """Prompts of 5 to 80 words with 4 answers of 3 to 40 words, none longer than the model's 512 tokens."""
     choices = random.Random(5)
 
     def text(low: int, high: int) -> str:
         return " ".join(choices.choices(WORDS, k=int(low * (high / low) ** choices.random())))
 
-    return [
-        {"prompt": text(5, 120), "responses": [text(3, 60) for _ in range(4)]} for _ in range(num_prompts)
-    ]
+    return [{"prompt": text(5, 80), "responses": [text(3, 40) for _ in range(4)]} for _ in range(num_prompts)]
 
 
 def rendered(export: Path, records: Sequence[dict[str, Any]]) -> list[str]:
@@ -207,18 +206,18 @@ class Measured:
     """A server under load.
 
     Attributes:
+        disturbed: ours once more, beside clients that misbehave and until SIGTERM.
         memory: MB, each second.
         processor: seconds of processor time at the beginning and at the end of the load.
     """
 
     outcome: Outcome
+    disturbed: Outcome
     memory: list[float]
     processor: list[float]
 
 
-def measured(
-    name: str, peer: Peer, questions: Sequence[Question], flags: argparse.Namespace, *, is_ours: bool
-) -> Measured:
+def measured(name: str, peer: Peer, questions: Sequence[Question], flags: argparse.Namespace) -> Measured:
     """What the clients saw, and what the server took."""
     port = PORTS[name]
     environment = {**one_thread(), **peer.environment}
@@ -233,23 +232,24 @@ def measured(
         )
         return asyncio.run(clients)
 
-    def at_end() -> None:
+    def count_processor() -> None:
         processor.append(_processor_seconds(server.pid))
-        if is_ours:
-            server.send_signal(signal.SIGTERM)
 
     try:
         wait_until_ready(server, port)
         load(min(10, flags.seconds / 3))
         threading.Thread(target=_watch, args=(server.pid, memory), daemon=True).start()
-        processor.append(_processor_seconds(server.pid))
-        outcome = load(flags.seconds, ill_behaved=ILL_BEHAVED if is_ours else (), at_end=at_end)
-        if is_ours:
-            outcome.other[f"exit code {server.wait(60)}"] += 1
+        count_processor()
+        outcome, disturbed = load(flags.seconds, at_end=count_processor), Outcome()
+        if name == OURS:
+            disturbed = load(
+                flags.seconds, ill_behaved=ILL_BEHAVED, at_end=lambda: server.send_signal(signal.SIGTERM)
+            )
+            disturbed.other[f"exit code {server.wait(60)}"] += 1
     finally:
         server.terminate()
         server.wait()
-    return Measured(outcome, memory, processor)
+    return Measured(outcome, disturbed, memory, processor)
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -283,18 +283,19 @@ def wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:
 
 def report(name: str, found: Measured, reference: Reference) -> None:
     outcome, memory = found.outcome, found.memory
-    rows, count = outcome.rows_per_second, len(outcome.latencies)
-    cost = (found.processor[1] - found.processor[0]) / max(1, count)
+    cost = (found.processor[1] - found.processor[0]) / max(1, outcome.rows)
     seconds = ", ".join(f"p{part} {outcome.percentile(part / 100):.3f} s" for part in (50, 95, 99))
-    share = f"{rows / reference.rate:.2f} of score's"
-    print(f"{name}: {count} scores in {outcome.seconds:.0f} s, {rows:.1f}/s, {share}")
-    print(f"  {cost * 1000:.2f} ms of a core each, {cost / reference.cost:.2f} of score's; {seconds}")
-    print(f"  wrong: {outcome.wrong}, largest difference {outcome.largest_difference:.1e}")
+    share = f"{outcome.rows_per_second / reference.rate:.2f} of score's"
+    print(f"{name}: {outcome.rows_per_second:.1f} scores/s, {share}; requests: {seconds}")
+    print(f"  {cost * 1000:.2f} ms of a core each, {cost / reference.cost:.2f} of score's")
+    for what, one in (("", outcome), ("disturbed: ", found.disturbed)):
+        if one.latencies:
+            print(f"  {what}wrong: {one.wrong}, largest difference {one.largest_difference:.1e}")
+        for kind, number in sorted(one.other.items()):
+            print(f"  {what}{kind}: {number}")
     if memory:
         middle = memory[len(memory) // 2 :]
         print(f"  memory MB: at first {memory[0]:.0f}, most {max(memory):.0f}, second half {max(middle):.0f}")
-    for kind, number in sorted(outcome.other.items()):
-        print(f"  {kind}: {number}")
     sys.stdout.flush()
 
 

@@ -184,13 +184,13 @@ def test_clients_that_misbehave_cost_others_neither_a_score_nor_an_answer(
     """Malformed, oversized and slow bodies, and clients that leave, beside 40 others, until SIGTERM."""
     server = start([sys.executable, "-m"])
     (expected,) = workers.run(scores_of, 1, RECORDS)
-    questions = [Question(record, score) for record, score in zip(RECORDS, expected, strict=True)]
+    questions = [Question(record, (score,)) for record, score in zip(RECORDS, expected, strict=True)]
     outcome = asyncio.run(
         run_load(
             server.url,
             "/v1/score",
             questions,
-            lambda answer: float(answer["score"]),
+            lambda answer: [answer["score"]],
             num_clients=40,
             seconds=10,
             ill_behaved=ILL_BEHAVED,
