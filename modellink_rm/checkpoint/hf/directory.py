@@ -68,7 +68,7 @@ class HuggingFaceWeights:
                 supported.
         """
         self.directory = self.base_model = Path(directory)
-        self._read_config()
+        self.read_config()
         self._files = _open_weights(self.directory)
         tensors = family_of(self.config).tensors
         bare = dataclasses.replace(tensors, prefix="")
@@ -159,7 +159,7 @@ class HuggingFaceWeights:
         """
         return self._head.read(self.shape.hidden_size) if self._head is not None else None
 
-    def _read_config(self) -> None:
+    def read_config(self) -> None:
         """Read config.json and the shape of the model in it."""
         config_file = self.base_model / "config.json"
         self.config = _read_json(config_file)

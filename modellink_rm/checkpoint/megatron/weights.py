@@ -56,7 +56,7 @@ class MegatronWeights(HuggingFaceWeights):
                 not supported.
         """
         self.directory, self.base_model = directory, Path(base_model)
-        self._read_config()
+        self.read_config()
         shards = [[read_shard(path) for path in stage] for stage in shard_files(directory)]
         arguments = shards[0][0].arguments
         _check_arguments(arguments, self.shape, num_ranks=len(shards[0]), where=f"{directory}")
