@@ -45,7 +45,9 @@ def main() -> None:
         state = build_train_state(plan, kernels_of(plan, platform), ranks)
         for _ in range(NUM_PASSES):
             started = time.perf_counter()
-            forward_backward(state.model, iter([batch]), ranking_loss, num_micro_batches=1)
+            forward_backward(
+                state.model, iter([batch]), ranking_loss, num_micro_batches=1, num_examples=len(examples)
+            )
             platform.synchronize()
             seconds.append(time.perf_counter() - started)
     result = {

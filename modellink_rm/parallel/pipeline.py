@@ -17,17 +17,23 @@ LossFunction = Callable[[Tensor, Any], tuple[Tensor, Tensor, dict[str, Any]]]
 
 
 def forward_backward(
-    model: Sequence[Any], batches: Iterator[Any], loss_function: LossFunction, *, num_micro_batches: int
+    model: Sequence[Any],
+    batches: Iterator[Any],
+    loss_function: LossFunction,
+    *,
+    num_micro_batches: int,
+    num_examples: int,
 ) -> list[dict[str, Any]]:
     """Run forward and backward passes of the micro-batches; gradients accumulate in the model.
 
-    With `calculate_per_token_loss` the engine divides by nothing: the result is the gradient of the sum over
-    the micro-batches of all data-parallel replicas, however the global batch was divided.
+    The summed gradient is divided by the number of examples in the global batch. So it is the gradient of
+    the mean over the global batch, however that was divided.
 
     Args:
         model: this process's stage, or its virtual stages.
         batches: micro-batches of this replica, on this device.
         num_micro_batches: how many of them, a multiple of `micro_batches_multiple_of(model)` above 0.
+        num_examples: of all replicas' micro-batches.
 
     Returns:
         The results of `loss_function` for each micro-batch, on the last stage; empty on the others.
@@ -38,6 +44,8 @@ def forward_backward(
         return chunk(batch), lambda scores: loss_function(scores, batch)
 
     kept: list[dict[str, Any]] = _run(forward_step, model, batches, num_micro_batches, forward_only=False)
+    for chunk in model:
+        chunk.scale_gradients(1 / num_examples)
     return kept
 
 

@@ -89,7 +89,7 @@ def finalize_gradient_sums(model: list[Any], num_examples: Any, **groups: Any) -
     """Sum the gradients over processes; called by the engine's schedules.
 
     As the engine's `finalize_model_grads`, but for its division by the number of examples: it would wait for
-    the device to read that, and `train_step` knows it.
+    the device to read that, and `forward_backward` knows it.
     """
     finalize_model_grads(model, None, **groups)
 

@@ -103,9 +103,9 @@ def train_step(
         chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
     on_device = (batch.to(device) for batch in micro_batches)
-    kept = forward_backward(state.model, on_device, loss, num_micro_batches=len(micro_batches))
-    for chunk in state.model:
-        chunk.scale_gradients(1 / num_examples)
+    kept = forward_backward(
+        state.model, on_device, loss, num_micro_batches=len(micro_batches), num_examples=num_examples
+    )
     state.optimizer.prepare_grads()
     shape: ModelShape = state.model[0].module.spec.shape
     grad_norm = gradient_norm(state.optimizer, has_experts=shape.experts is not None)

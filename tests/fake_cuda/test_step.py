@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.estimate.activations import Operations, bytes_of_layer
+from modellink_rm.experts.shape import Experts
 from modellink_rm.model.activation_bytes import Keeping, kept_per_token
 from modellink_rm.model.shape import ModelShape
 from tests.fake_cuda.case import SHAPE, Case, Measured
@@ -143,6 +146,23 @@ def test_a_layer_keeps_the_bytes_that_estimates_count(name: str) -> None:
     kept = (more.saved - fewer.saved) / more.num_tokens
     # Beside what is kept for each token there is the start of each segment.
     assert kept == pytest.approx(kept_per_token(ModelShape(**SHAPE), keeping), abs=16)
+
+
+@pytest.mark.parametrize(
+    "name", ["one rank", "context parallel", "mixture", full("tensor parallel"), full("sequence parallel")]
+)
+def test_the_estimate_of_a_layer_is_what_it_keeps(name: str) -> None:
+    more, fewer = step_of(name)
+    case = {**QUICK, **FULL}[name].case
+    parallel = ParallelConfig(**case.parallel)
+    fields = {**SHAPE, **case.shape}
+    if "experts" in fields:
+        fields["experts"] = Experts(**fields["experts"])
+    operations = Operations(element_bytes=2, has_fused_norms=True, has_fused_gates=False, copies_keys=True)
+    estimate = bytes_of_layer(ModelShape(**fields), 1, parallel, operations)
+    kept = (more.saved - fewer.saved) / (more.num_tokens * parallel.context_parallel_size)
+    # Up: it takes prompts that are shorter than their responses. Down: it leaves out a number for each row.
+    assert 0.995 * kept < estimate < 1.05 * kept
 
 
 def test_clipping_is_one_operation_for_all_gradients() -> None:

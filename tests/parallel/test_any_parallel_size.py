@@ -89,7 +89,9 @@ def one_step(argv: list[str], share_prefixes: bool) -> dict[str, Any]:
         number, batches = micro_batches_of(examples(), packing, ranks)
         loss = StepLoss(objective=AnyNumberObjective(), counts_examples=ranks.cp_rank == 0)
         on_device = (batch.to(platform.device) for batch in batches)
-        kept = forward_backward(state.model, on_device, loss, num_micro_batches=number)
+        kept = forward_backward(
+            state.model, on_device, loss, num_micro_batches=number, num_examples=len(examples())
+        )
         state.optimizer.prepare_grads()
         grad_norm = float(state.optimizer.get_grad_norm())
         state.optimizer.step_with_ready_grads()

@@ -148,7 +148,10 @@ def differences(directory: str, flags: list[str], share_prefixes: bool, written:
 
         wrapped = wrap_for_training(chunks, optim=OptimConfig(), precision=precision)
         batches = [batch] * max(1, len(chunks) * ranks.pp_size)  # interleaved stages want so many
-        kept = forward_backward(wrapped, iter(batches), loss, num_micro_batches=len(batches))
+        num_examples = batch.num_examples * len(batches) * ranks.dp_size
+        kept = forward_backward(
+            wrapped, iter(batches), loss, num_micro_batches=len(batches), num_examples=num_examples
+        )
         expected = load_file(Path(directory) / REFERENCE_FILE)
         hidden = score = 0.0
         if kept:

@@ -58,7 +58,7 @@ def examples() -> list[Example]:
         prompt, answers = ids(prompt_length), [ids(length) for length in lengths]
         answers[1] = answers[0] if prompt_length == 9 else answers[1]
         responses = tuple(Response(np.concatenate([prompt, answer]), prompt_length) for answer in answers)
-        found.append(Example(len(found), responses))
+        found.append(Example(len(found), responses, ranks=(1, 2)))
     return found
 
 
@@ -118,7 +118,9 @@ def step(
             for part in parts
         ]
         loss = StepLoss(objective=choose_objective("sigmoid"), counts_examples=ranks.cp_rank == 0)
-        forward_backward(wrapped, iter(batches), loss, num_micro_batches=len(batches))
+        forward_backward(
+            wrapped, iter(batches), loss, num_micro_batches=len(batches), num_examples=len(examples())
+        )
         assert chunks[-1].router_sums is not None
         sums = chunks[-1].router_sums.take()
         assert sums is not None
