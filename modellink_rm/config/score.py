@@ -74,7 +74,7 @@ class ScorerConfig:
         None,
         minimum=1,
         level="rare",
-        help="tokens of one forward pass, a shared prompt counted once; by default 4,096 on a CPU and "
+        help="tokens of one forward pass, a shared prompt counted once; by default 2,048 on a CPU and "
         "32,768 on a GPU. A longer record gets its own",
     )
     raw: bool = flag(False, help="the model's own scores, although --load holds a normalization")

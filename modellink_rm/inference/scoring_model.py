@@ -24,7 +24,7 @@ from modellink_rm.parallel.groups import Ranks, process_groups
 from modellink_rm.parallel.pipeline import forward_scores, micro_batches_multiple_of
 
 # Tokens of a forward pass from which on more are no faster: a CPU is busy with few, a GPU is not.
-_TOKENS_ON_CPU, _TOKENS_ON_GPU = 4096, 32768
+_TOKENS_ON_CPU, _TOKENS_ON_GPU = 2048, 32768
 
 
 class ScoringModel:
