@@ -1,6 +1,6 @@
 """`serve` under load, beside `score` itself, a server made as OpenRLHF's is, and vLLM.
 
-    python benchmarks/serve.py WORK [--seconds 60] [--clients 300] [--vllm VENV/bin/python]
+    python -m benchmarks.serve WORK [--seconds 60] [--clients 300] [--vllm VENV/bin/python]
 
 A random Llama is imported and exported in WORK. 300 clients ask for the scores of the 4 answers to a prompt,
 over loopback and with aiohttp, each anew when it has them; the texts are rendered conversations of mixed
