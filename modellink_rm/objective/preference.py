@@ -70,6 +70,9 @@ class PreferenceObjective:
 
     def __call__(self, scores: Tensor, targets: Targets) -> ObjectiveResult:
         """The loss of each of n examples, for the scores [r] of their responses."""
+        num_compared = len(targets.better) + targets.tied.shape[1]
+        num_two = sum(math.comb(number, 2) for number in targets.num_responses)
+        assert num_compared == num_two, "examples without ranks cannot be trained on"
         losses = self._losses(scores, targets)
         terms = {term.name: term(scores, targets) for term in self.terms}
         for term in terms.values():

@@ -131,6 +131,7 @@ def batch_of(num_examples: int, parallel: ParallelConfig, ranks: Ranks) -> Batch
                 )
                 for place, length in enumerate(responses)
             ),
+            ranks=(1, 2),
         )
         for number in range(num_examples)
     ]

@@ -43,7 +43,10 @@ def test_loss_function_returns_the_sum_and_the_number_and_names_of_pairs() -> No
 def test_truncated_examples_are_counted() -> None:
     response = Response(np.array([1, 2, 3], dtype=np.int32), 1)
     cut = [True, False, True]
-    examples = [Example(row, (response, response), is_truncated=is_cut) for row, is_cut in enumerate(cut)]
+    examples = [
+        Example(row, (response, response), ranks=(1, 2), is_truncated=is_cut)
+        for row, is_cut in enumerate(cut)
+    ]
     sums = LOSS(torch.zeros(6), pack_examples(examples))[2]["sums"]
     total = (sums + LOSS(torch.zeros(2), pack_examples(examples[:1]))[2]["sums"]).values.tolist()
     summary = summary_of(dict(zip(sums.names, total, strict=True)), OBJECTIVE)
