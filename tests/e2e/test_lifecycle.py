@@ -232,6 +232,7 @@ def test_rank_that_fails_is_told_with_its_rank_and_ends_the_others(
     assert processes_of(process.pid) == []
 
 
+@pytest.mark.full
 def test_processes_end_when_torchrun_is_killed(directory: Path, tmp_path: Path, start: Callable) -> None:
     process = start(command(directory, f"--train-iters {MANY} --save {tmp_path}", processes=2))
     wait_for_steps(tmp_path, process)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.sh"
 
 
@@ -22,6 +24,7 @@ def run_quickstart(directory: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.full
 def test_untrained_head_is_near_chance_and_trained_model_is_right_on_heldout_pairs(tmp_path: Path) -> None:
     # Half of the default steps; an earlier run's directory is replaced.
     (tmp_path / "quickstart_output").mkdir()

@@ -14,7 +14,7 @@ from tests.marks import full
     [
         ("preprocess", 3, 11),
         ("merge", 5, 11),
-        ("score", 2, 4),
+        ("score", 2, 9),
         full("train", 30, 500),
         full("preprocess", 1, 1),
         full("merge", 1, 1),

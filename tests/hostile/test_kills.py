@@ -17,7 +17,6 @@ from tests.marks import full
     [
         ("preprocess", 3),
         ("merge", 3),
-        ("train", 1),
         ("score", 1),
         full("preprocess", 50),
         full("merge", 50),

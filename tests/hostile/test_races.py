@@ -13,7 +13,6 @@ from tests.marks import full
     ("command", "times"),
     [
         ("preprocess", 2),
-        ("train", 1),
         ("score", 1),
         full("preprocess", 20),
         full("merge", 20),

@@ -132,7 +132,7 @@ def train_with_a_best(argv: list[str]) -> list[bool]:
             return {1}
 
         path = Path(argv[-1], f"iter_{values['run'].iteration:07d}")
-        return save(saver, **values, when_whole=when_whole)
+        return save(saver, **{**values, "when_whole": when_whole})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CheckpointSaver, "save", save_best)
