@@ -1,6 +1,6 @@
 """What saving costs the steps beside it: a run of the trainer whose steps are timed one by one.
 
-    python benchmarks/async_save.py --work DIR [--in-foreground]
+    python -m benchmarks.async_save --work DIR [--in-foreground]
 
 Steps with a save beside them, from its start to the checkpoint's name, alternate with steps without one,
 whose median they are compared with. Words after `--` go to the trainer.
