@@ -1,5 +1,6 @@
 """python -m modellink_rm make-pairs: preference pairs of the scored responses to each prompt."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
@@ -74,6 +75,8 @@ def _reason(one: ScoredList, better: int, worse: int, margin: float, config: Mak
         return "equal responses"
     if margin <= 0:
         return "equal scores"
+    if not math.isfinite(margin):
+        return "margin beyond the largest number"
     if margin < config.min_margin:
         return f"margin below --min-margin {config.min_margin:g}"
     if config.max_margin is not None and margin > config.max_margin:

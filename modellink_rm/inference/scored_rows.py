@@ -72,7 +72,7 @@ def gap_of(row: Mapping[str, Any]) -> float | None:
     """The gap of a row, as `FilterConfig` explains; None if it has none."""
     if _is_list_of_numbers(row.get(SCORES)):
         return float(max(row[SCORES]) - min(row[SCORES]))
-    return float(row[MARGIN]) if _is_number(row.get(MARGIN)) and CHOSEN in row else None
+    return float(row[MARGIN]) if _is_number(row.get(MARGIN)) and row.get(CHOSEN) is not None else None
 
 
 def rows_of(records: Iterable[Record | BadRecord], counts: Counts) -> Iterator[Record]:
@@ -94,23 +94,25 @@ def lists_of(
 ) -> Iterator[ScoredList]:
     """The responses of each prompt; rows that hold none are counted.
 
+    A table has every column in every row: one without a value is as one that is missing.
+
     Raises:
         UserError: rows of one prompt do not follow one another.
     """
     gathering = _Gathering(config)
     for record in rows_of(records, counts):
         fields = record.fields
-        if CHOSEN in fields:
+        if fields.get(CHOSEN) is not None:
             counts.dropped["a pair, not a list of responses"] += 1
-        elif SCORES in fields:
+        elif _is_list_of_numbers(fields.get(SCORES)):
             yield from gathering.finished()
             responses = fields.get(config.responses)
             if not isinstance(responses, list) or len(responses) != len(fields[SCORES]):
                 counts.dropped[f"field {config.responses!r} does not hold a response for each score"] += 1
                 continue
             yield _scored_list(fields, config, responses, fields[SCORES])
-        elif fields.get(config.response) is None:
-            counts.dropped[f"field {config.response!r} is missing"] += 1
+        elif (missing := _missing(fields, config.response, config.prompt)) is not None:
+            counts.dropped[f"field {missing!r} is missing"] += 1
         else:
             yield from gathering.add(record)
     yield from gathering.finished()
@@ -132,7 +134,7 @@ class _Gathering:
             UserError: its prompt came before, and another one since.
         """
         row = record.fields
-        prompt = orjson.dumps(row.get(self._config.prompt), option=orjson.OPT_SORT_KEYS)
+        prompt = orjson.dumps(row[self._config.prompt], option=orjson.OPT_SORT_KEYS)
         digest = hashlib.blake2b(prompt, digest_size=8).digest()
         if digest != self._prompt:
             if digest in self._seen:
@@ -152,6 +154,11 @@ class _Gathering:
             scores = [row[SCORE] for row in self._rows]
             yield _scored_list(self._rows[0], self._config, responses, scores)
         self._rows, self._prompt = [], None
+
+
+def _missing(fields: Row, *names: str) -> str | None:
+    """The first of the names that has no value; rows without a prompt are not rows of one prompt."""
+    return next((name for name in names if fields.get(name) is None), None)
 
 
 def _scored_list(

@@ -158,3 +158,42 @@ def test_a_table_is_read_and_written(tmp_path: Path) -> None:
     assert run_command(best_of_n.main, f"--input {table} --output {output}".split()) == 0
     row = json.loads(output.read_text())
     assert (row["id"], row["response"], row["score"], row["place"]) == (1, "b", 2.0, 1)
+
+
+@pytest.mark.parametrize("main", [best_of_n.main, make_pairs.main])
+def test_rows_without_a_prompt_are_not_responses_to_one_prompt(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": number, "response": str(number), "score": number} for number in range(3)]
+    code, written = run(main, rows, "", tmp_path)
+    assert (code, written) == (2, [])
+    assert "none of the 3 rows is left (3 x field 'prompt' is missing)" in capsys.readouterr().err
+    code, written = run(best_of_n.main, rows, "--prompt question", tmp_path)
+    assert (code, [row["response"] for row in written]) == (0, ["0", "1", "2"])
+
+
+def test_columns_without_a_value_are_as_ones_that_are_missing(tmp_path: Path) -> None:
+    """Where rows of one response, of several, and pairs lie in one table."""
+    names = {name for row in (*LISTS, *SINGLE) for name in row}
+    table = [{name: row.get(name) for name in names} for row in (*LISTS, *SINGLE)]
+    for main, flags in ((best_of_n.main, ""), (make_pairs.main, ""), (filter.main, "--min-gap 0.1")):
+        _, without = run(main, [*LISTS, *SINGLE], flags, tmp_path)
+        _, with_nulls = run(main, table, flags, tmp_path)
+        names_of_rows = [{name: row.get(name) for name in names} for row in without]
+        assert [{name: row.get(name) for name in names} for row in with_nulls] == names_of_rows
+
+
+def test_scores_that_are_no_numbers_are_not_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "p", "responses": ["a", "b", "c"], "scores": "abc", "score": 1}]
+    assert run(best_of_n.main, rows, "", tmp_path) == (2, [])
+    assert "1 x field 'response' is missing" in capsys.readouterr().err
+
+
+def test_a_margin_that_is_no_number_of_json_makes_no_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "p", "responses": ["a", "b"], "scores": [1e308, -1e308]}]
+    assert run(make_pairs.main, rows, "", tmp_path) == (2, [])
+    assert "1 x margin beyond the largest number" in capsys.readouterr().err
