@@ -11,7 +11,7 @@ from modellink_rm.dataset.example import Example, Response
 from modellink_rm.dataset.truncation import truncate
 from modellink_rm.inference.reader import RecordReader
 from modellink_rm.inference.result import NotScored
-from modellink_rm.records import BadRecord, Record, RecordError
+from modellink_rm.records import BadRecord, Record, RecordError, check_unicode
 from modellink_rm.templates.encode import num_closing_tokens, tokenize_responses
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -70,8 +70,12 @@ class RecordTokenizer:
         """The ids of a conversation, truncated as in training.
 
         Raises:
-            RecordError: the template has no form for a part of it, or a response has no token.
+            RecordError: the template has no form for a part of it, a response has no token, or a text is no
+                Unicode.
         """
+        messages = (*conversation.prompt, *conversation.responses)
+        for text in (conversation.system or "", conversation.tools, *(one.content for one in messages)):
+            check_unicode(text)
         tokens = tokenize_responses(conversation, self.template, self.tokenizer)
         return self.example_of_ids(tokens.prompt_ids, tokens.response_ids)
 

@@ -111,6 +111,9 @@ def lists_of(
                 counts.dropped[f"field {config.responses!r} does not hold a response for each score"] += 1
                 continue
             yield _scored_list(fields, config, responses, fields[SCORES])
+        elif _is_list_of_one(fields.get(config.responses)) and fields.get(config.response) is None:
+            yield from gathering.finished()
+            yield _scored_list(fields, config, fields[config.responses], [fields[SCORE]])
         elif (missing := _missing(fields, config.response, config.prompt)) is not None:
             counts.dropped[f"field {missing!r} is missing"] += 1
         else:
@@ -154,6 +157,11 @@ class _Gathering:
             scores = [row[SCORE] for row in self._rows]
             yield _scored_list(self._rows[0], self._config, responses, scores)
         self._rows, self._prompt = [], None
+
+
+def _is_list_of_one(value: Any) -> bool:
+    """Whether these are responses to which `score` gives a score and no list."""
+    return isinstance(value, list) and len(value) == 1
 
 
 def _missing(fields: Row, *names: str) -> str | None:

@@ -9,6 +9,7 @@ from modellink_rm.records.record import (
     Record,
     RecordBlock,
     RecordError,
+    check_unicode,
     parse_record,
     shortened,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "RecordBlock",
     "RecordError",
     "blocks_of",
+    "check_unicode",
     "input_files",
     "parse_record",
     "read_raw_records",

@@ -11,6 +11,7 @@ from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.duplicate_keys import duplicate_key
 
 _NOT_UTF8 = "invalid UTF-8"
+_HALF_A_PAIR = "half of a surrogate pair"
 _NESTED = "nested too deeply"
 
 _LONGEST_MESSAGE = 300  # characters; a message may quote the record
@@ -119,6 +120,18 @@ def parse_record(raw: RawRecord) -> Record | BadRecord:
     return Record(raw.place, value)
 
 
+def check_unicode(text: str) -> None:
+    """Check that a text can be written in UTF-8; one that was read of a file can.
+
+    Raises:
+        RecordError: it has half of a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(_HALF_A_PAIR, f"{_HALF_A_PAIR}, at character {error.start + 1} of a text") from None
+
+
 def record_of_row(place: str, row: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> RawRecord:
     """A row of a table as a record: numbers and text as in JSON, bytes as UTF-8, anything else as str()."""
     try:
@@ -149,6 +162,6 @@ def _not_parsed(raw: RawRecord, error: orjson.JSONDecodeError) -> BadRecord:
     line = f"line {error.lineno}, " if b"\n" in raw.text.strip() else ""
     where = f"({line}column {error.colno} of the record)"
     if "surrogate" in error.msg:
-        reason = "half of a surrogate pair"
+        reason = _HALF_A_PAIR
         return BadRecord(raw.place, reason, f"{reason} spelled as \\u.... {where}")
     return BadRecord(raw.place, "invalid JSON", f"invalid JSON: {error.msg} {where}")

@@ -14,7 +14,7 @@ from modellink_rm.conversation import Conversation
 from modellink_rm.handlers import conversation_of, make_handler
 from modellink_rm.inference.reader import DEFAULT_HANDLER, RESPONSES_HANDLER
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
-from modellink_rm.records import RecordError
+from modellink_rm.records import RecordError, check_unicode
 from modellink_rm.templates.rendered import RenderedTexts
 
 Fields = Mapping[str, Any]
@@ -73,8 +73,9 @@ class InputReader:
             last_tokens: keep so many tokens of the end; -1 for --seq-length.
 
         Raises:
-            RecordError: it has no token, or more than --seq-length.
+            RecordError: it has no token, or more than --seq-length, or is no Unicode.
         """
+        check_unicode(text)
         ids = self._rendered.ids(text, adds_bos=adds_bos)
         if len(ids) and not self._rendered.ends_as_trained(ids):
             warn_once(

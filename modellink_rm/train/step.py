@@ -182,7 +182,20 @@ def _describe_non_finite(state: TrainState, kept: Sequence[dict[str, Any]], rank
     ]
     found: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(found, (samples, parameters[:1]))
-    iteration = state.iteration + 1
+    batch = {name for entry in kept for name in entry["names"]}
+    return non_finite_message(state.iteration + 1, found, batch)
+
+
+def non_finite_message(
+    iteration: int, found: Sequence[tuple[list[RowName], list[str]]], batch: Iterable[RowName]
+) -> str:
+    """Why the norm of a gradient is not finite, in one line.
+
+    Args:
+        found: of each rank, its samples whose loss is not finite, and its first parameter whose gradient is
+            not.
+        batch: samples of this process.
+    """
     bad_losses = {name for bad, _ in found for name in bad}
     if bad_losses:
         where = [rank for rank, (bad, _) in enumerate(found) if bad]
@@ -192,10 +205,11 @@ def _describe_non_finite(state: TrainState, kept: Sequence[dict[str, Any]], rank
         )
     where = [rank for rank, (_, names) in enumerate(found) if names]
     names = sorted({name for _, names in found for name in names})
-    batch = {name for entry in kept for name in entry["names"]}
+    what, place = "the gradient", f"rank {listed(where)}; first parameter {listed(names)}; "
+    if not names:
+        what, place = "the norm of a finite gradient", ""
     return (
-        f"iteration {iteration}: the gradient is not finite while every loss is "
-        f"(rank {listed(where)}; first parameter {listed(names)}; {_rows(batch)}); "
+        f"iteration {iteration}: {what} is not finite while every loss is ({place}{_rows(batch)}); "
         "no weight was updated"
     )
 

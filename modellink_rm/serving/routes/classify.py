@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, model_validator
 
 from modellink_rm.serving.inputs import Encoded, InputReader
-from modellink_rm.serving.routes.openai import Input, InputRequest, encoded, listed
+from modellink_rm.serving.routes.openai import Ids, Input, InputRequest, encoded, listed
 from modellink_rm.serving.service import ScoringService
 
 _SOURCES = ("input", "messages", "text", "input_ids")
@@ -26,7 +26,7 @@ class ClassifyRequest(InputRequest):
     input: Input | None = Field(None, description="vLLM: rendered texts, or token ids")  # type: ignore[assignment]
     messages: list[dict[str, Any]] | None = Field(None, description="vLLM: a conversation up to its answer")
     text: str | list[str] | None = Field(None, description="SGLang: rendered texts")
-    input_ids: list[int] | list[list[int]] | None = Field(None, description="SGLang: token ids")
+    input_ids: Ids | None = Field(None, description="SGLang: token ids")
     add_special_tokens: bool = Field(True, description="begin with the BOS where the text does not")
     truncate_prompt_tokens: int | None = Field(None, ge=-1, description="keep so many of the last tokens")
     use_activation: bool | None = Field(None, description="no effect: scores are never squashed")

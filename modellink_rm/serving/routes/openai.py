@@ -4,11 +4,12 @@ import time
 import uuid
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictInt
 
 from modellink_rm.serving.inputs import Encoded, InputReader
 
-Input = str | list[str] | list[int] | list[list[int]]
+Ids = list[StrictInt] | list[list[StrictInt]]  # neither "5" nor true is an id
+Input = str | list[str] | Ids
 
 
 class Usage(BaseModel):

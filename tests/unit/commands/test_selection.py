@@ -172,6 +172,12 @@ def test_rows_without_a_prompt_are_not_responses_to_one_prompt(
     assert (code, [row["response"] for row in written]) == (0, ["0", "1", "2"])
 
 
+def test_a_list_of_one_response_is_the_best_of_its_prompt(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "responses": ["a"], "score": 0.5}, *SINGLE[:2]]
+    code, written = run(best_of_n.main, rows, "", tmp_path)
+    assert (code, [row["response"] for row in written]) == (0, ["a", "b"])
+
+
 def test_columns_without_a_value_are_as_ones_that_are_missing(tmp_path: Path) -> None:
     """Where rows of one response, of several, and pairs lie in one table."""
     names = {name for row in (*LISTS, *SINGLE) for name in row}

@@ -9,7 +9,7 @@ import torch
 from modellink_rm.batching.batch import Batch, pack_examples
 from modellink_rm.dataset.example import Example, Response, RowName
 from modellink_rm.objective.choice import choose_objective
-from modellink_rm.train.step import StepLoss, _rows
+from modellink_rm.train.step import StepLoss, _rows, non_finite_message
 from modellink_rm.train.sums import no_sums, summary_of
 
 OBJECTIVE = choose_objective("sigmoid")
@@ -93,3 +93,15 @@ def test_padding_only_micro_batch_has_no_loss_no_gradient_and_no_sums() -> None:
 def test_rows_are_named_by_their_data_sets() -> None:
     names = [RowName("b", 2), RowName("a", 5), RowName("a", 3), RowName("a", 5)]
     assert _rows(names) == "rows 3, 5 of a and rows 2 of b"
+
+
+def test_norm_that_is_beyond_float32_names_no_rank_and_no_parameter() -> None:
+    batch = [RowName("data/pairs", row) for row in (3, 1)]
+    assert non_finite_message(7, [([], []), ([], [])], batch) == (
+        "iteration 7: the norm of a finite gradient is not finite while every loss is (rows 1, 3 of "
+        "data/pairs); no weight was updated"
+    )
+    assert non_finite_message(7, [([], []), ([], ["head.weight"])], batch) == (
+        "iteration 7: the gradient is not finite while every loss is (rank 1; first parameter head.weight; "
+        "rows 1, 3 of data/pairs); no weight was updated"
+    )
