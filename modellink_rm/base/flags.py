@@ -156,7 +156,15 @@ def parse_flags(
             warn_once(f"{name} is ignored: {entry.reason}")
     for field in (field for group in groups for field in dataclasses.fields(group)):
         _check_value(field, values[field.name])
-    return {group: group(**{f.name: values[f.name] for f in dataclasses.fields(group)}) for group in groups}
+    return {
+        group: group(**{field.name: _given(field, values[field.name]) for field in dataclasses.fields(group)})
+        for group in groups
+    }
+
+
+def _given(field: "dataclasses.Field[Any]", value: Any) -> Any:
+    """The value, or the default "" that argparse does not know: it converts texts, and "" is refused."""
+    return "" if value is None and field.default == "" else value
 
 
 def _check_value(field: "dataclasses.Field[Any]", value: Any) -> None:
@@ -212,7 +220,7 @@ def _add_flag(section: Any, field: "dataclasses.Field[Any]", hint: Any) -> None:
         else f"{help_text} (default: %(default)s)",
         "metavar": metadata["metavar"] or _METAVARS.get(value_type),
         "required": required,
-        "default": None if required else field.default,
+        "default": None if required or field.default == "" else field.default,
     }
     if metadata["choices"] is not None:
         options["metavar"] = metadata["metavar"] or "{" + ",".join(metadata["choices"]) + "}"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import parse_flags, with_first_flag
 from modellink_rm.base.log import set_up_logging
 from modellink_rm.base.terminal import has_colours
@@ -47,6 +48,11 @@ def main(argv: Sequence[str]) -> int:
         is_given = True
     tokenizer = load_tokenizer(tokenizer_config) if is_given else None
     dataset = open_dataset(Path(config.data_path))
+    if config.first_row >= max(1, len(dataset)):
+        raise UserError(
+            f"--first-row {config.first_row} must be below the number of rows of {config.data_path}, "
+            f"{len(dataset):,}"
+        )
     if config.verify:
         verify_contents(dataset)
     if tokenizer is not None:

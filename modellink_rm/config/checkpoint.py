@@ -61,7 +61,8 @@ class CheckpointConfig:
                 raise UserError("--save-best needs --save: it keeps a checkpoint there")
             metric = self.save_best.rpartition("/")[2]
             if metric not in BEST_METRICS:
-                raise UserError(unknown_name_message("metric of --save-best", metric, BEST_METRICS))
+                unknown = unknown_name_message("metric of --save-best", metric, BEST_METRICS)
+                raise UserError(f"{unknown}; for one held-out set give NAME/METRIC: held-out/accuracy")
         if self.auto_resume and self.save is None:
             raise UserError("--auto-resume needs --save: it continues from the checkpoints there")
         for name in ("async_save", "keep_last", "save_retain_interval"):

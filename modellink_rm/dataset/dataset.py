@@ -133,7 +133,10 @@ def open_dataset(prefix: Path, *, verifies: bool = True) -> Dataset:
     paths = [*data_files(prefix), *columns]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path} is missing: --data-path {prefix} stands for 8 files and a manifest")
+            raise UserError(
+                f"{path} is missing: --data-path {prefix} stands for 8 files and a manifest, and is what "
+                "preprocess_data.py was given as --output-prefix"
+            )
     checksums: dict[str, ArrayChecksums] = {}
     if manifest is None:
         warn_once(f"{prefix} has no manifest: written by another tool, its tokenizer cannot be checked")

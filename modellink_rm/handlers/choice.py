@@ -15,6 +15,7 @@ from modellink_rm.handlers.sharegpt import Tags
 from modellink_rm.records import RecordError
 
 _LARGEST_MARGIN = 3.4028234663852886e38  # of float32, which the files keep
+_NO_OBJECT = """--map-keys must be a JSON object such as '{"prompt": "question"}'"""
 
 
 def make_handler(name: str, map_keys: str | None) -> Handler:
@@ -68,9 +69,9 @@ def parsed_map_keys(map_keys: str | None) -> dict[str, Any]:
     try:
         mapping = json.loads(map_keys)
     except ValueError as error:
-        raise UserError(f"--map-keys must be a JSON object: {error}; got {map_keys}") from None
+        raise UserError(f"{_NO_OBJECT}: {error}; got {map_keys}") from None
     if not isinstance(mapping, dict):
-        raise UserError(f'--map-keys must be a JSON object such as {{"prompt": "question"}}; got {map_keys}')
+        raise UserError(f"{_NO_OBJECT}; got {map_keys}")
     return {key: "" if value is None else value for key, value in mapping.items()}
 
 
@@ -80,6 +81,12 @@ def _with_keys(handler: type[Any], mapping: Mapping[str, Any], name: str) -> Han
     takes_tags = "tags" in keys
     tags = mapping.get("tags", {}) if takes_tags else {}
     names = {key: value for key, value in mapping.items() if not (takes_tags and key == "tags")}
+    for field in dataclasses.fields(handler) if keys else ():
+        if field.default and field.default in names and field.default not in keys:
+            raise UserError(
+                f"--map-keys {field.default!r} is not a key but the field that the key {field.name!r} reads "
+                f'by default; give {{"{field.name}": "YOUR_FIELD"}}'
+            )
     _check_names("--map-keys", names, keys)
     for key in getattr(handler, "required", ()):
         if names.get(key) == "":

@@ -189,7 +189,10 @@ def write_rows(rows: Iterable[Mapping[str, Any]], output: str | None, counts: Co
             counts.written += 1
         if not counts.written:
             reasons = ", ".join(f"{count:,} x {reason}" for reason, count in counts.dropped.most_common())
-            raise UserError(f"none of the {counts.read:,} rows is left ({reasons}); nothing was written")
+            remedy = "; --input takes what the command score wrote" if "no score" in counts.dropped else ""
+            raise UserError(
+                f"none of the {counts.read:,} rows is left ({reasons}); nothing was written{remedy}"
+            )
     for line in counts.lines():
         info(line)
     if output is not None:

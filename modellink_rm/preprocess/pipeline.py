@@ -263,7 +263,9 @@ def _nothing_kept_message(writer: RowWriter, identity: RunIdentity) -> str:
     if writer.num_read == 0:
         return f"--input {' '.join(identity.input)} holds no records; nothing was written"
     reasons = ", ".join(f"{count:,} x {reason}" for reason, count in writer.dropped.most_common())
-    return f"none of the {writer.num_read:,} records was kept ({reasons}); nothing was written"
+    lacks_fields = any(reason.endswith("is missing") for reason in writer.dropped)
+    remedy = "; if your fields have other names, give them with --map-keys" if lacks_fields else ""
+    return f"none of the {writer.num_read:,} records was kept ({reasons}); nothing was written{remedy}"
 
 
 def _checked_against_map_keys(records: Iterable[RawRecord], map_keys: str | None) -> Iterator[RawRecord]:

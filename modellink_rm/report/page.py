@@ -168,7 +168,18 @@ def _curves(run: NamedRun, place: int, metric: str, num_runs: int) -> Iterator[C
 
 def _sets_table(runs: Sequence[NamedRun]) -> str:
     """Metrics of the written scores, before and after."""
-    head = ["run", "set", "when", "pairs", "accuracy", "95% interval", "longer", "loss", "ECE", "AUC"]
+    head = [
+        "run",
+        "set",
+        "when",
+        "pairs",
+        "accuracy",
+        "95% interval",
+        "longer (tokens)",
+        "loss",
+        "ECE",
+        "AUC",
+    ]
     head += ["chosen", "rejected"]
     rows = [
         [run.name, one.name, when, *_summary_cells(summary_of(pairs))]
@@ -182,7 +193,7 @@ def _sets_table(runs: Sequence[NamedRun]) -> str:
     note = (
         '<p class="quiet">Of the scores that the run wrote: at most 1,024 examples of a held-out set, and '
         "256 of the training part. Interval: bootstrap. Longer: the accuracy of choosing the longer "
-        "response, in tokens.</p>"
+        "response, by tokens (the command evaluate counts characters).</p>"
     )
     return html.table(head, rows, num_text=3) + note
 

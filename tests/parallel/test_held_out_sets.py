@@ -153,6 +153,7 @@ def test_a_run_that_no_longer_improves_ends_and_its_best_checkpoint_loads(
     ("more", "message"),
     [
         ("--save-best margins --save {0}", "did you mean margin?"),
+        ("--save-best maths --save {0}", "for one held-out set give NAME/METRIC"),
         ("--save-best loss", "--save-best needs --save"),
         ("--save-best chat/loss --save {0}", "unknown held-out set of --save-best 'chat'"),
         ("--save-best loss --save {0} --eval-iters 0", "needs rows to evaluate"),

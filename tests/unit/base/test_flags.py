@@ -21,6 +21,7 @@ class Shape:
     is_flat: bool = flag(False, level="hidden", help="always so")
     color: str = flag("red", choices=("red", "blue"), help="its color")
     names: tuple[str, ...] = flag((), help="what it is called")
+    owner: str = flag("", help="whose it is")
 
     def __post_init__(self) -> None:
         check_minimums(self)
@@ -57,6 +58,7 @@ def test_groups_are_the_fields_of_a_dataclass_in_its_order() -> None:
 def test_fields_are_flags_with_their_defaults() -> None:
     shape, paper = parse("--num-sides", "4")
     assert shape == Shape(num_sides=4)
+    assert shape.owner == ""
     assert paper == Paper(width=10)
 
 
@@ -110,6 +112,7 @@ def test_values_are_of_the_fields_types() -> None:
         (["--num-sides", "4", "--scale", "inf"], "--scale must be a finite number, got 'inf'"),
         (["--num-sides", "4", "--names", "a", " "], "--names must not be empty, got ' '"),
         (["--num-sides", "4", "--color", ""], "--color must not be empty, got ''"),
+        (["--num-sides", "4", "--owner", ""], "--owner must not be empty, got ''"),
         (["--num-sides"], "--num-sides expected one argument"),
         ([], "required: --num-sides"),
         (["--num-sides", "4", "--colr", "red"], r"unknown flag --colr; did you mean --col"),

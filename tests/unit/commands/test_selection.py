@@ -68,6 +68,16 @@ def test_rows_of_one_prompt_that_are_apart_are_refused(
     assert "in.jsonl:4: its prompt came earlier, and others since" in capsys.readouterr().err
 
 
+def test_rows_that_were_not_scored_are_refused_with_what_to_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = run(filter.main, [{"prompt": "q", "response": "a"}], "--min-score 0", tmp_path)
+    assert code == 2
+    assert "(1 x no score); nothing was written; --input takes what the command score wrote" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "ids"),
     [

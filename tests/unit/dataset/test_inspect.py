@@ -8,6 +8,7 @@ import pytest
 from modellink_rm.base.errors import run_command
 from modellink_rm.commands.inspect import main
 from modellink_rm.commands.preprocess import main as preprocess_main
+from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.inspect import COLOURED, PLAIN, marked_text
 from modellink_rm.dataset.manifest import manifest_path
 from tests.unit.conftest import train_sentencepiece
@@ -73,6 +74,14 @@ def test_without_a_tokenizer_ids_are_shown(prefix: Path, capsys: pytest.CaptureF
     output = capsys.readouterr().out
     assert "row 0" not in output
     assert output.count(" >>2<<\n") == 2
+
+
+def test_a_first_row_after_the_last_one_is_refused(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    num_rows = len(open_dataset(prefix))
+    assert run_command(main, [str(prefix), "--first-row", str(num_rows)]) == 2
+    output = capsys.readouterr()
+    assert f"--first-row {num_rows} must be below the number of rows of {prefix}" in output.err
+    assert output.out == ""
 
 
 def test_data_of_another_tool_is_shown_without_a_report(

@@ -242,6 +242,11 @@ def test_sharegpt_says_what_is_wrong(record, message, reason):
             '{"promt": "q"}',
             "unknown key of --map-keys 'promt'; did you mean prompt.*choices: chosen, history",
         ),
+        (
+            ALPACA,
+            '{"instruction": "q"}',
+            "'instruction' is not a key but the field that the key 'prompt' reads by default",
+        ),
         (ALPACA, '{"messages": "q"}', "unknown key of --map-keys 'messages'"),
         (ALPACA, '{"tags": {}}', "unknown key of --map-keys 'tags'"),
         (SHAREGPT, '{"prompt": "q"}', "unknown key of --map-keys 'prompt'.*tags"),

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from modellink_rm.base.errors import UserError
+from modellink_rm.base.errors import UserError, run_command
+from modellink_rm.commands.preprocess import main
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.conversation import Message, Pair
+from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.handlers import make_handler
 from modellink_rm.preprocess.dataset_info import with_dataset_info
 from modellink_rm.records import read_records
@@ -135,3 +137,13 @@ def test_flags_that_say_the_same_twice_are_an_error(flags, message):
     values = {"input": ("x",), "dataset_dir": "y", "output_prefix": "x", "prompt_type": "qwen"} | flags
     with pytest.raises(UserError, match=message):
         PreprocessConfig(**values)
+
+
+def test_on_the_command_line_dataset_dir_needs_no_handler(tmp_path, sentencepiece_path):
+    (tmp_path / "dataset_info.json").write_text(json.dumps(INFO))
+    (tmp_path / "alpaca.json").write_text(json.dumps([FILES["alpaca.json"]]))
+    prefix = tmp_path / "out" / "x"
+    words = ["--dataset-dir", str(tmp_path), "--input", "dpo_alpaca", "--output-prefix", str(prefix)]
+    words += ["--tokenizer-model", str(sentencepiece_path), "--prompt-type", "llama2"]
+    assert run_command(main, words) == 0
+    assert len(open_dataset(prefix)) == 1

@@ -117,7 +117,11 @@ def test_strict_stops_at_the_first_bad_record(run, capsys, workers):
 
 @pytest.mark.parametrize(
     ("records", "message"),
-    [([], "in.jsonl holds no records"), (["{"], "none of the 1 records was kept (1 x invalid JSON)")],
+    [
+        ([], "in.jsonl holds no records"),
+        (["{"], "none of the 1 records was kept (1 x invalid JSON); nothing was written\n"),
+        ([{"question": "q"}], "if your fields have other names, give them with --map-keys"),
+    ],
 )
 def test_nothing_kept_is_an_error_without_files(run, capsys, records, message):
     assert run(records) == 2
@@ -182,7 +186,7 @@ def test_a_field_of_map_keys_that_is_not_there_is_warned_of(run, capsys):
         (["--handler-name", "AlpacaHandler"], "unknown --handler-name 'AlpacaHandler'; did you mean Alpaca"),
         (["--prompt-type", "lama2"], "unknown --prompt-type 'lama2'; did you mean llama2? (choices: alpaca,"),
         (["--prompt-type", "qwen"], "--prompt-type qwen needs the special token <|im_end|>"),
-        (["--map-keys", "{"], "--map-keys must be a JSON object"),
+        (["--map-keys", "{"], """--map-keys must be a JSON object such as '{"prompt": "question"}': """),
         (["--input", "nowhere.json"], "--input nowhere.json does not exist"),
         (["--output-prefix", "dir/"], "--output-prefix 'dir/' must end in a name"),
         (["--workers", "0"], "--workers must be at least 1"),
