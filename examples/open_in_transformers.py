@@ -2,7 +2,8 @@
 
     python examples/open_in_transformers.py DIRECTORY PAIRS.jsonl [SCORES.jsonl]
 
-The pairs are in sharegpt form, as the quickstart's. With SCORES.jsonl, what `score` wrote of the same pairs, the scores must be equal to 1e-4.
+The pairs are in sharegpt form, as the quickstart's. With SCORES.jsonl, what `score` wrote of the same pairs,
+the scores must be equal to 1e-4.
 """
 
 import json
@@ -35,9 +36,7 @@ def main(directory: str, pairs: str, scores: str | None = None) -> int:
     found = []
     for pair in lines_of(pairs):
         if "conversations" not in pair:
-            sys.exit(
-                f"error: {pairs} must hold pairs in sharegpt form, with conversations, chosen and rejected"
-            )
+            sys.exit(f"error: {pairs} must hold pairs in sharegpt form, with conversations")
         chosen, rejected = (score([*pair["conversations"], pair[side]]) for side in ("chosen", "rejected"))
         found.append((chosen, rejected))
         print(f"chosen {chosen:8.4f}  rejected {rejected:8.4f}")

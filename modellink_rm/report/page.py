@@ -168,19 +168,8 @@ def _curves(run: NamedRun, place: int, metric: str, num_runs: int) -> Iterator[C
 
 def _sets_table(runs: Sequence[NamedRun]) -> str:
     """Metrics of the written scores, before and after."""
-    head = [
-        "run",
-        "set",
-        "when",
-        "pairs",
-        "accuracy",
-        "95% interval",
-        "longer (tokens)",
-        "loss",
-        "ECE",
-        "AUC",
-    ]
-    head += ["chosen", "rejected"]
+    head = ["run", "set", "when", "pairs", "accuracy", "95% interval", "longer (tokens)", "loss", "ECE"]
+    head += ["AUC", "chosen", "rejected"]
     rows = [
         [run.name, one.name, when, *_summary_cells(summary_of(pairs))]
         for run in runs
