@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import groups_of, parse_flags
-from modellink_rm.base.log import is_first_process, set_up_logging
+from modellink_rm.base.log import info, is_first_process, set_up_logging
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.config.serve import ServeConfig
@@ -45,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
 
     end_with_launcher()
     plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
+    if plan.normalization is not None:
+        info(f"scores are normalized: {plan.normalization}; --raw gives the model's own")
     with Scorer(plan) as scorer, ending_together():
         serve(scorer, config, listener, token)
     return 0

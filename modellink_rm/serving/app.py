@@ -60,7 +60,11 @@ def _add_errors(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             return _refused(400, f"the body is not JSON, at character {first['loc'][-1]}")
         place = ".".join(str(part) for part in first["loc"][1:] if part not in score.TAGS)
+        if not place and "json" not in request.headers.get("Content-Type", ""):
+            return _refused(415, "send the header Content-Type: application/json")
         text = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            text = "unknown field; /docs lists those of each route"
         return _refused(422, f"{place}: {text}" if place else text)
 
     @app.exception_handler(RecordError)

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,6 +82,15 @@ def test_packages_that_are_missing_are_named_with_the_command_that_installs_them
 ) -> None:
     monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else object())
     assert told(["--load", "nowhere"]) == (2, "error: serve needs uvicorn: pip install 'modellink-rm[serve]'")
+
+
+def test_a_server_of_normalized_scores_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = SimpleNamespace(normalization="mean 1, std 2")
+    monkeypatch.setattr("modellink_rm.inference.plan.plan_scoring", lambda options: plan)
+    monkeypatch.setattr("modellink_rm.inference.scorer.Scorer", contextlib.nullcontext)
+    monkeypatch.setattr("modellink_rm.serving.server.serve", lambda *given: None)
+    line = "scores are normalized: mean 1, std 2; --raw gives the model's own"
+    assert told(["--load", "x", "--port", "0"]) == (0, line)
 
 
 class Server:

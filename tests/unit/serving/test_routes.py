@@ -78,6 +78,11 @@ ASKED = {
     "slime own": Asked("/v1/score", {"prompt": PROMPT, "response": ANSWERS[0]}),
     # what is refused
     "no json": Asked("/v1/score", b'{"prompt": '),
+    "no type": Asked(
+        "/v1/score",
+        b'{"prompt": "a", "response": "b"}',
+        headers={"content-type": "application/x-www-form-urlencoded"},  # curl's, without a header
+    ),
     "nested": Asked("/v1/score", b"[" * 15_000),
     "no form": Asked("/v1/score", {"prompt": PROMPT}),
     "two forms": Asked("/v1/score", {"prompt": PROMPT, "response": "a", "responses": ["b"]}),
@@ -232,9 +237,10 @@ def test_slime_reads_the_answer_itself(answers: dict[str, Any], served: Any) -> 
     [
         ("no json", 400, "the body is not JSON, at character 11"),
         ("nested", 400, ""),
+        ("no type", 415, "send the header Content-Type: application/json"),
         ("no form", 422, "give messages; prompt and response; prompt and responses"),
         ("two forms", 422, "got prompt, response, responses"),
-        ("typing error", 422, "respones: Extra inputs are not permitted"),
+        ("typing error", 422, "respones: unknown field; /docs lists those of each route"),
         ("no answer", 422, "messages must end with the answer, a message of the assistant"),
         ("bad item", 422, "conversation 1: "),
         ("bad role", 422, "message 1 of field 'prompt' has no role among"),
