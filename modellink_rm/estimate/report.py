@@ -25,7 +25,7 @@ def report_lines(question: Question, choice: Choice) -> list[str]:
     kind = "bfloat16" if run.precision.bf16 else "float32"
     recompute = run.precision.recompute_granularity or "nothing"
     return [
-        f"model          {shape.family}, {whole / 1e9:.2f} B parameters, {shape.num_layers} layers, {kind}",
+        f"model          {shape.family}, {_count(whole)} parameters, {shape.num_layers} layers, {kind}",
         f"devices        {cluster}: {cluster.gpu.memory / GIB:.1f} GiB each, of which "
         f"{question.usable / GIB:.1f} are planned with",
         f"parallel       {sizes}, data {replicas}",
@@ -84,3 +84,8 @@ def _time_lines(choice: Choice, cluster: Cluster, config: EstimateConfig) -> lis
         f"step           about {time.seconds:.1f} s if pairs have {length:,} tokens a side: "
         f"{time.flops / 1e15:,.2f} PFLOP at {time.share:.0%} of {whose}; not measured yet"
     ]
+
+
+def _count(number: int) -> str:
+    """In billions, or in millions what is less than a hundredth of that."""
+    return f"{number / 1e9:.2f} B" if number >= 1e7 else f"{number / 1e6:.2f} M"

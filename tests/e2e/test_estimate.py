@@ -44,6 +44,15 @@ def test_a_shape_of_flags_needs_no_weights(capsys: pytest.CaptureFixture[str]) -
     assert "6.61 B parameters" in capsys.readouterr().out
 
 
+def test_a_small_model_has_millions_of_parameters(llama: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(llama, "config.json")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 304}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **sizes, **heads}))
+    assert estimate.main(["--load", llama, "--gpus", "2xcpu", "--seq-length", "64"]) == 0
+    assert " M parameters" in capsys.readouterr().out
+
+
 def test_the_numbers_are_written_to_a_file(llama: str, tmp_path: Path) -> None:
     output = tmp_path / "out" / "estimate.json"
     assert estimate.main(["--load", llama, "--gpus", "8xH200", "--output", str(output)]) == 0
