@@ -133,6 +133,8 @@ def _keys(shape: ModelShape, parallel: ParallelConfig, operations: Operations) -
         kept = 2 * key
     elif operations.copies_keys:
         kept = 2 * key * _COPIES_OF_KEYS
+    elif shape.latent is not None:  # made anew of the latent vectors
+        kept = 2 * key
     else:
         kept = 3 * key  # rotated keys; values with the keys that were computed beside them
     return kept + _latents(shape, parallel, operations)
@@ -152,9 +154,10 @@ def _queries(shape: ModelShape, parallel: ParallelConfig, operations: Operations
     """Numbers of each token that attention keeps for its queries and its output."""
     query, key = _widths(shape, parallel)
     kept = 2 * query
-    if shape.latent is not None:  # the output without padding
-        values = shape.num_attention_heads * shape.latent.value_channels
-        kept += values / parallel.tensor_model_parallel_size
+    if shape.latent is not None:
+        if shape.latent.value_channels < shape.latent.head_channels:  # the output without padding
+            values = shape.num_attention_heads * shape.latent.value_channels
+            kept += values / parallel.tensor_model_parallel_size
     elif parallel.context_parallel_size == 1 and not operations.copies_keys:
         # One tensor with the values, which are kept; where processes share a key head, that of all of them.
         is_shared = shape.num_query_groups < parallel.tensor_model_parallel_size
