@@ -5,6 +5,7 @@ longer than most of what is tested.
 """
 
 import os
+import random
 import socket
 import time
 import traceback
@@ -33,9 +34,7 @@ class Workers:
     def run(self, function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
         """What `function(*arguments)` returned on each rank, with torchrun's environment set."""
         self._start(world_size)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = _free_port()
         for rank in range(world_size):
             self._pipes[rank].send((function, arguments, _environment(rank, world_size, port)))
         try:
@@ -83,6 +82,18 @@ class Workers:
             process.join(timeout=max(0.0, deadline - time.monotonic()))
             process.kill()
         self._processes, self._pipes = [], []
+
+
+def _free_port() -> int:
+    """A port below those that the system gives out by itself: nothing takes it before the first rank does."""
+    while True:
+        port = random.SystemRandom().randrange(10000, 32000)
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
