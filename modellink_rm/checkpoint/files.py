@@ -48,6 +48,8 @@ def read_files(path: Path) -> dict[str, FileEntry]:
             entries = {name: FileEntry(size=size, sha256=sha or "") for name, (size, sha) in content.items()}
         else:
             raise ValueError("it is no list of files")
+        if not entries:
+            raise ValueError("it lists no file")
         if not all(map(str.isprintable, entries)):
             raise ValueError("the name of a file is not printable")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
