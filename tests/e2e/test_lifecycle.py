@@ -50,6 +50,11 @@ def command(directory: Path, flags: str, *, processes: int = 1) -> list[str]:
     return [*start, str(ROOT / "pretrain_rm.py"), *words.split()]
 
 
+def _heed_interrupts() -> None:
+    """What a shell starts in the background ignores them, and so would the command."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[[list[str]], "subprocess.Popen[str]"]]:
     """Start a command; whatever it leaves is killed at the end."""
@@ -63,6 +68,7 @@ def start() -> Iterator[Callable[[list[str]], "subprocess.Popen[str]"]]:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         started.append(process)
         return process
