@@ -113,6 +113,7 @@ def test_interleaved_stages_hold_layers_in_turns(arguments: list[str], workers: 
     assert layers == [{0, 2}, {1, 3}]
 
 
+@pytest.mark.full
 def test_interleaved_bf16_run_equals_the_plain_pipelines(
     arguments: list[str], workers: Workers, tmp_path: Path
 ) -> None:

@@ -54,10 +54,11 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ("learning_rate", "num_steps", "world_size", "flags", "factor"),
     [
         full("1e-7", 100, 1, "", 1),
-        ("1e-4", 100, 1, "", 1),
+        full("1e-4", 100, 1, "", 1),
+        ("1e-4", 30, 1, "", 1),
         full("1e-4", 30, 2, "--tensor-model-parallel-size 2", 5),
-        ("1e-4", 30, 2, "--tensor-model-parallel-size 2 --sequence-parallel", 5),
-        ("1e-4", 30, 2, "--pipeline-model-parallel-size 2", 5),
+        full("1e-4", 30, 2, "--tensor-model-parallel-size 2 --sequence-parallel", 5),
+        full("1e-4", 30, 2, "--pipeline-model-parallel-size 2", 5),
     ],
 )
 def test_every_step_equals_the_recorded_runs(
