@@ -8,6 +8,7 @@ so importing this file costs nothing.
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ def cpu_flash_attention() -> tuple[Callable[..., Any], Callable[..., Any]]:
         aten._scaled_dot_product_flash_attention_for_cpu,
         aten._scaled_dot_product_flash_attention_for_cpu_backward,
     )
+
+
+@contextmanager
+def without_function_modes() -> Iterator[None]:
+    """Within the block torch's operations are called directly (torch 2.9 to 2.13, overrides.py).
+
+    The mode that answers the engine's calls of CUDA on a CPU costs as much as a small operation.
+    """
+    import torch
+
+    with torch._C.DisableTorchFunction():
+        yield
 
 
 def use_expandable_segments() -> None:

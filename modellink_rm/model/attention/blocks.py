@@ -2,7 +2,8 @@
 
 torch's flash kernel for CPUs knows two forms: each query sees all keys, or the keys up to its own. A shared
 prefix, the keys before those of a block, and the moving lower edge of a sliding window are parts of these
-forms.
+forms. The kernel is faster the more queries it gets at a time: responses to one prompt, which lie side by
+side, see it together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A range (start, end) of queries, and the parts that make up their keys."""
+    """A range (start, end) of queries, and the parts that make up their keys; the last has all queries."""
 
     queries: tuple[int, int]
     parts: tuple[Part, ...]
@@ -46,14 +47,66 @@ def blocks_of_pieces(pieces: Sequence[Piece], *, is_capped: bool) -> tuple[Block
     Args:
         is_capped: whether logits are capped, which bounds the size of a block.
     """
-    return tuple(
-        _block(block)
-        for piece in pieces
-        for block in blocks_of(
-            piece,
-            min(piece.window or piece.num_queries, _CAPPED_QUERIES if is_capped else piece.num_queries),
-        )
-    )
+    blocks: list[Block] = []
+    for family in _families(pieces):
+        if len(family) > 1 and not is_capped:
+            blocks += _blocks_of_family(family)
+        else:
+            blocks += (_block(part) for piece in family for part in _cut(piece, is_capped=is_capped))
+    return tuple(blocks)
+
+
+def _families(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """The pieces in runs that share a prefix, which the first of a run may hold too."""
+    family: list[Piece] = []
+    for piece in pieces:
+        if family and not _belongs(piece, family):
+            yield family
+            family = []
+        family.append(piece)
+    if family:
+        yield family
+
+
+def _belongs(piece: Piece, family: Sequence[Piece]) -> bool:
+    prefix, first = _prefix(piece), family[0]
+    if prefix is None or family[-1].queries[1] != piece.queries[0]:
+        return False
+    if len(first.keys) > 1:
+        return _prefix(first) == prefix
+    start, end = first.keys[0]
+    is_whole = first.window is None and first.num_queries == first.num_keys
+    return is_whole and start == prefix[0] and prefix[1] < end
+
+
+def _prefix(piece: Piece) -> tuple[int, int] | None:
+    """The keys before its own of a piece that sees two ranges, all of the second one its own."""
+    if piece.window is not None or len(piece.keys) != 2:
+        return None
+    prefix, (start, end) = piece.keys
+    return prefix if piece.num_queries == end - start else None
+
+
+def _blocks_of_family(family: Sequence[Piece]) -> Iterator[Block]:
+    """The prefix, if it is among the queries, and all that see it."""
+    prefix = _prefix(family[-1])
+    assert prefix is not None
+    start, end = family[0].queries[0], family[-1].queries[1]
+    if len(family[0].keys) == 1:
+        length = prefix[1] - prefix[0]
+        yield Block((start, start + length), (Part((0, length), (prefix,), "causal"),))
+        start += length
+    own = []
+    for piece in family:
+        queries = max(piece.queries[0], start) - start, piece.queries[1] - start
+        last = piece.keys[-1][1]
+        own.append(Part(queries, ((last - (queries[1] - queries[0]), last),), "causal"))
+    yield Block((start, end), (*own, Part((0, end - start), (prefix,), "all")))
+
+
+def _cut(piece: Piece, *, is_capped: bool) -> Iterator[Piece]:
+    longest = piece.window or piece.num_queries
+    return blocks_of(piece, min(longest, _CAPPED_QUERIES) if is_capped else longest)
 
 
 def _block(piece: Piece) -> Block:

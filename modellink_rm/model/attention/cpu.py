@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modellink_rm.base.megatron_compat import cpu_flash_attention
+from modellink_rm.base.megatron_compat import cpu_flash_attention, without_function_modes
 from modellink_rm.model.attention.blocks import Block, Part
 from modellink_rm.model.attention.pieces import Ranges
 from modellink_rm.model.attention.softmax import Softmax
@@ -45,6 +45,7 @@ def attention_of_blocks(
 
 class _Blocks(torch.autograd.Function):
     @staticmethod
+    @without_function_modes()
     def forward(
         ctx: Any,
         query: Tensor,
@@ -81,6 +82,7 @@ class _Blocks(torch.autograd.Function):
         return output
 
     @staticmethod
+    @without_function_modes()
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, sinks, output, *totals = ctx.saved_tensors
         gradient = gradient.contiguous()
@@ -114,15 +116,14 @@ class _Blocks(torch.autograd.Function):
 
 def _merged(block: Block, results: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a block, of those of its parts; the last part has all queries."""
-    total = results[-1][1].clone()
-    for part, (_, log_sum) in zip(block.parts[:-1], results[:-1], strict=True):
-        end = part.queries[1]
-        total[..., :end] = torch.logaddexp(total[..., :end], log_sum)
     *others, (last, last_log_sum) = results
+    parts = [slice(*part.queries) for part in block.parts[:-1]]
+    total = last_log_sum.clone()
+    for queries, (_, log_sum) in zip(parts, others, strict=True):
+        total[..., queries] = torch.logaddexp(total[..., queries], log_sum)
     output = last * (last_log_sum - total).exp()[..., None]
-    for part, (one, log_sum) in zip(block.parts[:-1], others, strict=True):
-        end = part.queries[1]
-        output[:, :, :end] += one * (log_sum - total[..., :end]).exp()[..., None]
+    for queries, (one, log_sum) in zip(parts, others, strict=True):
+        output[:, :, queries] += one * (log_sum - total[..., queries]).exp()[..., None]
     return output, total
 
 

@@ -29,6 +29,7 @@ SIGNATURES = {
     ),
     f"{_OPTIMIZER}._init_optimizer_states_with_dummy_values": ("self",),
     "torch:_dynamo": None,
+    "torch:_C": None,
     "torch.cuda.memory:_set_allocator_settings": ("env",),
     "megatron.core.tensor_parallel.layers:ColumnParallelLinear._forward_impl": (
         "self",
@@ -156,6 +157,7 @@ def test_importing_the_file_imports_no_engine() -> None:
     at_start = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert {ast.unparse(node).split()[1].split(".")[0] for node in at_start} == {
         "warnings",
+        "contextlib",
         "types",
         "collections",
         "typing",

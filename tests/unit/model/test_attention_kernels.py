@@ -114,6 +114,18 @@ def test_long_pieces_with_a_softcap_are_cut_into_blocks_that_equal_the_reference
     assert difference < 1e-12
 
 
+def test_responses_to_one_prompt_see_it_together() -> None:
+    batch = pack_examples([random_example(0, 9, 3, 4, 5), random_example(1, 6, 2)])
+    prompt, responses, alone = blocks_of_pieces(pieces_of(batch.segments, batch.ranges), is_capped=False)
+    assert (prompt.queries, responses.queries, alone.queries) == ((0, 9), (9, 21), (21, 29))
+    assert [(part.queries, part.keys, part.order) for part in responses.parts] == [
+        ((0, 3), ((9, 12),), "causal"),
+        ((3, 7), ((12, 16),), "causal"),
+        ((7, 12), ((16, 21),), "causal"),
+        ((0, 12), ((0, 9),), "all"),
+    ]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sdpa_of_a_gpu_is_given_a_key_head_for_each_query_head(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
