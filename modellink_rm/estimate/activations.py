@@ -21,8 +21,8 @@ class Operations:
         has_fused_norms: a norm keeps its input alone; in parts, as on a CPU, it keeps that and the normed
             states before its weight, both in float32.
         has_fused_gates: a gate keeps its input alone, not the activated half too.
-        copies_keys: attention keeps copies of keys and values in the order of its pieces, in which a shared
-            prompt stands before each of its responses.
+        key_copies: keys and values in the order of attention's pieces, in which a shared prompt stands before
+            each of its responses, for each of those of the tokens; None where attention keeps no such copies.
         recomputes_norms: the outputs of norms are computed again in the backward pass.
         recomputes_gates: those of gates are.
     """
@@ -30,7 +30,7 @@ class Operations:
     element_bytes: int
     has_fused_norms: bool
     has_fused_gates: bool
-    copies_keys: bool
+    key_copies: float | None
     recomputes_norms: bool = False
     recomputes_gates: bool = False
 
@@ -47,9 +47,8 @@ class Operations:
         return 3 if self.has_fused_gates else 4
 
 
-# Keys and values of [prompt | response | response] in the order of pieces, by those of its tokens, where
-# prompt and responses are equally long.
-_COPIES_OF_KEYS = 5 / 3
+# Of the sums of attention's weights.
+_FLOAT32 = 4
 
 
 @lru_cache(maxsize=4096)
@@ -72,7 +71,8 @@ def bytes_of_layer(shape: ModelShape, layer: int, parallel: ParallelConfig, oper
     head_norms = num_head_norms * norm * (query + key) / 2 * share
     attention = _keys(shape, parallel, operations) + _queries(shape, parallel, operations)
     numbers = before + after + head_norms + attention
-    return operations.element_bytes * numbers + _mlp(shape, layer, parallel, operations)
+    sums = _FLOAT32 * shape.num_attention_heads / parallel.tensor_model_parallel_size * share
+    return operations.element_bytes * numbers + sums + _mlp(shape, layer, parallel, operations)
 
 
 def bytes_of_input(shape: ModelShape, parallel: ParallelConfig, operations: Operations) -> float:
@@ -131,8 +131,8 @@ def _keys(shape: ModelShape, parallel: ParallelConfig, operations: Operations) -
     _, key = _widths(shape, parallel)
     if parallel.context_parallel_size > 1:  # of all tokens, gathered
         kept = 2 * key
-    elif operations.copies_keys:
-        kept = 2 * key * _COPIES_OF_KEYS
+    elif operations.key_copies is not None:
+        kept = 2 * key * operations.key_copies
     elif shape.latent is not None:  # made anew of the latent vectors
         kept = 2 * key
     else:
@@ -158,7 +158,7 @@ def _queries(shape: ModelShape, parallel: ParallelConfig, operations: Operations
         if shape.latent.value_channels < shape.latent.head_channels:  # the output without padding
             values = shape.num_attention_heads * shape.latent.value_channels
             kept += values / parallel.tensor_model_parallel_size
-    elif parallel.context_parallel_size == 1 and not operations.copies_keys:
+    elif parallel.context_parallel_size == 1 and operations.key_copies is None:
         # One tensor with the values, which are kept; where processes share a key head, that of all of them.
         is_shared = shape.num_query_groups < parallel.tensor_model_parallel_size
         kept += query * parallel.tensor_model_parallel_size if is_shared else query

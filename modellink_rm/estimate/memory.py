@@ -23,21 +23,22 @@ class Device:
         base: bytes that a process takes there beside its tensors: libraries, communication.
         slack: bytes that the allocator holds for each byte of activations.
         gradient_copies: copies of the gradients while they are divided over replicas.
-        has_fused_norms: see `Operations`, as `copies_keys`.
+        has_fused_norms: see `Operations`, as `key_copies`.
     """
 
     base: int
     slack: float
     gradient_copies: float
     has_fused_norms: bool
-    copies_keys: bool
+    key_copies: float | None
 
 
-# A CUDA context with cuBLAS takes about 0.8 GB, the buffers of nccl's groups about as much.
-CUDA = Device(base=1_600_000_000, slack=1.08, gradient_copies=0.0, has_fused_norms=True, copies_keys=True)
+# A CUDA context with cuBLAS takes about 0.8 GB, the buffers of nccl's groups about as much. Keys are those of
+# [prompt | response | response], all three equally long.
+CUDA = Device(base=1_600_000_000, slack=1.08, gradient_copies=0.0, has_fused_norms=True, key_copies=5 / 3)
 # Measured by benchmarks/estimate.py: glibc keeps blocks that do not fit what comes next, and gloo's
 # reduce_scatter copies the gradients.
-CPU = Device(base=100_000_000, slack=1.6, gradient_copies=1.0, has_fused_norms=False, copies_keys=False)
+CPU = Device(base=100_000_000, slack=1.6, gradient_copies=1.0, has_fused_norms=False, key_copies=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ def _activations(run: Workload, stage: int) -> tuple[float, float]:
         element_bytes=2 if run.precision.bf16 else 4,
         has_fused_norms=run.device.has_fused_norms or run.compiles_elementwise,
         has_fused_gates=run.compiles_elementwise,
-        copies_keys=run.device.copies_keys,
+        key_copies=run.device.key_copies,
         recomputes_norms=RECOMPUTES_NORMS in run.precision.recomputed_modules,
         recomputes_gates=not run.precision.recomputed_modules.isdisjoint(RECOMPUTES_GATES),
     )

@@ -22,7 +22,7 @@ from tests.unit.estimate.shapes import LLAMA_8B, published_shape, spec_of
 
 NUM_PARAMETERS = parameters_of_stage(spec_of(LLAMA_8B), ParallelConfig(), 0).total
 # Nothing but tensors.
-BARE = Device(base=0, slack=1.0, gradient_copies=0.0, has_fused_norms=True, copies_keys=False)
+BARE = Device(base=0, slack=1.0, gradient_copies=0.0, has_fused_norms=True, key_copies=None)
 
 
 def workload(world_size: int = 1, *, device: Device = BARE, bf16: bool = True, **sizes: Any) -> Workload:
@@ -70,7 +70,8 @@ def test_activations_of_a_layer_are_those_counted_by_hand() -> None:
     # output; gate and up in one tensor, the activated gate, the product.
     layer = 4 * 4096 + (4096 + 2 * 1024) + (4096 + 1024) + 4096 + 4 * 14336
     last = 2 * 4096 + 3 * 1024
-    assert memory_of(workload()).activations == 2 * 8192 * (31 * layer + last)
+    sums = 4 * 32  # of each head's weights
+    assert memory_of(workload()).activations == 8192 * (31 * (2 * layer + sums) + 2 * last)
 
 
 def test_the_first_stage_keeps_a_micro_batch_for_each_stage() -> None:
@@ -115,8 +116,9 @@ def test_sequence_parallelism_divides_the_rows_of_norms_too() -> None:
 
 def test_context_parallelism_divides_all_but_keys_and_values() -> None:
     layer = 4 * 4096 + 2 * 4096 + 4 * 14336
-    expected = 31 * (layer / 4 + 2 * 1024) + 2 * 4096 / 4 + 2 * 1024
-    assert memory_of(workload(4, context_parallel_size=4)).activations == 2 * 8192 * expected
+    sums = 4 * 32
+    expected = 31 * (2 * layer / 4 + 4 * 1024 + sums / 4) + 4 * 4096 / 4 + 4 * 1024
+    assert memory_of(workload(4, context_parallel_size=4)).activations == 8192 * expected
 
 
 def test_divided_weights_are_there_twice_while_the_model_is_built() -> None:

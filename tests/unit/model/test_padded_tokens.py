@@ -10,7 +10,7 @@ from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 from tests.distributed import Workers
-from tests.unit.model.test_activation_bytes import NUM_TOKENS, SMALL, example
+from tests.unit.model.small_model import NUM_TOKENS, SMALL, example
 
 
 def scores_and_norm(divisible_by: int) -> tuple[int, list[float], float]:

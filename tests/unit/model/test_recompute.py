@@ -10,13 +10,13 @@ from modellink_rm.base.platform import detect_platform
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.estimate.activations import Operations, bytes_of_layer
 from modellink_rm.experts.shape import Experts
-from modellink_rm.model.activation_bytes import Keeping, kept_per_token
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 from tests.distributed import Workers
 from tests.marks import full
-from tests.unit.model.test_activation_bytes import NUM_TOKENS, SMALL, batch, bytes_kept
+from tests.unit.model.small_model import NUM_TOKENS, SMALL, batch, bytes_kept
 
 EXPERTS = Experts(number=4, top_k=2, ffn_hidden_size=32, normalizes_weights=True)
 
@@ -65,10 +65,19 @@ def test_scores_and_gradients_stay_the_same_to_the_bit(
 
 
 def test_a_layer_keeps_the_inputs_of_norms_and_gates_alone(workers: Workers) -> None:
-    keeping = Keeping(element_size=4, is_on_gpu=False, recomputes_norms=True, recomputes_gates=True)
+    operations = Operations(
+        element_bytes=4,
+        has_fused_norms=False,
+        has_fused_gates=False,
+        key_copies=None,
+        recomputes_norms=True,
+        recomputes_gates=True,
+    )
     three, two = (workers.run(bytes_kept, 1, {"num_layers": n}, False, "selective")[0] for n in (3, 2))
-    expected = NUM_TOKENS * kept_per_token(ModelShape(**SMALL), keeping)
-    assert three - two == pytest.approx(expected, abs=NUM_TOKENS)
+    shape = ModelShape(**{**SMALL, "num_layers": 3})
+    expected = NUM_TOKENS * bytes_of_layer(shape, 1, ParallelConfig(), operations)
+    # Not counted: the norms' sums of squares.
+    assert three - two == pytest.approx(expected, abs=2 * 4 * NUM_TOKENS)
 
 
 def test_modules_are_refused_where_nothing_is_recomputed_selectively() -> None:
