@@ -7,14 +7,17 @@ import torch
 
 from modellink_rm.base.errors import AgreedError, listed
 from modellink_rm.base.megatron_compat import single_optimizers
+from modellink_rm.base.platform import Platform
 from modellink_rm.checkpoint.distributed import load_weights
 from modellink_rm.checkpoint.hf.load import load_hugging_face_weights
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource
+from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.model.build import build_model
 from modellink_rm.model.config import Kernels
+from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
 
@@ -58,6 +61,40 @@ def build_and_load_model(
     if loads:
         load_model_weights(chunks, plan.source, ranks, verifies=verifies)
     return chunks
+
+
+def load_for_scoring(
+    plan: ModelPlan,
+    platform: Platform,
+    *,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    kernels: KernelConfig,
+    seed: int,
+    ranks: Ranks,
+    verifies: bool = True,
+) -> list[RewardModel]:
+    """The model of `build_and_load_model` for forward passes alone, with the kernels chosen for it.
+
+    Raises:
+        CheckpointNotReadError: see `build_and_load_model`.
+        AgreedError: likewise, or a kernel that is asked for does not work here.
+    """
+    chosen = choose_kernels(
+        kernels, platform, shape=plan.spec.shape, dtype=precision.dtype, dropout=0.0, num_steps=0
+    )
+    chunks = build_and_load_model(
+        plan,
+        model=model,
+        parallel=parallel,
+        precision=precision,
+        kernels=chosen,
+        seed=seed,
+        ranks=ranks,
+        verifies=verifies,
+    )
+    return [chunk.eval() for chunk in chunks]
 
 
 def load_model_weights(

@@ -11,7 +11,7 @@ from modellink_rm.base.log import info
 from modellink_rm.base.platform import Platform, detect_platform
 from modellink_rm.batching.batch import pack_examples
 from modellink_rm.checkpoint.hf.write import finish, write_unfinished
-from modellink_rm.checkpoint.load import build_and_load_model
+from modellink_rm.checkpoint.load import load_for_scoring
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.precision import PrecisionConfig
@@ -19,7 +19,6 @@ from modellink_rm.conversion.check import check_scores
 from modellink_rm.conversion.plan import ExportPlan
 from modellink_rm.conversion.samples import Sample
 from modellink_rm.dataset.example import Example, Response
-from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import Ranks, process_groups
@@ -70,26 +69,17 @@ def _written(plan: ExportPlan, platform: Platform, ranks: Ranks) -> tuple[list[f
 
 
 def _loaded(plan: ExportPlan, platform: Platform, ranks: Ranks) -> list[RewardModel]:
-    precision = _precision(plan)
-    kernels = choose_kernels(
-        KernelConfig(),
-        platform,
-        shape=plan.model.spec.shape,
-        dtype=precision.dtype,
-        dropout=0.0,
-        num_steps=0,
-    )
-    chunks = build_and_load_model(
+    return load_for_scoring(
         plan.model,
+        platform,
         model=ModelConfig(),
         parallel=plan.parallel,
-        precision=precision,
-        kernels=kernels,
+        precision=_precision(plan),
+        kernels=KernelConfig(),
         seed=0,
         ranks=ranks,
         verifies=plan.config.verify_checksums,
     )
-    return [chunk.eval() for chunk in chunks]
 
 
 def _precision(plan: ExportPlan) -> PrecisionConfig:

@@ -8,12 +8,18 @@ from typing import Protocol
 import torch
 
 from modellink_rm.base.log import info, is_first_process
-from modellink_rm.base.parts import InputChangedError
 from modellink_rm.inference.parts import ScoredPart, ScoreParts
 from modellink_rm.inference.result import NotScored, Scored
 from modellink_rm.inference.rows import KeptFields, output_row
 from modellink_rm.inference.totals import Totals
-from modellink_rm.records import BadRecord, Record, RecordBlock, parse_record, text_crc32
+from modellink_rm.records import (
+    BadRecord,
+    Record,
+    RecordBlock,
+    check_resumed_block,
+    parse_record,
+    text_crc32,
+)
 from modellink_rm.records.row_output import json_line
 
 # Examples of equal prompts share their computation within a block, and a kill loses at most one.
@@ -72,7 +78,7 @@ class ScoreRun:
         if torch.distributed.get_world_size() > 1:
             torch.distributed.broadcast_object_list(shared, src=0)
         for part in shared[0]:
-            _check_input_of_part(part, next(blocks, RecordBlock()))
+            check_resumed_block(next(blocks, RecordBlock()), num_records=part.num_records, crc32=part.crc32)
         if shared[0]:
             info(f"--resume: {sum(part.num_records for part in shared[0]):,} records were scored already")
         return shared[0]
@@ -99,17 +105,3 @@ class ScoreRun:
 
 def _without_rows(part: ScoredPart) -> ScoredPart:
     return dataclasses.replace(part, rows=b"")
-
-
-def _check_input_of_part(part: ScoredPart, block: RecordBlock) -> None:
-    """Check that a finished part was made of these records.
-
-    Raises:
-        InputChangedError: the input changed since.
-    """
-    if (part.num_records, part.crc32) != (len(block), text_crc32(block)):
-        where = f"from {block[0].place} on" if block else "at its end"
-        raise InputChangedError(
-            f"--resume: the input changed since the interrupted run, {where}; "
-            "run without --resume to start over"
-        )

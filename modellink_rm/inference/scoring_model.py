@@ -12,12 +12,12 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.platform import Platform, detect_platform, is_cpu
 from modellink_rm.batching.batch import Batch
 from modellink_rm.batching.micro_batches import Packing, micro_batches_of
-from modellink_rm.checkpoint.load import build_and_load_model
+from modellink_rm.checkpoint.load import load_for_scoring
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.dataset.example import Example
 from modellink_rm.inference.plan import ScoringPlan
 from modellink_rm.inference.shared_prompts import MergedExample, merge_prompts
-from modellink_rm.model.kernel_choice import check_requested_kernels, choose_kernels
+from modellink_rm.model.kernel_choice import check_requested_kernels
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import Ranks, process_groups
@@ -121,27 +121,19 @@ class ScoringModel:
 
 
 def _loaded(plan: ScoringPlan, platform: Platform, ranks: Ranks) -> list[RewardModel]:
-    options, precision = plan.options, PrecisionConfig(bf16=plan.bf16)
+    options = plan.options
     with ending_together():
-        kernels = choose_kernels(
-            options.kernels,
-            platform,
-            shape=plan.model.spec.shape,
-            dtype=precision.dtype,
-            dropout=0.0,
-            num_steps=0,
-        )
-        chunks = build_and_load_model(
+        return load_for_scoring(
             plan.model,
+            platform,
             model=options.model,
             parallel=options.parallel,
-            precision=precision,
-            kernels=kernels,
+            precision=PrecisionConfig(bf16=plan.bf16),
+            kernels=options.kernels,
             seed=options.scorer.seed,
             ranks=ranks,
             verifies=options.scorer.verify_checksums,
         )
-    return [chunk.eval() for chunk in chunks]
 
 
 def _packing(plan: ScoringPlan, platform: Platform, chunks: Sequence[RewardModel]) -> Packing:

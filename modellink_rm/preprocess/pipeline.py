@@ -40,11 +40,11 @@ from modellink_rm.records import (
     Record,
     RecordBlock,
     blocks_of,
+    check_resumed_block,
     input_files,
     parse_record,
     read_raw_records,
     text_bytes,
-    text_crc32,
 )
 from modellink_rm.tokenizers.directory import tokenizer_files
 
@@ -193,7 +193,7 @@ def _all_rows(
         num_finished = 0
         for rows in finished:
             num_finished += 1
-            _check_input_of_part(rows, next(blocks, RecordBlock()))
+            check_resumed_block(next(blocks, RecordBlock()), num_records=rows.num_records, crc32=rows.crc32)
             progress.add(num_records=rows.num_records, num_bytes=rows.num_bytes, bad=[])
             yield rows
         if config.resume:
@@ -207,20 +207,6 @@ def _all_rows(
             parts.append(part)
             progress.add(num_records=new.num_records, num_bytes=new.num_bytes, bad=bad)
             yield new
-
-
-def _check_input_of_part(rows: Rows, block: RecordBlock) -> None:
-    """Check that a finished part was made from these records.
-
-    Raises:
-        InputChangedError: the input changed since.
-    """
-    if (rows.num_records, rows.crc32) != (len(block), text_crc32(block)):
-        where = f"from {block[0].place} on" if block else "at its end"
-        raise InputChangedError(
-            f"--resume: the input changed since the interrupted run, {where}; "
-            "run without --resume to start over"
-        )
 
 
 def _manifest(writer: RowWriter, prefix: Path, identity: RunIdentity) -> Manifest:

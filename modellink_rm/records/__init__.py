@@ -1,7 +1,7 @@
 """Records of preference files, each with its place; they are parsed by the worker that uses them."""
 
 from modellink_rm.config.limits import Limits
-from modellink_rm.records.blocks import blocks_of, text_bytes, text_crc32
+from modellink_rm.records.blocks import blocks_of, check_resumed_block, text_bytes, text_crc32
 from modellink_rm.records.inputs import input_files, read_raw_records, read_records
 from modellink_rm.records.record import (
     BadRecord,
@@ -22,6 +22,7 @@ __all__ = [
     "RecordBlock",
     "RecordError",
     "blocks_of",
+    "check_resumed_block",
     "check_unicode",
     "input_files",
     "parse_record",

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from modellink_rm.base.parts import InputChangedError
 from modellink_rm.records.record import RawRecord, RecordBlock
 
 _TEXT_SUFFIXES = (".json", ".jsonl", ".txt")
@@ -27,6 +28,24 @@ def blocks_of(records: Iterable[RawRecord], *, num_records: int, num_bytes: int)
 def text_crc32(block: Iterable[RawRecord]) -> int:
     """Checksum of the concatenated texts of records."""
     return functools.reduce(lambda crc, raw: zlib.crc32(raw.text, crc), block, 0)
+
+
+def check_resumed_block(block: RecordBlock, *, num_records: int, crc32: int) -> None:
+    """Check that a part of an interrupted run was made of these records.
+
+    Args:
+        num_records: of the part.
+        crc32: checksum of their texts.
+
+    Raises:
+        InputChangedError: the input changed since.
+    """
+    if (num_records, crc32) != (len(block), text_crc32(block)):
+        where = f"from {block[0].place} on" if block else "at its end"
+        raise InputChangedError(
+            f"--resume: the input changed since the interrupted run, {where}; "
+            "run without --resume to start over"
+        )
 
 
 def text_bytes(files: list[Path]) -> int:
