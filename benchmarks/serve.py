@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     flags.work.mkdir(parents=True, exist_ok=True)
     checkpoint, export = make_model(flags.work)
     records = make_records(flags.prompts)
-    texts = rendered(export, records)
+    texts = rendered(export, conversations_of(records))
     reference = scored(checkpoint, flags.work, records)
     each, peak = f"{reference.cost * 1000:.2f} ms of a core each", f"{reference.peak:.0f} MB"
     print(f"{len(texts)} texts; score: {reference.rate:.1f}/s, {each}, {peak}", flush=True)
@@ -159,18 +159,21 @@ def make_records(num_prompts: int) -> list[dict[str, Any]]:
     return [{"prompt": text(5, 80), "responses": [text(3, 40) for _ in range(4)]} for _ in range(num_prompts)]
 
 
-def rendered(export: Path, records: Sequence[dict[str, Any]]) -> list[str]:
+def conversations_of(records: Sequence[dict[str, Any]]) -> list[list[dict[str, str]]]:
+    """The prompt with each response, as messages."""
+    return [
+        [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": response}]
+        for record in records
+        for response in record["responses"]
+    ]
+
+
+def rendered(export: Path, conversations: Sequence[list[dict[str, str]]]) -> list[str]:
     """The conversations as a trainer of policies sends them."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(export)
-    texts = []
-    for record in records:
-        for response in record["responses"]:
-            messages = [("user", record["prompt"]), ("assistant", response)]
-            chat = [{"role": role, "content": content} for role, content in messages]
-            texts.append(str(tokenizer.apply_chat_template(chat, tokenize=False)))
-    return texts
+    return [str(tokenizer.apply_chat_template(chat, tokenize=False)) for chat in conversations]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ def check_same(run: RunResult, single: RunResult) -> None:
         # Adam turns into a drift that both sides of a pair share.
         for name in ("valid/loss", "valid/margin", "valid/accuracy", "valid/chosen_std"):
             assert ours[name] == pytest.approx(theirs[name], abs=1e-4)
+    check_same_weights(run, single)
+
+
+def check_same_weights(run: RunResult, single: RunResult) -> None:
     assert run.weights.keys() == single.weights.keys()
     for name, weight in single.weights.items():
         # Adam turns rounding noise in a gradient near 0 into steps of up to the learning rate; that

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.distributed import Workers
 from tests.marks import full
+from tests.parallel.comparison import check_same_weights
 from tests.parallel.conftest import NUM_STEPS
 from tests.runs import RunResult, run_training
 from tests.tiny_data import write_tokenizer
@@ -63,10 +63,7 @@ def check_same(run: RunResult, single: RunResult) -> None:
     for ours, theirs in zip(run.rows, single.rows, strict=True):
         if "valid/loss" in theirs:
             assert ours["valid/loss"] == pytest.approx(theirs["valid/loss"], abs=1e-4)
-    assert run.weights.keys() == single.weights.keys()
-    for name, weight in single.weights.items():
-        atol = 1e-3 * NUM_STEPS if name == "rm_head.bias" else 2e-4
-        torch.testing.assert_close(run.weights[name], weight, atol=atol, rtol=1e-3, msg=f"{name} differs")
+    check_same_weights(run, single)
 
 
 @pytest.mark.parametrize("case", [case if case in QUICK else full(case) for case in CASES])
