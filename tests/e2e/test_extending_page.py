@@ -123,6 +123,7 @@ def test_page_offers_one_entry_for_every_registry() -> None:
     assert [group for group in groups if f"| `{group}` |" not in PAGE] == []
 
 
+@pytest.mark.full
 def test_handler_and_template_of_the_page_make_the_data(directory: Path) -> None:
     manifest = json.loads((directory / "data" / "votes_manifest.json").read_text())
     assert manifest["num_kept"] == NUM_RECORDS
@@ -130,10 +131,12 @@ def test_handler_and_template_of_the_page_make_the_data(directory: Path) -> None
     assert manifest["template_definition"]["format_user"] == {"slots": ["Question: {{content}}\nAnswer:"]}
 
 
+@pytest.mark.full
 def test_command_of_the_page_reads_the_margins_of_the_handler(directory: Path) -> None:
     assert f"{NUM_RECORDS} margins, from 3 to 3" in (directory / "printed.txt").read_text()
 
 
+@pytest.mark.full
 def test_family_of_the_page_has_the_loss_of_the_llama_that_it_stores(directory: Path) -> None:
     (commands,) = blocks("bash")
     train = commands[commands.index("modellink-rm train") : commands.index("modellink-rm score")]
@@ -142,11 +145,13 @@ def test_family_of_the_page_has_the_loss_of_the_llama_that_it_stores(directory: 
     assert owl["loss"] == pytest.approx(llama["loss"], rel=1e-5)  # float32: 1 + (w - 1) is rounded
 
 
+@pytest.mark.full
 def test_loss_of_the_page_is_trained_on(directory: Path) -> None:
     step = first_step(directory / "checkpoints" / "owl")
     assert step["loss"] == pytest.approx(1 - step["margin"])  # no margin is above 1 in a random model
 
 
+@pytest.mark.full
 def test_a_checkpoint_of_the_page_scores_records_of_its_handler(directory: Path) -> None:
     lines = [json.loads(line) for line in (directory / "scores.jsonl").read_text().splitlines()]
     assert len(lines) == NUM_RECORDS

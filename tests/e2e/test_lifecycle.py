@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from modellink_rm.base.files import exclusive
 from modellink_rm.checkpoint.layout import LATEST_NAME
+from tests.distributed import Workers
 from tests.marks import full
+from tests.runs import run_training
 from tests.tiny_data import write_random_rows, write_tokenizer
 from tests.tiny_models import write_tiny_llama
 
@@ -40,14 +42,18 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def command(directory: Path, flags: str, *, processes: int = 1) -> list[str]:
+def flags_of(directory: Path, flags: str) -> list[str]:
     words = (
         f"--stage rm --is-pairwise-dataset --load {directory}/model --load-checkpoint-loosely "
         f"--data-path {directory}/pairs --split 1,0,0 --seq-length 48 --global-batch-size 4 --lr 1e-3 "
         f"--compile never {flags}"  # compiled or not rounds otherwise
     )
+    return words.split()
+
+
+def command(directory: Path, flags: str, *, processes: int = 1) -> list[str]:
     start = [sys.executable] if processes == 1 else LAUNCHER
-    return [*start, str(ROOT / "pretrain_rm.py"), *words.split()]
+    return [*start, str(ROOT / "pretrain_rm.py"), *flags_of(directory, flags)]
 
 
 def _heed_interrupts() -> None:
@@ -132,7 +138,7 @@ def steps_of(save: Path) -> list[tuple[int, float, float]]:
     ("number", "flags"), [(signal.SIGUSR1, ""), full(signal.SIGTERM, "--exit-signal-handler")]
 )
 def test_signal_saves_leaves_with_75_and_the_run_goes_on_bitwise(
-    number: signal.Signals, flags: str, directory: Path, tmp_path: Path, start: Callable
+    number: signal.Signals, flags: str, directory: Path, tmp_path: Path, start: Callable, workers: Workers
 ) -> None:
     save = tmp_path / "run"
     process = start(command(directory, f"--train-iters {MANY} --save {save} --auto-resume {flags}"))
@@ -143,9 +149,9 @@ def test_signal_saves_leaves_with_75_and_the_run_goes_on_bitwise(
     assert code == LEFT
     assert f"left after iteration {left} of {MANY} ({number.name}); --auto-resume continues" in errors
     assert [step for step, _, _ in steps_of(save)] == list(range(1, left + 1))
-    total = left + 2
-    assert end_of(start(command(directory, f"--train-iters {total} --save {save} --auto-resume")))[0] == 0
-    assert end_of(start(command(directory, f"--train-iters {total} --save {tmp_path}/whole")))[0] == 0
+    words = flags_of(directory, f"--train-iters {left + 2}")
+    run_training(workers, 1, [*words, "--auto-resume"], save)
+    run_training(workers, 1, words, tmp_path / "whole")
     assert steps_of(save) == steps_of(tmp_path / "whole")
 
 

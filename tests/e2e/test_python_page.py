@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.tiny_data import random_pairs, write_tokenizer
 from tests.tiny_models import write_tiny_llama
 
@@ -14,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = {"Scorer", "preprocess_data", "train_model"}
 
 
+@pytest.mark.full
 def test_examples_of_the_page_run_one_after_the_other(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path / "llama-2-7b-hf")
     write_tokenizer(tmp_path / "llama-2-7b-hf")

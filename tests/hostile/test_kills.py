@@ -15,8 +15,8 @@ from tests.marks import full
 @pytest.mark.parametrize(
     ("command", "num_kills"),
     [
-        ("preprocess", 3),
-        ("merge", 3),
+        ("preprocess", 1),
+        ("merge", 1),
         ("score", 1),
         full("preprocess", 50),
         full("merge", 50),
