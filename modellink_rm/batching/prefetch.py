@@ -12,7 +12,7 @@ from modellink_rm.base.platform import Platform
 from modellink_rm.batching.batch import Batch
 from modellink_rm.batching.micro_batches import Packing, micro_batches_of
 from modellink_rm.dataset.blend import Part
-from modellink_rm.dataset.order import SampleOrder
+from modellink_rm.dataset.order import Order
 from modellink_rm.parallel.groups import Ranks
 
 Item = TypeVar("Item")
@@ -28,7 +28,7 @@ class GlobalBatches:
     """
 
     part: Part
-    order: SampleOrder
+    order: Order
     batch_size: int
     packing: Packing
     ranks: Ranks

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.config.data import DataConfig
 from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.dataset.example import Example
+from modellink_rm.dataset.mixture import Mixture, mixture_of
 from modellink_rm.dataset.reader import ExampleReader
 from modellink_rm.dataset.split import split_rows
 
@@ -71,15 +73,17 @@ class Blend:
         train: rows for the steps, which read them in the order of a `SampleOrder`.
         valid: rows for evaluations.
         test: rows that the run does not use.
+        mixture: the share of each data set in the steps.
     """
 
     train: Part
     valid: Part
     test: Part
+    mixture: Mixture
 
 
-def blend_datasets(datasets: Sequence[Dataset], split: str, reader: ExampleReader) -> Blend:
-    """Split each data set by weights such as "969,30,1", and join the parts; all rows weigh the same.
+def blend_datasets(datasets: Sequence[Dataset], config: DataConfig, reader: ExampleReader) -> Blend:
+    """Split each data set, and join the parts; the training part has --max-samples of each at most.
 
     Raises:
         UserError: a data set has no row to train on, or two data sets are the same.
@@ -90,7 +94,9 @@ def blend_datasets(datasets: Sequence[Dataset], split: str, reader: ExampleReade
                 f"--data-path {one.prefix} and {other.prefix} hold the same rows, so rows that are "
                 "trained on would be validated on: give each data set once"
             )
-    splits = [split_rows(len(dataset), split, name=str(dataset.prefix)) for dataset in datasets]
+    splits = [split_rows(len(dataset), config.split, name=str(dataset.prefix)) for dataset in datasets]
+    most = config.max_samples or (None,)
+    trained = [one.train[:limit] for one, limit in zip(splits, itertools.cycle(most), strict=False)]
 
     def part(ranges: Sequence[range]) -> Part:
         pairs = zip(datasets, ranges, strict=True)
@@ -98,7 +104,8 @@ def blend_datasets(datasets: Sequence[Dataset], split: str, reader: ExampleReade
         return Part(datasets=tuple(members), reader=reader)
 
     return Blend(
-        train=part([one.train for one in splits]),
+        train=part(trained),
         valid=part([one.valid for one in splits]),
         test=part([one.test for one in splits]),
+        mixture=mixture_of(config, [str(dataset.prefix) for dataset in datasets], list(map(len, trained))),
     )

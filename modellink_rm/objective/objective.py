@@ -18,10 +18,13 @@ class ObjectiveResult:
         losses: float32 [n]; the step divides their sum by the number of examples in the global batch.
         sums: float64 scalars over the examples, without gradient; keys and order are the objective's
             `sum_names`.
+        credits: float64 [n], the accuracy of each example, without gradient, for the accuracy of each data
+            set; None of an objective without one.
     """
 
     losses: Tensor
     sums: dict[str, Tensor]
+    credits: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

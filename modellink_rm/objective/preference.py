@@ -77,9 +77,10 @@ class PreferenceObjective:
         terms = {term.name: term(scores, targets) for term in self.terms}
         for term in terms.values():
             losses = losses + term
-        sums = _sums(scores.detach().double(), targets)
+        detached = scores.detach().double()
+        sums = _sums(detached, targets)
         sums |= {name: term.detach().double().sum() for name, term in terms.items()}
-        return ObjectiveResult(losses=losses, sums=sums)
+        return ObjectiveResult(losses=losses, sums=sums, credits=_credits(detached, targets))
 
     def _losses(self, scores: Tensor, targets: Targets) -> Tensor:
         if isinstance(self.loss, RankingLossType):
@@ -211,3 +212,10 @@ def _sums(scores: Tensor, targets: Targets) -> dict[str, Tensor]:
         "rejected": total(rejected),
         "rejected_squared": total(rejected.square()),
     }
+
+
+def _credits(scores: Tensor, targets: Targets) -> Tensor:
+    """The accuracy of each example [n]: the mean over its pairs, of which two equal scores count half."""
+    chosen, rejected = scores[targets.better], scores[targets.worse]
+    values = (chosen > rejected).double() + (chosen == rejected).double() / 2
+    return targets.mean_by_example(values, targets.examples[targets.better])

@@ -29,7 +29,7 @@ def about_run(plan: RunPlan, platform: Platform, ranks: Ranks) -> bytes:
         "train_iters": plan.train_iters,
         "train_examples": len(plan.blend.train),
         "held_out": {one.name: len(one.part) for one in plan.held_out},
-        "data": [{"prefix": one["prefix"], "rows": one["num_rows"]} for one in plan.fingerprints],
+        "data": _data(plan),
         "parallel": {"tensor": tensor, "pipeline": pipeline, "data": data, "context": context},
         "versions": {
             "modellink-rm": __version__,
@@ -39,6 +39,12 @@ def about_run(plan: RunPlan, platform: Platform, ranks: Ranks) -> bytes:
         "machine": _machine(platform, ranks.world_size),
     }
     return json.dumps(values, indent=1).encode() + b"\n"
+
+
+def _data(plan: RunPlan) -> list[dict[str, Any]]:
+    """The data sets, with the share of each in the steps."""
+    pairs = zip(plan.fingerprints, plan.blend.mixture.shares(), strict=True)
+    return [{"prefix": one["prefix"], "rows": one["num_rows"], "share": share} for one, share in pairs]
 
 
 def _flags(plan: RunPlan) -> dict[str, Any]:

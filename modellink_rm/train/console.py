@@ -20,6 +20,7 @@ from modellink_rm.base.terminal import (
 )
 from modellink_rm.objective.objective import Labels
 from modellink_rm.report.run_files import VALIDATION
+from modellink_rm.train.data_sets import DataSetMetrics
 
 Row = dict[str, Any]
 Metrics = Mapping[str, float]
@@ -40,6 +41,9 @@ class Console(Protocol):
 
     def evaluation(self, metrics: Metrics, *, name: str, iteration: int, num_examples: int) -> None:
         """Show an evaluation of the held-out set of that name."""
+
+    def data_sets(self, metrics: DataSetMetrics, *, name: str, iteration: int) -> None:
+        """Show the metrics of each data set of the mixture, or of the held-out set of that name."""
 
     def advance(self, iteration: int) -> None:
         """Show that the step `iteration` is done."""
@@ -101,6 +105,16 @@ class FullConsole:
         ]
         print(" " + " | ".join(cells) + " |", flush=True)
 
+    def data_sets(self, metrics: DataSetMetrics, *, name: str, iteration: int) -> None:
+        """Show the metrics of each data set of the mixture, or of the held-out set of that name."""
+        cells = [f"data sets of {name} after iteration {iteration}"]
+        for data_set, values in metrics.items():
+            shown = [f"{self._labels.examples}: {values['examples']}", f"loss: {values['loss']:.6E}"]
+            if "accuracy" in values:
+                shown.append(f"acc: {values['accuracy']:.4f}")
+            cells.append(f"{data_set}: {', '.join(shown)}")
+        print(" " + " | ".join(cells) + " |", flush=True)
+
     def advance(self, iteration: int) -> None:
         """Move the bar."""
         self._bar.update(iteration - self._bar.n)
@@ -160,6 +174,15 @@ class TerminalConsole:
         ]
         head = name.rjust(2 * len(str(self._train_iters)) + 1)
         self._line(head, self._scores(metrics), more, colour="green")
+
+    def data_sets(self, metrics: DataSetMetrics, *, name: str, iteration: int) -> None:
+        """Show the metrics of each data set of the mixture, or of the held-out set of that name."""
+        width = 2 * len(str(self._train_iters)) + 1
+        cells = [
+            (data_set, " ".join(f"{values[one]:.3f}" for one in ("loss", "accuracy") if one in values))
+            for data_set, values in metrics.items()
+        ]
+        self._line(name.rjust(width), cells, [], colour="dim")
 
     def _scores(self, metrics: Metrics) -> list[tuple[str, str]]:
         """The most important metrics."""

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from modellink_rm.base.errors import UserError
@@ -10,7 +11,8 @@ from modellink_rm.base.flags import flag_name
 from modellink_rm.base.log import info, warn_once
 from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.checkpoint.layout import CheckpointInfo, RunInfo
-from modellink_rm.config.data import split_fractions
+from modellink_rm.config.data import DataConfig, split_fractions, weighted_prefixes
+from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.run import RunConfig
 
 _NEW_RUN = "--finetune starts a new run from its weights, under another --save"
@@ -18,7 +20,7 @@ _NEW_RUN = "--finetune starts a new run from its weights, under another --save"
 # by more than their words: with the weights, the contract, the optimizer's kind, the content of the data.
 _ANNOUNCED = {
     "training": {"loss_type", "global_batch_size", "seed"},
-    "data": {"seq_length", "truncation", "shuffle"},
+    "data": {"seq_length", "truncation", "shuffle", "data_temperature", "data_epochs", "max_samples"},
     "objective": {"margin_weight", "focal_gamma", "label_smoothing", "tie_threshold", "centering_weight"}
     | {"score_l2_weight", "range_penalty_weight", "score_range"},
     "optim": {"lr", "min_lr", "lr_decay_style", "lr_warmup_init", "weight_decay", "clip_grad"}
@@ -125,7 +127,12 @@ def check_continues(
     run = checkpoint.run
     _check_data(fingerprints, run)
     _check_split(config.data.split, run)
-    for change in (*_changed_flags(config, run), *_changed_schedule(config, run, length)):
+    changes = (
+        *_changed_flags(config, run),
+        *_changed_mixture(config.data, run),
+        *_changed_schedule(config, run, length),
+    )
+    for change in changes:
         warn_once(f"the run is resumed with {change}")
 
 
@@ -165,6 +172,24 @@ def _changed_flags(config: RunConfig, run: RunInfo) -> Iterator[str]:
 def _changed_schedule(config: RunConfig, run: RunInfo, length: RunLength) -> Iterator[str]:
     """What differs in the lengths of the schedule, as far as the learning rate depends on them."""
     if run.schedule is None:  # of an earlier version
+def _changed_mixture(config: DataConfig, run: RunInfo) -> Iterator[str]:
+    """What differs in the weights of data sets; a run of an earlier version did not mix its data sets."""
+    words = run.setting("data", "data_path") or ()
+    before, now = weighted_prefixes(words)[1], config.data_weights
+    if [one / sum(now) for one in now] != [one / sum(before) for one in before]:
+        yield (
+            f"the weights {_weights(now)} of its data sets; it started with {_weights(before)}, and what "
+            "was read of each is not made up for"
+        )
+    knows_mixtures = run.setting("data", "max_samples") is not None or not run.config.get("data")
+    if len(config.prefixes) > 1 and config.shuffle and not knows_mixtures:
+        yield "data sets in turns; it started with their rows shuffled together, some of which come again"
+
+
+def _weights(weights: Sequence[Fraction]) -> str:
+    return " ".join(f"{float(weight):g}" for weight in weights) or "by rows"
+
+
         return
     names = ("warmup",) if config.optim.lr_decay_style == "constant" else ("warmup", "decay")
     for name, now, before in zip(names, length.schedule, run.schedule, strict=False):

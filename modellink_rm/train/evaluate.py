@@ -18,6 +18,7 @@ from modellink_rm.metrics.accuracy import pair_credits, ranked_pairs
 from modellink_rm.objective.objective import Objective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_scores
+from modellink_rm.train.data_sets import DataSetMetrics, DataSets, ExampleFigures
 from modellink_rm.train.optimizer import synced_params
 from modellink_rm.train.sums import Summary, no_sums, sum_over_processes, summary_of, sums_of
 
@@ -48,6 +49,7 @@ class Evaluation:
         examples: in the order of the part.
         scores: float32, of each example's responses, best first.
         by_source: metrics of the examples of each source; {} where no example names one.
+        by_data_set: metrics of the examples of each data set; {} where there is one.
     """
 
     set: str
@@ -55,6 +57,7 @@ class Evaluation:
     examples: tuple[EvaluatedExample, ...]
     scores: tuple[NDArray[np.float32], ...]
     by_source: Mapping[str, dict[str, float]]
+    by_data_set: DataSetMetrics = field(default_factory=dict)
 
 
 def evaluate(
@@ -75,7 +78,8 @@ def evaluate(
         name: of the set.
         batch_size: number of examples that are divided over replicas and micro-batches at a time.
     """
-    sums = no_sums(objective, device)
+    sums, data_sets = no_sums(objective, device), DataSets(part)
+    by_data_set = data_sets.no_sums(device)
     found = _FoundScores(device=device)
     for chunk in chunks:
         chunk.eval()
@@ -89,17 +93,21 @@ def evaluate(
             on_device = (batch.to(device) for batch in batches)
             for scores, batch in forward_scores(chunks, on_device, num_micro_batches=number):
                 if ranks.reports_scores:
-                    sums += sums_of(objective(scores, batch.targets), batch)
+                    result = objective(scores, batch.targets)
+                    sums += sums_of(result, batch)
+                    by_data_set += data_sets.sums([ExampleFigures.of(result, batch.names)], device)
                     found.add(scores, batch)
     for chunk in chunks:
         chunk.train()
+    total = sums.joined(by_data_set).over_processes()
     examples_of_part, scores_of_part = tuple(found.examples), found.over_processes()
     return Evaluation(
         set=name,
-        summary=summary_of(sums.over_processes(), objective),
+        summary=summary_of(total, objective),
         examples=examples_of_part,
         scores=scores_of_part,
         by_source=metrics_by_source(examples_of_part, scores_of_part),
+        by_data_set=data_sets.metrics(total),
     )
 
 

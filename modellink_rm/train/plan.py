@@ -30,7 +30,13 @@ from modellink_rm.train.continuing import (
     with_margins_as_before,
 )
 from modellink_rm.train.held_out import HeldOutSet, metric_of, plan_held_out
-from modellink_rm.train.plan_data import handler_of, open_datasets, plan_blend, template_of
+from modellink_rm.train.plan_data import (
+    handler_of,
+    open_datasets,
+    plan_blend,
+    report_mixture,
+    template_of,
+)
 from modellink_rm.train.profiling import check_profile
 from modellink_rm.train.trackers import check_trackers
 
@@ -114,11 +120,12 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
             f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, above the model's "
             f"{model.shape.vocab_size} embedding rows; give the tokenizer that belongs to the weights"
         )
-    datasets = open_datasets(config.data.data_path, tokenizer, verifies=config.checkpoint.verify_checksums)
+    datasets = open_datasets(config.data.prefixes, tokenizer, verifies=config.checkpoint.verify_checksums)
     objective = objective.for_data(datasets)
     template = template_of(config.data.prompt_type, datasets, tokenizer)
     blend = plan_blend(config.data, datasets, template, tokenizer, num_ids=model.shape.vocab_size)
-    length = plan_length(config, num_replicas, resumed, num_examples=len(blend.train))
+    length = plan_length(config, num_replicas, resumed, num_examples=blend.mixture.epoch_size)
+    report_mixture(blend, num_samples=length.train_iters * length.batch_size)
     check_profile(config, train_iters=length.train_iters, world_size=world_size)
     # The batch as it is in force, so that the checkpoints say it.
     training = dataclasses.replace(config.training, global_batch_size=length.batch_size)

@@ -96,7 +96,7 @@ def plan_blend(
         num_closing_tokens=num_closing_tokens(template, tokenizer) if template is not None else 0,
         num_ids=num_ids,
     )
-    blend = blend_datasets(datasets, config.split, reader)
+    blend = blend_datasets(datasets, config, reader)
     for dataset in datasets:
         if dataset.manifest is None:
             reader.check_rows(dataset)
@@ -113,3 +113,14 @@ def plan_blend(
             f"{len(test.rows)} left for tests"
         )
     return blend
+
+
+def report_mixture(blend: Blend, *, num_samples: int) -> None:
+    """Log how several data sets are mixed, and how often a run of so many samples reads each one."""
+    mixture = blend.mixture
+    if len(mixture.names) == 1:
+        return
+    for name, size, share, epochs in zip(
+        mixture.names, mixture.sizes, mixture.shares(), mixture.epochs(num_samples), strict=True
+    ):
+        info(f"mixture: {name}: {share:.2%} of the samples, {epochs:.2f} epochs of its {size} rows")

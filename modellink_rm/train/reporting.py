@@ -13,8 +13,9 @@ import torch
 from modellink_rm.base.log import info, is_first_process
 from modellink_rm.base.platform import Platform, matmul_flops_per_second
 from modellink_rm.objective.objective import Labels
-from modellink_rm.report.run_files import METRICS_NAME, SCORES_NAME, ScoredExample
+from modellink_rm.report.run_files import METRICS_NAME, SCORES_NAME, TRAINING, ScoredExample
 from modellink_rm.train.console import make_console
+from modellink_rm.train.data_sets import DataSetMetrics, DataSets
 from modellink_rm.train.evaluate import Evaluation
 from modellink_rm.train.metrics_files import RowsFile
 from modellink_rm.train.optimizer import TrainState
@@ -33,6 +34,7 @@ class StepLog:
         self._interval = plan.config.reporting.log_interval
         self._objective = plan.objective
         self._shape = plan.model.shape
+        self._data_sets = DataSets(plan.blend.train)
         self._sums = self._no_sums()
         self._num_steps = 0
         self._reporter = None
@@ -49,7 +51,7 @@ class StepLog:
                 ),
                 train_iters=plan.train_iters,
                 batch_size=plan.batch_size,
-                num_train_examples=len(plan.blend.train),
+                num_train_examples=plan.blend.mixture.epoch_size,
                 resumed_iteration=state.iteration,
                 details=plan.objective.details,
                 labels=plan.objective.labels,
@@ -100,6 +102,7 @@ class StepLog:
                 num_steps=self._num_steps,
                 matmul_peak=self._matmul_peak,
                 loads=expert_loads(total, self._shape),
+                by_data_set=self._data_sets.metrics(total),
             )
         self._sums = self._no_sums()
         self._num_steps = 0
@@ -108,7 +111,8 @@ class StepLog:
     def _no_sums(self) -> Sums:
         """Sums of zeros."""
         device = self._platform.device
-        return no_sums(self._objective, device).joined(no_router_sums(self._shape, device))
+        sums = no_sums(self._objective, device).joined(no_router_sums(self._shape, device))
+        return sums.joined(self._data_sets.no_sums(device))
 
     def evaluations(self, evaluations: Sequence[Evaluation]) -> None:
         """Report an evaluation of every held-out set."""
@@ -130,7 +134,7 @@ class Reporter:
     Args:
         directory: of metrics.jsonl and scores.jsonl, or None.
         trackers: further programs that get the rows; closed with this.
-        num_train_examples: of one epoch.
+        num_train_examples: samples of one epoch.
         resumed_iteration: later rows, of a run that was killed, are removed.
         details: metrics that only evaluations report.
         labels: how lines show the metrics.
@@ -183,13 +187,16 @@ class Reporter:
         num_steps: int,
         matmul_peak: float,
         loads: Mapping[int, float] | None = None,
+        by_data_set: DataSetMetrics | None = None,
     ) -> None:
         """Report the last `num_steps` steps, which took `seconds`.
 
         Args:
             matmul_peak: FLOP/s that matrix products reach on the devices of all processes together.
             loads: of each layer with experts, the load of the most loaded one over their mean.
+            by_data_set: metrics of each data set, where there are several.
         """
+        by_data_set = by_data_set or {}
         speed = {
             "tokens_per_second": summary.num_tokens / seconds,
             "computed_tokens_per_second": summary.num_computed_tokens / seconds,
@@ -208,9 +215,12 @@ class Reporter:
             **speed,
             "padding_tokens": summary.num_padding,
             "truncated": summary.num_truncated,
+            **_named_metrics(TRAINING, by_data_set),
         }
         self._write(row, {f"experts/load_of_layer_{layer}": load for layer, load in (loads or {}).items()})
         self._console.step(row, metrics, milliseconds=1000 * seconds / num_steps)
+        if by_data_set:
+            self._console.data_sets(by_data_set, name=TRAINING, iteration=iteration)
 
     def step_done(self, iteration: int) -> None:
         """Report that a step is done, without waiting for the device."""
@@ -221,9 +231,8 @@ class Reporter:
         summary, name = evaluation.summary, evaluation.set
         counts = {"examples": summary.num_examples, "truncated": summary.num_truncated}
         values = {**summary.metrics, **counts}
-        for source, metrics in evaluation.by_source.items():
-            values |= {f"{source}/{metric}": value for metric, value in metrics.items()}
         row = {f"{name}/{metric}": value for metric, value in values.items()}
+        row |= _named_metrics(name, {**evaluation.by_data_set, **evaluation.by_source})
         self._write({"iteration": iteration, "consumed_samples": consumed_samples, **row})
         if evaluation.scores:
             best = np.concatenate([one[:1] for one in evaluation.scores])
@@ -234,6 +243,8 @@ class Reporter:
         self._console.evaluation(
             summary.metrics, name=name, iteration=iteration, num_examples=summary.num_examples
         )
+        if evaluation.by_data_set:
+            self._console.data_sets(evaluation.by_data_set, name=name, iteration=iteration)
 
     def write_scores(self, examples: Iterable[ScoredExample]) -> None:
         """Append to scores.jsonl; nothing without --save."""
@@ -249,6 +260,15 @@ class Reporter:
         named = {name if "/" in name else f"train/{name}": value for name, value in values.items()}
         for tracker in self._trackers:
             tracker.add(named, iteration)
+
+
+def _named_metrics(prefix: str, metrics: DataSetMetrics) -> dict[str, float]:
+    """The metrics of data sets or sources as columns: train/math/loss."""
+    return {
+        f"{prefix}/{name}/{metric}": value
+        for name, of_name in metrics.items()
+        for metric, value in of_name.items()
+    }
 
 
 def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:

@@ -19,6 +19,7 @@ from modellink_rm.model.shape import ModelShape
 from modellink_rm.objective.objective import Objective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_backward
+from modellink_rm.train.data_sets import DataSets, ExampleFigures
 from modellink_rm.train.optimizer import TrainState, gradient_norm_groups, is_of_experts
 from modellink_rm.train.routers import take_router_sums
 from modellink_rm.train.sums import Sums, no_sums, sums_of
@@ -64,6 +65,7 @@ class StepLoss:
             "sums": sums_of(result, batch),
             "losses": detached,
             "names": batch.names,
+            "figures": ExampleFigures.of(result, batch.names),
         }
         # A loss that is not finite makes the gradient NaN, so one check of the gradient norm covers
         # both without further communication.
@@ -87,6 +89,7 @@ def train_step(
     ranks: Ranks,
     device: torch.device,
     before_update: Callable[[], object] = lambda: None,
+    data_sets: DataSets | None = None,
 ) -> StepResult:
     """Compute the gradient of the mean over the global batch and update the weights.
 
@@ -95,6 +98,7 @@ def train_step(
         num_examples: examples of the global batch, over all replicas.
         device: to which each micro-batch is moved when the pipeline takes it.
         before_update: called before anything changes that a checkpoint holds.
+        data_sets: whose figures are added to the sums.
 
     Raises:
         NonFiniteError: on every process, before any weight changes.
@@ -123,6 +127,9 @@ def train_step(
         sums = _total(kept).plus("flops", flops)
     sums = sums.joined(take_router_sums(state.model, ranks, device))
     return StepResult(sums=sums, grad_norm=float(grad_norm))
+    if data_sets is not None:
+        figures = [entry["figures"] for entry in kept] if ranks.reports_scores else []
+        sums = sums.joined(data_sets.sums(figures, device))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from modellink_rm.checkpoint.load import build_and_load_model, check_finite, che
 from modellink_rm.checkpoint.prune import Retention
 from modellink_rm.checkpoint.save import CheckpointSaver
 from modellink_rm.config.checkpoint import CheckpointConfig
-from modellink_rm.dataset.order import SampleOrder
+from modellink_rm.dataset.order import order_of
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.kernel_choice import check_requested_kernels, choose_kernels
 from modellink_rm.parallel.groups import Ranks
@@ -24,6 +24,7 @@ from modellink_rm.train.about import about_run
 from modellink_rm.train.best import BestSoFar, best_so_far
 from modellink_rm.train.evaluations import Evaluations
 from modellink_rm.train.leaving import Leaving
+from modellink_rm.train.data_sets import DataSets
 from modellink_rm.train.optimizer import (
     TrainState,
     build_optimizer,
@@ -108,6 +109,7 @@ def _take_steps(
     data = _global_batches(plan, packing, ranks, platform)
     reporting, checkpoint = config.reporting, config.checkpoint
     traces = trace_directory(reporting.tensorboard_dir, checkpoint.save)
+    data_sets = DataSets(plan.blend.train)
     with (
         prefetch(data.after, _samples_before_steps(plan, state), config.data.num_workers) as batches,
         StepTrace(reporting, traces, ranks.rank) as trace,
@@ -135,6 +137,7 @@ def _take_steps(
                 before_update=saver.before_update,
             )
             trace.after_step(state.iteration)
+                data_sets=data_sets,
             saver.after_step()
             is_last = state.iteration == plan.train_iters
             reason = leaving.after_step(state.iteration)
@@ -188,9 +191,7 @@ def _write_about(plan: RunPlan, platform: Platform, ranks: Ranks) -> None:
 def _global_batches(plan: RunPlan, packing: Packing, ranks: Ranks, platform: Platform) -> GlobalBatches:
     """This replica's part of every global batch of the run."""
     config = plan.config
-    order = SampleOrder(
-        num_examples=len(plan.blend.train), shuffle=config.data.shuffle, seed=config.training.seed
-    )
+    order = order_of(plan.blend.mixture, shuffle=config.data.shuffle, seed=config.training.seed)
     return GlobalBatches(
         part=plan.blend.train,
         order=order,

@@ -73,12 +73,12 @@ FOREIGN_FLAGS = {
     # Of trainers that ask the server for rewards.
     *("--reward", "--rm-type", "--rm-url", "--reward-key", "--apply-chat-template"),
 }
+    *("--dataset", "--dataset_probs", "--max_samples"),
 # ModelLink's, of which README.md says that they are errors here.
 REFUSED_FLAGS = {
     "--fp16",
     "--mix-strategy",
     "--interleave-probs",
-    "--max-samples",
     "--reward-tokens",
     "--placeholder-token",
 }

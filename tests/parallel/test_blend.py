@@ -1,6 +1,7 @@
 """A run over two data sets reads the rows of both."""
 
 import collections
+import operator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.dataset.example import Example, RowName
 from modellink_rm.dataset.reader import ExampleReader
 from tests.distributed import Workers
+from tests.marks import full
 from tests.runs import run_training, train_part
 from tests.tiny_data import write_random_rows
 
@@ -47,13 +49,28 @@ def test_an_epoch_trains_on_each_row_once_and_validates_rows_of_both(
     assert collections.Counter(names) == collections.Counter([*trained, *3 * validated])
 
 
-def test_two_replicas_equal_one_process(two: list[str], workers: Workers, tmp_path: Path) -> None:
-    one = run_training(workers, 1, two, tmp_path / "one")
-    both = run_training(workers, 2, two, tmp_path / "both")
+@pytest.mark.parametrize("is_weighted", [True, full(False)])
+def test_two_replicas_equal_one_process(
+    is_weighted: bool, two: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    if is_weighted:
+        two = [*two, "--data-path", "3", str(tmp_path / "large"), "2", str(tmp_path / "small")]
+    one = run_training(workers, 1, two, tmp_path / "one", saves=False)
+    both = run_training(workers, 2, two, tmp_path / "both", saves=False)
     # Sums in another order: float32 rounding. (Scores may drift together: no loss sees the head's bias.)
     assert both.column("loss") == pytest.approx(one.column("loss"), abs=1e-5)
     evaluations = [[row for row in run.rows if "valid/loss" in row] for run in (one, both)]
     assert [row["valid/examples"] for row in evaluations[0]] == [4, 4, 4]
     for ours, theirs in zip(*evaluations, strict=True):
-        for name in ("valid/examples", "valid/accuracy", "valid/loss"):
-            assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
+        for name in ("examples", "accuracy", "loss", "large/loss", "small/accuracy", "small/examples"):
+            assert ours[f"valid/{name}"] == pytest.approx(theirs[f"valid/{name}"], abs=1e-5)
+    for ours, theirs in zip(both.steps, one.steps, strict=True):
+        numbers = [theirs[f"train/{name}/examples"] for name in ("large", "small")]
+        assert sum(numbers) == 5
+        assert not is_weighted or numbers == [3, 2]
+        for name in ("large", "small"):
+            assert ours[f"train/{name}/loss"] == pytest.approx(theirs[f"train/{name}/loss"], abs=1e-5)
+            assert ours[f"train/{name}/accuracy"] == theirs[f"train/{name}/accuracy"]
+        # What is trained on is the mean over the examples, whatever data set they are of.
+        losses = [theirs[f"train/{name}/loss"] for name in ("large", "small")]
+        assert theirs["loss"] == pytest.approx(sum(map(operator.mul, losses, numbers)) / 5)

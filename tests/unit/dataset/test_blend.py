@@ -4,22 +4,25 @@ import collections
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modellink_rm.base.errors import UserError, run_command
 from modellink_rm.commands.preprocess import main as preprocess_main
+from modellink_rm.config.data import DataConfig
 from modellink_rm.dataset.blend import Blend, blend_datasets
 from modellink_rm.dataset.dataset import open_dataset
-from modellink_rm.dataset.order import SampleOrder
+from modellink_rm.dataset.order import order_of
 from modellink_rm.dataset.reader import ExampleReader
 from tests.tiny_data import write_random_rows
 
 READER = ExampleReader(seq_length=64, truncation="right", num_closing_tokens=1, num_ids=320)
 
 
-def blend_of(prefixes: list[Path], split: str = "90,10,0") -> Blend:
-    return blend_datasets([open_dataset(prefix) for prefix in prefixes], split, READER)
+def blend_of(prefixes: list[Path], split: str = "90,10,0", **flags: Any) -> Blend:
+    config = DataConfig(data_path=tuple(map(str, prefixes)), split=split, **flags)
+    return blend_datasets([open_dataset(prefix) for prefix in prefixes], config, READER)
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +46,23 @@ def test_each_data_set_is_divided_by_itself(prefixes: list[Path]) -> None:
 
 
 def test_an_epoch_takes_every_row_of_each_data_set_once_mixed_in_proportion(prefixes: list[Path]) -> None:
-    train = blend_of(prefixes).train
+    blend = blend_of(prefixes)
+    train, order = blend.train, order_of(blend.mixture, shuffle=True, seed=1)
     large, small = map(str, prefixes)
-    order = SampleOrder(num_examples=len(train), shuffle=True, seed=1)
     names = [train[place].name for place in order.samples(0, len(train))]
     assert sorted(names) == [(large, row) for row in range(810)] + [(small, row) for row in range(90)]
     for start in range(0, len(names), 300):
         count = collections.Counter(name.dataset for name in names[start : start + 300])
-        # 300 of 900 drawn without return, a tenth of them small: 30 with a standard deviation of 4.2.
-        assert count[small] == pytest.approx(30, abs=17)
+        assert count[small] == 30
+
+
+def test_max_samples_keeps_the_first_training_rows_and_all_of_validation(prefixes: list[Path]) -> None:
+    blend = blend_of(prefixes, max_samples=(50,))
+    assert [one.rows for one in blend.train.datasets] == [range(50), range(50)]
+    assert [len(one.rows) for one in blend.valid.datasets] == [90, 10]
+    assert blend.mixture.shares() == (0.5, 0.5)
+    each = blend_of(prefixes, max_samples=(10, 1000))
+    assert each.mixture.sizes == (10, 90)
 
 
 def test_evaluation_of_a_few_examples_takes_rows_of_each_data_set(prefixes: list[Path]) -> None:

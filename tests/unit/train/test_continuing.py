@@ -30,7 +30,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "data": {
         FREE: "prefix_sharing num_workers valid_data_path",
-        ANNOUNCED: "seq_length truncation shuffle",
+        ANNOUNCED: "seq_length truncation shuffle data_temperature data_epochs max_samples",
         COMPARED: "data_path prompt_type",
         REFUSED: "split",
     },
@@ -101,7 +101,7 @@ def another(value: Any) -> Any:
     if isinstance(value, float):
         return value + 0.25
     if isinstance(value, tuple):
-        return tuple(map(another, value))
+        return tuple(map(another, value)) or (3,)
     return "5,5" if isinstance(value, str) else 3
 
 

@@ -1,0 +1,59 @@
+"""Figures of each data set of a mixture."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from modellink_rm.dataset.example import RowName
+from modellink_rm.train.data_sets import DataSets, ExampleFigures
+
+CPU = torch.device("cpu")
+
+
+def part_of(*prefixes: str) -> Any:
+    datasets = [SimpleNamespace(dataset=SimpleNamespace(prefix=prefix), rows=range(9)) for prefix in prefixes]
+    return SimpleNamespace(datasets=datasets)
+
+
+def figures(names: str, losses: list[float], credits: list[float] | None) -> ExampleFigures:
+    return ExampleFigures(
+        tuple(RowName(f"data/{name}", row) for row, name in enumerate(names)),
+        torch.tensor(losses),
+        None if credits is None else torch.tensor(credits, dtype=torch.float64),
+    )
+
+
+def metrics(data_sets: DataSets, *parts: ExampleFigures) -> dict[str, dict[str, float]]:
+    sums = data_sets.sums(parts, CPU)
+    assert sums.names == data_sets.no_sums(CPU).names
+    return data_sets.metrics(dict(zip(sums.names, sums.values.tolist(), strict=True)))
+
+
+def test_losses_and_accuracies_are_those_of_each_data_set_over_all_micro_batches() -> None:
+    found = metrics(
+        DataSets(part_of("data/a", "data/b", "data/c")),
+        figures("aab", [1.0, 2.0, 8.0], [1.0, 0.0, 0.5]),
+        figures("ba", [4.0, 6.0], [1.0, 1.0]),
+    )
+    assert found == {
+        "a": {"loss": 3.0, "accuracy": pytest.approx(2 / 3), "examples": 3},
+        "b": {"loss": 6.0, "accuracy": 0.75, "examples": 2},
+    }
+
+
+def test_objective_without_an_accuracy_has_losses_alone() -> None:
+    found = metrics(DataSets(part_of("data/a", "data/b")), figures("ab", [1.0, 2.0], None))
+    assert found == {"a": {"loss": 1.0, "examples": 1}, "b": {"loss": 2.0, "examples": 1}}
+
+
+def test_loss_that_is_not_finite_stays_in_its_data_set() -> None:
+    found = metrics(DataSets(part_of("data/a", "data/b")), figures("ab", [float("nan"), 2.0], None))
+    assert found["b"]["loss"] == 2.0
+
+
+def test_a_single_data_set_has_no_figures_of_its_own() -> None:
+    data_sets = DataSets(part_of("data/a"))
+    assert data_sets.sums([figures("a", [1.0], [1.0])], CPU).names == ()
+    assert data_sets.metrics({}) == {}
