@@ -59,6 +59,8 @@ class Batch:
         num_tokens: tokens of the examples, counting a prompt once per response.
         num_padding: tokens added at the end, in a segment of their own, so that t is divisible.
         num_truncated: number of truncated examples.
+        head_factors: float32 [r, h], what dropout multiplies the hidden state of each response with before
+            the head; None without dropout.
     """
 
     input_ids: Tensor
@@ -71,6 +73,7 @@ class Batch:
     num_tokens: int
     num_padding: int
     num_truncated: int
+    head_factors: Tensor | None = None
 
     @property
     def num_examples(self) -> int:
@@ -106,6 +109,7 @@ class Batch:
             input_ids=change(self.input_ids),
             position_ids=change(self.position_ids),
             targets=self.targets.with_tensors(change),
+            head_factors=None if self.head_factors is None else change(self.head_factors),
         )
 
 

@@ -1,9 +1,11 @@
 """This replica's share of a global batch, as packed micro-batches in host memory."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from modellink_rm.batching.batch import Batch, pack_examples
+from modellink_rm.batching.head_dropout import HeadDropout
 from modellink_rm.batching.planner import plan_micro_batches, plan_replicas
 from modellink_rm.dataset.example import Example
 from modellink_rm.parallel.groups import Ranks
@@ -30,27 +32,41 @@ class Packing:
 
 
 def micro_batches_of(
-    examples: Sequence[Example], packing: Packing, ranks: Ranks
+    examples: Sequence[Example],
+    packing: Packing,
+    ranks: Ranks,
+    *,
+    head_dropout: HeadDropout | None = None,
+    consumed_samples: int = 0,
 ) -> tuple[int, Iterator[Batch]]:
     """The number of this replica's micro-batches, and an iterator that makes them one by one.
 
     Every process computes the same division of the whole global batch; the number is 0 only if there are
     fewer examples than replicas.
+
+    Args:
+        head_dropout: in training.
+        consumed_samples: the number of the first example among the samples of the run, for dropout.
     """
     shares = plan_replicas(examples, ranks.dp_size, share_prefixes=packing.share_prefixes)
     groups = _groups_of(examples, shares[ranks.dp_rank], packing)
     if packing.equal_numbers:
         most = max(len(_groups_of(examples, share, packing)) for share in shares)
         groups = groups + [[]] * (most - len(groups))
-    batches = (
-        pack_examples(
+
+    def packed(group: Sequence[int]) -> Batch:
+        batch = pack_examples(
             [examples[position] for position in group],
             divisible_by=packing.divisible_by,
             share_prefixes=packing.share_prefixes,
         ).share(rank=ranks.cp_rank, size=ranks.cp_size)
-        for group in groups
-    )
-    return len(groups), batches
+        if head_dropout is None or not ranks.is_last_stage:
+            return batch
+        samples = [consumed_samples + position for position in group]
+        factors = head_dropout.factors(samples, batch.targets.num_responses)
+        return dataclasses.replace(batch, head_factors=factors)
+
+    return len(groups), map(packed, groups)
 
 
 def _groups_of(examples: Sequence[Example], share: Sequence[int], packing: Packing) -> list[list[int]]:

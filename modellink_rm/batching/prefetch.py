@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from modellink_rm.base.platform import Platform
 from modellink_rm.batching.batch import Batch
+from modellink_rm.batching.head_dropout import HeadDropout
 from modellink_rm.batching.micro_batches import Packing, micro_batches_of
 from modellink_rm.dataset.blend import Part
 from modellink_rm.dataset.order import Order
@@ -25,6 +26,7 @@ class GlobalBatches:
     Attributes:
         part: the examples to train on.
         batch_size: examples of one step over all replicas.
+        head_dropout: of the run, if it has some.
     """
 
     part: Part
@@ -33,6 +35,7 @@ class GlobalBatches:
     packing: Packing
     ranks: Ranks
     platform: Platform
+    head_dropout: HeadDropout | None = None
 
     def after(self, consumed_samples: int) -> list[Batch]:
         """This replica's micro-batches of the next global batch, in (pinned) host memory.
@@ -41,7 +44,13 @@ class GlobalBatches:
             UserError: a row is damaged.
         """
         indices = self.order.samples(consumed_samples, consumed_samples + self.batch_size)
-        batches = micro_batches_of([self.part[index] for index in indices], self.packing, self.ranks)[1]
+        _, batches = micro_batches_of(
+            [self.part[index] for index in indices],
+            self.packing,
+            self.ranks,
+            head_dropout=self.head_dropout,
+            consumed_samples=consumed_samples,
+        )
         return [batch.with_tensors(self.platform.pinned) for batch in batches]
 
 

@@ -16,17 +16,24 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from torch import Tensor
 
+from modellink_rm.checkpoint.by_layer import named_by_layer
+
 # What the engine calls them in a checkpoint: the parameter in float32, and AdamW's moments.
 _STATES = ("param", "exp_avg", "exp_avg_sq")
 
 
-def describe_by_pieces(optimizer: Any) -> None:
-    """Let a distributed optimizer describe its state by the pieces that it holds, and load it in place."""
+def describe_by_pieces(optimizer: Any, step: Tensor | None, *, by_layer: bool) -> None:
+    """Let a distributed optimizer describe its state by the pieces that it holds, and load it in place.
+
+    Args:
+        step: the number of steps, for one that has nothing to update; None before the first.
+        by_layer: only some layers have a state, each under its own name.
+    """
 
     def sharded_state_dict(weights: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
-        pieces = list(_pieces_of(optimizer, weights))
+        pieces = list(_pieces_of(optimizer, weights, by_layer=by_layer))
         return {
-            **optimizer.state_dict(),
+            **(optimizer.state_dict() if optimizer.optimizer.state else _idle_state(optimizer, step)),
             "param_state": dict(enumerate(pieces)),
             "param_state_sharding_type": "fully_reshardable",
         }
@@ -36,7 +43,16 @@ def describe_by_pieces(optimizer: Any) -> None:
     optimizer.load_parameter_state_from_fully_reshardable = lambda _: None
 
 
-def _pieces_of(optimizer: Any, weights: dict[str, Any]) -> Iterator[ShardedTensor]:
+def _idle_state(optimizer: Any, step: Tensor | None) -> dict[str, Any]:
+    """What the engine's `state_dict` returns, of an optimizer whose process has nothing to update."""
+    groups = [
+        {**{name: value for name, value in group.items() if name != "params"}, "step": float(step or 0)}
+        for group in optimizer.optimizer.param_groups
+    ]
+    return {"optimizer": {"param_groups": groups}}
+
+
+def _pieces_of(optimizer: Any, weights: dict[str, Any], *, by_layer: bool) -> Iterator[ShardedTensor]:
     """Everything of the state that this process holds.
 
     Args:
@@ -49,7 +65,8 @@ def _pieces_of(optimizer: Any, weights: dict[str, Any]) -> Iterator[ShardedTenso
             for parameter, ranges in bucket["param_map"].items():
                 held = ranges["param"]
                 states = _states_of(optimizer, parameter)
-                for whole in _parts_of(described[parameter]):
+                for part in _parts_of(described[parameter]):
+                    whole = named_by_layer(part) if by_layer else part
                     yield from _pieces_of_part(whole, parameter, held.start, held.end, states)
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
+from torch import Tensor
 
 from modellink_rm.base.megatron_compat import (
     all_rng_states,
@@ -14,8 +16,9 @@ from modellink_rm.base.megatron_compat import (
     set_all_rng_states,
     single_optimizers,
 )
+from modellink_rm.checkpoint.by_layer import named_by_layer
 from modellink_rm.checkpoint.pieces import describe_by_pieces
-from modellink_rm.parallel.groups import Ranks
+from modellink_rm.parallel.groups import Ranks, of_every_process
 
 
 def sharded_weights(chunks: Sequence[Any], metadata: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -41,14 +44,45 @@ def sharded_state(chunks: Sequence[Any], optimizer: Any, *, is_loading: bool) ->
         "chained_optim_avoid_prefix": True,
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }
-    for single in filter(_is_distributed, single_optimizers(optimizer)):
+    distributed = [single for single in single_optimizers(optimizer) if _is_distributed(single)]
+    for single in distributed:
         # The distributed optimizer cannot describe a state it has not allocated yet.
         if not single.optimizer.state:
             allocate_optimizer_state(single)
-        describe_by_pieces(single)
+    step = _common_step(optimizer)
+    by_layer = 0 < _unwrapped(chunks[0]).trained_share < 1
+    for single in distributed:
+        describe_by_pieces(single, step, by_layer=by_layer)
     weights = sharded_weights(chunks, metadata)
     state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=metadata)
+    if step is not None:
+        _name_step(state, step)
+    if by_layer:
+        dict_list_map_inplace(named_by_layer, state)
     return {**weights, "optimizer": state}
+
+
+def _common_step(optimizer: Any) -> Tensor | None:
+    """The number of AdamW's steps, of a process that knows it; None before the first. A collective.
+
+    Where weights are frozen, a process may have nothing to update, and count no steps.
+    """
+    steps = [
+        values["step"]
+        for single in single_optimizers(optimizer)
+        if not single.is_stub_optimizer
+        for values in single.optimizer.state.values()
+        if "step" in values
+    ]
+    found = [step for step in of_every_process(float(steps[0]) if steps else None) if step is not None]
+    return torch.tensor(found[0]) if found else None
+
+
+def _name_step(state: dict[Any, Any], step: Tensor) -> None:
+    """Let the state of an optimizer that is not distributed say the step, which the first process writes."""
+    for part in (state, *state.values()):
+        if isinstance(part, dict) and "param_groups" in part and isinstance(part.get("state"), dict):
+            part["state"].setdefault("common_step", step)
 
 
 def set_optimizer(optimizer: Any, state: Any) -> None:

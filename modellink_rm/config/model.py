@@ -86,6 +86,9 @@ class ModelConfig(ModelOverrides):
     )
     attention_dropout: float = flag(0.0, level="rare", help="dropout of attention weights")
     hidden_dropout: float = flag(0.0, level="rare", help="dropout of hidden states")
+    head_dropout: float = flag(
+        0.0, level="rare", help="dropout of the hidden states that the reward head reads, in training"
+    )
     disable_bias_linear: bool = flag(False, level="hidden", help="linear layers have no bias: always so here")
     position_embedding_type: str = flag("rope", choices=("rope",), level="hidden", help="kind of positions")
     normalization: str = flag("RMSNorm", choices=("RMSNorm",), level="hidden", help="kind of norm")
@@ -98,7 +101,7 @@ class ModelConfig(ModelOverrides):
             UserError: a value out of range, or query groups without grouped queries.
         """
         super().__post_init__()
-        for name in ("attention_dropout", "hidden_dropout"):
+        for name in ("attention_dropout", "hidden_dropout", "head_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{flag_name(name)} must lie in [0, 1), got {getattr(self, name)}")
         for name in ("router_aux_loss_coef", "router_z_loss_coef"):

@@ -19,7 +19,19 @@ class OptimConfig:
     lr_decay_style: str = flag(
         "constant",
         help="how the learning rate changes after warmup",
-        choices=("constant", "linear", "cosine"),
+        choices=("constant", "linear", "cosine", "WSD"),
+    )
+    lr_wsd_decay_style: str = flag(
+        "exponential",
+        level="rare",
+        help="how WSD (warmup, stable, decay) decays at its end",
+        choices=("exponential", "linear", "cosine", "minus_sqrt"),
+    )
+    lr_wsd_decay_iters: int | None = flag(
+        None,
+        minimum=1,
+        level="rare",
+        help="steps of the decay at the end of WSD; by default a tenth of the schedule",
     )
     lr_decay_iters: int | None = flag(
         None, minimum=1, level="rare", help="steps until the learning rate is --min-lr; by default all steps"
@@ -61,6 +73,11 @@ class OptimConfig:
             raise UserError(
                 f"--lr-warmup-init must lie between 0 and --lr {self.lr}, got {self.lr_warmup_init}"
             )
+        if self.lr_wsd_decay_iters is not None and self.lr_decay_style != "WSD":
+            raise UserError(
+                f"--lr-wsd-decay-iters needs --lr-decay-style WSD, got {self.lr_decay_style}: the others "
+                "decay from warmup to --lr-decay-iters"
+            )
         if self.adam_eps <= 0:
             raise UserError(f"--adam-eps must be above 0, got {self.adam_eps}")
         for name in ("adam_beta1", "adam_beta2"):
@@ -95,3 +112,23 @@ class OptimConfig:
                 f"{decay // batch_size} steps"
             )
         return warmup, decay
+
+    def wsd_decay(self, schedule: tuple[int, int], batch_size: int) -> int:
+        """Samples of the decay at the end of a WSD schedule.
+
+        Args:
+            schedule: (warmup, decay) in samples.
+
+        Raises:
+            UserError: the decay begins within warmup.
+        """
+        warmup, end = schedule
+        if self.lr_wsd_decay_iters is None:
+            return max(1, min(end // 10, end - warmup))
+        length = self.lr_wsd_decay_iters * batch_size
+        if length > end - warmup:
+            raise UserError(
+                f"--lr-wsd-decay-iters {self.lr_wsd_decay_iters} must fit between the warmup and the end of "
+                f"the schedule: {(end - warmup) // batch_size} steps"
+            )
+        return length

@@ -66,17 +66,30 @@ class TrainingConfig:
     exit_signal_handler: bool = flag(
         False, level="rare", help="save and leave on SIGTERM too, as on SIGUSR1, with exit code 75"
     )
+    freeze_base: bool = flag(False, help="train the reward head alone")
+    train_last_n_layers: int | None = flag(
+        None, minimum=1, help="train only the last N layers, the final norm and the reward head"
+    )
     seed: int = flag(1234, help="seed of the order of samples, of dropout and of weights that are not loaded")
 
     def __post_init__(self) -> None:
         check_minimums(self)
         if not self.is_pairwise_dataset:
             raise UserError(f"--stage {self.stage} needs --is-pairwise-dataset: it is trained on pairs")
+        if self.freeze_base and self.train_last_n_layers is not None:
+            raise UserError(
+                "--freeze-base and --train-last-n-layers exclude each other: the first trains no layer"
+            )
         lengths = (self.train_iters, self.train_samples, self.train_epochs)
         if sum(length is not None for length in lengths) != 1:
             raise UserError("a run needs one of --train-iters, --train-samples and --train-epochs")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed must lie between 0 and {2**31 - 1}, got {self.seed}")
+
+    @property
+    def num_trained_layers(self) -> int | None:
+        """The last layers that are trained, 0 for the head alone; None where nothing is frozen."""
+        return 0 if self.freeze_base else self.train_last_n_layers
 
     def batch_size(self, data_parallel_size: int) -> int:
         """Pairs of one step over all replicas.

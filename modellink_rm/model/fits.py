@@ -5,6 +5,7 @@ from modellink_rm.base.log import info
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.training import TrainingConfig
 from modellink_rm.experts.shape import Experts
 from modellink_rm.model.shape import ModelShape
 
@@ -94,6 +95,19 @@ def check_recompute_fits_shape(
         return
     if group > num_layers or (precision.recompute_method == "uniform" and num_layers % group):
         raise UserError(f"--recompute-num-layers {group} does not divide the {num_layers} layers of a stage")
+
+
+def check_training_fits_shape(training: TrainingConfig, shape: ModelShape) -> None:
+    """Check that the model has the layers that are to be trained.
+
+    Raises:
+        UserError: --train-last-n-layers is above their number.
+    """
+    if training.train_last_n_layers is not None and training.train_last_n_layers > shape.num_layers:
+        raise UserError(
+            f"--train-last-n-layers {training.train_last_n_layers} is above the model's {shape.num_layers} "
+            "layers; leave the flag out to train all of it"
+        )
 
 
 def check_data_fits_shape(data: DataConfig, shape: ModelShape) -> None:

@@ -4,13 +4,17 @@ from modellink_rm.batching.batch import Batch
 from modellink_rm.model.shape import ModelShape
 
 
-def training_flops(shape: ModelShape, batch: Batch) -> int:
+def training_flops(shape: ModelShape, batch: Batch, *, trained_share: float = 1.0) -> int:
     """Model FLOPs of a forward and a backward pass over all processes that share the model.
 
     The backward pass needs two products for each one of the forward pass (Kaplan et al. 2020, arXiv
     2001.08361, section 2.1). Neither recomputation nor padding is counted.
+
+    Args:
+        trained_share: of the layers; the backward pass ends at the first one that is trained.
     """
-    return 3 * forward_flops(shape, batch)
+    forward = forward_flops(shape, batch)
+    return forward + round(2 * trained_share * forward)
 
 
 def forward_flops(shape: ModelShape, batch: Batch) -> int:

@@ -29,6 +29,7 @@ from modellink_rm.experts.sums import RouterSums
 from modellink_rm.model.attention.packed import ScoredRows, layout_of
 from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.frozen import FrozenPart, decoded
 from modellink_rm.model.heads.choose import make_head
 from modellink_rm.model.layers.recompute import recompute_outputs
 from modellink_rm.model.spec import EXPERTS_INFIX, LAYER_PREFIX, ModelSpec
@@ -46,7 +47,12 @@ class RewardModel(MegatronModule):
         rm_head: hidden -> 1, in float32 for any dtype of the layers, equal on every tensor-parallel rank;
             on the last stage only.
         router_sums: of a model with experts, what this stage's routers chose in training.
+        frozen: what is not trained of this stage; None if all of it is.
+        trained_share: of the model's layers.
     """
+
+    frozen: FrozenPart | None = None
+    trained_share = 1.0
 
     def __init__(
         self,
@@ -175,16 +181,14 @@ class RewardModel(MegatronModule):
             local_rotary=self.local_rotary,
             routing=self._routing(tally) if tally is not None else None,
         )
-        output: Tensor = self.decoder(
-            hidden_states=hidden_states, attention_mask=None, packed_seq_params=layout
-        )
+        output = decoded(self.decoder, self.frozen, hidden_states, layout, received=self._input)
         if tally is not None and self.router_sums is not None:
             groups = [self.tp_group] if self.config.sequence_parallel else []
             groups += [self.cp_group] if self.cp_group.size() > 1 else []
             self.router_sums.add(tally, is_last_stage=self.post_process, groups=groups)
         if layout.scored is None:
             return with_sums(output, tally) if tally is not None and carries_sums else output
-        return self._scores(output[:, 0], layout.scored)
+        return self._scores(output[:, 0], layout.scored, batch.head_factors)
 
     def _new_tally(self, batch: Batch) -> RouterTally | None:
         """Where the routers record their choices, in training a model that has some."""
@@ -199,9 +203,13 @@ class RewardModel(MegatronModule):
             return Routing(tally, tally.rows)
         return Routing(tally, tally.rows.share(rank=self.tp_group.rank(), size=self.tp_group.size()))
 
-    def _scores(self, rows: Tensor, scored: ScoredRows) -> Tensor:
+    def _scores(self, rows: Tensor, scored: ScoredRows, head_factors: Tensor | None) -> Tensor:
         """Scores [num_responses], equal on every process of the stage, of rows [n, h]."""
-        scores: Tensor = self.rm_head(rows)[scored.slots]
+        scores: Tensor
+        if head_factors is None:
+            scores = self.rm_head(rows)[scored.slots]
+        else:
+            scores = self.rm_head(rows[scored.slots].float() * head_factors)
         if self.cp_group.size() == 1:
             return scores
         # The sum's backward is the identity: each rank gets the gradient of the scores it holds.

@@ -14,6 +14,7 @@ from modellink_rm.checkpoint.layout import CheckpointInfo, RunInfo
 from modellink_rm.config.data import DataConfig, split_fractions, weighted_prefixes
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.run import RunConfig
+from modellink_rm.config.training import TrainingConfig
 
 _NEW_RUN = "--finetune starts a new run from its weights, under another --save"
 # Flags that change what is learned, and may change on the way. Of the others some are free; some are compared
@@ -24,8 +25,9 @@ _ANNOUNCED = {
     "objective": {"margin_weight", "focal_gamma", "label_smoothing", "tie_threshold", "centering_weight"}
     | {"score_l2_weight", "range_penalty_weight", "score_range"},
     "optim": {"lr", "min_lr", "lr_decay_style", "lr_warmup_init", "weight_decay", "clip_grad"}
+    | {"lr_wsd_decay_style", "lr_wsd_decay_iters"}
     | {"adam_beta1", "adam_beta2", "adam_eps"},
-    "model": {"attention_dropout", "hidden_dropout"},
+    "model": {"attention_dropout", "hidden_dropout", "head_dropout"},
 }
 
 
@@ -37,11 +39,13 @@ class RunLength:
         batch_size: examples of one step over all replicas.
         train_iters: steps of the whole run, those of the checkpoint included.
         schedule: (warmup, decay) of the learning rate, in samples.
+        wsd_decay: of --lr-decay-style WSD, samples of the decay at the end; None for others.
     """
 
     batch_size: int
     train_iters: int
     schedule: tuple[int, int]
+    wsd_decay: int | None = None
 
 
 def plan_length(
@@ -59,12 +63,7 @@ def plan_length(
     if resumed is None:
         batch_size = training.batch_size(num_replicas)
         train_iters = training.num_steps(batch_size, num_examples=num_examples)
-        num_samples = train_iters * batch_size
-        return RunLength(
-            batch_size=batch_size,
-            train_iters=train_iters,
-            schedule=config.optim.schedule(num_samples, batch_size),
-        )
+        return _length(config.optim, batch_size, train_iters, num_samples=train_iters * batch_size)
     before = batch_size_of(resumed)
     if training.global_batch_size is None and before is not None:
         if before != training.micro_batch_size * num_replicas:
@@ -76,11 +75,14 @@ def plan_length(
         batch_size, num_examples=num_examples, done=done, consumed_samples=consumed
     )
     num_samples = consumed + (train_iters - done) * batch_size
-    return RunLength(
-        batch_size=batch_size,
-        train_iters=train_iters,
-        schedule=config.optim.schedule(max(num_samples, batch_size), batch_size),
-    )
+    return _length(config.optim, batch_size, train_iters, num_samples=max(num_samples, batch_size))
+
+
+def _length(optim: OptimConfig, batch_size: int, train_iters: int, *, num_samples: int) -> RunLength:
+    """The length of a run over so many samples."""
+    schedule = optim.schedule(num_samples, batch_size)
+    wsd_decay = optim.wsd_decay(schedule, batch_size) if optim.lr_decay_style == "WSD" else None
+    return RunLength(batch_size=batch_size, train_iters=train_iters, schedule=schedule, wsd_decay=wsd_decay)
 
 
 def batch_size_of(run: RunInfo) -> int | None:
@@ -124,6 +126,7 @@ def check_continues(
     """
     if config.checkpoint.load_optim:
         _check_optimizer(config, checkpoint)
+        _check_frozen(config.training, checkpoint.run)
     run = checkpoint.run
     _check_data(fingerprints, run)
     _check_split(config.data.split, run)
@@ -214,6 +217,23 @@ def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:
             raise UserError(
                 f"{checkpoint.path} was written {'with' if was else 'without'} {flag}, whose optimizer "
                 f"state is another; {'give it too' if was else 'leave it out'}, or give --no-load-optim"
+            )
+
+
+def _check_frozen(training: TrainingConfig, run: RunInfo) -> None:
+    """Check that the weights are trained that have an optimizer state.
+
+    Raises:
+        UserError: --freeze-base or --train-last-n-layers differs.
+    """
+    for name, default in (("freeze_base", False), ("train_last_n_layers", None)):
+        now, before = getattr(training, name), run.setting("training", name) or default
+        if now != before:
+            then = f"with {flag_name(name)}" + (f" {before}" if default is None else "")
+            raise UserError(
+                f"the run cannot be resumed with other weights to train: it started "
+                f"{then if before else f'without {flag_name(name)}'}; --no-load-optim starts their optimizer "
+                "state anew"
             )
 
 

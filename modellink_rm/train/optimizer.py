@@ -180,9 +180,9 @@ def use_fused_adam(optimizer: MegatronOptimizer) -> bool:
 
 
 def build_scheduler(
-    optimizer: MegatronOptimizer, optim: OptimConfig, schedule: tuple[int, int]
+    optimizer: MegatronOptimizer, optim: OptimConfig, schedule: tuple[int, int], wsd_decay: int | None = None
 ) -> OptimizerParamScheduler:
-    """Megatron-LM's schedule; `schedule` is (warmup, decay) in samples."""
+    """Megatron-LM's schedule; `schedule` is (warmup, decay) in samples, `wsd_decay` that of WSD's end."""
     warmup_samples, decay_samples = schedule
     return OptimizerParamScheduler(
         optimizer,
@@ -198,4 +198,6 @@ def build_scheduler(
         wd_incr_style="constant",
         use_checkpoint_opt_param_scheduler=False,
         override_opt_param_scheduler=True,
+        wsd_decay_steps=wsd_decay,
+        lr_wsd_decay_style=optim.lr_wsd_decay_style,
     )

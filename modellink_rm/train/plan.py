@@ -17,7 +17,11 @@ from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, 
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.run import RunConfig
 from modellink_rm.dataset.blend import Blend
-from modellink_rm.model.fits import check_data_fits_shape, check_recompute_fits_shape
+from modellink_rm.model.fits import (
+    check_data_fits_shape,
+    check_recompute_fits_shape,
+    check_training_fits_shape,
+)
 from modellink_rm.objective.choice import choose_objective
 from modellink_rm.objective.objective import Objective
 from modellink_rm.tokenizers.load import load_tokenizer
@@ -113,6 +117,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     )
     check_data_fits_shape(config.data, model.shape)
     check_recompute_fits_shape(config.precision, config.parallel, model.shape)
+    check_training_fits_shape(config.training, model.shape)
     tokenizer_config = tokenizer_of(config.tokenizer, source)
     tokenizer = load_tokenizer(tokenizer_config)
     if tokenizer.vocab_size > model.shape.vocab_size:

@@ -123,7 +123,8 @@ def train_step(
     state.consumed_samples += num_examples
     sums = no_sums(loss.objective, device)
     if ranks.reports_scores:
-        flops = sum(training_flops(shape, batch) for batch in micro_batches)
+        share = state.model[0].module.trained_share
+        flops = sum(training_flops(shape, batch, trained_share=share) for batch in micro_batches)
         sums = _total(kept).plus("flops", flops)
     sums = sums.joined(take_router_sums(state.model, ranks, device))
     return StepResult(sums=sums, grad_norm=float(grad_norm))

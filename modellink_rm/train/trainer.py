@@ -6,6 +6,7 @@ from pathlib import Path
 from modellink_rm.base.files import write_whole
 from modellink_rm.base.log import info
 from modellink_rm.base.platform import Platform
+from modellink_rm.batching.head_dropout import HeadDropout
 from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
 from modellink_rm.checkpoint.best import BestCheckpoint, kept_iterations, write_best
@@ -17,6 +18,7 @@ from modellink_rm.checkpoint.save import CheckpointSaver
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.dataset.order import order_of
 from modellink_rm.model.config import Kernels
+from modellink_rm.model.frozen import freeze
 from modellink_rm.model.kernel_choice import check_requested_kernels, choose_kernels
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.report.run_files import ABOUT_NAME, METRICS_NAME
@@ -199,7 +201,14 @@ def _global_batches(plan: RunPlan, packing: Packing, ranks: Ranks, platform: Pla
         packing=packing,
         ranks=ranks,
         platform=platform,
+        head_dropout=_head_dropout(plan),
     )
+
+
+def _head_dropout(plan: RunPlan) -> HeadDropout | None:
+    rate, seed = plan.config.model.head_dropout, plan.config.training.seed
+    hidden_size = plan.model.shape.hidden_size
+    return HeadDropout(rate=rate, hidden_size=hidden_size, seed=seed) if rate else None
 
 
 def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
@@ -223,9 +232,11 @@ def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainSta
         loads=not plan.continues,
         verifies=config.checkpoint.verify_checksums,
     )
+    if config.training.num_trained_layers is not None:
+        freeze(model, num_trained_layers=config.training.num_trained_layers)
     wrapped = wrap_for_training(model, optim=config.optim, precision=config.precision)
     optimizer = build_optimizer(wrapped, optim=config.optim, precision=config.precision)
-    scheduler = build_scheduler(optimizer, config.optim, plan.length.schedule)
+    scheduler = build_scheduler(optimizer, config.optim, plan.length.schedule, plan.length.wsd_decay)
     state = TrainState(wrapped, optimizer, scheduler)
     if source.checkpoint is not None and plan.continues:
         progress = load_train_state(
@@ -248,8 +259,9 @@ def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainSta
 
 def current_learning_rate(state: TrainState) -> float:
     """The learning rate of the next step."""
-    groups = [group for group in state.optimizer.param_groups if group.get("default_config", True)]
-    return float(groups[0]["lr"])
+    groups = state.optimizer.param_groups
+    # The head's group is one of its own, with the same rate; where only the head is trained, the only one.
+    return float(min(groups, key=lambda group: not group.get("default_config", True))["lr"])
 
 
 def open_saver(config: CheckpointConfig, ranks: Ranks) -> CheckpointSaver:

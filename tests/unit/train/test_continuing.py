@@ -27,6 +27,7 @@ TABLE: dict[str, dict[str, str]] = {
         "eval_iters early_stopping_patience exit_interval exit_duration_in_mins exit_signal_handler",
         ANNOUNCED: "loss_type global_batch_size seed",
         COMPARED: "train_iters train_samples train_epochs",
+        REFUSED: "freeze_base train_last_n_layers",
     },
     "data": {
         FREE: "prefix_sharing num_workers valid_data_path",
@@ -37,7 +38,7 @@ TABLE: dict[str, dict[str, str]] = {
     "optim": {
         FREE: "overlap overlap_grad_reduce overlap_param_gather",
         ANNOUNCED: "lr min_lr lr_decay_style lr_warmup_init weight_decay adam_beta1 adam_beta2 adam_eps "
-        "clip_grad",
+        "clip_grad lr_wsd_decay_style lr_wsd_decay_iters",
         COMPARED: "lr_decay_iters lr_warmup_iters lr_warmup_fraction",
         REFUSED: "use_distributed_optimizer",
     },
@@ -49,7 +50,7 @@ TABLE: dict[str, dict[str, str]] = {
     "model": {
         FREE: "init_method_std make_vocab_size_divisible_by disable_bias_linear position_embedding_type "
         "normalization swiglu",
-        ANNOUNCED: "attention_dropout hidden_dropout",
+        ANNOUNCED: "attention_dropout hidden_dropout head_dropout",
         COMPARED: "num_layers hidden_size ffn_hidden_size num_attention_heads group_query_attention "
         "num_query_groups kv_channels padded_vocab_size add_qkv_bias use_glm_rope rotary_percent "
         "post_layer_norm head_bias max_position_embeddings norm_epsilon rotary_base "
