@@ -45,7 +45,7 @@ def load_weights(
         CheckpointNotReadError: on every process: a file is not what was written, or cannot be read.
     """
     with reading(checkpoint, ranks, verifies=verifies):
-        _load_in_place(sharded_weights(chunks), checkpoint.path)
+        load_in_place(sharded_weights(chunks), checkpoint.path)
 
 
 def load_train_state(
@@ -76,7 +76,7 @@ def load_train_state(
     if has_rng:
         state["rng"] = sharded_rng(ranks)
     with reading(checkpoint, ranks, verifies=verifies):
-        loaded = _load_in_place(state, checkpoint.path)
+        loaded = load_in_place(state, checkpoint.path)
     if load_optim:
         set_optimizer(optimizer, loaded["optimizer"])
         scheduler.load_state_dict(loaded["scheduler"])
@@ -89,10 +89,13 @@ def load_train_state(
 
 
 @torch.no_grad()
-def _load_in_place(state: dict[str, Any], path: Path) -> dict[str, Any]:
+def load_in_place(state: dict[str, Any], path: Path, *, is_whole: bool = True) -> dict[str, Any]:
     """Read tensors into those that `state` describes; those, and what the checkpoint holds beside tensors.
 
     Of tensors that several processes hold alike each reads a share, and sends it to the others.
+
+    Args:
+        is_whole: all processes together describe all of every tensor that they describe, which is checked.
     """
     described, rest = extract_matching_values(
         state, lambda value: isinstance(value, ShardedTensor | ShardedTensorFactory)
@@ -105,7 +108,9 @@ def _load_in_place(state: dict[str, Any], path: Path) -> dict[str, Any]:
     shares = divide_replicas(list(nested_values(stored)))
     mine = {str(number): share.tensor for number, share in enumerate(shares) if share.is_mine}
     targets = {number: tensor.data.detach() for number, tensor in mine.items()}
-    loaded: dict[str, Any] = dist_checkpointing.load({**rest, _READ_HERE: mine}, str(path))
+    loaded: dict[str, Any] = dist_checkpointing.load(
+        {**rest, _READ_HERE: mine}, str(path), validate_access_integrity=is_whole
+    )
     for number, tensor in loaded.pop(_READ_HERE, {}).items():
         if tensor.data_ptr() != targets[number].data_ptr():
             targets[number].copy_(tensor.view_as(targets[number]))

@@ -172,9 +172,6 @@ def _changed_flags(config: RunConfig, run: RunInfo) -> Iterator[str]:
                 yield f"{flag_name(field.name)} {now!r}; it started with {before!r}"
 
 
-def _changed_schedule(config: RunConfig, run: RunInfo, length: RunLength) -> Iterator[str]:
-    """What differs in the lengths of the schedule, as far as the learning rate depends on them."""
-    if run.schedule is None:  # of an earlier version
 def _changed_mixture(config: DataConfig, run: RunInfo) -> Iterator[str]:
     """What differs in the weights of data sets; a run of an earlier version did not mix its data sets."""
     words = run.setting("data", "data_path") or ()
@@ -193,6 +190,9 @@ def _weights(weights: Sequence[Fraction]) -> str:
     return " ".join(f"{float(weight):g}" for weight in weights) or "by rows"
 
 
+def _changed_schedule(config: RunConfig, run: RunInfo, length: RunLength) -> Iterator[str]:
+    """What differs in the lengths of the schedule, as far as the learning rate depends on them."""
+    if run.schedule is None:  # of an earlier version
         return
     names = ("warmup",) if config.optim.lr_decay_style == "constant" else ("warmup", "decay")
     for name, now, before in zip(names, length.schedule, run.schedule, strict=False):

@@ -127,10 +127,10 @@ def train_step(
         flops = sum(training_flops(shape, batch, trained_share=share) for batch in micro_batches)
         sums = _total(kept).plus("flops", flops)
     sums = sums.joined(take_router_sums(state.model, ranks, device))
-    return StepResult(sums=sums, grad_norm=float(grad_norm))
     if data_sets is not None:
         figures = [entry["figures"] for entry in kept] if ranks.reports_scores else []
         sums = sums.joined(data_sets.sums(figures, device))
+    return StepResult(sums=sums, grad_norm=float(grad_norm))
 
 
 @torch.no_grad()

@@ -24,9 +24,9 @@ from modellink_rm.parallel.groups import Ranks
 from modellink_rm.report.run_files import ABOUT_NAME, METRICS_NAME
 from modellink_rm.train.about import about_run
 from modellink_rm.train.best import BestSoFar, best_so_far
+from modellink_rm.train.data_sets import DataSets
 from modellink_rm.train.evaluations import Evaluations
 from modellink_rm.train.leaving import Leaving
-from modellink_rm.train.data_sets import DataSets
 from modellink_rm.train.optimizer import (
     TrainState,
     build_optimizer,
@@ -109,9 +109,9 @@ def _take_steps(
     loss = StepLoss(objective=plan.objective, counts_examples=ranks.cp_rank == 0)
     packing = packing_of(plan, state.model, platform, ranks)
     data = _global_batches(plan, packing, ranks, platform)
+    data_sets = DataSets(plan.blend.train)
     reporting, checkpoint = config.reporting, config.checkpoint
     traces = trace_directory(reporting.tensorboard_dir, checkpoint.save)
-    data_sets = DataSets(plan.blend.train)
     with (
         prefetch(data.after, _samples_before_steps(plan, state), config.data.num_workers) as batches,
         StepTrace(reporting, traces, ranks.rank) as trace,
@@ -137,9 +137,9 @@ def _take_steps(
                 ranks=ranks,
                 device=platform.device,
                 before_update=saver.before_update,
+                data_sets=data_sets,
             )
             trace.after_step(state.iteration)
-                data_sets=data_sets,
             saver.after_step()
             is_last = state.iteration == plan.train_iters
             reason = leaving.after_step(state.iteration)

@@ -13,6 +13,7 @@ import pytest
 from modellink_rm.base.errors import run_command
 from modellink_rm.base.flags import flag_name
 from modellink_rm.commands import (
+    average,
     best_of_n,
     doctor,
     estimate,
@@ -28,6 +29,7 @@ from modellink_rm.commands import (
     serve,
     train,
 )
+from modellink_rm.config.average import AverageConfig
 from modellink_rm.config.doctor import DoctorConfig
 from modellink_rm.config.estimate import EstimateConfig
 from modellink_rm.config.evaluate import EvaluateConfig
@@ -94,6 +96,7 @@ COMMANDS = {
     "doctor": Command(doctor.main, (DoctorConfig,), "--directory nowhere"),
     "report": Command(report.main, (ReportConfig,), "nowhere --output out.html"),
     "export": Command(export.main, (ExportConfig, ParallelConfig), "--load nowhere --output out"),
+    "average": Command(average.main, (AverageConfig, ParallelConfig), "nowhere elsewhere --output out"),
     "estimate": Command(estimate.main, (EstimateConfig, ModelConfig), "--load nowhere --gpus 8x80G"),
     "import": Command(
         import_model.main, (ImportConfig, TokenizerConfig, ParallelConfig), "--load nowhere --output out"

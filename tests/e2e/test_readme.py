@@ -15,6 +15,7 @@ from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.commands.registry import COMMANDS as REGISTERED_COMMANDS
 from modellink_rm.commands.score import GROUPS as SCORER_GROUPS
 from modellink_rm.commands.train import GROUPS
+from modellink_rm.config.average import AverageConfig
 from modellink_rm.config.doctor import DoctorConfig
 from modellink_rm.config.estimate import EstimateConfig
 from modellink_rm.config.evaluate import EvaluateConfig
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Any] = {
     "export": ((ExportConfig, ParallelConfig), {}),
     "estimate": ((EstimateConfig, ModelConfig), IGNORED_TRAINER_FLAGS),
     "report": ((ReportConfig,), {}),
+    "average": ((AverageConfig, ParallelConfig), {}),
     "import": ((ImportConfig, TokenizerConfig, ParallelConfig), {}),
 }
 # Commands that pages describe in their text alone.
@@ -71,9 +73,9 @@ FOREIGN_FLAGS = {
         "--is-embedding",
     ),
     # Of trainers that ask the server for rewards.
+    *("--dataset", "--dataset_probs", "--max_samples"),
     *("--reward", "--rm-type", "--rm-url", "--reward-key", "--apply-chat-template"),
 }
-    *("--dataset", "--dataset_probs", "--max_samples"),
 # ModelLink's, of which README.md says that they are errors here.
 REFUSED_FLAGS = {
     "--fp16",
@@ -145,7 +147,8 @@ def test_pages_show_every_command() -> None:
 @pytest.mark.parametrize("command", of_package(SHOWN), ids=str)
 def test_shown_command_parses(command: Command) -> None:
     groups, ignored = COMMANDS[command.program]
-    words = with_first_flag(command.words, "--run") if command.program == "report" else command.words
+    first = {"report": "--run", "average": "--load"}.get(command.program)
+    words = with_first_flag(command.words, first) if first is not None else command.words
     parsed = parse_flags(words, groups, prog="test", description="", ignored=ignored)
     for group in parsed.values():
         if getattr(group, "prompt_type", None):
@@ -199,7 +202,7 @@ def test_readme_names_every_ignored_flag() -> None:
 
 def test_rows_of_flags_by_task_name_flags_of_their_commands() -> None:
     every = {"preprocess": "preprocess_data.py", "train": "pretrain_rm.py", "score": "score"}
-    named = ("estimate", "evaluate", "make-pairs", "report", "export", "import", "serve")
+    named = ("estimate", "evaluate", "make-pairs", "report", "export", "import", "average", "serve")
     programs = {**every, **{name: name for name in named}}
     section = (ROOT / "README.md").read_text().split("## Flags by task")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \| (.+) \|$", section, re.MULTILINE)
