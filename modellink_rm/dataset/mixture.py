@@ -65,7 +65,7 @@ def mixture_of(config: DataConfig, prefixes: Sequence[str], sizes: Sequence[int]
 
 
 def _tempered(sizes: Sequence[int], temperature: float) -> list[int]:
-    """Weights in proportion to sizes^(1/T) (Arivazhagan et al. 2019, arXiv 1907.05019, section 4.2)."""
+    """Weights in proportion to sizes^(1/T) (Arivazhagan et al. 2019, arXiv 1907.05019)."""
     logarithms = [math.log(size) / temperature for size in sizes]
     powers = [math.exp(one - max(logarithms)) for one in logarithms]
     return [max(1, round(_TEMPERED_TOTAL * power / sum(powers))) for power in powers]
@@ -132,7 +132,9 @@ class Turns:
         with self._lock:
             while len(self._starts) <= number:
                 self._starts.append(self._turns(len(self._starts) - 1)[2])
-            sources, before, _ = self._turns(number)
+            sources, before, after = self._turns(number)
+            if len(self._starts) == number + 1:
+                self._starts.append(after)
         return sources, before
 
     def _turns(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int64], tuple[int, ...]]:

@@ -70,6 +70,15 @@ def test_lines_on_a_terminal_fit_it(columns: int, monkeypatch: pytest.MonkeyPatc
         assert re.search(r"  left \d+:\d\d$", lines[0])
 
 
+def test_data_sets_of_a_mixture_have_a_short_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = terminal(monkeypatch, columns=80, no_color="1")
+    console = make_console(train_iters=20_000, batch_size=16, first_iteration=0, labels=LABELS)
+    metrics = {"hh": {"loss": 0.5, "accuracy": 0.75, "examples": 6}, "math": {"loss": 0.25, "examples": 2}}
+    console.data_sets(metrics, name="train", iteration=500)
+    console.close()
+    assert output.getvalue().splitlines()[0] == "      train  hh 0.500 0.750  math 0.250"
+
+
 def test_colours_come_with_the_terminal_and_go_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     coloured = shown(terminal(monkeypatch, columns=100, no_color=""))
     assert "\x1b[2mloss\x1b[0m 0.6490" in coloured[0]

@@ -78,7 +78,7 @@ def evaluation_of(summary: Summary, *, name: str = "valid", **values: Any) -> Ev
     return Evaluation(set=name, summary=summary, **{**nothing, **values})
 
 
-def log_steps(reporter: Reporter, summary: Summary) -> None:
+def log_steps(reporter: Reporter, summary: Summary, **more: Any) -> None:
     reporter.log_steps(
         summary,
         iteration=2,
@@ -88,6 +88,7 @@ def log_steps(reporter: Reporter, summary: Summary) -> None:
         seconds=2.0,
         num_steps=2,
         matmul_peak=4e12,
+        **more,
     )
 
 
@@ -151,6 +152,24 @@ def test_a_named_set_has_its_name_in_line_and_row_and_each_source_has_its_metric
     assert row["maths/loss"] == 0.5
     assert {name: row[f"maths/org/set/{name}"] for name in of_source} == of_source
     assert capsys.readouterr().out.startswith(" validation after iteration 2 on maths | pairs: 8 | loss: ")
+
+
+def test_several_data_sets_have_a_line_and_columns_in_training_and_evaluations(
+    reporter: Reporter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_sets = {"hh": {"loss": 0.5, "accuracy": 0.75, "examples": 6}, "math": {"loss": 0.25, "examples": 2}}
+    columns = {f"{name}/{metric}": value for name, one in of_sets.items() for metric, value in one.items()}
+    log_steps(reporter, SUMMARY, by_data_set=of_sets)
+    row = row_of(tmp_path)
+    assert {name: row[f"train/{name}"] for name in columns} == columns
+    cells = "hh: pairs: 6, loss: 5.000000E-01, acc: 0.7500 | math: pairs: 2, loss: 2.500000E-01 |"
+    assert capsys.readouterr().out.splitlines()[1] == f" data sets of train after iteration 2 | {cells}"
+    evaluation = evaluation_of(SUMMARY, by_data_set=of_sets, by_source={"org": {"accuracy": 1.0}})
+    reporter.log_evaluation(evaluation, iteration=2, consumed_samples=8)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])
+    assert {name: row[f"valid/{name}"] for name in columns} == columns
+    assert row["valid/org/accuracy"] == 1.0
+    assert capsys.readouterr().out.splitlines()[1] == f" data sets of valid after iteration 2 | {cells}"
 
 
 def test_trackers_get_every_row_and_the_scores_of_evaluations(tmp_path: Path) -> None:
