@@ -16,6 +16,8 @@ def warn_of_memory(plan: RunPlan, platform: Platform, *, world_size: int, compil
     Args:
         compiles_elementwise: whether norm, rotation and gate are compiled.
     """
+    if plan.config.training.num_trained_layers is not None:
+        return  # the estimate takes all weights as trained, and would warn of runs that fit
     on_cpu = is_cpu(platform.device)
     run = workload_of(
         plan,

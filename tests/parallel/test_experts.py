@@ -77,6 +77,20 @@ def test_run_matches_one_process(
         assert run.column("expert_load") == pytest.approx(single.column("expert_load"), rel=1e-6)
 
 
+@pytest.mark.parametrize("recipe", [full("--freeze-base"), full("--train-last-n-layers 1")])
+def test_frozen_layers_give_the_numbers_of_one_process_and_are_not_balanced(
+    recipe: str, balanced: list[str], single: RunResult, workers: Workers, tmp_path: Path
+) -> None:
+    frozen = [*balanced, *recipe.split()]
+    one = run_training(workers, 1, frozen, tmp_path / "one", saves=False)
+    assert one.steps[0]["loss"] == single.steps[0]["loss"]
+    assert one.steps[0]["router_aux_loss"] == single.steps[0]["router_aux_loss"]
+    for name in ("pp2", "dp2_ep2_distributed_optimizer"):
+        world_size, flags = CASES[name]
+        run = run_training(workers, world_size, [*frozen, *flags.split()], tmp_path / name, saves=False)
+        check_same(run, one)
+
+
 @pytest.mark.parametrize("flags", [full(PP2), full(f"{EP2} {DISTRIBUTED}")])
 def test_bf16_follows_fp32(
     flags: str, balanced: list[str], single: RunResult, workers: Workers, tmp_path: Path
