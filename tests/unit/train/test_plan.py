@@ -211,6 +211,12 @@ def test_every_flag_of_the_chatglm3_and_llama2_scripts_is_known() -> None:
         ("--distributed-timeout-minutes 0", "--distributed-timeout-minutes must be at least 1"),
         ("--lr-warmup-iters 10", "warmup must be shorter than the schedule"),
         ("--recompute-granularity full --recompute-num-layers 3", "does not divide the 4 layers of a stage"),
+        ("--train-last-n-layers 5", "--train-last-n-layers 5 is above the model's 4 layers"),
+        (
+            "--train-last-n-layers 1 --freeze-base",
+            "--freeze-base and --train-last-n-layers exclude each other",
+        ),
+        ("--head-dropout 1", "--head-dropout must lie in \\[0, 1\\), got 1"),
         ("@nowhere.args", "an @file of flags cannot be read"),
     ],
 )
@@ -298,6 +304,21 @@ def test_two_data_sets_are_each_trained_on_and_validated(directory: Path) -> Non
     blend = plan(directory, f"--data-path {directory}/pairs {directory}/more --split 80,20,0").blend
     assert [one.rows for one in blend.train.datasets] == [range(16), range(8)]
     assert [one.rows for one in blend.valid.datasets] == [range(16, 20), range(8, 10)]
+
+
+def test_an_epoch_of_a_mixture_and_its_shares_are_said(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[str] = []
+    monkeypatch.setattr("modellink_rm.train.plan_data.info", messages.append)
+    write_random_rows(directory / "more", 10, seed=8)
+    words = f"--data-path {directory}/pairs {directory}/more --split 80,20,0 --global-batch-size 10"
+    found = plan(directory, f"{words} --data-epochs 0.5 4")
+    assert found.blend.mixture.epoch_size == 40  # 16 rows half a time and 8 rows four times
+    assert [line for line in messages if line.startswith("mixture: ")] == [
+        "mixture: pairs: 20.00% of the samples, 0.25 epochs of its 16 rows",
+        "mixture: more: 80.00% of the samples, 2.00 epochs of its 8 rows",
+    ]
 
 
 def test_data_set_given_twice_is_refused(directory: Path) -> None:
