@@ -1,4 +1,4 @@
-"""Conversations, before they become token ids: messages, pairs, rankings, and unranked responses."""
+"""Conversations, before they become token ids: messages, pairs, rankings, rated and unranked responses."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -128,4 +128,45 @@ class Unranked:
         return None
 
 
-Conversation = Pair | Ranking | Unranked
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A prompt and a response with ratings of its attributes.
+
+    Attributes:
+        system: as in `Pair`.
+        tools: as in `Pair`.
+        prompt: as in `Pair`.
+        response: what is rated.
+        ratings: of each attribute that the handler names, on the data's own scale; NaN if not given.
+        source: as in `Pair`.
+    """
+
+    system: str | None
+    tools: str
+    prompt: tuple[Message, ...]
+    response: Message
+    ratings: tuple[float, ...]
+    source: str | None = None
+
+    @property
+    def responses(self) -> tuple[Message, ...]:
+        """The one response."""
+        return (self.response,)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """1 for the only response."""
+        return (1,)
+
+    @property
+    def margins(self) -> tuple[float, ...] | None:
+        """None: there is nothing to prefer the response to."""
+        return None
+
+    @property
+    def probabilities(self) -> tuple[float, ...] | None:
+        """None, as of the margins."""
+        return None
+
+
+Conversation = Pair | Ranking | Unranked | Rated

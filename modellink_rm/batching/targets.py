@@ -24,6 +24,8 @@ class Targets:
             best itself; NaN if the data does not say.
         probabilities: float32 [r], that the best response of its example is preferred to it; 1 if the data
             does not say, and for the best itself.
+        ratings: float32 [r, a], of a attributes; NaN if one is not given. a is 0 where the data has none.
+        num_tokens: int64 [r], tokens of the response itself, without its prompt.
         better: int64 [c], for every two responses of an example with different ranks the better one's number
             among all r.
         worse: int64 [c], the other one's.
@@ -35,6 +37,8 @@ class Targets:
     ranks: Tensor
     margins: Tensor
     probabilities: Tensor
+    ratings: Tensor
+    num_tokens: Tensor
     better: Tensor
     worse: Tensor
     tied: Tensor
@@ -52,6 +56,8 @@ class Targets:
             ranks=change(self.ranks),
             margins=change(self.margins),
             probabilities=change(self.probabilities),
+            ratings=change(self.ratings),
+            num_tokens=change(self.num_tokens),
             better=change(self.better),
             worse=change(self.worse),
             tied=change(self.tied),
@@ -92,6 +98,8 @@ def targets_of(examples: Sequence[Example]) -> Targets:
         ranks=_joined(map(_ranks, examples), torch.int64),
         margins=_joined(map(_margins, examples), torch.float32),
         probabilities=_joined(map(_probabilities, examples), torch.float32),
+        ratings=_ratings(examples, sum(num_responses)),
+        num_tokens=_joined(map(_num_tokens, examples), torch.int64),
         better=torch.tensor(better, dtype=torch.int64),
         worse=torch.tensor(worse, dtype=torch.int64),
         tied=torch.tensor(tied, dtype=torch.int64),
@@ -100,6 +108,15 @@ def targets_of(examples: Sequence[Example]) -> Targets:
 
 def _joined(parts: Iterable[Sequence[float]], dtype: torch.dtype) -> Tensor:
     return torch.tensor(list(itertools.chain.from_iterable(parts)), dtype=dtype)
+
+
+def _ratings(examples: Sequence[Example], num_responses: int) -> Tensor:
+    rows = [row for example in examples for row in example.ratings]
+    return torch.tensor(rows, dtype=torch.float32).view(num_responses, len(rows[0]) if rows else 0)
+
+
+def _num_tokens(example: Example) -> Sequence[int]:
+    return [len(response.input_ids) - response.num_prompt_tokens for response in example.responses]
 
 
 def _ranks(example: Example) -> Sequence[int]:

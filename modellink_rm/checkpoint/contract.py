@@ -43,6 +43,8 @@ class InferenceContract:
         handler: --handler-name that read the training data's records; None if data sets differ or do not
             name one.
         map_keys: --map-keys of that handler, as given.
+        attributes: what each output of the head says, by the names of the training data's ratings; empty
+            where its one output is the score.
         normalization: how scores are normalized, where `evaluate --write-normalization` measured it.
     """
 
@@ -57,6 +59,7 @@ class InferenceContract:
     truncation: str
     handler: str | None = None
     map_keys: str | None = None
+    attributes: tuple[str, ...] = ()
     normalization: Normalization | None = None
 
     def to_json(self) -> bytes:
@@ -64,6 +67,8 @@ class InferenceContract:
         values = dataclasses.asdict(self)
         if self.normalization is None:
             del values["normalization"]
+        if not self.attributes:
+            del values["attributes"]
         return json.dumps(values, indent=1, ensure_ascii=False).encode()
 
 
@@ -76,6 +81,7 @@ def make_contract(
     truncation: str,
     handler: str | None,
     map_keys: str | None,
+    attributes: tuple[str, ...] = (),
 ) -> InferenceContract:
     """The contract of a run."""
     return InferenceContract(
@@ -89,6 +95,7 @@ def make_contract(
         truncation=truncation,
         handler=handler,
         map_keys=map_keys,
+        attributes=attributes,
     )
 
 

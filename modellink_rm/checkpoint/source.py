@@ -15,10 +15,12 @@ from modellink_rm.checkpoint.megatron.files import find_megatron_checkpoint
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.fits import check_parallel_fits_shape
 from modellink_rm.model.resolve import padded_vocab_size, resolve_shape
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
+from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,25 @@ class ModelSource:
             UserError: it is missing or damaged.
         """
         return read_contract(self.checkpoint.path) if self.checkpoint is not None else None
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What each output of its head says; empty where its one output is the score."""
+        if self.hugging_face is not None:
+            return self.hugging_face.attributes
+        return self.contract.attributes if self.contract is not None else ()
+
+    def appended_token(self, tokenizer: Tokenizer) -> str:
+        """The token that the publisher's class appends to what it scores, of a directory; "" for none."""
+        weights = self.hugging_face
+        field = FAMILIES[weights.shape.family].reward_token_field if weights is not None else ""
+        if weights is None or not field:
+            return ""
+        wanted = weights.config.get(field)
+        found = next((token for token, index in tokenizer.special_tokens.items() if index == wanted), "")
+        if found:
+            info(f"{found} is appended to every response: {field} of config.json")
+        return found
 
     @property
     def has_train_state(self) -> bool:
@@ -170,6 +191,35 @@ def plan_model(
     return ModelPlan(source=source, spec=spec)
 
 
+def with_attributes(model: ModelPlan, attributes: tuple[str, ...]) -> ModelPlan:
+    """The model with an output for each attribute of the ratings that it is trained on.
+
+    Args:
+        attributes: empty where it is trained on preferences, of one score.
+
+    Raises:
+        UserError: the head that is loaded has other outputs.
+    """
+    known, source = model.source.attributes, model.source
+    number = max(len(attributes), 1)
+    has_head = source.checkpoint is not None or (
+        source.hugging_face is not None and source.hugging_face.head() is not None
+    )
+    if has_head and number != model.spec.num_outputs:
+        outputs = f"the attributes {', '.join(known)}" if known else "one score"
+        wanted = f"ratings of {', '.join(attributes)}" if attributes else "preferences, of one score"
+        raise UserError(
+            f"--load {source.name} has a head of {outputs}, and the data are {wanted}: load its base model "
+            "with --load-checkpoint-loosely, or give other data"
+        )
+    if has_head and known and attributes and known != attributes:
+        raise UserError(
+            f"--load {source.name} has a head of the attributes {', '.join(known)}, and the data are ratings "
+            f"of {', '.join(attributes)}: preprocess with the names in that order"
+        )
+    return dataclasses.replace(model, spec=dataclasses.replace(model.spec, num_outputs=number))
+
+
 def _spec_of_hugging_face(
     weights: HuggingFaceWeights, model: ModelConfig, parallel: ParallelConfig, *, loosely: bool
 ) -> ModelSpec:
@@ -184,6 +234,7 @@ def _spec_of_hugging_face(
         padded_vocab_size=padded_vocab_size(model, shape, parallel.tensor_model_parallel_size),
         post_layer_norm=model.post_layer_norm,
         head_bias=model.head_bias or (head is not None and head[1] is not None),
+        num_outputs=len(head[0]) if head is not None else 1,
     )
 
 

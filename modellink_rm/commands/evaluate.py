@@ -9,7 +9,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import write_whole
 from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.log import info, is_first_process, set_up_logging
-from modellink_rm.checkpoint.contract import write_normalization
+from modellink_rm.checkpoint.contract import read_contract, write_normalization
 from modellink_rm.checkpoint.layout import find_checkpoint
 from modellink_rm.commands.output import files_of_model, prepare_output
 from modellink_rm.commands.registry import COMMANDS, Command
@@ -50,6 +50,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"--write-normalization: --load {options.scorer.load} is no checkpoint of this tool, which has a "
             "place for it; import makes one"
+        )
+    if checkpoint is not None and read_contract(checkpoint).attributes:
+        raise UserError(
+            f"--write-normalization: {options.scorer.load} gives ratings of attributes, which have a scale; "
+            "it is for a model of one score"
         )
     sets = named_inputs("--data", config.data, config)
     check_names_differ(sets)

@@ -69,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
     end_with_launcher()
     plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
     check_first(plan.inputs.reader, [parse_record(raw) for raw in first])
+    if plan.attributes.names:
+        info(f"the score is --attribute-weights {plan.attributes}; rows have every attribute beside it")
     if plan.normalization is not None:
         info(f"scores are normalized: {plan.normalization}; --raw gives the model's own")
     with (

@@ -41,6 +41,14 @@ class ObjectiveConfig:
         (-5.0, 5.0), level="rare", metavar="X", help="lowest and highest score of the range penalty"
     )
 
+    length_penalty_weight: float = flag(
+        0.0,
+        minimum=0,
+        level="rare",
+        help="weight of ODIN's penalty on the correlation of scores and lengths in the global batch; a step "
+        "computes a forward pass more",
+    )
+
     def __post_init__(self) -> None:
         check_minimums(self)
         if self.label_smoothing >= 0.5:

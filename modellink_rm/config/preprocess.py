@@ -63,6 +63,13 @@ class PreprocessConfig(Limits):
         "the prompt ends with an empty one; none: answers stay as they are",
         choices=("true", "false", "none"),
     )
+    reward_token: str | None = flag(
+        None,
+        level="rare",
+        help="token of the tokenizer to append to every response, at which the score is then read, such as "
+        "InternLM2's <|reward|>",
+        metavar="TOKEN",
+    )
     map_keys: str | None = flag(
         None,
         help='names of the records\' fields, as a JSON object: {"prompt": "question", "query": ""}',

@@ -83,6 +83,12 @@ class ScorerConfig:
         help="refuse a --load without a normalization; without this flag and --raw scores are normalized if "
         "--load holds one",
     )
+    attribute_weights: str | None = flag(
+        None,
+        metavar="WEIGHTS",
+        help="of a model of several attributes, the score as a weighted sum of them: "
+        "helpfulness=0.65,verbosity=-0.4; by default the first attribute alone",
+    )
     load_checkpoint_loosely: bool = flag(
         False, help="accept a base model without a reward head (its scores are then random)"
     )

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import check_minimums, flag
 
+# Of data that are not pairs.
+RATINGS_LOSS = "regression"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -16,7 +19,11 @@ class TrainingConfig:
 
     stage: str = flag(help="what is trained: a reward model", choices=("rm", "orm"))
     is_pairwise_dataset: bool = flag(False, help="the data are preference pairs; required with --stage rm")
-    loss_type: str = flag("sigmoid", level="rare", help="loss of a pair (any other word lists them all)")
+    loss_type: str = flag(
+        "sigmoid",
+        level="rare",
+        help="loss of a pair, or regression on ratings (any other word lists them all)",
+    )
     micro_batch_size: int = flag(
         1,
         minimum=1,
@@ -74,8 +81,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_minimums(self)
-        if not self.is_pairwise_dataset:
-            raise UserError(f"--stage {self.stage} needs --is-pairwise-dataset: it is trained on pairs")
+        if not self.is_pairwise_dataset and self.loss_type != RATINGS_LOSS:
+            raise UserError(
+                f"--stage {self.stage} needs --is-pairwise-dataset: it is trained on pairs, or on ratings by "
+                f"--loss-type {RATINGS_LOSS}"
+            )
         if self.freeze_base and self.train_last_n_layers is not None:
             raise UserError(
                 "--freeze-base and --train-last-n-layers exclude each other: the first trains no layer"

@@ -34,7 +34,7 @@ _SETTINGS = {
     "seed": ("training", "seed"),
 }
 _METRICS = ("loss", "accuracy", "margin", "chosen_score", "rejected_score", "examples")
-_SNIPPET = """\
+_LOADING = """\
 ```python
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -44,9 +44,22 @@ model = AutoModelForSequenceClassification.from_pretrained(DIRECTORY, dtype="aut
 messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
 ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
 with torch.no_grad():
+"""
+_ATTRIBUTES_SNIPPET = (
+    _LOADING
+    + """\
+    ratings = model(**ids).logits[0].tolist()
+print(dict(zip(model.config.id2label.values(), ratings, strict=True)))
+```
+"""
+)
+_SNIPPET = (
+    _LOADING
+    + """\
     print(model(**ids).logits[0, 0].item())
 ```
 """
+)
 
 
 def model_card(
@@ -57,28 +70,42 @@ def model_card(
     dtype: torch.dtype,
     pad: PadToken,
     caveat: str | None,
+    appended: str = "",
 ) -> str:
     """The card's text, with its front matter.
 
     Args:
+        appended: the token that the publisher's class appends to what the chat template writes; "" for none.
         caveat: what users must know of the chat template; None where it gives training's ids.
     """
     name, front = _base_model(checkpoint)
     front |= {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["reward-model"]}
     lines = ["---", *_yaml(front), "---", "# Reward model", ""]
     lines += [
-        f"A reward model, trained from {name} with modellink-rm {__version__}: a higher score is a better "
-        f"answer. {_normalized(contract)}",
+        f"A reward model, trained from {name} with modellink-rm {__version__}: {_meaning(contract)}",
         "",
     ]
     if "license" not in front:
         lines += [f"The licence is that of {name} and of the data.", ""]
-    lines += ["## Scores", "", *_scores(contract, form, pad, caveat), ""]
+    lines += ["## Scores", "", *_scores(contract, form, pad, caveat)]
+    if appended:
+        lines.append(f"- The class's `get_score` appends `{appended}` to what the chat template writes.")
+    lines.append("")
     lines += ["## Training", "", *_table(_training(checkpoint, contract, dtype)), ""]
     metrics = _last_metrics(checkpoint)
     if metrics:
         lines += ["## Metrics", "", "At the end of training.", "", *_table(metrics), ""]
     return "\n".join(lines)
+
+
+def _meaning(contract: InferenceContract) -> str:
+    """What a score says."""
+    if not contract.attributes:
+        return f"a higher score is a better answer. {_normalized(contract)}"
+    return (
+        f"it rates an answer's {', '.join(contract.attributes)}, on the scale of its training data. A score "
+        "is a sum of them with weights of your choice."
+    )
 
 
 def _normalized(contract: InferenceContract) -> str:
@@ -119,7 +146,7 @@ def _inherited(card: str) -> dict[str, Any]:
 
 def _scores(contract: InferenceContract, form: Form, pad: PadToken, caveat: str | None) -> Iterator[str]:
     if form.is_classifier:
-        yield from _SNIPPET.splitlines()
+        yield from (_ATTRIBUTES_SNIPPET if contract.attributes else _SNIPPET).splitlines()
     else:
         yield f"The head is in `{form.head_file}`: {VALUE_HEAD.weight} and {VALUE_HEAD.bias}."
     yield ""

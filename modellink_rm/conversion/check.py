@@ -1,5 +1,6 @@
 """The last check of an export: transformers scores what was written, and the scores are the checkpoint's."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -24,7 +25,7 @@ _DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 def check_scores(
     directory: Path,
     samples: Sequence[Sample],
-    expected: Sequence[float],
+    expected: Sequence[Sequence[float]],
     *,
     dtypes: Sequence[torch.dtype],
     rendered: Sequence[int],
@@ -35,7 +36,7 @@ def check_scores(
     (bfloat16) or 1e-2 (float16) of the largest score, or of 1 where that is larger.
 
     Args:
-        expected: the checkpoint's scores.
+        expected: the checkpoint's outputs of each sample: its score, or one for each attribute.
         dtypes: in which `expected` was computed, and in which the directory is written.
         rendered: indices of the samples that the chat template must give their ids.
 
@@ -54,10 +55,12 @@ def check_scores(
         raise UserError(
             f"the written chat template gives other ids than training's to {messages[0]['content']!r}"
         )
-    scale = max(1.0, *(abs(score) for score in expected))
+    flat = list(itertools.chain.from_iterable(expected))
+    scale = max(1.0, *map(abs, flat))
     tolerance = max(TOLERANCE, *(_RELATIVE.get(dtype, 0.0) * scale for dtype in dtypes))
     for how, scores in (("in a padded batch", answer["together"]), ("alone", answer["alone"])):
-        difference = max(abs(one - two) for one, two in zip(scores, expected, strict=True))
+        found = itertools.chain.from_iterable(scores)
+        difference = max(abs(one - two) for one, two in zip(found, flat, strict=True))
         if not difference <= tolerance:
             raise UserError(
                 f"transformers scores {how} differ by {difference:.2g} from the checkpoint's, more than "

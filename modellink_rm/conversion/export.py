@@ -52,17 +52,20 @@ def export_checkpoint(plan: ExportPlan) -> None:
     info(f"wrote {directory}")
 
 
-def _as_written(scores: Sequence[float], plan: ExportPlan) -> list[float]:
+def _as_written(scores: Sequence[Sequence[float]], plan: ExportPlan) -> list[list[float]]:
     """What the written head says where the checkpoint says `scores`: transformers' has no bias for a mean."""
     merged = plan.contents.merged
     if merged is None:
-        return list(scores)
+        return [list(outputs) for outputs in scores]
     has_bias = bool(plan.contents.form.head_names(plan.model.shape.family).bias)
-    return list(merged.apply(scores)) if has_bias else [score / merged.std for score in scores]
+    return [
+        list(merged.apply(outputs)) if has_bias else [score / merged.std for score in outputs]
+        for outputs in scores
+    ]
 
 
-def _written(plan: ExportPlan, platform: Platform, ranks: Ranks) -> tuple[list[float], Path]:
-    """The samples' scores, and the directory under its temporary name; the model is freed afterwards."""
+def _written(plan: ExportPlan, platform: Platform, ranks: Ranks) -> tuple[list[list[float]], Path]:
+    """The samples' outputs, and the directory under its temporary name; the model is freed afterwards."""
     chunks = _loaded(plan, platform, ranks)
     scores = _scores(chunks, plan.samples, plan, platform, ranks) if plan.checks_scores else []
     return scores, write_unfinished(Path(plan.config.output), chunks, plan.contents, ranks)
@@ -92,8 +95,8 @@ def _scores(
     plan: ExportPlan,
     platform: Platform,
     ranks: Ranks,
-) -> list[float]:
-    """The score of each sample, on every process; each replica computes all of them."""
+) -> list[list[float]]:
+    """The outputs of each sample, on every process; each replica computes all of them."""
     examples = [
         Example(index, (Response(np.array(sample.input_ids, dtype=np.int32), num_prompt_tokens=0),))
         for index, sample in enumerate(samples)
@@ -108,7 +111,8 @@ def _scores(
         for group in groups
     )
     scored = forward_scores(chunks, batches, num_micro_batches=len(groups))
-    values = list(itertools.chain.from_iterable(one.tolist() for one, _ in scored))
-    gathered: list[list[float]] = [[]] * ranks.world_size
+    num_outputs = plan.model.spec.num_outputs
+    values = list(itertools.chain.from_iterable(one.view(-1, num_outputs).tolist() for one, _ in scored))
+    gathered: list[list[list[float]]] = [[]] * ranks.world_size
     torch.distributed.all_gather_object(gathered, values if ranks.reports_scores else [])
     return next(part for part in gathered if part)[: len(samples)]

@@ -67,15 +67,16 @@ def plan_import(
     model = plan_model(source, model_config, parallel, loosely=config.load_checkpoint_loosely)
     tokenizer_config = tokenizer_of(tokenizer_config, source)
     tokenizer = load_tokenizer(tokenizer_config)
-    template = _template(config, weights, tokenizer)
+    template = _template(config, weights, tokenizer, reward_token=source.appended_token(tokenizer))
     contract = make_contract(
         template,
         tokenizer,
         not_use_fast=tokenizer_config.tokenizer_not_use_fast,
         seq_length=model.shape.max_position_embeddings,
-        truncation="right",
+        truncation="keep-ends" if template is not None and template.reward_token else "right",
         handler=None,
         map_keys=None,
+        attributes=weights.attributes,
     )
     normalization = _exported_normalization(weights)
     contract = dataclasses.replace(contract, normalization=normalization)
@@ -102,10 +103,12 @@ def _reads_after_norm(weights: HuggingFaceWeights) -> bool:
     return weights.post_layer_norm if isinstance(weights, MegatronWeights) else True
 
 
-def _template(config: ImportConfig, weights: HuggingFaceWeights, tokenizer: Tokenizer) -> Template | None:
+def _template(
+    config: ImportConfig, weights: HuggingFaceWeights, tokenizer: Tokenizer, *, reward_token: str
+) -> Template | None:
     """The template of --prompt-type, of an export of this package, or the tokenizer's own; None for none."""
     if config.prompt_type is not None:
-        return find_template(config.prompt_type, tokenizer)
+        return find_template(config.prompt_type, tokenizer, reward_token=reward_token)
     if isinstance(weights, MegatronWeights) and weights.prompt_type is not None:
         info(f"the checkpoint names its run's --prompt-type {weights.prompt_type}")
         return find_template(weights.prompt_type, tokenizer)
@@ -116,7 +119,7 @@ def _template(config: ImportConfig, weights: HuggingFaceWeights, tokenizer: Toke
                 contract.prompt_type, contract.template_definition, where=str(weights.directory)
             )
     try:
-        template = find_template(CHAT_TEMPLATE, tokenizer, whole=True)
+        template = find_template(CHAT_TEMPLATE, tokenizer, whole=True, reward_token=reward_token)
     except UserError:
         info("the checkpoint names no template, which score then needs: --prompt-type of import gives it one")
         return None

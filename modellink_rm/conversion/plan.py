@@ -45,6 +45,7 @@ from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.parallel.groups import world_size_from_environment
 from modellink_rm.templates.choice import kept_template
 from modellink_rm.templates.jinja import SPACES, jinja_of
+from modellink_rm.templates.renderer import reward_token_ids
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -110,20 +111,29 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
         info(
             f"padding token: {pad.token} with id {pad.index}, {place}; the vocabulary had none that only pads"
         )
-    templated = _with_template(files, base, template, tokenizer, samples, pad)
+    appended = _appended_by_class(form, checkpoint.run.spec.shape.family, template, tokenizer)
+    templated = _with_template(files, base, *appended.without(template, samples), tokenizer, pad)
     if templated.caveat is not None:
         warn_once(templated.caveat)
     bf16 = checkpoint.run.setting("precision", "bf16") is True
     dtype = _DTYPES[config.dtype or ("bfloat16" if bf16 else "float32")]
     merged = _merged(config, contract)
     contract, form = _after_merging(contract, form, merged, has_bias=_has_bias(form, checkpoint))
-    card = model_card(checkpoint, contract, form=form, dtype=dtype, pad=pad, caveat=templated.caveat)
+    card = model_card(
+        checkpoint,
+        contract,
+        form=form,
+        dtype=dtype,
+        pad=pad,
+        caveat=templated.caveat,
+        appended=template.reward_token if template is not None and appended.fields else "",
+    )
     return ExportPlan(
         config=config,
         parallel=parallel,
         model=_model_with_room(source, parallel, added_rows=pad.added_rows),
         contents=Contents(
-            base_config=config_without_code(base, checkpoint.run.spec.shape.family),
+            base_config=config_without_code(base | appended.fields, checkpoint.run.spec.shape.family),
             dtype=dtype,
             form=form,
             pad_token_id=pad.index,
@@ -131,6 +141,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
             files={**templated.files, CARD_NAME: card.encode(), CONTRACT_NAME: contract.to_json()},
             merged=merged,
             max_shard_bytes=config.max_shard_bytes,
+            attributes=contract.attributes,
         ),
         bf16=bf16,
         samples=tuple(samples),
@@ -258,12 +269,39 @@ class _Templated:
     caveat: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Appended:
+    """What the class of the written directory appends to a rendered conversation.
+
+    Attributes:
+        fields: of config.json, which name it; empty if it appends nothing.
+    """
+
+    fields: dict[str, int]
+
+    def without(
+        self, template: Template | None, samples: list[Sample]
+    ) -> tuple[Template | None, list[Sample]]:
+        """The template and the samples without it."""
+        if template is None or not self.fields:
+            return template, samples
+        cut = [dataclasses.replace(one, input_ids=one.input_ids[:-1]) for one in samples]
+        return dataclasses.replace(template, reward_token=""), cut
+
+
+def _appended_by_class(form: Form, family: str, template: Template | None, tokenizer: Tokenizer) -> _Appended:
+    field = FAMILIES[family].reward_token_field
+    if not form.is_classifier or not field or template is None or not template.reward_token:
+        return _Appended(fields={})
+    return _Appended(fields={field: reward_token_ids(template, tokenizer)[0]})
+
+
 def _with_template(
     files: Mapping[str, bytes],
     config: Mapping[str, Any],
     template: Template | None,
-    tokenizer: Tokenizer,
     samples: list[Sample],
+    tokenizer: Tokenizer,
     pad: PadToken,
 ) -> _Templated:
     """The files with the chat template that gives most samples training's ids, at least the plain ones."""

@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from modellink_rm.conversion.publisher_glm import load_publisher_glm
 
-# (token ids [b, s], attention mask [b, s]) -> scores [b]
+# (token ids [b, s], attention mask [b, s]) -> scores [b, labels]
 ScoresOf = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -29,14 +29,14 @@ class Scores:
     """What transformers makes of a directory.
 
     Attributes:
-        together: of all samples in one padded batch.
+        together: of all samples in one padded batch, of each those of all labels.
         alone: of each sample by itself.
         different: indices of the samples that the chat template gives other ids.
         problems: names of tensors that the model lacks, or does not know.
     """
 
-    together: list[float]
-    alone: list[float]
+    together: list[list[float]]
+    alone: list[list[float]]
     different: list[int]
     problems: list[str]
 
@@ -82,7 +82,7 @@ def _opened(directory: Path) -> tuple[ScoresOf, int, list[str]]:
         model.eval()
 
         def scores_of(ids: Tensor, mask: Tensor) -> Tensor:
-            scores: Tensor = model(input_ids=ids, attention_mask=mask).logits[:, 0]
+            scores: Tensor = model(input_ids=ids, attention_mask=mask).logits
             return scores
 
         problems = sorted({*report["missing_keys"], *report["unexpected_keys"]})
@@ -100,7 +100,7 @@ def _opened(directory: Path) -> tuple[ScoresOf, int, list[str]]:
     def value_of(ids: Tensor, mask: Tensor) -> Tensor:
         hidden_states = body(input_ids=ids, attention_mask=mask).last_hidden_state
         last = hidden_states[torch.arange(len(ids)), mask.sum(dim=1) - 1]
-        values: Tensor = last @ head["v_head.summary.weight"][0] + head["v_head.summary.bias"][0]
+        values: Tensor = last @ head["v_head.summary.weight"].T + head["v_head.summary.bias"]
         return values
 
     return value_of, config.get("pad_token_id") or 0, problems

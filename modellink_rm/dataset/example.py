@@ -47,6 +47,7 @@ class Example:
             if the data does not say.
         probabilities: that the best response is preferred to each other one; None if the data does not say,
             which means 1.
+        ratings: of each response those of the data set's attributes, NaN if not given; empty if it has none.
         source: where the record comes from; "" if the data does not say.
         dataset: prefix of the data set's files, "" for an example without a data set.
     """
@@ -57,6 +58,7 @@ class Example:
     ranks: tuple[int, ...] = ()
     margins: tuple[float, ...] | None = None
     probabilities: tuple[float, ...] | None = None
+    ratings: tuple[tuple[float, ...], ...] = ()
     source: str = ""
     dataset: str = ""
 

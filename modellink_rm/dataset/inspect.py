@@ -1,5 +1,6 @@
 """A data set as text: its report, and decoded rows with marked control tokens."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,8 +30,10 @@ def report(manifest: Manifest) -> Iterator[str]:
     yield f"template       {manifest.template}, fingerprint {manifest.template_fingerprint[:12]}"
     yield f"tokenizer      {manifest.tokenizer}, fingerprint {manifest.tokenizer_fingerprint[:12]}"
     yield f"records read   {manifest.num_read:,}"
-    yield f"pairs kept     {manifest.num_kept:,}"
-    if manifest.num_responses and list(manifest.num_responses) != ["2"]:
+    yield f"{'rated' if manifest.attributes else 'pairs'} kept     {manifest.num_kept:,}"
+    if manifest.attributes:
+        yield f"attributes     {', '.join(manifest.attributes)}"
+    elif manifest.num_responses and list(manifest.num_responses) != ["2"]:
         numbers = (f"{number} each to {count:,} prompts" for number, count in manifest.num_responses.items())
         yield f"responses      {', '.join(numbers)}; {manifest.num_ties:,} prompts with a tie"
     yield f"tokens         {manifest.num_tokens:,}, longest row {manifest.longest:,}"
@@ -62,18 +65,23 @@ def decoded_rows(
     """The rows as lines: the prompt, then each answer, as text or, without a tokenizer, as ids.
 
     A control token is written as [</s> 2]; the last token of an answer, where the score is read, is
-    written >>so<<. The headings show rank, margin, probability and source.
+    written >>so<<. The headings show rank, margin, probability, ratings and source.
     """
     for row in rows:
         source = data.source(row)
         ranks = data.ranks_of(row)
         margins, probabilities = data.margins(row), data.probabilities(row)
+        ratings = data.ratings_of(row)
         for number, response in enumerate(data.responses(row)):
             ids, num_prompt = response.input_ids.tolist(), response.num_prompt_tokens
             if number == 0:
                 yield f"--- row {row}: prompt, {num_prompt} tokens{f', source {source}' if source else ''}"
                 yield marked_text(ids[:num_prompt], tokenizer, marks, is_scored=False)
-            heading = f"--- row {row}: {'rejected' if number else 'chosen'}, {len(ids) - num_prompt} tokens"
+            side = "rated" if data.attributes else "rejected" if number else "chosen"
+            heading = f"--- row {row}: {side}, {len(ids) - num_prompt} tokens"
+            if ratings:
+                named = zip(data.attributes, ratings[number], strict=True)
+                heading += "".join(f", {name} {value:g}" for name, value in named if not math.isnan(value))
             if len(ranks) > 2:
                 heading += f", rank {ranks[number]} of {ranks[-1]}"
             if number and margins is not None:

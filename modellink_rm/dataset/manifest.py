@@ -19,7 +19,13 @@ from modellink_rm.dataset.lengths import LengthStatistics
 FORMAT_VERSION = 2
 PAIR_ARRAYS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 # Optional columns for records that say more than a pair, and their dtypes.
-COLUMNS = {"ranks": "int32", "margin": "float32", "probability": "float32", "source": "uint8"}
+COLUMNS = {
+    "ranks": "int32",
+    "margin": "float32",
+    "probability": "float32",
+    "ratings": "float32",
+    "source": "uint8",
+}
 _UNFINISHED = "unfinished"
 
 
@@ -31,7 +37,7 @@ class Manifest:
         format_version: of the manifest itself.
         package_version: of the package that wrote it.
         num_read: records read.
-        num_kept: pairs, or prompts with their responses, in the files, one row each.
+        num_kept: pairs, prompts with their responses, or rated responses, in the files, one row each.
         dropped: reason -> number of records.
         notes: finding -> number of kept pairs with it.
         num_tokens: of both sides of every pair, the prompt counted with each.
@@ -47,6 +53,7 @@ class Manifest:
         checks: what was looked for -> number of pairs with it, dropped ones included.
         drop: names given as --drop.
         num_responses: number of responses to a prompt -> how many prompts; {"2": num_kept} for pairs.
+        attributes: what the ratings of each response are of, in their order.
         num_ties: prompts two of whose responses have one rank.
         lengths: "prompt", "chosen", "rejected" (answers) and "row" (prompt and an answer) -> statistics
             of their tokens; empty in data of earlier versions.
@@ -73,6 +80,7 @@ class Manifest:
     checks: dict[str, int] = field(default_factory=dict)
     drop: list[str] = field(default_factory=list)
     num_responses: dict[str, int] = field(default_factory=dict)
+    attributes: list[str] = field(default_factory=list)
     num_ties: int = 0
     lengths: dict[str, LengthStatistics] = field(default_factory=dict)
     files: dict[str, FileEntry]

@@ -45,6 +45,7 @@ class ExampleReader:
             ranks=dataset.rows.ranks_of(row),
             margins=dataset.rows.margins(row),
             probabilities=dataset.rows.probabilities(row),
+            ratings=dataset.rows.ratings_of(row),
             source=dataset.rows.source(row),
             dataset=str(dataset.prefix),
         )

@@ -1,4 +1,4 @@
-"""The arrays and columns of one data set, and its rows: responses, ranks, margins, probabilities, source."""
+"""The arrays and columns of one data set, and its rows: responses and what is known of them."""
 
 import math
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ class RowFiles:
     Attributes:
         first_rejected: for each prompt the row of rejected_ids where its rejected responses begin; None in a
             data set of pairs, where it is the prompt's own row.
+        attributes: what the ratings of each response are of, in their order.
     """
 
     chosen_ids: IndexedReader
@@ -32,6 +33,8 @@ class RowFiles:
     first_rejected: NDArray[np.int64] | None
     margin: IndexedReader | None
     probability: IndexedReader | None
+    ratings: IndexedReader | None
+    attributes: tuple[str, ...]
     source_names: IndexedReader | None
 
     @classmethod
@@ -54,7 +57,8 @@ class RowFiles:
             for name in names
         }
         num_rows = len(readers[PAIR_ARRAYS[0]]) if manifest is None else manifest.num_kept
-        _check_rows(prefix, readers, num_rows)
+        attributes = () if manifest is None else tuple(manifest.attributes)
+        _check_rows(prefix, readers, num_rows, num_attributes=len(attributes))
         ranks = readers.get("ranks")
         first = None if ranks is None else np.cumsum(ranks.lengths - 1) - (ranks.lengths - 1)
         return cls(
@@ -66,6 +70,8 @@ class RowFiles:
             first_rejected=first,
             margin=readers.get("margin"),
             probability=readers.get("probability"),
+            ratings=readers.get("ratings"),
+            attributes=attributes,
             source_names=readers.get("source"),
         )
 
@@ -110,6 +116,13 @@ class RowFiles:
         """The probability that the best response is preferred to each other one; None if not given."""
         return _given(self.probability, row)
 
+    def ratings_of(self, row: int) -> tuple[tuple[float, ...], ...]:
+        """Of each response the ratings of `attributes`, NaN where one is not given; () without attributes."""
+        if self.ratings is None:
+            return ()
+        values = self.ratings[row].reshape(-1, len(self.attributes))
+        return tuple(map(tuple, values.tolist()))
+
     def first_without_preference(self) -> int | None:
         """The first row whose responses all have one rank; None if there is none. Reads all ranks."""
         if self.ranks is None:
@@ -129,9 +142,11 @@ class RowFiles:
     def longest_sides(self) -> NDArray[np.int32]:
         """Tokens of the longest response of each row, the prompt included."""
         rejected = self.rejected_ids.lengths
-        if self.first_rejected is not None and len(rejected):
-            rejected = np.maximum.reduceat(rejected, self.first_rejected)
-        return np.maximum(self.chosen_ids.lengths, rejected)
+        if self.ranks is None:
+            return np.maximum(self.chosen_ids.lengths, rejected)
+        longest = self.chosen_ids.lengths.copy()
+        np.maximum.at(longest, np.repeat(np.arange(len(self)), self.ranks.lengths - 1), rejected)
+        return longest
 
 
 def _given(column: IndexedReader | None, row: int) -> tuple[float, ...] | None:
@@ -147,7 +162,9 @@ def _response(input_ids: np.ndarray, labels: np.ndarray) -> Response:
     return Response(input_ids=input_ids, num_prompt_tokens=num_prompt_tokens)
 
 
-def _check_rows(prefix: Path, readers: Mapping[str, IndexedReader], num_rows: int) -> None:
+def _check_rows(
+    prefix: Path, readers: Mapping[str, IndexedReader], num_rows: int, *, num_attributes: int
+) -> None:
     """Every file has the rows that the others and the manifest ask for."""
     pairs = np.full(len(readers[PAIR_ARRAYS[0]]), 2)
     num_responses = readers["ranks"].lengths if "ranks" in readers else pairs
@@ -161,8 +178,15 @@ def _check_rows(prefix: Path, readers: Mapping[str, IndexedReader], num_rows: in
         if not np.array_equal(readers[f"{side}_input_ids"].lengths, labels):
             path = idx_path(array_prefix(prefix, f"{side}_labels"))
             raise UserError(f"{path} has rows of other lengths than those of {side}_input_ids")
-    if np.any(num_responses < 2):
-        raise UserError(f"{idx_path(array_prefix(prefix, 'ranks'))} has rows of fewer than two responses")
+    if np.any(num_responses < 1):
+        raise UserError(f"{idx_path(array_prefix(prefix, 'ranks'))} has rows without a response")
     for name in ("margin", "probability"):
         if name in readers and not np.array_equal(readers[name].lengths, num_responses - 1):
             raise UserError(f"{idx_path(array_prefix(prefix, name))} has rows of other lengths than ranks")
+    if "ratings" in readers and not num_attributes:
+        raise UserError(f"{prefix} has ratings, and no manifest that names their attributes")
+    if "ratings" in readers and not np.array_equal(
+        readers["ratings"].lengths, num_responses * num_attributes
+    ):
+        path = idx_path(array_prefix(prefix, "ratings"))
+        raise UserError(f"{path} has rows of other lengths than {num_attributes} ratings a response")

@@ -7,14 +7,14 @@ from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.registry import unknown_name_message
-from modellink_rm.conversation import Conversation
+from modellink_rm.conversation import Conversation, Rated
 from modellink_rm.handlers.custom import CheckedHandler, class_in_file, is_file_and_class, is_foreign
-from modellink_rm.handlers.fields import Handler
+from modellink_rm.handlers.fields import Handler, names_of
 from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.handlers.sharegpt import Tags
 from modellink_rm.records import RecordError
 
-_LARGEST_MARGIN = 3.4028234663852886e38  # of float32, which the files keep
+_LARGEST_NUMBER = 3.4028234663852886e38  # of float32, which the files keep
 _NO_OBJECT = """--map-keys must be a JSON object such as '{"prompt": "question"}'"""
 
 
@@ -47,14 +47,20 @@ def conversation_of(handler: Handler, fields: Mapping[str, Any]) -> Conversation
     """
     conversation = handler(fields)
     margins = conversation.margins
-    if margins is not None and not all(abs(margin) <= _LARGEST_MARGIN for margin in margins):
+    if margins is not None and not all(abs(margin) <= _LARGEST_NUMBER for margin in margins):
         raise RecordError("a margin that float32 cannot hold")
+    if isinstance(conversation, Rated) and any(
+        abs(value) > _LARGEST_NUMBER for value in conversation.ratings
+    ):
+        raise RecordError("a rating that float32 cannot hold")
     return conversation
 
 
 def missing_fields(map_keys: str | None, record: Mapping[str, Any]) -> list[str]:
     """Fields that --map-keys names but the record does not have."""
-    names = [name for key, name in parsed_map_keys(map_keys).items() if key != "tags"]
+    mapping = {key: name for key, name in parsed_map_keys(map_keys).items() if key != "tags"}
+    attributes = names_of(mapping.pop("attributes", ""))
+    names = [*mapping.values(), *attributes]
     return [name for name in names if name and name not in record]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.conversation import Conversation, Pair, Ranking, Unranked
-from modellink_rm.handlers.fields import Handler, answer_fields
+from modellink_rm.conversation import Conversation, Pair, Ranking, Rated, Unranked
+from modellink_rm.handlers.fields import Handler, answer_fields, rated_attributes
 
 
 def is_file_and_class(name: str) -> bool:
@@ -50,11 +50,13 @@ class CheckedHandler:
 
     Attributes:
         answer_fields: the fields that hold responses; () if its class has no `answer_keys`.
+        rated_attributes: what its ratings are of; () if it has none.
     """
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self.answer_fields = answer_fields(handler)
+        self.rated_attributes = rated_attributes(handler)
 
     def __call__(self, record: Mapping[str, Any]) -> Conversation:
         """The conversation of a record.
@@ -65,10 +67,15 @@ class CheckedHandler:
         """
         made = self._handler(record)
         name = type(self._handler).__name__
-        if not isinstance(made, Pair | Ranking | Unranked):
+        if not isinstance(made, Pair | Ranking | Unranked | Rated):
             raise UserError(
-                f"{name} returned {type(made).__name__} instead of a Pair, a Ranking or an Unranked; a "
-                "record that cannot be used raises RecordError"
+                f"{name} returned {type(made).__name__} instead of a Pair, a Ranking, a Rated or an "
+                "Unranked; a record that cannot be used raises RecordError"
+            )
+        if isinstance(made, Rated) and len(made.ratings) != len(self.rated_attributes):
+            raise UserError(
+                f"{name} returned {len(made.ratings)} ratings for its {len(self.rated_attributes)} "
+                "rated_attributes: each has one, NaN if it is not given"
             )
         if isinstance(made, Ranking):
             _check_ranking(made, name)

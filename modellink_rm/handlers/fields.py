@@ -136,6 +136,17 @@ def answer_fields(handler: Handler) -> tuple[str, ...]:
     return tuple(name for name in names if name)
 
 
+def names_of(text: str) -> tuple[str, ...]:
+    """The names in a text, with commas between them."""
+    return tuple(name.strip() for name in text.split(",")) if text else ()
+
+
+def rated_attributes(handler: Handler) -> tuple[str, ...]:
+    """Names of the attributes that a handler reads ratings of; () if it reads none."""
+    found: tuple[str, ...] = getattr(handler, "rated_attributes", ())
+    return found
+
+
 def optional_text(record: Mapping[str, Any], name: str) -> str:
     """The text of a field; "" if it is missing, null or switched off."""
     value = record.get(name) if name else None

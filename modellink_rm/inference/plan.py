@@ -1,19 +1,20 @@
 """The plan of scoring: everything that can be checked before any process group starts."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
 from modellink_rm.config.score import ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
+from modellink_rm.inference.attributes import Attributes, weighted_attributes
 from modellink_rm.inference.reader import RecordReader
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
 from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.model.fits import shares_prompts
 from modellink_rm.parallel.groups import world_size_from_environment
-from modellink_rm.templates.choice import find_template, kept_template
+from modellink_rm.templates.choice import check_truncation, find_template, kept_template
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -28,6 +29,7 @@ class ScoringPlan:
         inputs: turns records into examples.
         share_prefixes: compute the prompt of several responses once.
         normalization: of the scores; None for the model's own.
+        attributes: what the model's outputs are, and how the score is made of them.
     """
 
     options: ScorerOptions
@@ -36,6 +38,7 @@ class ScoringPlan:
     share_prefixes: bool
     bf16: bool
     normalization: Normalization | None = None
+    attributes: Attributes = field(default_factory=Attributes)
 
 
 def plan_scoring(options: ScorerOptions) -> ScoringPlan:
@@ -57,7 +60,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         trained_map_keys=contract.map_keys if contract is not None else None,
     )
     tokenizer = load_tokenizer(tokenizer_of(options.tokenizer, source))
-    template = _template(scorer, contract, tokenizer)
+    template = _template(scorer, contract, tokenizer, reward_token=source.appended_token(tokenizer))
     if contract is not None and contract.tokenizer_fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"the tokenizer {tokenizer.name} is not the one that {scorer.load} was trained with; leave the "
@@ -67,12 +70,15 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
     seq_length = scorer.seq_length or (contract.seq_length if contract is not None else longest)
     if seq_length > longest:
         raise UserError(f"--seq-length {seq_length} is above the model's --max-position-embeddings {longest}")
+    truncation = scorer.truncation or (contract.truncation if contract is not None else None)
+    truncation = truncation or ("keep-ends" if template.reward_token else "right")
+    check_truncation(template, truncation)
     inputs = RecordTokenizer(
         reader=reader,
         template=template,
         tokenizer=with_word_cache(tokenizer),
         seq_length=seq_length,
-        truncation=scorer.truncation or (contract.truncation if contract is not None else "right"),
+        truncation=truncation,
         padding_id=_padding_id(source),
     )
     return ScoringPlan(
@@ -82,6 +88,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         share_prefixes=shares_prompts(seq_length, model.shape),
         bf16=scorer.bf16 or _was_bf16(source),
         normalization=_normalization(scorer, contract),
+        attributes=weighted_attributes(source.attributes, scorer.attribute_weights, load=scorer.load),
     )
 
 
@@ -100,7 +107,9 @@ def _normalization(scorer: ScorerConfig, contract: InferenceContract | None) -> 
     return None if scorer.raw else found
 
 
-def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer) -> Template:
+def _template(
+    scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer, *, reward_token: str
+) -> Template:
     """The template of --prompt-type or of the contract, from the contract's definition if it has one.
 
     Without both it is the tokenizer's own chat template.
@@ -115,7 +124,7 @@ def _template(scorer: ScorerConfig, contract: InferenceContract | None, tokenize
         template = kept_template(name, contract.template_definition, where=scorer.load)
     else:
         # A reward model of another trainer read its score after all that its chat template writes.
-        template = find_template(name, tokenizer, whole=contract is None)
+        template = find_template(name, tokenizer, whole=contract is None, reward_token=reward_token)
     if contract is not None and contract.template_fingerprint not in (None, template.fingerprint):
         raise UserError(
             f"--prompt-type {name} is not the template that {scorer.load} was trained with "

@@ -6,7 +6,7 @@ from typing import Any
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Conversation
 from modellink_rm.handlers import HANDLERS, Handler, conversation_of, make_handler
-from modellink_rm.handlers.fields import answer_fields
+from modellink_rm.handlers.fields import answer_fields, rated_attributes
 from modellink_rm.records import BadRecord, Record, RecordError
 
 DEFAULT_HANDLER = "OpenAiMessagesPairwiseHandler"
@@ -77,9 +77,10 @@ class RecordReader:
             others = {name: what for name, what in _OTHER_HANDLERS.items() if name != "system"}
             _check_nothing_is_left(fields, others | _OF_PAIRS, RESPONSES_HANDLER)
             return self._responses
-        if self._trained is not None:
+        # A model that was trained on rated responses is also asked which of two is better.
+        if self._trained is not None and (_has_any(fields, own) or not rated_attributes(self._trained)):
             return self._trained
-        if self._trained_name is not None:
+        if self._trained is None and self._trained_name is not None:
             reason = f"read by {self._trained_name} in training, which has to be given again"
             raise HandlerNeededError(reason, f"the record was {reason}: --handler-name {self._trained_name}")
         if not _has_any(fields, ("chosen", "rejected", *_OTHER_HANDLERS)):

@@ -1,8 +1,12 @@
 """The results of scoring a record."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from modellink_rm.conversation import Conversation, Pair, Ranking
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,11 +16,14 @@ class Scored:
     Attributes:
         scores: of the conversation's responses, in its order: best first if they are ranked.
         is_truncated: whether tokens were cut.
+        attributes: of each response the model's outputs by name, in the order of `scores`; empty where the
+            model gives one score.
     """
 
     conversation: Conversation
     scores: tuple[float, ...]
     is_truncated: bool
+    attributes: tuple[dict[str, float], ...] = ()
 
     @property
     def is_pair(self) -> bool:
@@ -26,10 +33,18 @@ class Scored:
     @property
     def in_record_order(self) -> list[float]:
         """The scores in the record's own order of responses; of a pair the preferred one's first."""
+        return self._in_record_order(self.scores)
+
+    @property
+    def attributes_in_record_order(self) -> list[dict[str, float]]:
+        """The attributes in that order."""
+        return self._in_record_order(self.attributes) if self.attributes else []
+
+    def _in_record_order(self, values: Sequence[Value]) -> list[Value]:
         places = self.conversation.places if isinstance(self.conversation, Ranking) else None
         if places is None:
-            return list(self.scores)
-        by_place = dict(zip(places, self.scores, strict=True))
+            return list(values)
+        by_place = dict(zip(places, values, strict=True))
         return [by_place[place] for place in range(len(places))]
 
 

@@ -11,8 +11,8 @@ from modellink_rm.inference.result import NotScored, Scored
 # Names of what the model says, in the order of a row.
 SCORE, SCORES = "score", "scores"
 CHOSEN, REJECTED, MARGIN = "chosen_score", "rejected_score", "margin"
-TRUNCATED, ERROR = "truncated", "error"
-OWN_NAMES = (SCORE, SCORES, CHOSEN, REJECTED, MARGIN, TRUNCATED, ERROR)
+ATTRIBUTES, TRUNCATED, ERROR = "attribute_scores", "truncated", "error"
+OWN_NAMES = (SCORE, SCORES, CHOSEN, REJECTED, MARGIN, ATTRIBUTES, TRUNCATED, ERROR)
 _NOTHING = "none"
 
 
@@ -63,7 +63,7 @@ def output_row(fields: Mapping[str, Any], result: Scored | NotScored, keep: Kept
     if isinstance(result, NotScored):
         return {**row, ERROR: result.message}
     truncated = {TRUNCATED: True} if result.is_truncated else {}
-    return {**row, **_scores(result), **truncated}
+    return {**row, **_scores(result), **_attributes(result), **truncated}
 
 
 def _scores(result: Scored) -> dict[str, Any]:
@@ -72,6 +72,14 @@ def _scores(result: Scored) -> dict[str, Any]:
         return {CHOSEN: chosen, REJECTED: rejected, MARGIN: chosen - rejected}
     scores = result.in_record_order
     return {SCORE: scores[0]} if len(scores) == 1 else {SCORES: scores}
+
+
+def _attributes(result: Scored) -> dict[str, Any]:
+    """The attributes of one response, or a list of those of several; of a pair the preferred one's first."""
+    found = result.attributes_in_record_order
+    if not found:
+        return {}
+    return {ATTRIBUTES: found[0] if len(found) == 1 else found}
 
 
 def _free_name(name: str, taken: Mapping[str, Any]) -> str:

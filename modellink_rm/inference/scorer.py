@@ -16,7 +16,7 @@ from modellink_rm.dataset.example import Example
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
 from modellink_rm.inference.record_tokenizer import PlacedConversation, RecordTokenizer, ScoringInput
 from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
-from modellink_rm.inference.scoring_model import ScoringModel
+from modellink_rm.inference.scoring_model import ExampleOutputs, ScoringModel
 from modellink_rm.records import BadRecord, Record
 
 Fields = Mapping[str, Any]
@@ -144,8 +144,17 @@ class Scorer:
     def results_of(self, inputs: Sequence[ScoringInput | NotScored]) -> list[Scored | NotScored]:
         """The result of each input that `read` returned, in order; a collective."""
         examples = [item.example for item in inputs if isinstance(item, ScoringInput)]
-        scores = iter(self.score_examples(examples))
-        return [_result(item, next(scores)) if isinstance(item, ScoringInput) else item for item in inputs]
+        outputs = iter(self.model.outputs_of(examples))
+        return [
+            self._result(item, next(outputs)) if isinstance(item, ScoringInput) else item for item in inputs
+        ]
+
+    def _result(self, item: ScoringInput, outputs: ExampleOutputs) -> Scored | NotScored:
+        scores, named = self.model.scores_of(outputs), self.plan.attributes.named
+        if not all(map(math.isfinite, scores)):
+            return NotScored(NOT_FINITE, f"{item.place}: {NOT_FINITE}")
+        attributes = tuple(map(named, outputs)) if self.plan.attributes.names else ()
+        return Scored(item.conversation, scores, item.example.is_truncated, attributes)
 
     def close(self) -> None:
         """End the process groups; a second call does nothing."""
@@ -190,12 +199,6 @@ def _check_all_scored(items: Sequence[ScoringInput | Scored | NotScored]) -> Non
     for item in items:
         if isinstance(item, NotScored):
             raise UserError(item.message)
-
-
-def _result(item: ScoringInput, scores: tuple[float, ...]) -> Scored | NotScored:
-    if all(map(math.isfinite, scores)):
-        return Scored(item.conversation, scores, item.example.is_truncated)
-    return NotScored(NOT_FINITE, f"{item.place}: {NOT_FINITE}")
 
 
 def _sigmoid(value: float) -> float:

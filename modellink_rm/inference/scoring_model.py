@@ -23,6 +23,9 @@ from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import Ranks, process_groups
 from modellink_rm.parallel.pipeline import forward_scores, micro_batches_multiple_of
 
+# Of each response of an example the model's outputs: its score, or one for each attribute.
+ExampleOutputs = tuple[tuple[float, ...], ...]
+
 # Tokens of a forward pass from which on more are no faster: a CPU is busy with few, a GPU is not.
 _TOKENS_ON_CPU, _TOKENS_ON_GPU = 2048, 32768
 
@@ -61,6 +64,7 @@ class ScoringModel:
         self._lock = threading.Lock()
         self._platform = platform
         self._normalization = plan.normalization
+        self._attributes = plan.attributes
         with ExitStack() as resources:
             groups = process_groups(options.parallel, platform, seed=options.scorer.seed)
             self.ranks: Ranks = resources.enter_context(groups)
@@ -69,9 +73,18 @@ class ScoringModel:
             self._resources = resources.pop_all()
 
     def score_examples(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
-        """Scores of each example's responses, in its order, normalized as the plan says.
+        """Scores of each example's responses, in its order, normalized as the plan says; as `outputs_of`."""
+        return [self.scores_of(outputs) for outputs in self.outputs_of(examples)]
 
-        A collective: every process gives the same examples and gets all scores. A prompt that several
+    def scores_of(self, outputs: ExampleOutputs) -> tuple[float, ...]:
+        """Scores of responses from what the model says of each: weighted and normalized as the plan says."""
+        scores = tuple(self._attributes.score(one) for one in outputs)
+        return scores if self._normalization is None else self._normalization.apply(scores)
+
+    def outputs_of(self, examples: Sequence[Example]) -> list[ExampleOutputs]:
+        """What the model says of each example's responses, in its order.
+
+        A collective: every process gives the same examples and gets all outputs. A prompt that several
         examples have is computed once. Threads take turns.
 
         Raises:
@@ -80,10 +93,7 @@ class ScoringModel:
         with self._lock, self._platform.of_this_thread():
             if not self._chunks:
                 raise UserError("the Scorer is closed")
-            if not examples:
-                return []
-            scores = self._scores(examples)
-        return scores if self._normalization is None else [self._normalization.apply(one) for one in scores]
+            return self._outputs(examples) if examples else []
 
     def close(self) -> None:
         """End the process groups; a second call does nothing."""
@@ -91,17 +101,18 @@ class ScoringModel:
             self._chunks = []
             self._resources.close()
 
-    def _scores(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
+    def _outputs(self, examples: Sequence[Example]) -> list[ExampleOutputs]:
         merged = self._merged(examples)
         number, batches = micro_batches_of([one.example for one in merged], self.packing, self.ranks)
         on_device = (batch.to(self._platform.device) for batch in batches)
         scored = forward_scores(self._chunks, on_device, num_micro_batches=number) if number else []
-        mine: dict[tuple[int, int], float] = {}
+        mine: dict[tuple[int, int], tuple[float, ...]] = {}
         for scores, batch in scored:
-            mine.update(_by_place(scores.tolist(), batch, merged))
-        gathered: list[dict[tuple[int, int], float]] = [{}] * self.ranks.world_size
+            rows = scores.view(-1, len(self._attributes.weights)).tolist()
+            mine.update(_by_place(rows, batch, merged))
+        gathered: list[dict[tuple[int, int], tuple[float, ...]]] = [{}] * self.ranks.world_size
         torch.distributed.all_gather_object(gathered, mine if self.ranks.reports_scores else {})
-        found = {place: score for part in gathered for place, score in part.items()}
+        found = {place: outputs for part in gathered for place, outputs in part.items()}
         return [
             tuple(found[number, place] for place in range(len(example.responses)))
             for number, example in enumerate(examples)
@@ -149,8 +160,8 @@ def _packing(plan: ScoringPlan, platform: Platform, chunks: Sequence[RewardModel
 
 
 def _by_place(
-    scores: Sequence[float], batch: Batch, merged: Sequence[MergedExample]
-) -> Iterator[tuple[tuple[int, int], float]]:
-    """The scores of a micro-batch with the places that they belong to."""
+    outputs: Sequence[Sequence[float]], batch: Batch, merged: Sequence[MergedExample]
+) -> Iterator[tuple[tuple[int, int], tuple[float, ...]]]:
+    """The outputs of a micro-batch with the places that they belong to."""
     places = itertools.chain.from_iterable(merged[name.row].places for name in batch.names)
-    return zip(places, scores, strict=True)
+    return zip(places, map(tuple, outputs), strict=True)

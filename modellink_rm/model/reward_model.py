@@ -44,8 +44,8 @@ class RewardModel(MegatronModule):
 
     Attributes:
         spec: of the whole model.
-        rm_head: hidden -> 1, in float32 for any dtype of the layers, equal on every tensor-parallel rank;
-            on the last stage only.
+        rm_head: hidden -> outputs, in float32 for any dtype of the layers, equal on every tensor-parallel
+            rank; on the last stage only.
         router_sums: of a model with experts, what this stage's routers chose in training.
         frozen: what is not trained of this stage; None if all of it is.
         trained_share: of the model's layers.
@@ -158,7 +158,9 @@ class RewardModel(MegatronModule):
         self._input = input_tensor[0] if isinstance(input_tensor, list) else input_tensor
 
     def forward(self, batch: Batch) -> Tensor:
-        """Scores [num_responses], float32, on the last stage; hidden states on the others.
+        """Scores, float32, on the last stage; hidden states on the others.
+
+        Scores are [num_responses], or [num_responses, outputs] where the head has several outputs.
 
         Hidden states are [t, 1, h] of this process's t tokens, or [t/tp, 1, h] under sequence
         parallelism.
@@ -204,7 +206,11 @@ class RewardModel(MegatronModule):
         return Routing(tally, tally.rows.share(rank=self.tp_group.rank(), size=self.tp_group.size()))
 
     def _scores(self, rows: Tensor, scored: ScoredRows, head_factors: Tensor | None) -> Tensor:
-        """Scores [num_responses], equal on every process of the stage, of rows [n, h]."""
+        """Scores [num_responses] or [num_responses, outputs], equal on every process of the stage.
+
+        Args:
+            rows: [n, h].
+        """
         scores: Tensor
         if head_factors is None:
             scores = self.rm_head(rows)[scored.slots]
@@ -213,6 +219,7 @@ class RewardModel(MegatronModule):
         if self.cp_group.size() == 1:
             return scores
         # The sum's backward is the identity: each rank gets the gradient of the scores it holds.
-        held = scores.masked_fill(~scored.is_held, 0.0)
+        is_held = scored.is_held if scores.dim() == 1 else scored.is_held.unsqueeze(1)
+        held = scores.masked_fill(~is_held, 0.0)
         whole: Tensor = reduce_from_tensor_model_parallel_region(held, group=self.cp_group)
         return whole

@@ -21,12 +21,14 @@ class ModelSpec:
         padded_vocab_size: rows of the embedding over all tensor-parallel ranks.
         post_layer_norm: whether the head reads hidden states after the final norm.
         head_bias: whether the head has a bias.
+        num_outputs: numbers that the head gives of each response: its score, or one for each attribute.
     """
 
     shape: ModelShape
     padded_vocab_size: int
     post_layer_norm: bool = True
     head_bias: bool = False
+    num_outputs: int = 1
 
     def without_router_losses(self) -> "ModelSpec":
         """The same model, without the losses that its routers add in training."""

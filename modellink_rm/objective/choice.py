@@ -1,10 +1,15 @@
 """The objective that the flags choose."""
 
+import dataclasses
+
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.flags import flag_name
 from modellink_rm.config.objective import ObjectiveConfig
-from modellink_rm.objective.losses.registry import LOSSES, LossType, RankingLossType
+from modellink_rm.objective.length_penalty import LengthPenalty
+from modellink_rm.objective.losses.registry import LOSSES, LossType, RankingLossType, RatingLossType
 from modellink_rm.objective.objective import Objective
 from modellink_rm.objective.preference import PreferenceObjective
+from modellink_rm.objective.regression import RegressionObjective
 from modellink_rm.objective.terms.centering import Centering
 from modellink_rm.objective.terms.range_penalty import RangePenalty
 from modellink_rm.objective.terms.score_l2 import ScoreL2
@@ -19,6 +24,9 @@ def choose_objective(loss_type: str, config: ObjectiveConfig | None = None) -> O
     """
     config = config or ObjectiveConfig()
     loss = LOSSES[loss_type]
+    if isinstance(loss, RatingLossType):
+        _check_no_flag_of_pairs(loss_type, config)
+        return RegressionObjective(loss=loss)
     if config.tie_threshold and not (isinstance(loss, LossType) and loss.uses_margins):
         raise UserError(
             f"--tie-threshold has no meaning for --loss-type {loss_type}: ties belong to the likelihood of "
@@ -33,7 +41,24 @@ def choose_objective(loss_type: str, config: ObjectiveConfig | None = None) -> O
         raise UserError(
             f"--loss-type {loss_type} scales the loss by the margins; --margin-weight cannot be 0"
         )
-    return PreferenceObjective(loss=loss, config=config, terms=tuple(_terms(config)))
+    objective = PreferenceObjective(loss=loss, config=config, terms=tuple(_terms(config)))
+    if config.length_penalty_weight:
+        return LengthPenalty(objective=objective, weight=config.length_penalty_weight)
+    return objective
+
+
+def _check_no_flag_of_pairs(loss_type: str, config: ObjectiveConfig) -> None:
+    """No flag is given: all of them are of losses of pairs, and of scores that have no scale of their own.
+
+    Raises:
+        UserError: one is.
+    """
+    for field in dataclasses.fields(config):
+        if getattr(config, field.name) not in (field.default, 0.0):
+            raise UserError(
+                f"{flag_name(field.name)} has no meaning for --loss-type {loss_type}, whose outputs are "
+                "compared with ratings"
+            )
 
 
 def _terms(config: ObjectiveConfig) -> list[Term]:

@@ -130,9 +130,15 @@ class PreferenceObjective:
         """This objective with what the data has: rankings, probabilities; says whether margins are used.
 
         Raises:
-            UserError: a data set has no margins and the loss needs them, or probabilities that it cannot
-                use; the message names it.
+            UserError: a data set has ratings, no margins and the loss needs them, or probabilities that it
+                cannot use; the message names it.
         """
+        for dataset in datasets:
+            if dataset.rows.attributes:
+                raise UserError(
+                    f"--data-path {dataset.prefix} has ratings of single responses, no pairs: train with "
+                    "--loss-type regression"
+                )
         if isinstance(self.loss, LossType) and self.loss.needs_margins:
             for dataset in datasets:
                 if not dataset.rows.all_have_margins():

@@ -10,8 +10,9 @@ import numpy as np
 
 from modellink_rm.config.preprocess import CHECKS, PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.conversation import Unranked
+from modellink_rm.conversation import Conversation, Rated, Unranked
 from modellink_rm.handlers import conversation_of, make_handler
+from modellink_rm.handlers.fields import rated_attributes
 from modellink_rm.preprocess import checks
 from modellink_rm.preprocess.rows import Refused, Rows, to_bytes
 from modellink_rm.records import BadRecord, RawRecord, RecordError, parse_record, text_crc32
@@ -26,12 +27,14 @@ class RecordEncoder:
 
     def __init__(self, config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> None:
         self._handler = make_handler(config.handler_name, config.map_keys)
+        self._attributes = rated_attributes(self._handler)
         self.tokenizer = with_word_cache(load_tokenizer(tokenizer_config))
         self.template = find_template(
             config.prompt_type,
             self.tokenizer,
             path=config.prompt_type_path,
             enable_thinking=config.enable_thinking,
+            reward_token=config.reward_token or "",
         )
         self._seq_length = config.seq_length
         # Prepares the template, so that a token missing in the tokenizer is found before any input is read.
@@ -76,6 +79,8 @@ class RecordEncoder:
                 margins=np.array([value for row in rows for value in row.margins], np.float32),
                 probabilities=np.array([value for row in rows for value in row.probabilities], np.float32),
                 ids=ids,
+                attributes=list(self._attributes),
+                ratings=np.array([value for row in rows for value in row.ratings], np.float32),
                 sources=[row.source for row in rows] if has_sources else [],
                 places=[raw.place for raw in kept] if self._keeps_all_texts else [],
                 texts=[raw.text.decode("latin-1") for raw in kept] if self._keeps_all_texts else [],
@@ -92,6 +97,7 @@ class RecordEncoder:
             example = conversation_of(self._handler, record.fields)
             if isinstance(example, Unranked):
                 raise RecordError("no response is preferred")
+            ratings = self._ratings(example)
             tokens = tokenize_responses(example, self.template, self.tokenizer)
         except RecordError as error:
             return Refused(raw.place, error.reason, str(error), index=index, text=text)
@@ -113,8 +119,22 @@ class RecordEncoder:
             ranks=example.ranks,
             margins=example.margins or (math.nan,) * others,
             probabilities=example.probabilities or (math.nan,) * others,
+            ratings=ratings,
             source=source,
         )
+
+    def _ratings(self, example: Conversation) -> tuple[float, ...]:
+        """The ratings of a conversation, one for each attribute of the handler.
+
+        Raises:
+            RecordError: there is none, or there are others than the handler's.
+        """
+        ratings = example.ratings if isinstance(example, Rated) else ()
+        if len(ratings) != len(self._attributes):
+            raise RecordError("not one rating for each attribute of the handler")
+        if ratings and all(map(math.isnan, ratings)):
+            raise RecordError("no attribute is rated", f"none of {', '.join(self._attributes)} is rated")
+        return ratings
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +146,7 @@ class _Row:
     ranks: tuple[int, ...]
     margins: tuple[float, ...]
     probabilities: tuple[float, ...]
+    ratings: tuple[float, ...]
     source: str
 
 

@@ -239,6 +239,7 @@ def _manifest(writer: RowWriter, prefix: Path, identity: RunIdentity) -> Manifes
         checks=writer.found(),
         drop=list(identity.drop),
         num_responses={str(number): writer.num_responses[number] for number in sorted(writer.num_responses)},
+        attributes=writer.attributes,
         num_ties=writer.num_ties,
         lengths=lengths,
         files=entries,

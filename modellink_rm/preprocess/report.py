@@ -87,10 +87,10 @@ def closing_lines(manifest: Manifest, prefix: Path, *, seconds: float) -> str:
     """The closing lines: kept, dropped by reason, tokens, longest, and where the files are."""
     lines = [
         f"records read  {manifest.num_read:>15,}  in {seconds:.1f} s",
-        f"pairs kept    {manifest.num_kept:>15,}",
+        f"{'rated kept' if manifest.attributes else 'pairs kept':14s}{manifest.num_kept:>15,}",
         f"dropped       {sum(manifest.dropped.values()):>15,}",
         *_counts(manifest.dropped),
-        f"tokens        {manifest.num_tokens:>15,}  chosen and rejected, the prompt counted with each",
+        f"tokens        {manifest.num_tokens:>15,}  {_counted(manifest)}",
         *_ranking_line(manifest),
         f"longest       {manifest.longest:>15,}  tokens",
     ]
@@ -103,8 +103,16 @@ def closing_lines(manifest: Manifest, prefix: Path, *, seconds: float) -> str:
     return "\n".join(lines)
 
 
+def _counted(manifest: Manifest) -> str:
+    if manifest.attributes:
+        return "prompt and response"
+    return "chosen and rejected, the prompt counted with each"
+
+
 def _ranking_line(manifest: Manifest) -> list[str]:
-    """Lines about prompts with more than two responses."""
+    """Lines about prompts with more than two responses, or about what is rated."""
+    if manifest.attributes:
+        return [f"attributes    {len(manifest.attributes):>15,}  {', '.join(manifest.attributes)}"]
     if set(manifest.num_responses) <= {"2"}:
         return []
     total = sum(int(number) * count for number, count in manifest.num_responses.items())

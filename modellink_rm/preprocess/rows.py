@@ -19,13 +19,14 @@ _ARRAYS = {
     "ranks": "<i4",
     "margins": "<f4",
     "probabilities": "<f4",
+    "ratings": "<f4",
     "ids": "<i4",
 }
 
 # The types of what is not in arrays, and of a refused record.
 _HEAD: dict[str, Any] = {
     **{"num_bytes": int, "num_records": int, "crc32": int},
-    **{"sources": list[str], "places": list[str], "texts": list[str]},
+    **{"attributes": list[str], "sources": list[str], "places": list[str], "texts": list[str]},
 }
 _REFUSED = tuple[str, str, str, bool, int, int, str | None]
 
@@ -70,6 +71,8 @@ class Rows:
         margins: float32, for each row the margins of its responses but the first; NaN if it has none.
         probabilities: float32, likewise the probabilities that the first is preferred to it.
         ids: int32, for each row its prompt and its answers, best first.
+        attributes: what is rated; empty if nothing is.
+        ratings: float32, for each response of each row its ratings, NaN if one is not given.
         sources: of the rows, "" if a row has none; empty if no row has one.
         places: of the rows, if --rejects may need them.
         texts: of the rows, latin-1 for bytes, likewise.
@@ -87,6 +90,8 @@ class Rows:
     margins: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     ids: NDArray[np.int32]
+    attributes: list[str] = field(default_factory=list)
+    ratings: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     sources: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -100,6 +105,7 @@ def to_bytes(rows: Rows) -> bytes:
         "num_records": rows.num_records,
         "crc32": rows.crc32,
         "refused": [dataclasses.astuple(refused) for refused in rows.refused],
+        "attributes": rows.attributes,
         "sources": rows.sources,
         "places": rows.places,
         "texts": rows.texts,
@@ -133,7 +139,7 @@ def _is_consistent(rows: Rows) -> bool:
     for one in rows.refused:
         f"{one.place}{one.reason}{one.message}".encode()
         (one.text or "").encode("latin-1")
-    "".join(rows.sources + rows.places).encode()
+    "".join(rows.attributes + rows.sources + rows.places).encode()
     "".join(rows.texts).encode("latin-1")
     num_rows, answers = len(rows.num_responses), rows.num_responses.astype(np.int64)
     sizes = {
@@ -143,13 +149,14 @@ def _is_consistent(rows: Rows) -> bool:
         "ranks": answers.sum(),
         "margins": (answers - 1).sum(),
         "probabilities": (answers - 1).sum(),
+        "ratings": answers.sum() * len(rows.attributes),
         "ids": rows.lengths.astype(np.int64).sum(),
     }
     return (
         all(len(getattr(rows, name)) == size for name, size in sizes.items())
         and all(len(texts) in (0, num_rows) for texts in (rows.sources, rows.places, rows.texts))
         and all(0 <= one.index <= num_rows and 0 <= one.flags < 256 for one in rows.refused)
-        and bool(np.all(answers >= 2) and np.all(rows.lengths >= 0))
+        and bool(np.all(answers >= 1) and np.all(rows.lengths >= 0))
         and rows.num_records == num_rows + len(rows.refused)
         and rows.num_bytes >= 0
     )
@@ -171,6 +178,7 @@ def from_bytes(data: bytes) -> Rows | None:
         num_records=head["num_records"],
         crc32=head["crc32"],
         refused=[Refused(*values) for values in head["refused"]],
+        attributes=head["attributes"],
         sources=head["sources"],
         places=head["places"],
         texts=head["texts"],

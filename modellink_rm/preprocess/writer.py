@@ -37,6 +37,7 @@ class RowWriter:
             )
         }
         self._columns: set[str] = set()  # those that say something
+        self.attributes: list[str] = []
         self._drops_duplicates = "duplicate" in drop
         self._rejects = rejects
         self._digests = checks.DigestSet()
@@ -113,14 +114,20 @@ class RowWriter:
         self._writers["ranks"].append(ranks, counts)
         self._writers["margin"].append(margins, counts - 1)
         self._writers["probability"].append(probabilities, counts - 1)
+        if rows.attributes:
+            self.attributes = rows.attributes
+            num_ratings = counts * len(rows.attributes)
+            is_kept = np.repeat(keeps, rows.num_responses * len(rows.attributes))
+            self._writers["ratings"].append(rows.ratings[is_kept], num_ratings.astype(np.int32))
         self._writers["source"].append(
             np.frombuffer(b"".join(kept_sources), np.uint8),
             np.array([len(source) for source in kept_sources], np.int32),
         )
         says = {
-            "ranks": (counts > 2).any(),
+            "ranks": (counts != 2).any(),
             "margin": not np.isnan(margins).all(),
             "probability": not np.isnan(probabilities).all(),
+            "ratings": bool(rows.attributes) and len(counts) > 0,
             "source": any(kept_sources),
         }
         self._columns.update(column for column, is_said in says.items() if is_said)

@@ -33,6 +33,7 @@ def find_template(
     path: str | None = None,
     enable_thinking: str = "none",
     whole: bool = False,
+    reward_token: str = "",
 ) -> Template:
     """The template of that name.
 
@@ -43,11 +44,40 @@ def find_template(
         path: a JSON or YAML file of templates.
         enable_thinking: "true", "false" or "none".
         whole: for "hf", keep what the chat template writes after the end of an answer.
+        reward_token: of --reward-token; "" for none.
 
     Raises:
         UserError: there is no such template, or it does not support --enable-thinking; no name is given, and
-            the tokenizer has no chat template.
+            the tokenizer has no chat template, or not the token.
     """
+    template = _template_of(name, tokenizer, path=path, enable_thinking=enable_thinking, whole=whole)
+    if not reward_token:
+        return template
+    if tokenizer.token_to_id(reward_token) is None:
+        raise UserError(
+            f"--reward-token {reward_token}: the tokenizer {tokenizer.name} has no such token; give one of "
+            "its added tokens, such as <|reward|> of InternLM2's reward models"
+        )
+    return dataclasses.replace(template, reward_token=reward_token)
+
+
+def check_truncation(template: Template | None, truncation: str) -> None:
+    """Truncation keeps the token that the score is read at.
+
+    Raises:
+        UserError: it does not.
+    """
+    if template is not None and template.reward_token and truncation == "right":
+        raise UserError(
+            f"--truncation right cuts off {template.reward_token}, at which the score is read: give "
+            "--truncation keep-ends"
+        )
+
+
+def _template_of(
+    name: str | None, tokenizer: Tokenizer, *, path: str | None, enable_thinking: str, whole: bool
+) -> Template:
+    """As `find_template`, without a reward token."""
     thinking = _THINKING[enable_thinking]
     if name is None:
         name = _default_name(tokenizer, path)

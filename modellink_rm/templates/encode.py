@@ -9,7 +9,7 @@ from modellink_rm.conversation import Conversation, Message
 from modellink_rm.records import RecordError
 from modellink_rm.templates.calls import CALL_FORMATS, NextMessage, Parts, call_texts
 from modellink_rm.templates.chat_template import chat_renderer_of
-from modellink_rm.templates.renderer import Renderer, renderer_of
+from modellink_rm.templates.renderer import Renderer, renderer_of, reward_token_ids
 from modellink_rm.templates.table import Template
 from modellink_rm.templates.tools import system_texts, wrapped_json
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -47,6 +47,8 @@ def tokenize_responses(
     else:
         prompt_ids = _prompt_ids(system, tools, prompt, template, tokenizer)
         response_ids = [_response_ids(one, template, tokenizer) for one in conversation.responses]
+    reward_ids = reward_token_ids(template, tokenizer)
+    response_ids = [ids + reward_ids for ids in response_ids] if reward_ids else response_ids
     if len(prompt_ids) + min(map(len, response_ids)) == 0:
         raise RecordError("no tokens", "prompt and answer have no tokens at all")
     return TokenizedResponses(prompt_ids, response_ids)
@@ -127,9 +129,10 @@ def _response_ids(message: Message, template: Template, tokenizer: Tokenizer) ->
 
 def num_closing_tokens(template: Template, tokenizer: Tokenizer) -> int:
     """How many tokens the template adds after the text of a final answer."""
+    number = len(reward_token_ids(template, tokenizer))
     if template.chat_template:
-        return chat_renderer_of(template, tokenizer).num_closing_tokens
-    return renderer_of(template, tokenizer).num_closing_tokens
+        return number + chat_renderer_of(template, tokenizer).num_closing_tokens
+    return number + renderer_of(template, tokenizer).num_closing_tokens
 
 
 def _with_tools(template: Template, tools: str, system: str) -> tuple[str, ...]:

@@ -30,8 +30,8 @@ from modellink_rm.templates.table import (
 from modellink_rm.templates.tools import SYSTEM_FORMATS
 
 _SLOTS = ("user", "assistant", "system", "observation", "prefix", "separator")
-_TEXTS = ("name", "default_system", "chat_template", "call_format", "system_rule")
-_ADDED_TEXTS = ("call_format", "system_rule")  # written only if not empty
+_TEXTS = ("name", "default_system", "chat_template", "call_format", "system_rule", "reward_token")
+_ADDED_TEXTS = ("call_format", "system_rule", "reward_token")  # written only if not empty
 _SWITCHES = ("efficient_eos", "replace_eos", "system_in_user", "strip_thoughts", "thinking")
 _CLASSES = {"Llama2Template": "system_in_user", "ReasoningTemplate": "strip_thoughts"}
 _IGNORED = {
@@ -99,6 +99,7 @@ def definition_of(template: Template) -> dict[str, Any]:
     """The object that defines a template, to store with data and checkpoints that use it."""
     if template.chat_template:
         entry: dict[str, Any] = {"name": template.name, "chat_template": template.chat_template}
+        entry |= {"reward_token": template.reward_token} if template.reward_token else {}
         return entry if template.thinking is None else entry | {"thinking": template.thinking}
     entry = {"name": template.name}
     for name in _SLOTS:

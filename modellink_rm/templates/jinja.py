@@ -86,7 +86,7 @@ def jinja_of(template: Template, tokenizer: Tokenizer, spaces: Spaces = "none") 
         UserError: the tokenizer has not the template's EOS.
     """
     if template.chat_template:
-        return _with_thinking(template)
+        return _with_thinking(template) + _reward_token_after(template)
     writer = _Writer(template, tokenizer, spaces)
     user, assistant = writer.slots(template.user), writer.slots(template.assistant)
     observation = user if template.observation is None else writer.slots(template.observation)
@@ -120,6 +120,7 @@ def jinja_of(template: Template, tokenizer: Tokenizer, spaces: Spaces = "none") 
             _if("loop.revindex0 < 2", writer.slots((EMPTY_THOUGHT,))) if template.thinking is False else "",
             "{%- endif -%}\n",
             "{%- endfor -%}",
+            _reward_token_after(template),
         ]
     )
 
@@ -138,6 +139,14 @@ def _answer(template: Template, writer: "_Writer", assistant: str) -> str:
         last = _if("'<think>' not in content and '</think>' not in content", writer.slots((EMPTY_THOUGHT,)))
     end = writer.slots((Eos(),)) if template.efficient_eos else ""
     return _if("loop.last", last, earlier) + assistant + _if("loop.last", end)
+
+
+def _reward_token_after(template: Template) -> str:
+    """What is written after a conversation that ends with an answer."""
+    if not template.reward_token:
+        return ""
+    token = "{{- " + _quoted(template.reward_token) + " -}}\n"
+    return "\n" + _if("messages and messages[-1]['role'] == 'assistant'", token)
 
 
 def _with_thinking(template: Template) -> str:

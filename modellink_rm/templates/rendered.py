@@ -75,7 +75,7 @@ class RenderedTexts:
 
 def _control_tokens(template: Template, tokenizer: Tokenizer) -> frozenset[str]:
     if template.chat_template:
-        found = chat_renderer_of(template, tokenizer).control_tokens
+        found = chat_renderer_of(template, tokenizer).control_tokens | {template.reward_token}
         return frozenset(token for token in found if tokenizer.token_to_id(token) is not None)
     slots = (*template.prefix, *template.user, *template.assistant, *template.system)
     named = control_tokens_of(template, tokenizer)

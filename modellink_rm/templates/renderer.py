@@ -30,6 +30,17 @@ def eos_id_of(template: Template, tokenizer: Tokenizer) -> int | None:
     )
 
 
+def reward_token_ids(template: Template, tokenizer: Tokenizer) -> "array[int]":
+    """The id of the template's reward token, int32 ("i"); empty if it has none.
+
+    Raises:
+        UserError: the tokenizer has no such token.
+    """
+    if not template.reward_token:
+        return array("i")
+    return array("i", [_required_id(template.reward_token, template, tokenizer)])
+
+
 def _required_id(token: str, template: Template, tokenizer: Tokenizer) -> int:
     index = tokenizer.token_to_id(token)
     if index is None:
@@ -200,6 +211,7 @@ def control_tokens_of(template: Template, tokenizer: Tokenizer) -> set[str]:
         *((template.observation or ()) + template.assistant + template.tools_slots),
     )
     named = {slot.name for slot in slots if isinstance(slot, Token)} | set(template.stop_words)
+    named.add(template.reward_token)
     for slot in slots:
         if isinstance(slot, str):
             named.update(split_at_control_tokens(slot, tokenizer))

@@ -39,7 +39,10 @@ class Eos:
 Slot = str | Token | Bos | Eos
 BOS = Bos()
 EOS = Eos()
-_ADDED_LATER = ("tool_format", "tools_slots", "thinking", "chat_template", "call_format", "system_rule")
+_ADDED_LATER = (
+    *("tool_format", "tools_slots", "thinking", "chat_template", "call_format", "system_rule"),
+    "reward_token",
+)
 SYSTEM_RULES = ("", "last_user", "refused")
 
 
@@ -70,6 +73,7 @@ class Template:
         thinking: True writes an empty thought before an answer without one; False removes thoughts from
             answers and ends the prompt with an empty one; None leaves answers unchanged.
         chat_template: a Jinja template that replaces all slots, "" for none.
+        reward_token: a token after everything of the final answer, where the score is read; "" for none.
     """
 
     name: str
@@ -91,6 +95,7 @@ class Template:
     chat_template: str = ""
     call_format: str = ""
     system_rule: str = ""
+    reward_token: str = ""
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -109,6 +114,8 @@ class Template:
     @property
     def eos_rule(self) -> str:
         """Which token ends an answer and where, as an inference contract states it."""
+        if self.reward_token:
+            return f"{dataclasses.replace(self, reward_token='').eos_rule}, then {self.reward_token}"
         if self.chat_template:
             return "the chat template ends every answer"
         eos = self.stop_words[0] if self.replace_eos else "the tokenizer's EOS"

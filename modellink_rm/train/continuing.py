@@ -23,7 +23,7 @@ _ANNOUNCED = {
     "training": {"loss_type", "global_batch_size", "seed"},
     "data": {"seq_length", "truncation", "shuffle", "data_temperature", "data_epochs", "max_samples"},
     "objective": {"margin_weight", "focal_gamma", "label_smoothing", "tie_threshold", "centering_weight"}
-    | {"score_l2_weight", "range_penalty_weight", "score_range"},
+    | {"score_l2_weight", "range_penalty_weight", "score_range", "length_penalty_weight"},
     "optim": {"lr", "min_lr", "lr_decay_style", "lr_warmup_init", "weight_decay", "clip_grad"}
     | {"lr_wsd_decay_style", "lr_wsd_decay_iters"}
     | {"adam_beta1", "adam_beta2", "adam_eps"},

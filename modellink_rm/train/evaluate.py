@@ -133,9 +133,10 @@ class _FoundScores:
         self.blocks.append(torch.zeros(end, device=self.device))
 
     def add(self, scores: Tensor, batch: Batch) -> None:
-        """Take in the scores [num_responses] of a micro-batch of these examples."""
+        """Take in the scores of a micro-batch of these examples: of several attributes the first's."""
         places = [place for name in batch.names for place in self.places[name]]
-        self.blocks[-1][torch.tensor(places, dtype=torch.int64, device=self.device)] = scores.float()
+        values = scores.float() if scores.dim() == 1 else scores[:, 0].float()
+        self.blocks[-1][torch.tensor(places, dtype=torch.int64, device=self.device)] = values
 
     def over_processes(self) -> tuple[NDArray[np.float32], ...]:
         """The scores of every example; a collective. Each one was computed by one replica."""

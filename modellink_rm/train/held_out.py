@@ -92,7 +92,15 @@ def metric_of(config: RunConfig, sets: Sequence[HeldOutSet]) -> str | None:
     of, _, metric = wanted.rpartition("/")
     if of and of not in names:
         raise UserError(unknown_name_message("held-out set of --save-best", of, names))
-    return f"{of or names[0]}/{metric}"
+    name = of or names[0]
+    objective = next(one.objective for one in sets if one.name == name)
+    reported = ("loss", *objective.metrics(dict.fromkeys(objective.sum_names, 0.0), 1))
+    if metric not in reported:
+        raise UserError(
+            f"--save-best {wanted}: evaluations of --loss-type {config.training.loss_type} have no {metric}; "
+            "give loss"
+        )
+    return f"{name}/{metric}"
 
 
 def training_sample(blend: Blend, *, batch_size: int, eval_iters: int) -> Part:

@@ -13,7 +13,14 @@ from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.base_model import base_model_files
 from modellink_rm.checkpoint.contract import contract_files, make_contract
 from modellink_rm.checkpoint.layout import latest_checkpoint
-from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
+from modellink_rm.checkpoint.source import (
+    ModelPlan,
+    ModelSource,
+    open_source,
+    plan_model,
+    tokenizer_of,
+    with_attributes,
+)
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.run import RunConfig
 from modellink_rm.dataset.blend import Blend
@@ -109,6 +116,13 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     resumed = source.checkpoint.run if source.checkpoint is not None and continues else None
     config = with_margins_as_before(config, resumed)
     objective = choose_objective(config.training.loss_type, config.objective)
+    if config.objective.length_penalty_weight and (
+        config.model.attention_dropout or config.model.hidden_dropout
+    ):
+        raise UserError(
+            "--length-penalty-weight goes without dropout: the correlation is of the scores of the step, "
+            "which a first pass computes with the same weights"
+        )
     check_trackers(config.reporting)
     if config.checkpoint.save is None:
         warn_once("without --save the trained weights are not kept")
@@ -127,6 +141,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         )
     datasets = open_datasets(config.data.prefixes, tokenizer, verifies=config.checkpoint.verify_checksums)
     objective = objective.for_data(datasets)
+    attributes = datasets[0].rows.attributes
+    model = with_attributes(model, attributes)
     template = template_of(config.data.prompt_type, datasets, tokenizer)
     blend = plan_blend(config.data, datasets, template, tokenizer, num_ids=model.shape.vocab_size)
     length = plan_length(config, num_replicas, resumed, num_examples=blend.mixture.epoch_size)
@@ -152,6 +168,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         truncation=config.data.truncation,
         handler=handler,
         map_keys=map_keys,
+        attributes=attributes,
     )
     fingerprints = tuple(dataset.fingerprint() for dataset in datasets)
     if continues:

@@ -11,7 +11,7 @@ from modellink_rm.dataset.blend import Blend, blend_datasets
 from modellink_rm.dataset.dataset import Dataset, open_dataset
 from modellink_rm.dataset.reader import ExampleReader
 from modellink_rm.handlers.choice import parsed_map_keys
-from modellink_rm.templates.choice import find_template
+from modellink_rm.templates.choice import check_truncation, find_template
 from modellink_rm.templates.encode import num_closing_tokens
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -88,6 +88,7 @@ def plan_blend(
     Raises:
         UserError: two data sets are the same, one leaves no row to train on, or a row cannot be read.
     """
+    check_truncation(template, config.truncation)
     if config.truncation == "keep-ends" and template is None:
         raise UserError("--truncation keep-ends needs --prompt-type, to know a response's closing tokens")
     reader = ExampleReader(
@@ -103,7 +104,7 @@ def plan_blend(
     num_too_long = sum(reader.num_too_long(dataset) for dataset in datasets)
     if num_too_long:
         warn_once(
-            f"{num_too_long} of {sum(map(len, datasets))} pairs are longer than --seq-length "
+            f"{num_too_long} of {sum(map(len, datasets))} examples are longer than --seq-length "
             f"{config.seq_length} and are truncated (--truncation {config.truncation})"
         )
     parts = (blend.train.datasets, blend.valid.datasets, blend.test.datasets)

@@ -237,9 +237,10 @@ class Reporter:
         if evaluation.scores:
             best = np.concatenate([one[:1] for one in evaluation.scores])
             others = np.concatenate([one[1:] for one in evaluation.scores])
+            kinds = {"chosen_scores": best, "rejected_scores": others} if len(others) else {"scores": best}
             for tracker in self._trackers:
-                tracker.histogram(f"{name}/chosen_scores", best, iteration)
-                tracker.histogram(f"{name}/rejected_scores", others, iteration)
+                for kind, values_of_kind in kinds.items():
+                    tracker.histogram(f"{name}/{kind}", values_of_kind, iteration)
         self._console.evaluation(
             summary.metrics, name=name, iteration=iteration, num_examples=summary.num_examples
         )

@@ -1,5 +1,6 @@
 """One optimizer step over a global batch."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -16,10 +17,12 @@ from modellink_rm.batching.batch import Batch
 from modellink_rm.dataset.example import RowName
 from modellink_rm.model.flops import training_flops
 from modellink_rm.model.shape import ModelShape
+from modellink_rm.objective.length_penalty import LengthPenalty
 from modellink_rm.objective.objective import Objective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_backward
 from modellink_rm.train.data_sets import DataSets, ExampleFigures
+from modellink_rm.train.length_moments import with_moments
 from modellink_rm.train.optimizer import TrainState, gradient_norm_groups, is_of_experts
 from modellink_rm.train.routers import take_router_sums
 from modellink_rm.train.sums import Sums, no_sums, sums_of
@@ -106,6 +109,9 @@ def train_step(
     for chunk in state.model:
         chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
+    if isinstance(loss.objective, LengthPenalty):
+        objective = with_moments(loss.objective, state.model, micro_batches, ranks=ranks, device=device)
+        loss = dataclasses.replace(loss, objective=objective)
     on_device = (batch.to(device) for batch in micro_batches)
     kept = forward_backward(
         state.model, on_device, loss, num_micro_batches=len(micro_batches), num_examples=num_examples

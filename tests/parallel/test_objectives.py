@@ -16,6 +16,7 @@ OBJECTIVES = {
     "focal": f"--loss-type focal --focal-gamma 1.5 {TERMS}",
     "listwise": "--loss-type listwise",
     "scaled": "--loss-type scaled",
+    "length": "--loss-type sigmoid --length-penalty-weight 0.8",
 }
 LAYOUTS = {
     "one_example_a_micro_batch": (1, "--max-tokens-per-micro-batch 1 --no-prefix-sharing"),

@@ -40,6 +40,7 @@ class Contents:
         files: other small files to write, by name: the tokenizer's, the model card.
         merged: the normalization that the head applies itself, as far as it has a place for the mean.
         max_shard_bytes: of tensors in one file; a larger tensor has a file of its own.
+        attributes: what each output of the head says; empty where its one output is the score.
     """
 
     base_config: Mapping[str, Any]
@@ -50,6 +51,7 @@ class Contents:
     files: Mapping[str, bytes] = field(default_factory=dict)
     merged: Normalization | None = None
     max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    attributes: tuple[str, ...] = ()
 
     def config(self, spec: ModelSpec) -> dict[str, Any]:
         """The config.json to write.
@@ -72,11 +74,12 @@ class Contents:
             config[_FINAL_NORM] = False
         classifier = FAMILIES[spec.shape.family].classifier
         if form.is_classifier and classifier:
-            config |= {"architectures": [classifier], "num_labels": 1, "problem_type": "regression"}
+            labels = self.attributes or ("LABEL_0",)  # transformers' own name of the only one
+            config |= {"architectures": [classifier], "num_labels": len(labels), "problem_type": "regression"}
             config |= {
-                "id2label": {"0": "LABEL_0"},
-                "label2id": {"LABEL_0": 0},
-            }  # transformers' own form of it
+                "id2label": {str(number): name for number, name in enumerate(labels)},
+                "label2id": {name: number for number, name in enumerate(labels)},
+            }
         fixed = {"value_head_prefix"} & form.fields.keys()
         return config | {
             name: value for name, value in form.fields.items() if name in fixed or name not in config

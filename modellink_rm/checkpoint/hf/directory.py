@@ -152,12 +152,22 @@ class HuggingFaceWeights:
         return self._head is not None and self._head.names.weight != self.tensors.head_name
 
     def head(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-        """The reward head, (weight [1, h], bias [1] or None) in float32, or None if there is none.
+        """The reward head, weight [outputs, h] and bias [outputs] or None, in float32; None if there is none.
 
         Raises:
-            UserError: a head for several labels, or one of another size.
+            UserError: a head for several labels that are no attributes, or one of another size.
         """
-        return self._head.read(self.shape.hidden_size) if self._head is not None else None
+        if self._head is None:
+            return None
+        return self._head.read(self.shape.hidden_size, num_outputs=max(len(self.attributes), 1))
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What each output of the head says, where config.json describes a regression of several."""
+        labels = self.config.get("id2label")
+        if self.config.get("problem_type") != "regression" or not isinstance(labels, dict) or len(labels) < 2:
+            return ()
+        return tuple(str(labels.get(str(number))) for number in range(len(labels)))
 
     def read_config(self) -> None:
         """Read config.json and the shape of the model in it."""

@@ -18,7 +18,8 @@ class Form:
         name: of --form.
         head: names of the head's tensors; None for the weight's in the family's own class, without a bias.
         head_file: the file of the head, "" if it is among the weights.
-        is_classifier: whether config.json names transformers' class with a `score`, of one label.
+        is_classifier: whether config.json names transformers' class with a `score`, of one label or of one
+            for each attribute.
         fields: further fields of config.json, for those that the base model's does not have.
     """
 
@@ -59,6 +60,15 @@ def choose_form(name: str | None, spec: ModelSpec) -> Form:
         raise UserError(
             f"--form {form.name}: transformers has no class for a reward model of model_type {family}; "
             f"--form {LLAMA_FACTORY.name} writes the publisher's names with the head in {VALUE_HEAD_FILE}"
+        )
+    if spec.num_outputs > 1 and form.name != TRANSFORMERS.name:
+        raise UserError(
+            f"--form {form.name} has one score, and this model gives {spec.num_outputs} attributes; "
+            f"--form {TRANSFORMERS.name} writes them as labels"
+        )
+    if spec.num_outputs > 1 and spec.head_bias:
+        raise UserError(
+            f"--form {form.name} has no place for the bias of this model's head: train without --head-bias"
         )
     if spec.head_bias and not form.head_names(family).bias:
         raise UserError(

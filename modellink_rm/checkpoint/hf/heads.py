@@ -14,12 +14,16 @@ from modellink_rm.model.spec import HEAD_PREFIX
 # What a report calls the reward head, wherever it was looked for.
 HEAD_NAME = f"{HEAD_PREFIX}weight"
 VALUE_HEAD_FILE = "value_head.safetensors"
+_LABELS_HINT = (
+    "; a reward head has num_labels 1, or, for several attributes, their names in id2label and "
+    'problem_type "regression"'
+)
 _NUMBER_TYPES = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class HeadNames:
-    """How a program calls the tensors of its head: weight [1, h], and bias [1] or "" for none."""
+    """How a program calls the tensors of its head: weight [outputs, h], and bias [outputs] or "" for none."""
 
     weight: str
     bias: str = ""
@@ -50,21 +54,21 @@ class StoredHead:
     names: HeadNames
     has_bias: bool
 
-    def read(self, hidden_size: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight [1, h] and bias [1] or None, in float32.
+    def read(self, hidden_size: int, *, num_outputs: int = 1) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight [outputs, h] and bias [outputs] or None, in float32.
 
         Raises:
-            UserError: it has several labels, or another size.
+            UserError: it has another number of outputs, or another size.
         """
-        weight = self._tensor(self.names.weight, (1, hidden_size))
-        return weight, self._tensor(self.names.bias, (1,)) if self.has_bias else None
+        weight = self._tensor(self.names.weight, (num_outputs, hidden_size))
+        return weight, self._tensor(self.names.bias, (num_outputs,)) if self.has_bias else None
 
     def _tensor(self, name: str, expected: tuple[int, ...]) -> torch.Tensor:
         stored = self.file.get_slice(name)
         check_number_type(self.directory, name, stored)
         shape = tuple(stored.get_shape())
         if shape != expected:
-            hint = "; a reward head has num_labels 1" if shape[1:] == expected[1:] else ""
+            hint = _LABELS_HINT if shape[1:] == expected[1:] else ""
             raise UserError(f"{self.directory}: {name} has shape {shape}, expected {expected}{hint}")
         tensor: torch.Tensor = self.file.get_tensor(name)
         return tensor.float()

@@ -189,7 +189,7 @@ def _head_tensors(
     tensors = {names.weight: (weight.detach().double() / std).float().cpu()}
     if names.bias:  # programs that look for one would draw it
         bias = parameters.get(f"{HEAD_PREFIX}bias")
-        bias = weight.new_zeros(1) if bias is None else bias
+        bias = weight.new_zeros(len(weight)) if bias is None else bias
         tensors[names.bias] = ((bias.detach().double() - mean) / std).float().cpu()
     is_exact = all(torch.equal(one.to(contents.dtype).float(), one) for one in tensors.values())
     return {name: one.to(contents.dtype) for name, one in tensors.items()} if is_exact else tensors

@@ -32,6 +32,8 @@ class Family:
         read_shape: returns the shape that a config.json describes, and refuses what is not supported.
         tensors: names of the stored tensors, and the order of their rows.
         classifier: transformers' class with a `score`, which a written config.json names; "" for none.
+        reward_token_field: field of config.json with the id of the token that this class appends to what its
+            chat template writes, to read the score there; "" for none.
         embedding: token ids -> hidden states.
         rotary: rotary angles by position ids.
         layer: the specification of one layer.
@@ -42,6 +44,7 @@ class Family:
     read_shape: Callable[[Config], ModelShape]
     tensors: TensorTable
     classifier: str = ""
+    reward_token_field: str = ""
     embedding: type[TokenEmbedding] = TokenEmbedding
     rotary: type[RotaryAngles] = RotaryAngles
     layer: MakeLayer = decoder_layer

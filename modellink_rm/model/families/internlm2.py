@@ -1,7 +1,7 @@
 """InternLM2 and InternLM2.5 in their own form (their modeling_internlm2.py).
 
 One tensor holds queries, keys and values, group by group. InternLM2ForRewardModel keeps its head as
-`v_head`; the last token that it reads is the reward token, which belongs to the token ids.
+`v_head`; the last token that it reads is the reward token, which its `get_score` appends to the conversation.
 """
 
 from modellink_rm.model.families.family import Config, Family
@@ -37,5 +37,11 @@ def _internlm2_shape(config: Config) -> ModelShape:
 
 
 FAMILIES.add(
-    Family(read_shape=_internlm2_shape, tensors=_TENSORS, classifier="InternLM2ForRewardModel"), "internlm2"
+    Family(
+        read_shape=_internlm2_shape,
+        tensors=_TENSORS,
+        classifier="InternLM2ForRewardModel",
+        reward_token_field="reward_token_id",
+    ),
+    "internlm2",
 )

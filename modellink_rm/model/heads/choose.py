@@ -8,4 +8,6 @@ from modellink_rm.model.spec import ModelSpec
 
 def make_head(spec: ModelSpec, *, device: torch.device) -> RewardHead:
     """The head that reads the scored rows, with weights that are not initialized yet."""
-    return RewardHead(spec.shape.hidden_size, bias=spec.head_bias, device=device)
+    return RewardHead(
+        spec.shape.hidden_size, num_outputs=spec.num_outputs, bias=spec.head_bias, device=device
+    )

@@ -1,4 +1,4 @@
-"""The interface of losses of pairs and of rankings, and the names that --loss-type accepts."""
+"""The interfaces of losses of pairs, rankings and ratings, and the names that --loss-type accepts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -73,10 +73,21 @@ class RankingLossType:
     loss: Callable[[Tensor, Targets], Tensor]
 
 
-LOSSES: Registry[PairLoss | LossType | RankingLossType] = Registry(
+@dataclass(frozen=True, kw_only=True)
+class RatingLossType:
+    """What stands behind a name of --loss-type that compares the model's outputs with ratings.
+
+    Attributes:
+        loss: of each output, from outputs and ratings of the same shape, float32.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+LOSSES: Registry[PairLoss | LossType | RankingLossType | RatingLossType] = Registry(
     "--loss-type",
     package="modellink_rm.objective.losses",
     entry_points="modellink_rm.losses",
-    accepts=lambda entry: callable(entry) or isinstance(entry, LossType | RankingLossType),
+    accepts=lambda entry: callable(entry) or isinstance(entry, LossType | RankingLossType | RatingLossType),
     expected="a function",
 )

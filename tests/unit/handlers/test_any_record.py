@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modellink_rm.conversation import Pair, Ranking, Unranked
+from modellink_rm.conversation import Pair, Ranking, Rated, Unranked
 from modellink_rm.handlers import HANDLERS, make_handler
 from modellink_rm.records import RecordError
 
@@ -20,6 +20,7 @@ FIELDS = [
     "system",
 ]
 FIELDS += ["response_0", "response_1", "better_response_id", "response1", "response2", "preference_strength"]
+FIELDS += ["helpfulness", "correctness", "verbosity"]
 FIELDS += ["response", "responses", "completions", "score_chosen", "score_rejected", "history", "messages"]
 KEYS = ["role", "content", "from", "value", "tool_calls", "type", "text", "response", "fine-grained_score"]
 WORDS = [
@@ -48,7 +49,7 @@ def test_any_record_is_a_conversation_or_a_record_error(name, record):
         found = make_handler(name, None)(record)
     except RecordError:
         return
-    assert isinstance(found, Pair | Ranking | Unranked)
+    assert isinstance(found, Pair | Ranking | Unranked | Rated)
     assert len(found.prompt) % 2 == 1
     texts = [turn.content for turn in (*found.prompt, *found.responses)]
     assert all(isinstance(text, str) for text in texts)

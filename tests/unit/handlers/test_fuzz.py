@@ -82,6 +82,13 @@ GOOD["NectarResponsesHandler"] = {
     "prompt": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q\n\nAssistant: ",
     "answers": [{"answer": "a", "model": "m", "rank": rank} for rank in (2.0, 1.0, 3.0)],
 }
+GOOD["RatedResponseHandler"] = {
+    "prompt": [message("user", "q")],
+    "system": "s",
+    "tools": [{"name": "f"}],
+    "response": message("assistant", "a"),
+    **{"helpfulness": 3, "correctness": "1.5", "coherence": None, "complexity": 0, "verbosity": -1},
+}
 UNRANKED = {"PromptResponseHandler"}
 OFF_BY_DEFAULT = {
     "AlpacaStylePairwiseHandler": '{"history": "history"}',
