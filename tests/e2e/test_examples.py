@@ -30,7 +30,8 @@ CHATGLM_SHAPE = """
 """
 
 
-# Of meta-llama/Llama-2-7b-hf's and THUDM/chatglm3-6b's config.json.
+# Of the config.json of meta-llama/Llama-2-7b-hf, THUDM/chatglm3-6b and internlm/internlm2-7b. Flags alone
+# describe InternLM2 as a Llama, which computes the same.
 PUBLISHED_SHAPES = {
     "llama2_7B": {
         "family": "llama",
@@ -55,6 +56,20 @@ PUBLISHED_SHAPES = {
         "vocab_size": 65024,
         "rotary_percent": 0.5,
         "add_qkv_bias": True,
+    },
+    "internlm2_7B": {
+        "family": "llama",
+        "num_layers": 32,
+        "hidden_size": 4096,
+        "ffn_hidden_size": 14336,
+        "num_attention_heads": 32,
+        "num_query_groups": 8,
+        "kv_channels": 128,
+        "vocab_size": 92544,
+        "rotary_percent": 1.0,
+        "add_qkv_bias": False,
+        "max_position_embeddings": 32768,
+        "rotary_base": 1000000,
     },
 }
 
