@@ -1,10 +1,14 @@
-"""Train tiny models of families of today beside TRL, from the same weights, head and pairs: for parity.py."""
+"""Train tiny models beside other trainers from the same weights, head and pairs: for parity.py.
+
+Models of families of today beside TRL, and every loss that TRL or OpenRLHF shares beside their own function.
+"""
 
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,55 @@ BATCH_SIZE = 4
 LEARNING_RATE = "1e-4"
 # From here on the losses differ by more than float32 rounding, grown by as many steps of Adam.
 LARGEST_DIFFERENCE = 1e-5
+FAMILY_OF_LOSSES = "llama-2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedLoss:
+    """A loss that other trainers have too.
+
+    Attributes:
+        flags: of our trainer.
+        peers: those that have it, with the words of their runner.
+    """
+
+    flags: str
+    peers: Mapping[str, str]
+
+
+LOSSES = {
+    "sigmoid": SharedLoss(flags="", peers={"trl": "", "openrlhf": ""}),
+    "margin": SharedLoss(flags="--margin-weight 1", peers={"trl": "", "openrlhf": ""}),
+    "centering": SharedLoss(flags="--centering-weight 0.01", peers={"trl": "--centering-weight 0.01"}),
+    "logexp": SharedLoss(flags="--loss-type logexp", peers={"openrlhf": "--loss logexp"}),
+}
+
+
+def compare_losses(names: Sequence[str], *, pythons: Mapping[str, Path], steps: int) -> int:
+    """Print the largest difference of each loss from each peer that has it; 1 if one is above the bound.
+
+    Args:
+        pythons: of the peers to compare with.
+    """
+    rows, worst = [], 0.0
+    for name in names:
+        loss = LOSSES[name]
+        with tempfile.TemporaryDirectory(prefix="parity-") as directory:
+            work = Path(directory)
+            flags = loss.flags.split()
+            _prepare(_case(FAMILY_OF_LOSSES), work, steps, flags)
+            ours = _ours(work, steps, flags)
+            for peer in (peer for peer in loss.peers if peer in pythons):
+                theirs = _theirs(work, peer, pythons[peer], steps, loss.peers[peer].split())
+                difference = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
+                worst = max(worst, difference)
+                rows.append(f"{name:12s}{peer:12s}{ours[0]:12.6f}{ours[-1]:12.6f}{difference:14.2e}")
+    print(
+        f"\nlr {LEARNING_RATE}, {steps} steps of {BATCH_SIZE} pairs: loss, and its difference from the peer's"
+    )
+    print(f"{'loss':12s}{'peer':12s}{'first':>12s}{'last':>12s}{'largest':>14s}")
+    print("\n".join(rows))
+    return int(worst > LARGEST_DIFFERENCE)
 
 
 def compare_families(families: Sequence[str], *, peer_python: Path, steps: int, flags: Sequence[str]) -> int:
@@ -54,6 +107,14 @@ def train_both(
     case: FamilyCase, work: Path, peer_python: Path, steps: int, flags: Sequence[str]
 ) -> tuple[list[float], list[float]]:
     """The losses of every step, ours and TRL's."""
+    _prepare(case, work, steps, flags)
+    name = "--centering-weight"
+    centering = flags[flags.index(name) : flags.index(name) + 2] if name in flags else ()
+    return _ours(work, steps, flags), _theirs(work, "trl", peer_python, steps, centering)
+
+
+def _prepare(case: FamilyCase, work: Path, steps: int, flags: Sequence[str]) -> None:
+    """The model, and the pairs as we and as others read them, with margins where the flags use them."""
     model = work / "model"
     tensors = case.model().state_dict()
     case.write(model, {name: tensor for name, tensor in tensors.items() if not name.startswith("score.")})
@@ -65,7 +126,6 @@ def train_both(
     has_margins = "--margin-weight" in flags
     prefix = write_random_rows(work / "pairs", steps * BATCH_SIZE, has_margins=has_margins)
     (work / "pairs.json").write_text(json.dumps(_pairs(prefix)))
-    return _ours(work, steps, flags), _theirs(work, peer_python, steps, flags)
 
 
 def _balance(config_file: Path, flags: Sequence[str]) -> None:
@@ -109,15 +169,14 @@ def _ours(work: Path, steps: int, flags: Sequence[str]) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
-def _theirs(work: Path, peer_python: Path, steps: int, flags: Sequence[str]) -> list[float]:
+def _theirs(work: Path, peer: str, python: Path, steps: int, more: Sequence[str]) -> list[float]:
+    output = work / f"{peer}.json"
     words = (
         f"--model {work}/model --pairs {work}/pairs.json --steps {steps} --batch-size {BATCH_SIZE} "
-        f"--lr {LEARNING_RATE} --output {work}/trl.json"
+        f"--lr {LEARNING_RATE} --output {output}"
     )
-    name = "--centering-weight"
-    centering = flags[flags.index(name) : flags.index(name) + 2] if name in flags else ()
-    _run(peer_python, ROOT / "benchmarks" / "peers" / "trl_runner.py", *words.split(), *centering)
-    losses: list[float] = json.loads((work / "trl.json").read_text())["losses"]
+    _run(python, ROOT / "benchmarks" / "peers" / f"{peer}_runner.py", *words.split(), *more)
+    losses: list[float] = json.loads(output.read_text())["losses"]
     return losses
 
 

@@ -18,6 +18,10 @@ Families that are not in the recorded runs are trained beside TRL itself, from t
 The names are those of tests/parity/family_cases.py; PATH is a python with trl 1.16.0. Of the words after `--`
 TRL follows `--router-aux-loss-coef`, `--centering-weight`, and `--margin-weight 1`, with which the pairs have
 margins.
+
+Losses that other trainers share are trained beside their own functions in the same way:
+
+    python benchmarks/parity.py --losses --peer-python trl=PATH --peer-python openrlhf=PATH --steps 20
 """
 
 import argparse
@@ -32,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError, run_command
+from modellink_rm.base.registry import unknown_name_message
 
 ROOT = Path(__file__).parents[1]
 MODEL = "tiny-llama"
@@ -46,7 +51,7 @@ THEIRS, OURS, SPREAD = "#f0a35e", "#1f4e79", "#d9d9d9"
 
 def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
-    if arguments.families:
+    if arguments.families or arguments.losses is not None:
         return train_beside(arguments)
     for flag in ("reference", "data"):
         if getattr(arguments, flag) is None:
@@ -83,7 +88,16 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, help="directory of the recorded runs")
     parser.add_argument("--data", type=Path, help="directory of dpo_en_demo.json")
     parser.add_argument("--families", nargs="+", default=(), help="families to train beside TRL")
-    parser.add_argument("--peer-python", metavar="trl=PATH", help="python of TRL, for --families")
+    parser.add_argument(
+        "--losses", nargs="*", metavar="LOSS", help="losses to train beside those who share them; default all"
+    )
+    parser.add_argument(
+        "--peer-python",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="python of trl or openrlhf, for --families and --losses",
+    )
     parser.add_argument("--output", type=Path, help="picture to write; without it only the table")
     parser.add_argument("--json", type=Path, help="file for the figures of the table, and for every step")
     parser.add_argument(
@@ -97,16 +111,30 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def train_beside(arguments: argparse.Namespace) -> int:
-    """Compare families with TRL; the exit code."""
-    peer, _, python = (arguments.peer_python or "").partition("=")
-    if peer != "trl" or not Path(python).is_file():
-        raise UserError(f"--families needs --peer-python trl=PATH, got {arguments.peer_python!r}")
+    """Compare families with TRL, or losses with those who share them; the exit code."""
+    given = dict(word.partition("=")[::2] for word in arguments.peer_python)
+    pythons = {name: Path(python) for name, python in given.items()}
+    named = " ".join(arguments.peer_python) or "nothing"
+    if not pythons or not all(
+        name in ("trl", "openrlhf") and path.is_file() for name, path in pythons.items()
+    ):
+        raise UserError(f"--families needs --peer-python trl=PATH, --losses openrlhf=PATH too; got {named}")
+    if arguments.families and "trl" not in pythons:
+        raise UserError(f"--families needs --peer-python trl=PATH; got {named}")
     sys.path.insert(0, str(ROOT))  # for the tiny models of the tests
-    from benchmarks.beside import compare_families
+    from benchmarks.beside import LOSSES, compare_families, compare_losses
 
-    return compare_families(
-        arguments.families, peer_python=Path(python), steps=arguments.steps, flags=arguments.trainer_flags
-    )
+    if arguments.families:
+        return compare_families(
+            arguments.families,
+            peer_python=pythons["trl"],
+            steps=arguments.steps,
+            flags=arguments.trainer_flags,
+        )
+    for name in arguments.losses:
+        if name not in LOSSES:
+            raise UserError(unknown_name_message("loss of --losses", name, LOSSES))
+    return compare_losses(arguments.losses or list(LOSSES), pythons=pythons, steps=arguments.steps)
 
 
 def check_matplotlib() -> None:

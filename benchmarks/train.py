@@ -13,12 +13,18 @@ Each is a process of its own that runs the same steps; the first --warm-up steps
 them, are not timed. Rounds go in turns; the time of a step is the median over rounds. The rate of matrix
 products is measured between any two of them. Losses must agree, or the exit code is 1.
 
+--responses K measures rankings: each prompt has its two responses and those of the pairs after it, K in all.
+This trainer gets each prompt once with its K responses, the others get its K (K - 1) / 2 pairs spelled out;
+--batch-size then counts prompts.
+
 Words after `--` go to this trainer. --device cuda measures bfloat16 at sizes of use on a GPU.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
+import math
 import os
 import statistics
 import sys
@@ -50,6 +56,7 @@ TOLERANCE = {"cpu": 1e-5, "cuda": 5e-2}
 # (what is divided, by what, at least or at most): the goals for the prompts shared.
 SPEED_GOALS = {"trl": 2.6, "llama_factory": 4.0, "plain_loop": 1.45}
 CUDA_SPEED_GOALS = {"trl": 2.0}
+RANKING_SPEED_GOALS = {"trl": 6.0}  # with four responses
 MEMORY_GOAL = 0.6
 SHARE_GOALS = {"cpu": 0.6, "cuda": 0.5}
 
@@ -105,6 +112,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=2, help="first steps not timed (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=4, help="pairs of a step (default: %(default)s)")
+    parser.add_argument("--responses", type=int, default=2, help="to each prompt (default: %(default)s)")
     parser.add_argument("--lr", default="1e-5", help="(default: %(default)s)")
     parser.add_argument(
         "--max-tokens-per-micro-batch",
@@ -130,10 +138,17 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.warm_up < arguments.steps:
         raise UserError(f"--warm-up {arguments.warm_up} leaves none of --steps {arguments.steps} to time")
+    if arguments.responses < 2:
+        raise UserError(f"--responses {arguments.responses}: a pair has 2")
     micro_batch_size = arguments.peer_micro_batch_size
-    if micro_batch_size is not None and (micro_batch_size < 1 or arguments.batch_size % micro_batch_size):
+    num_pairs = arguments.batch_size * math.comb(arguments.responses, 2)
+    if micro_batch_size is not None and (micro_batch_size < 1 or num_pairs % micro_batch_size):
+        pairs = (
+            "" if arguments.responses == 2 else f" x {math.comb(arguments.responses, 2)} pairs of a prompt"
+        )
         raise UserError(
-            f"--peer-micro-batch-size {micro_batch_size} does not divide --batch-size {arguments.batch_size}"
+            f"--peer-micro-batch-size {micro_batch_size} does not divide --batch-size "
+            f"{arguments.batch_size}{pairs}"
         )
     arguments.trainer_flags = trainer_flags
     return arguments
@@ -174,11 +189,16 @@ def prepare(arguments: argparse.Namespace, work: Path) -> Setting:
     if arguments.device == "cuda":
         write_random_model(arguments.shape, work / arguments.shape, device="cuda", tokenizer_of=model)
         model = work / arguments.shape
+    records, handler = arguments.data / "dpo_en_demo.json", "SharegptStylePairwiseHandler"
+    if arguments.responses > 2:
+        rankings = rankings_of(json.loads(records.read_text()), arguments.responses)
+        records, handler = work / "rankings.json", "RankedResponsesHandler"
+        records.write_text(json.dumps(rankings))
     run_measured(
         [
             *(sys.executable, str(ROOT / "preprocess_data.py")),
-            *("--input", str(arguments.data / "dpo_en_demo.json"), "--output-prefix", str(work / "pairs")),
-            *("--handler-name", "SharegptStylePairwiseHandler", "--prompt-type", "llama2"),
+            *("--input", str(records), "--output-prefix", str(work / "pairs")),
+            *("--handler-name", handler, "--prompt-type", "llama2"),
             *("--tokenizer-name-or-path", str(model)),
         ]
     )
@@ -190,12 +210,26 @@ def prepare(arguments: argparse.Namespace, work: Path) -> Setting:
     if number > len(dataset):
         raise UserError(f"--steps {arguments.steps} need {number} pairs, the data have {len(dataset)}")
     setting = Setting(arguments, work, model, [reader.read(dataset, row) for row in range(number)])
-    pairs = []
-    for example in setting.examples:
-        chosen, rejected = (response.input_ids.tolist() for response in example.responses)
-        pairs.append({"chosen_ids": chosen, "rejected_ids": rejected})
+    pairs = [
+        {"chosen_ids": chosen.input_ids.tolist(), "rejected_ids": rejected.input_ids.tolist()}
+        for example in setting.examples
+        for chosen, rejected in itertools.combinations(example.responses, 2)
+    ]
     setting.pairs.write_text(json.dumps(pairs))
     return setting
+
+
+def rankings_of(pairs: Sequence[dict[str, Any]], num_responses: int) -> list[dict[str, Any]]:
+    """The prompts of sharegpt pairs, each with its own two responses and those of the pairs after it."""
+    roles = {"human": "user", "gpt": "assistant", "system": "system"}
+    texts = [pair[side]["value"] for pair in pairs for side in ("chosen", "rejected")]
+    rankings = []
+    for number, pair in enumerate(pairs):
+        turns = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in pair["conversations"]]
+        responses = [texts[(2 * number + place) % len(texts)] for place in range(num_responses)]
+        ranks = list(range(1, num_responses + 1))
+        rankings.append({"prompt": turns, "responses": responses, "ranks": ranks})
+    return rankings
 
 
 def measure(
@@ -241,7 +275,7 @@ def figures_of(setting: Setting, rounds: list[Run]) -> Figures:
     flops = sum(statistics.median(run.flops[step] for run in rounds) for step in timed)
     return Figures(
         tokens_per_second=sum(setting.step_tokens(step) for step in timed) / seconds,
-        pairs_per_second=len(timed) * setting.arguments.batch_size / seconds,
+        pairs_per_second=len(timed) * setting.pairs_of_a_step / seconds,
         seconds_per_step=seconds / len(timed),
         peak_memory_mb=max(run.peak_memory_mb for run in rounds),
         flops_per_second=flops / seconds,
@@ -254,8 +288,8 @@ def print_conditions(arguments: argparse.Namespace, setting: Setting) -> None:
     model = f"{arguments.shape}, bfloat16" if arguments.device == "cuda" else f"{MODEL}, float32, one thread"
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
-        f"\n{model}; {arguments.batch_size} pairs a step, {len(timed)} steps timed after {arguments.warm_up} "
-        f"of warm-up, {tokens:,} real tokens, {arguments.rounds} rounds\n"
+        f"\n{model}; {setting.pairs_of_a_step} pairs a step, {len(timed)} steps timed after "
+        f"{arguments.warm_up} of warm-up, {tokens:,} real tokens, {arguments.rounds} rounds\n"
         f"ours: --max-tokens-per-micro-batch {arguments.max_tokens_per_micro_batch} "
         f"--compile {arguments.compile} {' '.join(arguments.trainer_flags)}\n"
         f"load of the machine over 1, 5 and 15 minutes: {load}; {os.cpu_count()} cores\n"
@@ -282,6 +316,7 @@ def print_goals(arguments: argparse.Namespace, figures: dict[str, Figures], peak
         return
     print("\nprompts shared:")
     goals = CUDA_SPEED_GOALS if arguments.device == "cuda" else SPEED_GOALS
+    goals = goals if arguments.responses == 2 else RANKING_SPEED_GOALS
     for name, goal in goals.items():
         if name in figures:
             ratio = shared.pairs_per_second / figures[name].pairs_per_second

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,11 @@ class Setting:
     def pairs(self) -> Path:
         """The same pairs as token ids, for the runners."""
         return self.work / "pairs.json"
+
+    @property
+    def pairs_of_a_step(self) -> int:
+        """Of every two responses of a prompt one."""
+        return int(self.arguments.batch_size) * math.comb(self.arguments.responses, 2)
 
     def step_examples(self, step: int) -> list[Example]:
         size = self.arguments.batch_size
@@ -103,7 +109,7 @@ def run_runner(setting: Setting, name: str, python: str) -> Run:
     peak = run_measured(
         [
             *(python, str(runner), "--model", str(setting.model), "--pairs", str(setting.pairs)),
-            *("--steps", str(arguments.steps), "--batch-size", str(arguments.batch_size)),
+            *("--steps", str(arguments.steps), "--batch-size", str(setting.pairs_of_a_step)),
             *("--lr", arguments.lr, "--output", str(output)),
             *(
                 ["--micro-batch-size", str(micro_batch_size)]
@@ -152,11 +158,15 @@ def our_flops(setting: Setting, *, share_prefixes: bool) -> list[float]:
 
 
 def flops_without_sharing(setting: Setting) -> list[float]:
-    """Operations of each step on real tokens, every layer whole: padding is not counted."""
+    """Operations of each step on real tokens, every layer whole: padding is not counted.
+
+    A response is computed in each of its pairs.
+    """
     shape = read_shape(setting.model)
+    pairs_of_a_response = setting.arguments.responses - 1
     counts = []
     for step in range(setting.arguments.steps):
         responses = [response for example in setting.step_examples(step) for response in example.responses]
         stretches = [Stretch(len(response.input_ids)) for response in responses]
-        counts.append(float(training_flops(shape, stretches)))
+        counts.append(float(training_flops(shape, stretches)) * pairs_of_a_response)
     return counts

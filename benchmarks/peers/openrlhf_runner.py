@@ -60,7 +60,7 @@ from openrlhf.utils import utils as openrlhf_utils  # noqa: E402
 class Strategy:
     """What its loop asks of a DeepspeedStrategy, for one process; keeps the time and loss of each step."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, *, has_margins: bool) -> None:
         self.ring_attn_group = None
         self.accumulated_gradient = 1
         self.device = torch.device(arguments.device)
@@ -71,7 +71,7 @@ class Strategy:
         nothing = SimpleNamespace(key=None)
         self.args = SimpleNamespace(
             model=SimpleNamespace(
-                aux_loss_coef=0.0, margin_loss_enable=False, compute_fp32_loss_enable=arguments.bf16
+                aux_loss_coef=0.0, margin_loss_enable=has_margins, compute_fp32_loss_enable=arguments.bf16
             ),
             ds=SimpleNamespace(packing_samples=False),
             logger=SimpleNamespace(wandb=nothing, tensorboard_dir=None, logging_steps=1),
@@ -109,6 +109,9 @@ class Strategy:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--loss", default="sigmoid", choices=("sigmoid", "logexp"), help="its PairWiseLoss or LogExpLoss"
+    )
     arguments, pairs = parse_arguments(parser)
     openrlhf_utils.convert_to_torch_dtype = lambda name: torch.float32  # it knows bf16 and fp16 alone
     model = get_llm_for_sequence_regression(arguments.model, "reward", attn_implementation="sdpa")
@@ -120,7 +123,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=0.0)
     tokenizer = SimpleNamespace(pad_token_id=0)
     collator = SimpleNamespace(is_dpo=False, tokenizer=tokenizer)
-    strategy = Strategy(arguments)
+    strategy = Strategy(arguments, has_margins="margin" in pairs[0])
     trainer = RewardModelTrainer(
         model=model,
         strategy=strategy,
@@ -134,6 +137,7 @@ def main() -> None:
         scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
         tokenizer=tokenizer,
         max_epochs=1,
+        loss=arguments.loss,
     )
     started = time.perf_counter()
     with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.bf16):
@@ -144,10 +148,10 @@ def main() -> None:
 
 
 def row_of(pair: Pair) -> tuple[Any, ...]:
-    """An item of its RewardDataset: ids and mask of each side, [1, length], and no margin."""
+    """An item of its RewardDataset: ids and mask of each side, [1, length], and the margin, 0 for none."""
     sides = [torch.tensor([pair[side]]) for side in ("chosen_ids", "rejected_ids")]
     chosen, rejected = sides
-    return chosen, torch.ones_like(chosen), rejected, torch.ones_like(rejected), 0
+    return chosen, torch.ones_like(chosen), rejected, torch.ones_like(rejected), pair.get("margin", 0.0)
 
 
 if __name__ == "__main__":

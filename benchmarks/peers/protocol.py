@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-Pair = dict[str, list[int]]  # "chosen_ids" and "rejected_ids", each prompt + response
+# "chosen_ids" and "rejected_ids", each prompt + response; "margin" where the pairs have margins
+Pair = dict[str, Any]
 
 
 def parse_arguments(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[Pair]]:
