@@ -178,7 +178,9 @@ def _sets_table(runs: Sequence[NamedRun]) -> str:
         if pairs is not None
     ]
     if not rows:
-        return "<p>The run has written no scores: it had no held-out rows, or is of an earlier version.</p>"
+        return (
+            "<p>The run has written no scores of pairs: none is held out, or it is of an earlier version.</p>"
+        )
     note = (
         '<p class="quiet">Of the scores that the run wrote: at most 1,024 examples of a held-out set, and '
         "256 of the training part. Interval: bootstrap. Longer: the accuracy of choosing the longer "

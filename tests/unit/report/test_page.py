@@ -104,7 +104,7 @@ def test_a_run_without_scores_has_its_curves(run: RunFiles) -> None:
     bare = RunFiles(name="bare", rows=run.rows, scores=(), about={})
     page, charts = make_page([bare])
     assert len(charts) == 6
-    assert "has written no scores" in page
+    assert "has written no scores of pairs" in page
 
 
 def test_pictures_are_png_files(run: RunFiles) -> None:
