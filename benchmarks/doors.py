@@ -116,9 +116,11 @@ def _scoring(doors: Doors, name: str) -> Callable[[], list[float]]:
             module = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *module]
         words = ["--load", doors.checkpoint, "--input", doors.work / "pairs.json", "--output", output]
         words += ["--handler-name", _HANDLER, *SIZES[name]]
-        subprocess.run(
-            [sys.executable, *module, *map(str, words)], check=True, env=one_thread(), capture_output=True
+        done = subprocess.run(
+            [sys.executable, *module, *map(str, words)], env=one_thread(), capture_output=True, text=True
         )
+        if done.returncode:
+            raise SystemExit(done.stderr)
         rows = [json.loads(line) for line in output.read_text().splitlines()]
         return [score for row in rows for score in (row["chosen_score"], row["rejected_score"])]
 
