@@ -1,5 +1,6 @@
 """Random weights of a Llama-shaped model in a Hugging Face directory, for measuring at sizes of use."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -57,3 +58,39 @@ def write_random_model(name: str, directory: Path, *, device: str, tokenizer_of:
     )
     for path in tokenizer_of.glob("tokenizer*"):
         shutil.copy(path, directory)
+
+
+def write_random_adapter(model: Path, directory: Path, *, rank: int) -> None:
+    """PEFT's directory of adapters of all linear layers, as PEFT begins with them, and the model's head."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    generator = torch.Generator().manual_seed(11)
+    tensors = {}
+    for path in sorted(model.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(file.keys()):
+                if not name.endswith("_proj.weight"):
+                    continue
+                rows, columns = file.get_slice(name).get_shape()
+                stored = f"base_model.model.{name.removesuffix('.weight')}"
+                bound = columns**-0.5
+                a = (2 * torch.rand(rank, columns, generator=generator) - 1) * bound
+                tensors |= {f"{stored}.lora_A.weight": a, f"{stored}.lora_B.weight": torch.zeros(rows, rank)}
+    head = load_file(model / "value_head.safetensors")["v_head.summary.weight"]
+    tensors["base_model.model.score.weight"] = head
+    directory.mkdir()
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": str(model),
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "lora_dropout": 0.0,
+        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        "modules_to_save": ["score"],
+        "bias": "none",
+    }
+    (directory / "adapter_config.json").write_text(json.dumps(config))

@@ -17,7 +17,8 @@ products is measured between any two of them. Losses must agree, or the exit cod
 This trainer gets each prompt once with its K responses, the others get its K (K - 1) / 2 pairs spelled out;
 --batch-size then counts prompts.
 
-Words after `--` go to this trainer. --device cuda measures bfloat16 at sizes of use on a GPU.
+Words after `--` go to this trainer. --device cuda measures bfloat16 at sizes of use on a GPU. --lora RANK
+trains adapters of all linear layers and the head, ours and TRL's with PEFT, from the same adapter.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from typing import Any
 
 from peers.environments import PEERS, peer_python
 from processes import ROOT, run_measured
-from random_model import write_random_model
+from random_model import write_random_adapter, write_random_model
 from trainers import SEQ_LENGTH, Run, Setting, measure_peak, run_ours, run_runner
 
 from modellink_rm.base.errors import UserError, run_command
@@ -58,6 +59,10 @@ SPEED_GOALS = {"trl": 2.6, "llama_factory": 4.0, "plain_loop": 1.45}
 CUDA_SPEED_GOALS = {"trl": 2.0}
 RANKING_SPEED_GOALS = {"trl": 6.0}  # with four responses
 MEMORY_GOAL = 0.6
+# With --lora, of which TRL alone is compared.
+LORA_SPEED_GOALS = {"trl": 2.5}
+LORA_MEMORY_GOAL = 0.5
+LORA_TRAINERS = ("packed", "shared", "trl")
 SHARE_GOALS = {"cpu": 0.6, "cuda": 0.5}
 
 
@@ -107,7 +112,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--peer-python", action="append", default=[], metavar="NAME=PATH", help="use this python for a peer"
     )
-    parser.add_argument("--trainers", nargs="+", choices=LABELS, default=list(LABELS), help="default all")
+    parser.add_argument("--trainers", nargs="+", choices=LABELS, help="default all; with --lora TRL alone")
     parser.add_argument("--steps", type=int, default=8, help="of each process (default: %(default)s)")
     parser.add_argument("--warm-up", type=int, default=2, help="first steps not timed (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="(default: %(default)s)")
@@ -132,6 +137,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--shape", choices=("1b", "3b", "8b"), default="1b", help="with cuda (default: %(default)s)"
     )
+    parser.add_argument("--lora", type=int, metavar="RANK", help="train adapters of this rank, and the head")
     parser.add_argument("--recompute", action="store_true", help="with cuda: all checkpoint activations")
     parser.add_argument("--work-dir", type=Path, help="where models and checkpoints go for the while")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -150,6 +156,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
             f"--peer-micro-batch-size {micro_batch_size} does not divide --batch-size "
             f"{arguments.batch_size}{pairs}"
         )
+    known = LORA_TRAINERS if arguments.lora else tuple(LABELS)
+    arguments.trainers = arguments.trainers or list(known)
+    if not set(arguments.trainers) <= set(known):
+        raise UserError(f"--lora compares {', '.join(known)}; leave others out of --trainers")
     arguments.trainer_flags = trainer_flags
     return arguments
 
@@ -202,6 +212,8 @@ def prepare(arguments: argparse.Namespace, work: Path) -> Setting:
             *("--tokenizer-name-or-path", str(model)),
         ]
     )
+    if arguments.lora:
+        write_random_adapter(model, work / "adapter", rank=arguments.lora)
     dataset = open_dataset(work / "pairs")
     reader = ExampleReader(
         seq_length=SEQ_LENGTH, truncation="right", num_closing_tokens=0, num_ids=VOCAB_SIZE
@@ -286,6 +298,7 @@ def print_conditions(arguments: argparse.Namespace, setting: Setting) -> None:
     timed = range(arguments.warm_up, arguments.steps)
     tokens = sum(setting.step_tokens(step) for step in timed)
     model = f"{arguments.shape}, bfloat16" if arguments.device == "cuda" else f"{MODEL}, float32, one thread"
+    model = f"adapters of rank {arguments.lora}, {model}" if arguments.lora else model
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
         f"\n{model}; {setting.pairs_of_a_step} pairs a step, {len(timed)} steps timed after "
@@ -317,6 +330,7 @@ def print_goals(arguments: argparse.Namespace, figures: dict[str, Figures], peak
     print("\nprompts shared:")
     goals = CUDA_SPEED_GOALS if arguments.device == "cuda" else SPEED_GOALS
     goals = goals if arguments.responses == 2 else RANKING_SPEED_GOALS
+    goals = LORA_SPEED_GOALS if arguments.lora else goals
     for name, goal in goals.items():
         if name in figures:
             ratio = shared.pairs_per_second / figures[name].pairs_per_second
@@ -325,7 +339,8 @@ def print_goals(arguments: argparse.Namespace, figures: dict[str, Figures], peak
     print(f"  {share:5.2f} of the rate of matrix products (goal {SHARE_GOALS[arguments.device]})")
     if "trl" in figures:
         memory = shared.peak_memory_mb / figures["trl"].peak_memory_mb
-        print(f"  {memory:5.2f} of TRL's peak memory (goal under {MEMORY_GOAL})")
+        goal = LORA_MEMORY_GOAL if arguments.lora else MEMORY_GOAL
+        print(f"  {memory:5.2f} of TRL's peak memory (goal under {goal})")
 
 
 def print_losses(arguments: argparse.Namespace, runs: dict[str, list[Run]]) -> float:

@@ -46,6 +46,16 @@ class Setting:
         return self.work / "pairs"
 
     @property
+    def adapter(self) -> Path:
+        """With --lora, what all start from."""
+        return self.work / "adapter"
+
+    @property
+    def share_of_flops(self) -> float:
+        """Of those of training all weights; without weight gradients two of three products are left."""
+        return 2 / 3 if self.arguments.lora else 1.0
+
+    @property
     def pairs(self) -> Path:
         """The same pairs as token ids, for the runners."""
         return self.work / "pairs.json"
@@ -87,6 +97,7 @@ def run_ours(setting: Setting, name: str) -> Run:
             *("--compile", arguments.compile),
             *(["--bf16"] if arguments.device == "cuda" else []),
             *(["--recompute-granularity", "full"] if arguments.recompute else []),
+            *(["--load-adapter", str(setting.adapter)] if arguments.lora else []),
             *arguments.trainer_flags,
         ],
         num_steps=arguments.steps,
@@ -118,6 +129,7 @@ def run_runner(setting: Setting, name: str, python: str) -> Run:
             ),
             *device_words(setting),
             *(["--recompute"] if arguments.recompute else []),
+            *(["--adapter", str(setting.adapter)] if arguments.lora else []),
         ],
         device=arguments.device,
     )
@@ -153,7 +165,7 @@ def our_flops(setting: Setting, *, share_prefixes: bool) -> list[float]:
             else:
                 stretches += [Stretch(length) for length in lengths]
             scored_see += lengths
-        counts.append(float(training_flops(shape, stretches, scored_see=scored_see)))
+        counts.append(setting.share_of_flops * training_flops(shape, stretches, scored_see=scored_see))
     return counts
 
 
@@ -168,5 +180,6 @@ def flops_without_sharing(setting: Setting) -> list[float]:
     for step in range(setting.arguments.steps):
         responses = [response for example in setting.step_examples(step) for response in example.responses]
         stretches = [Stretch(len(response.input_ids)) for response in responses]
-        counts.append(float(training_flops(shape, stretches)) * pairs_of_a_response)
+        flops = setting.share_of_flops * training_flops(shape, stretches)
+        counts.append(flops * pairs_of_a_response)
     return counts

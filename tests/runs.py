@@ -99,7 +99,7 @@ def _merged(parts: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         dimension = dimensions[name]
         if dimension is None or len(tensors) == 1:
             whole[name] = tensors[0]
-        elif name.endswith("fc1.weight"):  # each rank holds its part of gate, then of up
+        elif name.endswith(("fc1.weight", "fc1.adapter.b")):  # each rank holds its part of gate, then of up
             halves = [tensor.chunk(2) for tensor in tensors]
             whole[name] = torch.cat([half[part] for part in (0, 1) for half in halves])
         else:

@@ -28,7 +28,9 @@ PEERS = {
         label="TRL",
         runner="trl_runner.py",
         # The last two for the tokenizer that RewardTrainer wants, though it tokenises nothing here.
-        pip=(("install", "trl==1.16.0", "transformers==5.23.0", "sentencepiece", "protobuf"),),
+        pip=(
+            ("install", "trl==1.16.0", "transformers==5.23.0", "peft==0.21.2", "sentencepiece", "protobuf"),
+        ),
     ),
     "llama_factory": Peer(
         label="LLaMA-Factory",

@@ -63,12 +63,20 @@ class Trainer(BalancesRouters, KeepsLosses, RewardTrainer):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--centering-weight", type=float, help="TRL's center_rewards_coefficient")
+    parser.add_argument("--adapter", help="PEFT's directory: train it and the head alone")
     arguments, pairs = parse_arguments(parser)
+    is_frozen_bf16 = arguments.adapter and arguments.bf16
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        arguments.model, num_labels=1, dtype=torch.float32
+        arguments.model, num_labels=1, dtype=torch.bfloat16 if is_frozen_bf16 else torch.float32
     )
     with torch.no_grad():
         model.score.weight.copy_(read_head(Path(arguments.model)))
+    if arguments.adapter:
+        from peft import PeftModel
+
+        if arguments.recompute:
+            model.enable_input_require_grads()
+        model = PeftModel.from_pretrained(model, arguments.adapter, is_trainable=True)
     # Its vocabulary names the padding token; no text is tokenised.
     tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
     times = StepTimes()

@@ -38,6 +38,8 @@ def load_weights(
 ) -> None:
     """Read the weights of a checkpoint into a model of any parallel size.
 
+    Of a checkpoint of adapters, these and the head; others fill what is not of adapters.
+
     Args:
         verifies: compare the files of tensors with their checksums first.
 
@@ -45,7 +47,8 @@ def load_weights(
         CheckpointNotReadError: on every process: a file is not what was written, or cannot be read.
     """
     with reading(checkpoint, ranks, verifies=verifies):
-        load_in_place(sharded_weights(chunks), checkpoint.path)
+        of_base = checkpoint.run.spec.lora is None
+        load_in_place(sharded_weights(chunks, of_base=of_base), checkpoint.path)
 
 
 def load_train_state(

@@ -13,6 +13,7 @@ from typing import Any
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_types import known_fields
 from modellink_rm.base.log import warn_once
+from modellink_rm.checkpoint.base_reference import BaseReference
 from modellink_rm.checkpoint.best import DIRECTORY_NAME, FILE_NAME, read_best
 from modellink_rm.checkpoint.files import (
     FILES_NAME,
@@ -28,8 +29,9 @@ RUN_NAME = "run.json"
 # Of run.json and what lies beside it. Raised when a reader of the number before would misread a checkpoint,
 # as it would one whose model has a part that it does not know; a new field that may be ignored does not
 # raise it. Version 1 did not say its number; in version 2 files.json had no checksum of tensors, nor its own;
-# version 4 has parts of models that earlier ones do not know, as the scaling of rotary angles.
-FORMAT_VERSION = 4
+# version 4 has parts of models that earlier ones do not know, as the scaling of rotary angles; version 5 has
+# adapters alone of a model that has some.
+FORMAT_VERSION = 5
 _MOST_DIGITS = 18  # of an iteration
 
 
@@ -44,6 +46,7 @@ class RunInfo:
             follows.
         schedule: (warmup, decay) of the learning rate, in samples.
         data: what tells its data sets from others, in the order of --data-path.
+        base: of a model with adapters, the one that they update: the checkpoint holds what is trained alone.
     """
 
     iteration: int
@@ -53,6 +56,7 @@ class RunInfo:
     consumed_samples: int | None = None
     schedule: tuple[int, int] | None = None
     data: tuple[dict[str, Any], ...] | None = None
+    base: BaseReference | None = None
 
     @property
     def has_train_state(self) -> bool:
@@ -67,6 +71,7 @@ class RunInfo:
         """The content of run.json."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["spec"] = dataclasses.asdict(self.spec)
+        values["base"] = None if self.base is None else dataclasses.asdict(self.base)
         return json.dumps({"format_version": FORMAT_VERSION, **values}, indent=1).encode()
 
 

@@ -10,11 +10,13 @@ from modellink_rm.base.megatron_compat import single_optimizers
 from modellink_rm.base.platform import Platform
 from modellink_rm.checkpoint.distributed import load_weights
 from modellink_rm.checkpoint.hf.load import load_hugging_face_weights
+from modellink_rm.checkpoint.peft.load import load_peft_adapter
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.model.adapting import is_trained
 from modellink_rm.model.build import build_model
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.kernel_choice import choose_kernels
@@ -42,7 +44,8 @@ def build_and_load_model(
 
     Args:
         seed: of weights that the source does not have.
-        loads: without it nothing is loaded yet, as where a whole training state is loaded later.
+        loads: without it nothing is loaded yet, as where a whole training state is loaded later; but what
+            adapters in that state update is.
         verifies: compare the files of tensors with their checksums first, where they have some.
 
     Raises:
@@ -58,8 +61,9 @@ def build_and_load_model(
         seed=seed,
         initialize=plan.source.is_random,
     )
-    if loads:
-        load_model_weights(chunks, plan.source, ranks, verifies=verifies)
+    source = plan.source if loads else plan.source.base
+    if source is not None:
+        load_model_weights(chunks, source, ranks, verifies=verifies)
     return chunks
 
 
@@ -111,19 +115,26 @@ def load_model_weights(
         CheckpointNotReadError: on every process: a file is not what was written, or cannot be read.
         AgreedError: a weight that was read is not a finite number.
     """
+    if source.base is not None:
+        load_model_weights(chunks, source.base, ranks, verifies=verifies)
     if source.hugging_face is not None:
         load_hugging_face_weights(chunks, source.hugging_face, ranks, verifies=verifies)
     elif source.checkpoint is not None:
         load_weights(chunks, source.checkpoint, ranks, verifies=verifies)
-    if not source.is_random:
-        check_finite(chunks, source.name)
+    if source.adapter is not None:
+        load_peft_adapter(chunks, source.adapter, ranks)
+    if source.is_random:
+        return
+    holds_adapters = source.checkpoint is not None and source.checkpoint.run.spec.lora is not None
+    check_finite(chunks, source.name, trained_alone=holds_adapters)
 
 
-def check_finite(chunks: Sequence[RewardModel], name: str) -> None:
+def check_finite(chunks: Sequence[RewardModel], name: str, *, trained_alone: bool = False) -> None:
     """Every weight of the model is a finite number; a collective over all processes.
 
     Args:
         name: what the weights were read from.
+        trained_alone: of a model with adapters, these and the head.
 
     Raises:
         AgreedError: on every process, with the names of those that hold others.
@@ -132,7 +143,7 @@ def check_finite(chunks: Sequence[RewardModel], name: str) -> None:
         parameter_name
         for chunk in chunks
         for parameter_name, parameter in chunk.global_parameters()
-        if not _is_finite(parameter)
+        if (is_trained(parameter_name) or not trained_alone) and not _is_finite(parameter)
     ]
     names = _names_of_all(bad)
     if names:

@@ -5,16 +5,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from modellink_rm.adapters.lora import Lora
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import info, warn_once
+from modellink_rm.checkpoint.base_reference import (
+    BaseReference,
+    checkpoint_reference,
+    directory_reference,
+)
 from modellink_rm.checkpoint.best import DIRECTORY_NAME
 from modellink_rm.checkpoint.contract import InferenceContract, contract_tokenizer, read_contract
 from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights, check_names, read_shape
 from modellink_rm.checkpoint.layout import CheckpointInfo, find_checkpoint, read_checkpoint_info
 from modellink_rm.checkpoint.megatron.files import find_megatron_checkpoint
+from modellink_rm.checkpoint.peft.directory import CONFIG_FILE, PeftDirectory
+from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.model.adapting import agreed, check_quantized_sizes, new_adapters
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.fits import check_parallel_fits_shape
 from modellink_rm.model.resolve import padded_vocab_size, resolve_shape
@@ -25,10 +34,17 @@ from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where weights come from: one of the two, or neither for random weights."""
+    """Where weights come from: one of the two, or neither for random weights.
+
+    Attributes:
+        base: of a checkpoint of adapters, the model that they update.
+        adapter: adapters of another program's form, read over the weights.
+    """
 
     hugging_face: HuggingFaceWeights | None = None
     checkpoint: CheckpointInfo | None = None
+    base: "ModelSource | None" = None
+    adapter: PeftDirectory | None = None
 
     @property
     def name(self) -> str:
@@ -36,6 +52,11 @@ class ModelSource:
         if self.hugging_face is not None:
             return str(self.hugging_face.directory)
         return str(self.checkpoint.path) if self.checkpoint is not None else "random weights"
+
+    @property
+    def adapter_name(self) -> str:
+        """The directory that adapters are read from."""
+        return str(self.adapter.directory) if self.adapter is not None else self.name
 
     @cached_property
     def contract(self) -> InferenceContract | None:
@@ -70,6 +91,20 @@ class ModelSource:
         """Whether it is the checkpoint of a run, which can be continued."""
         return self.checkpoint is not None and self.checkpoint.run.has_train_state
 
+    @cached_property
+    def reference(self) -> BaseReference:
+        """What adapters that are trained on this model keep of it; of adapters, of what they update.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        if self.base is not None:
+            return self.base.reference
+        if self.checkpoint is not None:
+            return checkpoint_reference(self.checkpoint.path)
+        assert self.hugging_face is not None
+        return directory_reference(self.hugging_face.directory)
+
     @property
     def is_random(self) -> bool:
         """Whether no weights are loaded."""
@@ -89,16 +124,27 @@ class ModelPlan:
         return self.spec.shape
 
 
-def open_source(load: str | None, *, base_model: str | None = None) -> ModelSource:
+def open_source(
+    load: str | None,
+    *,
+    base_model: str | None = None,
+    adapter: str | None = None,
+    base_elsewhere: str | None = None,
+) -> ModelSource:
     """The source that --load names; reads headers but no weights.
 
     Args:
         base_model: --base-model of import: the Hugging Face directory whose config.json and tokenizer a
             checkpoint of ModelLink 1.0 or Megatron-LM has.
+        adapter: --load-adapter.
+        base_elsewhere: where the model that a checkpoint of adapters updates may be, if it was moved.
 
     Raises:
-        UserError: the directory is missing, damaged, or neither a model nor a checkpoint.
+        UserError: the directory is missing, damaged, or neither a model nor a checkpoint; or the adapters
+            are of another model.
     """
+    if adapter is not None:
+        return _with_adapter(open_source(load), adapter)
     if load is None:
         return ModelSource()
     path = Path(load)
@@ -114,14 +160,78 @@ def open_source(load: str | None, *, base_model: str | None = None) -> ModelSour
         )
     checkpoint = find_checkpoint(path)
     if checkpoint is not None:
-        return ModelSource(checkpoint=read_checkpoint_info(checkpoint))
+        return _opened_checkpoint(read_checkpoint_info(checkpoint), base_elsewhere)
     if not path.is_dir():
         raise UserError(f"--load {load}: there is no such directory")
     if (path / "config.json").is_file():
         return ModelSource(hugging_face=HuggingFaceWeights(path))
+    if (path / CONFIG_FILE).is_file():
+        raise UserError(
+            f"--load {load} is an adapter in PEFT's form; give its base model as --load, and --load-adapter "
+            f"{load}"
+        )
     raise UserError(
         f"--load {load} is neither a Hugging Face directory (no config.json) nor a checkpoint of this tool"
     )
+
+
+def _opened_checkpoint(checkpoint: CheckpointInfo, base_elsewhere: str | None) -> ModelSource:
+    """A checkpoint, and the model that its adapters update if it holds some.
+
+    Raises:
+        UserError: that model is not where it was, or is another one now.
+    """
+    reference = checkpoint.run.base
+    if reference is None:
+        return ModelSource(checkpoint=checkpoint)
+    place = reference.path
+    if not Path(place).is_dir() and base_elsewhere is not None and Path(base_elsewhere).is_dir():
+        place = base_elsewhere
+    if not Path(place).is_dir():
+        raise UserError(
+            f"{checkpoint.path} holds adapters of {place}, which is not there; give the model as --load, and "
+            f"--load-adapter {checkpoint.path}"
+        )
+    return _of_adapters(checkpoint, open_source(place))
+
+
+def _of_adapters(checkpoint: CheckpointInfo, base: ModelSource) -> ModelSource:
+    """A checkpoint of adapters with the model that they update.
+
+    Raises:
+        UserError: they were trained on another model.
+    """
+    reference = checkpoint.run.base
+    assert reference is not None
+    if base.reference.fingerprint != reference.fingerprint:
+        raise UserError(
+            f"{base.name} is not the model that the adapters in {checkpoint.path} were trained on, which lay "
+            f"in {reference.path}"
+        )
+    return ModelSource(checkpoint=checkpoint, base=base)
+
+
+def _with_adapter(base: ModelSource, adapter: str) -> ModelSource:
+    """A model with adapters in PEFT's form, or those of a checkpoint.
+
+    Raises:
+        UserError: there are no adapters, or the model has some already.
+    """
+    if base.is_random or base.base is not None:
+        reason = "has adapters already" if base.base is not None else "is missing"
+        raise UserError(f"--load-adapter {adapter} needs the model that it updates as --load, which {reason}")
+    path = Path(adapter)
+    if (path / CONFIG_FILE).is_file():
+        return dataclasses.replace(base, adapter=PeftDirectory(path))
+    checkpoint = find_checkpoint(path) if path.is_dir() or path.name == DIRECTORY_NAME else None
+    if checkpoint is None:
+        raise UserError(
+            f"--load-adapter {adapter} is neither PEFT's directory (no {CONFIG_FILE}) nor a checkpoint"
+        )
+    info = read_checkpoint_info(checkpoint)
+    if info.run.base is None:
+        raise UserError(f"--load-adapter {adapter} holds a whole model and no adapters; give it as --load")
+    return _of_adapters(info, base)
 
 
 def _open_megatron(directory: Path, load: str, base_model: str | None) -> HuggingFaceWeights:
@@ -164,12 +274,18 @@ def tokenizer_of(config: TokenizerConfig, source: ModelSource) -> TokenizerConfi
 
 
 def plan_model(
-    source: ModelSource, model: ModelConfig, parallel: ParallelConfig, *, loosely: bool
+    source: ModelSource,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    *,
+    loosely: bool,
+    lora: LoraConfig | None = None,
 ) -> ModelPlan:
     """Check the weights against the flags.
 
     Args:
         loosely: accept a base model without a reward head, and ignore its language-model head.
+        lora: of a run that may train adapters.
 
     Raises:
         UserError: the weights and the flags do not fit.
@@ -177,6 +293,8 @@ def plan_model(
     if source.checkpoint is not None:
         spec = _spec_of_checkpoint(source.checkpoint, model, parallel)
     elif source.hugging_face is not None:
+        brings_head = source.adapter is not None and source.adapter.has_head(source.hugging_face.tensors)
+        loosely = loosely or brings_head
         spec = _spec_of_hugging_face(source.hugging_face, model, parallel, loosely=loosely)
     else:
         warn_once("without --load the weights are random")
@@ -188,6 +306,8 @@ def plan_model(
             head_bias=model.head_bias,
         )
     check_parallel_fits_shape(parallel, spec.shape)
+    spec = dataclasses.replace(spec, lora=_adapters(source, spec, lora or LoraConfig()))
+    _check_adapters(source, spec, parallel)
     return ModelPlan(source=source, spec=spec)
 
 
@@ -218,6 +338,43 @@ def with_attributes(model: ModelPlan, attributes: tuple[str, ...]) -> ModelPlan:
             f"of {', '.join(attributes)}: preprocess with the names in that order"
         )
     return dataclasses.replace(model, spec=dataclasses.replace(model.spec, num_outputs=number))
+
+
+def _adapters(source: ModelSource, spec: ModelSpec, flags: LoraConfig) -> Lora | None:
+    """The model's adapters: those of its source, or new ones.
+
+    Raises:
+        UserError: the flags differ from what is loaded, or need --lora-r.
+    """
+    loaded = source.adapter.lora(spec) if source.adapter is not None else spec.lora
+    if loaded is not None:
+        return agreed(
+            flags,
+            loaded,
+            spec.shape,
+            source=source.adapter_name,
+            knows_quantization=source.adapter is None,
+        )
+    return new_adapters(flags, spec.shape)
+
+
+def _check_adapters(source: ModelSource, spec: ModelSpec, parallel: ParallelConfig) -> None:
+    """Check that the model that adapters update can be loaded, and held as they say.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if spec.lora is None:
+        return
+    if source.is_random:
+        raise UserError("--lora-r needs --load: adapters update a model that was trained")
+    base = source.base or source
+    if spec.lora.quantization and base.hugging_face is None:
+        raise UserError(
+            f"--load-in-4bit needs a Hugging Face directory: {base.name} is a checkpoint; python -m "
+            f"modellink_rm export --load {base.name} --output DIR makes one of it"
+        )
+    check_quantized_sizes(spec, tensor_parallel_size=parallel.tensor_model_parallel_size)
 
 
 def _spec_of_hugging_face(

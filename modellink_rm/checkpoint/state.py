@@ -10,6 +10,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from torch import Tensor
 
+from modellink_rm.adapters.lora import is_of_adapter
 from modellink_rm.base.megatron_compat import (
     all_rng_states,
     allocate_optimizer_state,
@@ -18,19 +19,27 @@ from modellink_rm.base.megatron_compat import (
 )
 from modellink_rm.checkpoint.by_layer import named_by_layer
 from modellink_rm.checkpoint.pieces import describe_by_pieces
+from modellink_rm.model.adapting import is_trained
 from modellink_rm.parallel.groups import Ranks, of_every_process
 
 
-def sharded_weights(chunks: Sequence[Any], metadata: dict[str, Any] | None = None) -> dict[str, Any]:
+def sharded_weights(
+    chunks: Sequence[Any], metadata: dict[str, Any] | None = None, *, of_base: bool = False
+) -> dict[str, Any]:
     """The weights by chunk; in the checkpoint a tensor has its name in the model, whoever holds it.
 
     Args:
         chunks: the process's stage or virtual stages, unwrapped or with gradient buffers.
+        of_base: of a model with adapters, all that is not of these; by default what is trained.
     """
-    return {
-        f"model{number}": _unwrapped(chunk).sharded_state_dict(metadata=metadata)
-        for number, chunk in enumerate(chunks)
-    }
+    found = {}
+    for number, chunk in enumerate(map(_unwrapped, chunks)):
+        tensors = chunk.sharded_state_dict(metadata=metadata)
+        if chunk.spec.lora is not None:
+            is_wanted = (lambda name: not is_of_adapter(name)) if of_base else is_trained
+            tensors = {name: tensor for name, tensor in tensors.items() if is_wanted(name)}
+        found[f"model{number}"] = tensors
+    return found
 
 
 def _unwrapped(chunk: Any) -> Any:

@@ -10,6 +10,7 @@ from modellink_rm.commands.output import files_of_model, prepare_output
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.estimate import EstimateConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
+from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
 
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     set_up_logging()
     groups = parse_flags(
         argv,
-        (EstimateConfig, ModelConfig),
+        (EstimateConfig, LoraConfig, ModelConfig),
         prog="python -m modellink_rm estimate",
         description="Choose how to train a model on given GPUs: memory of each, time of a step, flags.",
         usage="--load DIR --gpus NxKIND",
@@ -44,7 +45,13 @@ def main(argv: Sequence[str]) -> int:
     if config.peak_tflops is not None:
         gpu = dataclasses.replace(cluster.gpu, tflops=config.peak_tflops)
         cluster = dataclasses.replace(cluster, gpu=gpu)
-    question = Question(shape=shape_of(config.load, model), model=model, config=config, cluster=cluster)
+    question = Question(
+        shape=shape_of(config.load, model),
+        model=model,
+        lora=groups[LoraConfig],
+        config=config,
+        cluster=cluster,
+    )
     choice = best_choice(question)
     print(*report_lines(question, choice), sep="\n")
     if config.output is not None:

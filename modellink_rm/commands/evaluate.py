@@ -45,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
     )
     config: EvaluateConfig = parsed[EvaluateConfig]
     options = _with_raw_scores(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
+    if config.write_normalization and options.scorer.load_adapter is not None:
+        raise UserError("--write-normalization has no place for it with --load-adapter; --load a checkpoint")
     checkpoint = find_checkpoint(Path(options.scorer.load)) if config.write_normalization else None
     if config.write_normalization and checkpoint is None:
         raise UserError(
@@ -124,7 +126,8 @@ def _check_files(config: EvaluateConfig, options: ScorerOptions, named_files: Se
         if next(iter(named.records()), None) is None:
             raise UserError(f"{named.flag} {named.name}={named.path} holds no record")
     inputs += input_files(config.training_data, flag="--training-data")
-    for load in (options.scorer.load, *config.compare):
+    inputs += files_of_model(Path(options.scorer.load), options.scorer.load_adapter)
+    for load in config.compare:
         inputs += files_of_model(Path(load))
     prepare_output(config.output, inputs=[*inputs, *tokenizer_files(options.tokenizer)])
 

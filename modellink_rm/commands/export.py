@@ -25,12 +25,17 @@ def main(argv: Sequence[str]) -> int:
         example="python -m modellink_rm export --load checkpoints/llama2 --output llama2-rm",
     )
     # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
+    from modellink_rm.conversion.adapter import export_adapter, is_of_adapters
     from modellink_rm.conversion.export import export_checkpoint
     from modellink_rm.conversion.plan import plan_export
     from modellink_rm.parallel.failures import end_with_launcher
 
     end_with_launcher()
-    export_checkpoint(plan_export(parsed[ExportConfig], parsed[ParallelConfig]))
+    config, parallel = parsed[ExportConfig], parsed[ParallelConfig]
+    if is_of_adapters(config):
+        export_adapter(config, parallel)
+    else:
+        export_checkpoint(plan_export(config, parallel))
     return 0
 
 

@@ -45,9 +45,19 @@ def prepare_rows(config: RowsConfig) -> None:
         check_table_output(Path(config.output))
 
 
-def files_of_model(load: Path) -> list[Path]:
-    """What is read of --load: a checkpoint, in whose directory nothing may be written, or a model's files."""
+def files_of_model(load: Path, adapter: str | None = None) -> list[Path]:
+    """What is read of --load: a checkpoint, in whose directory nothing may be written, or a model's files.
+
+    Args:
+        adapter: --load-adapter, of which the same is read.
+    """
+    of_adapter = [] if adapter is None else [*files_of_model(Path(adapter)), *peft_files(Path(adapter))]
     checkpoint = find_checkpoint(load)
     if checkpoint is None:
-        return hugging_face_files(load)
-    return [checkpoint, checkpoint.parent / LATEST_NAME, checkpoint.parent / "metrics.jsonl"]
+        return [*hugging_face_files(load), *of_adapter]
+    return [checkpoint, checkpoint.parent / LATEST_NAME, checkpoint.parent / "metrics.jsonl", *of_adapter]
+
+
+def peft_files(adapter: Path) -> list[Path]:
+    """The files of an adapter in PEFT's form; none where it is in another."""
+    return sorted(path for path in adapter.glob("adapter_*") if path.is_file())

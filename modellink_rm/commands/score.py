@@ -16,7 +16,7 @@ from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.contract import NORMALIZATION_NAME
 from modellink_rm.checkpoint.files import FILES_NAME
 from modellink_rm.checkpoint.layout import find_checkpoint
-from modellink_rm.commands.output import files_of_model, prepare_output
+from modellink_rm.commands.output import files_of_model, peft_files, prepare_output
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.score import ScoreConfig, ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
@@ -95,7 +95,7 @@ def _check_files(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> None:
     """
     inputs = [
         *input_files(config.input),
-        *files_of_model(Path(parsed[ScorerConfig].load)),
+        *files_of_model(Path(parsed[ScorerConfig].load), parsed[ScorerConfig].load_adapter),
         *tokenizer_files(parsed[TokenizerConfig]),
     ]
     prepare_output(config.output, inputs=inputs)
@@ -133,11 +133,10 @@ def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> bytes:
     """All that determines the rows: the flags, and the files that are read."""
     kinds: list[type[Any]] = [ScoreConfig, *GROUPS.values()]
     flags = {name: value for kind in kinds for name, value in dataclasses.asdict(parsed[kind]).items()}
-    load = Path(parsed[ScorerConfig].load)
-    checkpoint = find_checkpoint(load)
-    weights = hugging_face_files(load) if checkpoint is None else []
-    if checkpoint is not None:
-        weights = [checkpoint / FILES_NAME, checkpoint / NORMALIZATION_NAME]
+    scorer: ScorerConfig = parsed[ScorerConfig]
+    weights = _weights_of(Path(scorer.load))
+    if scorer.load_adapter is not None:
+        weights += [*_weights_of(Path(scorer.load_adapter)), *peft_files(Path(scorer.load_adapter))]
     handler = (parsed[ScorerConfig].handler_name or "").rpartition(":")[0]
     others = [*tokenizer_files(parsed[TokenizerConfig]), *([Path(handler)] if handler else [])]
     return score_identity(
@@ -150,6 +149,14 @@ def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> bytes:
             "other files": [file_identity(path) for path in others if path.is_file()],
         }
     )
+
+
+def _weights_of(load: Path) -> list[Path]:
+    """The files that tell a model from another: all of them, or a checkpoint's list of them."""
+    checkpoint = find_checkpoint(load)
+    if checkpoint is None:
+        return list(hugging_face_files(load))
+    return [checkpoint / FILES_NAME, checkpoint / NORMALIZATION_NAME]
 
 
 @contextmanager

@@ -22,6 +22,11 @@ class CheckpointConfig:
     load_checkpoint_loosely: bool = flag(
         False, help="accept a base model without a reward head, and ignore its language-model head"
     )
+    load_adapter: str | None = flag(
+        None,
+        metavar="DIR",
+        help="adapters of the model of --load to start from: PEFT's directory or a checkpoint of this tool",
+    )
     finetune: bool = flag(False, help="of a checkpoint, load the weights only and start at step 0")
     load_optim: bool = flag(True, level="rare", help="of a checkpoint, do not load the optimizer's state")
     load_rng: bool = flag(

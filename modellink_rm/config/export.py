@@ -16,6 +16,12 @@ class ExportConfig:
 
     load: str = flag(help="checkpoint of this tool", metavar="CHECKPOINT")
     output: str = flag(help="directory to make", metavar="DIR")
+    load_adapter: str | None = flag(
+        None, metavar="DIR", help="checkpoint of adapters, where --load is the model that they update"
+    )
+    merge: bool = flag(
+        False, help="of a checkpoint of adapters, write the updated model; by default the adapters alone"
+    )
     form: str | None = flag(
         None,
         choices=("transformers", "llamafactory", "openrlhf"),

@@ -21,6 +21,9 @@ IGNORED_TRAINER_FLAGS = {
     "--no-masked-softmax-fusion": IgnoredFlag(False, _KERNELS),
     "--attention-softmax-in-fp32": IgnoredFlag(False, _ALWAYS),
     "--initial-loss-scale": IgnoredFlag(True, "float32 and bfloat16 need no loss scale"),
+    "--lora-fusion": IgnoredFlag(False, _KERNELS),
+    "--lora-ckpt-filter": IgnoredFlag(False, "checkpoints of adapters never hold the model itself"),
+    "--lora-register-forward-hook": IgnoredFlag(True, "layers above a frozen embedding are always trained"),
     "--use-pytorch-profiler": IgnoredFlag(False, "--profile is torch's profiler always"),
     **{
         name: IgnoredFlag(False, _TP_OVERLAP)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.kernels import KernelConfig
+from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.objective import ObjectiveConfig
 from modellink_rm.config.optim import OptimConfig
@@ -23,6 +24,7 @@ class RunConfig:
     data: DataConfig
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)

@@ -44,6 +44,11 @@ class ScorerConfig:
     """
 
     load: str = flag(help="checkpoint of this tool, or a Hugging Face directory with a reward head")
+    load_adapter: str | None = flag(
+        None,
+        metavar="DIR",
+        help="adapters of the model of --load: PEFT's directory or a checkpoint of this tool",
+    )
     handler_name: str | None = flag(
         None,
         help="handler of the records, as in preprocess_data.py; by default PromptResponseHandler for a "

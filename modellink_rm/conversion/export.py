@@ -19,6 +19,7 @@ from modellink_rm.conversion.check import check_scores
 from modellink_rm.conversion.plan import ExportPlan
 from modellink_rm.conversion.samples import Sample
 from modellink_rm.dataset.example import Example, Response
+from modellink_rm.model.adapting import merge_adapters
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import Ranks, process_groups
@@ -72,7 +73,7 @@ def _written(plan: ExportPlan, platform: Platform, ranks: Ranks) -> tuple[list[l
 
 
 def _loaded(plan: ExportPlan, platform: Platform, ranks: Ranks) -> list[RewardModel]:
-    return load_for_scoring(
+    chunks = load_for_scoring(
         plan.model,
         platform,
         model=ModelConfig(),
@@ -83,6 +84,10 @@ def _loaded(plan: ExportPlan, platform: Platform, ranks: Ranks) -> list[RewardMo
         ranks=ranks,
         verifies=plan.config.verify_checksums,
     )
+    if plan.config.merge:
+        for chunk in chunks:
+            merge_adapters(chunk)
+    return chunks
 
 
 def _precision(plan: ExportPlan) -> PrecisionConfig:

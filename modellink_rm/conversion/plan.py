@@ -50,7 +50,7 @@ from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +82,15 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
         UserError: it cannot; the line names the alternative where there is one.
     """
     parallel.check_world_size(world_size_from_environment())
-    source = open_source(config.load)
+    source = open_source(config.load, adapter=config.load_adapter)
     checkpoint = source.checkpoint
     if checkpoint is None:
         raise UserError(
             f"--load {config.load} is a Hugging Face directory already; import makes a checkpoint of it, "
             "which export writes in another form"
         )
+    if config.merge and source.base is None:
+        raise UserError(f"--merge: {config.load} holds a whole model and no adapters; leave the flag out")
     contract = source.contract
     assert contract is not None
     check_output(config, checkpoint)
@@ -116,7 +118,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
     if templated.caveat is not None:
         warn_once(templated.caveat)
     bf16 = checkpoint.run.setting("precision", "bf16") is True
-    dtype = _DTYPES[config.dtype or ("bfloat16" if bf16 else "float32")]
+    dtype = DTYPES[config.dtype or ("bfloat16" if bf16 else "float32")]
     merged = _merged(config, contract)
     contract, form = _after_merging(contract, form, merged, has_bias=_has_bias(form, checkpoint))
     card = model_card(

@@ -3,10 +3,11 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.config.estimate import EstimateConfig
+from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.optim import OptimConfig
 from modellink_rm.config.parallel import ParallelConfig
@@ -14,6 +15,7 @@ from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.estimate.gpus import GIB, Cluster
 from modellink_rm.estimate.memory import CPU, CUDA, Memory, Workload, largest_micro_batch, memory_of
 from modellink_rm.estimate.step_time import StepTime, step_time
+from modellink_rm.model.adapting import new_adapters
 from modellink_rm.model.fits import check_parallel_fits_shape
 from modellink_rm.model.resolve import padded_vocab_size
 from modellink_rm.model.shape import ModelShape
@@ -66,12 +68,14 @@ class Question:
     Attributes:
         model: its flags, for the vocabulary's padding.
         config: the other flags.
+        lora: those of adapters.
     """
 
     shape: ModelShape
     model: ModelConfig
     config: EstimateConfig
     cluster: Cluster
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     @property
     def usable(self) -> float:
@@ -115,6 +119,7 @@ def _choices(question: Question) -> Iterator[Choice]:
             shape=question.shape,
             padded_vocab_size=padded_vocab_size(question.model, question.shape, tp),
             post_layer_norm=question.model.post_layer_norm,
+            lora=new_adapters(question.lora, question.shape),
         )
         pairs = -(-config.global_batch_size // num_replicas)
         for precision, max_tokens in itertools.product(_precisions(question), _token_budgets(config, pairs)):

@@ -41,6 +41,10 @@ CUDA = Device(base=1_600_000_000, slack=1.08, gradient_copies=0.0, has_fused_nor
 CPU = Device(base=100_000_000, slack=1.6, gradient_copies=1.0, has_fused_norms=False, key_copies=None)
 
 
+# Of a number in 4 bits, with its share of the scale of 64.
+_NF4_BYTES = 0.5 + 4 / 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """A run, as far as it decides about memory.
@@ -105,11 +109,16 @@ def memory_of_stage(run: Workload, stage: int) -> Memory:
     """The memory of each process of a pipeline stage, from 0."""
     parameters = parameters_of_stage(run.spec, run.parallel, stage)
     size = 2 if run.precision.bf16 else 4
-    weights, gradients = size * parameters.total, 4 * parameters.total
+    gradients = 4 * parameters.trained
+    adapters = size * (parameters.adapters or 0)
+    weights = size * (parameters.total - parameters.quantized) + adapters
+    weights += round(_NF4_BYTES * parameters.quantized)
     activations, transient = _activations(run, stage)
     # The more micro-batches wait, the more of them find the blocks that others left.
     share = (1 + 1 / _chunks_in_flight(run, stage)) / 2
-    largest = parameters.largest * size  # a gradient, before it is added to the float32 sum
+    # A gradient, before it is added to the float32 sum, or a matrix of 4 bits while it is multiplied.
+    has_largest = parameters.adapters is None or parameters.quantized
+    largest = parameters.largest * size if has_largest else 0
     slack = (run.device.slack - 1) * share * (activations + transient)
     is_divided = run.optim.divides_state(run.precision)
     has_replicas = run.parallel.data_parallel_size(run.world_size) * run.parallel.context_parallel_size > 1
@@ -121,7 +130,7 @@ def memory_of_stage(run: Workload, stage: int) -> Memory:
         activations=round(activations),
         scratch=round(max(largest, transient) + slack + copies) + run.device.base,
         # The engine makes the buffers of divided weights beside them, and then moves these.
-        building=weights * (2 if is_divided else 1) + gradients + run.device.base,
+        building=weights + (size * parameters.trained if is_divided else 0) + gradients + run.device.base,
     )
 
 
@@ -129,9 +138,11 @@ def _optimizer_bytes(run: Workload, parameters: Parameters) -> int:
     """Bytes of the moments, and of the float32 weights that updates are made in."""
     size = 12 if run.precision.bf16 else 8
     if not run.optim.divides_state(run.precision):
-        return size * parameters.total
+        return size * parameters.trained
     stage_size = run.world_size // run.parallel.pipeline_model_parallel_size
     copies = stage_size // run.parallel.tensor_model_parallel_size
+    if parameters.adapters is not None:
+        return size * -(-parameters.adapters // copies)
     expert_copies = stage_size // run.parallel.expert_group_size
     return size * (-(-parameters.ordinary // copies) + -(-parameters.experts // expert_copies))
 

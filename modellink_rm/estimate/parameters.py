@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.model.adapting import adapted_linears, linear_orders, updated_matrices
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.tensors import EMBEDDING, FINAL_LAYERNORM, StoredTensor
 from modellink_rm.model.spec import EXPERTS_INFIX, ModelSpec
@@ -17,16 +18,25 @@ class Parameters:
         ordinary: those whose copies are on every process of the stage with the same tensor-parallel rank.
         experts: those of experts, whose copies are on the processes that hold the same experts.
         largest: of its largest matrix; the embedding's gradient is added up by rows and takes nothing.
+        adapters: those of adapters, which are not among the others; None where there are none.
+        quantized: of the ordinary ones those that are held in 4 bits.
     """
 
     ordinary: int
     experts: int
     largest: int
+    adapters: int | None = None
+    quantized: int = 0
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """All of the model's own."""
         return self.ordinary + self.experts
+
+    @property
+    def trained(self) -> int:
+        """Those that have gradients."""
+        return self.total if self.adapters is None else self.adapters
 
 
 def parameters_of_stage(spec: ModelSpec, parallel: ParallelConfig, stage: int) -> Parameters:
@@ -43,10 +53,34 @@ def parameters_of_stage(spec: ModelSpec, parallel: ParallelConfig, stage: int) -
     for entry in table.ends:
         if ends[entry.engine]:
             sizes += [(False, size) for size in _sizes(entry, spec, parallel)]
+    adapters, quantized = _of_adapters(spec, layers, parallel.tensor_model_parallel_size)
     return Parameters(
+        adapters=adapters,
+        quantized=quantized,
         ordinary=sum(size for is_expert, size in sizes if not is_expert),
         experts=sum(size for is_expert, size in sizes if is_expert),
         largest=largest,
+    )
+
+
+def _of_adapters(spec: ModelSpec, layers: list[int], tp_size: int) -> tuple[int | None, int]:
+    """The numbers of the adapters of these layers in one process, and those that are held in 4 bits."""
+    if spec.lora is None:
+        return None, 0
+    adapters = 0
+    for layer, entry in adapted_linears(spec):
+        if layer in layers:
+            order = entry.row_order(spec.shape)
+            columns, rows = order.columns or 0, sum(order.sizes)
+            if order.divided == "columns":
+                columns //= tp_size
+            else:
+                rows //= tp_size
+            adapters += spec.lora.rank * (len(updated_matrices(entry, spec.lora)) * columns + rows)
+    if not spec.lora.quantization:
+        return adapters, 0
+    return adapters, len(layers) * sum(
+        sum(order.sizes) * (order.columns or 0) // tp_size for order in linear_orders(spec.shape)
     )
 
 

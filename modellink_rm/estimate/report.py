@@ -34,7 +34,7 @@ def report_lines(question: Question, choice: Choice) -> list[str]:
         "memory         of the process that needs most, GiB",
         *(f"  {name:13s}{size / GIB:8.2f}" for name, size in _parts(choice.memory).items()),
         *_time_lines(choice, cluster, config),
-        f"flags          {' '.join(choice.flags())} \\",
+        f"flags          {' '.join([*choice.flags(), *question.lora.words])} \\",
         f"               --seq-length {config.seq_length} --global-batch-size {config.global_batch_size}",
     ]
 
@@ -56,7 +56,7 @@ def report_json(question: Question, choice: Choice) -> bytes:
         "usable_bytes": round(question.usable),
         "step_seconds": choice.time.seconds if question.cluster.gpu.tflops else None,
         "step_flops": choice.time.flops,
-        "flags": choice.flags(),
+        "flags": [*choice.flags(), *question.lora.words],
     }
     return json.dumps(values, indent=1).encode() + b"\n"
 

@@ -67,8 +67,7 @@ def evaluate(
         UserError: a model cannot be scored with, found for all of them before the first is loaded.
         AgreedError: a set has no pair with finite scores, or a row of a benchmark has none.
     """
-    loads = [options.scorer.load, *others]
-    plans = [plan_scoring(_with_load(options, load)) for load in loads]
+    plans = [plan_scoring(one) for one in (options, *(_of_another(options, load) for load in others))]
     for plan in plans:
         for named in inputs.sets:
             check_first(plan.inputs.reader, [next(iter(named.records()))])
@@ -83,8 +82,10 @@ def evaluate(
     )
 
 
-def _with_load(options: ScorerOptions, load: str) -> ScorerOptions:
-    return dataclasses.replace(options, scorer=dataclasses.replace(options.scorer, load=load))
+def _of_another(options: ScorerOptions, load: str) -> ScorerOptions:
+    """The flags for another model, which has no adapters of this one."""
+    scorer = dataclasses.replace(options.scorer, load=load, load_adapter=None)
+    return dataclasses.replace(options, scorer=scorer)
 
 
 def _scored(plan: ScoringPlan, inputs: EvaluationInputs, *, shows_progress: bool) -> ScoredModel:

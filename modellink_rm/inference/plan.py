@@ -49,7 +49,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
     """
     scorer = options.scorer
     options.parallel.check_world_size(world_size_from_environment())
-    source = open_source(scorer.load)
+    source = open_source(scorer.load, adapter=scorer.load_adapter)
     model = plan_model(source, options.model, options.parallel, loosely=scorer.load_checkpoint_loosely)
     model = dataclasses.replace(model, spec=model.spec.without_router_losses())
     contract = source.contract

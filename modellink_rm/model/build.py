@@ -19,6 +19,7 @@ from modellink_rm.config.precision import (
     RECOMPUTES_NORMS,
     PrecisionConfig,
 )
+from modellink_rm.model.adapting import add_adapters
 from modellink_rm.model.config import Kernels, RewardModelConfig
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.layers.embedding import RowwiseEmbedding
@@ -93,6 +94,7 @@ def transformer_config(
         moe_token_dispatcher_type="alltoall",
         perform_initialization=initialize,
         gradient_accumulation_fusion=fuses_weight_gradients,
+        quantizes_weights=spec.lora is not None and spec.lora.quantization == "nf4",
         # The fused forms need compiled extensions, or torch.compile on the first step.
         masked_softmax_fusion=False,
         bias_activation_fusion=False,
@@ -132,7 +134,7 @@ def build_model(
     seed: int,
     initialize: bool,
 ) -> list[RewardModel]:
-    """This process's model chunks; the head is drawn from `seed`, equally on every process.
+    """This process's model chunks; head and adapters are drawn from `seed`, equally on every process.
 
     Args:
         initialize: draw the other weights too; False if all weights are loaded from files.
@@ -160,6 +162,8 @@ def build_model(
         mark_divided_weights(chunk)
         if chunk.post_process:
             initialize_head(chunk.rm_head, std=config.init_method_std, seed=seed)
+        if spec.lora is not None:
+            add_adapters(chunk, spec, seed=seed)
     return chunks
 
 
@@ -172,7 +176,9 @@ def mark_divided_weights(model: nn.Module) -> None:
     dimensions = {ColumnParallelLinear: 0, RowParallelLinear: 1, RowwiseEmbedding: 0}
     for module in model.modules():
         for kind, dimension in dimensions.items():
-            if isinstance(module, kind) and not hasattr(module.weight, "tensor_model_parallel"):
+            if not isinstance(module, kind) or module.weight is None:  # held in 4 bits
+                continue
+            if not hasattr(module.weight, "tensor_model_parallel"):
                 set_tensor_model_parallel_attributes(module.weight, True, dimension, 1)
 
 

@@ -28,6 +28,7 @@ class RewardModelConfig(TransformerConfig):
         attention_sinks: see `ModelShape`.
         recomputes_norms: whether layers keep no outputs of their norms for the backward pass.
         recomputes_gates: the same of the gates of their MLPs and experts.
+        quantizes_weights: whether linear layers hold their weights in 4 bits.
     """
 
     windows: tuple[int | None, ...] = ()
@@ -35,4 +36,5 @@ class RewardModelConfig(TransformerConfig):
     attention_sinks: bool = False
     recomputes_norms: bool = False
     recomputes_gates: bool = False
+    quantizes_weights: bool = False
     kernels: Kernels = Kernels(attention="sdpa", compiles_elementwise=False)

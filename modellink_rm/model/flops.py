@@ -4,16 +4,22 @@ from modellink_rm.batching.batch import Batch
 from modellink_rm.model.shape import ModelShape
 
 
-def training_flops(shape: ModelShape, batch: Batch, *, trained_share: float = 1.0) -> int:
+def training_flops(
+    shape: ModelShape, batch: Batch, *, trained_share: float = 1.0, trains_weights: bool = True
+) -> int:
     """Model FLOPs of a forward and a backward pass over all processes that share the model.
 
     The backward pass needs two products for each one of the forward pass (Kaplan et al. 2020, arXiv
-    2001.08361, section 2.1). Neither recomputation nor padding is counted.
+    2001.08361, section 2.1), but one where the weight is not trained. Neither recomputation nor padding is
+    counted, nor adapters.
 
     Args:
         trained_share: of the layers; the backward pass ends at the first one that is trained.
+        trains_weights: False where adapters are trained in their place.
     """
     forward = forward_flops(shape, batch)
+    if not trains_weights:
+        return 2 * forward + _flops_of_seen(shape, batch)
     return forward + round(2 * trained_share * forward)
 
 
@@ -28,20 +34,31 @@ def forward_flops(shape: ModelShape, batch: Batch) -> int:
     all of them.
     """
     hidden = shape.hidden_size
-    keys_and_values, output, of_seen = _attention_flops(shape)
-    *windows, last_window = shape.windows or (None,) * shape.num_layers
-    seen = sum(num_seen(batch, window) * windows.count(window) for window in set(windows))
+    keys_and_values, output, _ = _attention_flops(shape)
     num_scored = len(set(batch.scored_positions))
     num_tokens = batch.num_computed_tokens
     last = shape.num_layers - 1
-    is_whole = shape.is_sparse(last) and shape.experts is not None and shape.experts.balances
+    is_whole = _is_whole(shape)
     return (
         shape.num_layers * num_tokens * keys_and_values
         + sum(num_tokens * (output + _mlp_flops(shape, layer)) for layer in range(last))
         + (num_tokens if is_whole else num_scored) * (output + _mlp_flops(shape, last))
-        + of_seen * (seen + (num_seen if is_whole else num_seen_by_scored)(batch, last_window))
+        + _flops_of_seen(shape, batch)
         + 2 * hidden * num_scored
     )
+
+
+def _is_whole(shape: ModelShape) -> bool:
+    """Whether the last layer is computed for all tokens."""
+    return shape.is_sparse(shape.num_layers - 1) and shape.experts is not None and shape.experts.balances
+
+
+def _flops_of_seen(shape: ModelShape, batch: Batch) -> int:
+    """Of the products of queries with keys, and of weights with values, which have no weights of a model."""
+    *windows, last_window = shape.windows or (None,) * shape.num_layers
+    seen = sum(num_seen(batch, window) * windows.count(window) for window in set(windows))
+    of_last = (num_seen if _is_whole(shape) else num_seen_by_scored)(batch, last_window)
+    return _attention_flops(shape)[2] * (seen + of_last)
 
 
 def _attention_flops(shape: ModelShape) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor, nn
 
+from modellink_rm.adapters.nf4 import NF4Weight
 from modellink_rm.batching.batch import Batch
 from modellink_rm.experts.balance import (
     RouterTally,
@@ -44,6 +45,7 @@ class RewardModel(MegatronModule):
 
     Attributes:
         spec: of the whole model.
+        first_layer: number of this stage's first layer in the whole model, from 0.
         rm_head: hidden -> outputs, in float32 for any dtype of the layers, equal on every tensor-parallel
             rank; on the last stage only.
         router_sums: of a model with experts, what this stage's routers chose in training.
@@ -83,7 +85,7 @@ class RewardModel(MegatronModule):
         self.rotary = family.rotary(spec.shape, device)
         local_shape = spec.shape.of_local_layers
         self.local_rotary = None if local_shape is None else family.rotary(local_shape, device)
-        first = get_transformer_layer_offset(config, vp_stage)
+        self.first_layer = first = get_transformer_layer_offset(config, vp_stage)
         layers = range(first, first + get_num_layers_to_build(config, vp_stage))
         self.decoder = TransformerBlock(
             config,
@@ -107,14 +109,30 @@ class RewardModel(MegatronModule):
                 self.decoder.final_layernorm.weight.sequence_parallel = False
             self.rm_head = make_head(spec, device=device)
 
+    def layer(self, number: int) -> nn.Module | None:
+        """The layer of that number in the whole model; None where another stage has it."""
+        if not self.first_layer <= number < self.first_layer + len(self.decoder.layers):
+            return None
+        layer: nn.Module = self.decoder.layers[number - self.first_layer]
+        return layer
+
     def global_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The pairs (name, parameter) of this stage, with layer numbers of the whole model."""
-        offset = get_transformer_layer_offset(self.config, self.vp_stage)
         for name, parameter in self.named_parameters():
-            if name.startswith(LAYER_PREFIX):
-                layer, rest = name.removeprefix(LAYER_PREFIX).split(".", 1)
-                name = f"{LAYER_PREFIX}{int(layer) + offset}.{rest}"
-            yield name, parameter
+            yield self._global_name(name), parameter
+
+    def quantized_weights(self) -> Iterator[tuple[str, NF4Weight]]:
+        """The pairs (name, matrix) of weights that are held in 4 bits, named as `global_parameters`."""
+        for name, module in self.named_modules():
+            if isinstance(module, NF4Weight):
+                yield self._global_name(name).removesuffix("quantized") + "weight", module
+
+    def _global_name(self, name: str) -> str:
+        """The name with the layer numbered over the whole model."""
+        if not name.startswith(LAYER_PREFIX):
+            return name
+        layer, rest = name.removeprefix(LAYER_PREFIX).split(".", 1)
+        return f"{LAYER_PREFIX}{int(layer) + self.first_layer}.{rest}"
 
     def global_tensors(
         self, value: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter
@@ -170,6 +188,10 @@ class RewardModel(MegatronModule):
         hidden_states: Tensor | None = None
         if self.pre_process:
             hidden_states = self.embedding(batch.input_ids)
+            if self.spec.lora is not None and torch.is_grad_enabled():
+                # What trains above a frozen embedding would not, in a layer that is recomputed: the engine
+                # recomputes with gradients where the input has one.
+                hidden_states.requires_grad_()
         else:
             assert self._input is not None
             self.decoder.set_input_tensor(

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
+from modellink_rm.adapters.lora import Lora
 from modellink_rm.model.shape import ModelShape
 
 # Names of the engine's parameters begin so: of a layer, followed by its number in the whole model, and of
@@ -22,6 +23,7 @@ class ModelSpec:
         post_layer_norm: whether the head reads hidden states after the final norm.
         head_bias: whether the head has a bias.
         num_outputs: numbers that the head gives of each response: its score, or one for each attribute.
+        lora: the adapters, which are trained in place of the layers; None for a model without.
     """
 
     shape: ModelShape
@@ -29,6 +31,7 @@ class ModelSpec:
     post_layer_norm: bool = True
     head_bias: bool = False
     num_outputs: int = 1
+    lora: Lora | None = None
 
     def without_router_losses(self) -> "ModelSpec":
         """The same model, without the losses that its routers add in training."""

@@ -1,5 +1,6 @@
 """The engine's gradient buffers, AdamW and schedule around a model."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,15 @@ def wrap_for_training(
     if gathers and is_interleaved:
         config.param_sync_func = [chunk.start_param_sync for chunk in wrapped]
     return wrapped
+
+
+def trained_numbers(chunks: Sequence[RewardModel]) -> str:
+    """How many numbers of this process are trained, in words."""
+    sizes = [(one.numel(), one.requires_grad) for chunk in chunks for one in chunk.parameters()]
+    in_4_bits = sum(math.prod(matrix.shape) for chunk in chunks for _, matrix in chunk.quantized_weights())
+    total = sum(size for size, _ in sizes) + in_4_bits
+    trained = sum(size for size, is_trained in sizes if is_trained)
+    return f"{trained:,} of {total:,} numbers of a process are trained ({trained / total:.2%})"
 
 
 def _overlaps_by_itself(chunk: RewardModel, optim: OptimConfig) -> bool:

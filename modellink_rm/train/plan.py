@@ -127,8 +127,22 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     if config.checkpoint.save is None:
         warn_once("without --save the trained weights are not kept")
     model = plan_model(
-        source, config.model, config.parallel, loosely=config.checkpoint.load_checkpoint_loosely
+        source,
+        config.model,
+        config.parallel,
+        loosely=config.checkpoint.load_checkpoint_loosely,
+        lora=config.lora,
     )
+    if model.spec.lora is not None and config.training.num_trained_layers is not None:
+        raise UserError(
+            "--freeze-base and --train-last-n-layers are about the model's own weights, and adapters freeze "
+            "all of them: leave one of the two out"
+        )
+    if resumed is not None and model.spec.lora != resumed.spec.lora:
+        raise UserError(
+            f"--lora-r trains another kind of model than the run in {source.name} did; --finetune starts a "
+            "new run from its weights, under another --save"
+        )
     check_data_fits_shape(config.data, model.shape)
     check_recompute_fits_shape(config.precision, config.parallel, model.shape)
     check_training_fits_shape(config.training, model.shape)
@@ -246,10 +260,10 @@ def find_source(config: CheckpointConfig, existing: Path | None) -> tuple[ModelS
         UserError: --save holds checkpoints that this run does not go on from.
     """
     if existing is not None and config.auto_resume:
-        newest = open_source(str(existing))
+        newest = open_source(str(existing), base_elsewhere=config.load)
         return newest, newest.has_train_state
-    source = open_source(config.load)
-    continues = source.has_train_state and not config.finetune
+    source = open_source(config.load, adapter=config.load_adapter)
+    continues = source.has_train_state and not config.finetune and config.load_adapter is None
     if existing is not None and not (continues and _is_same_checkpoint(source, existing)):
         raise UserError(
             f"--save {config.save} holds a run up to {existing.name}, which this run would write over; give "

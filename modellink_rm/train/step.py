@@ -129,8 +129,16 @@ def train_step(
     state.consumed_samples += num_examples
     sums = no_sums(loss.objective, device)
     if ranks.reports_scores:
-        share = state.model[0].module.trained_share
-        flops = sum(training_flops(shape, batch, trained_share=share) for batch in micro_batches)
+        model = state.model[0].module
+        flops = sum(
+            training_flops(
+                shape,
+                batch,
+                trained_share=model.trained_share,
+                trains_weights=model.spec.lora is None,
+            )
+            for batch in micro_batches
+        )
         sums = _total(kept).plus("flops", flops)
     sums = sums.joined(take_router_sums(state.model, ranks, device))
     if data_sets is not None:

@@ -32,6 +32,7 @@ from modellink_rm.train.optimizer import (
     build_optimizer,
     build_scheduler,
     synced_params,
+    trained_numbers,
     use_fused_adam,
     wrap_for_training,
 )
@@ -234,6 +235,8 @@ def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainSta
     )
     if config.training.num_trained_layers is not None:
         freeze(model, num_trained_layers=config.training.num_trained_layers)
+    if plan.model.spec.lora is not None:
+        info(f"adapters: {plan.model.spec.lora}; {trained_numbers(model)}")
     wrapped = wrap_for_training(model, optim=config.optim, precision=config.precision)
     optimizer = build_optimizer(wrapped, optim=config.optim, precision=config.precision)
     scheduler = build_scheduler(optimizer, config.optim, plan.length.schedule, plan.length.wsd_decay)
@@ -292,6 +295,7 @@ def save(
         consumed_samples=state.consumed_samples,
         schedule=plan.length.schedule,
         data=plan.fingerprints,
+        base=plan.model.source.reference if plan.model.spec.lora is not None else None,
     )
 
     def when_whole() -> frozenset[int]:

@@ -22,6 +22,7 @@ from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
 from modellink_rm.config.inspect import InspectConfig
+from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.merge import MergeConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
@@ -49,7 +50,7 @@ COMMANDS: dict[str, Any] = {
     "make-pairs": ((MakePairsConfig,), {}),
     "serve": ((ServeConfig, *SCORER_GROUPS.values()), {}),
     "export": ((ExportConfig, ParallelConfig), {}),
-    "estimate": ((EstimateConfig, ModelConfig), IGNORED_TRAINER_FLAGS),
+    "estimate": ((EstimateConfig, LoraConfig, ModelConfig), IGNORED_TRAINER_FLAGS),
     "report": ((ReportConfig,), {}),
     "average": ((AverageConfig, ParallelConfig), {}),
     "import": ((ImportConfig, TokenizerConfig, ParallelConfig), {}),

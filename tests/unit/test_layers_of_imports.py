@@ -19,7 +19,7 @@ LEVELS = (
     ("dataset",),
     ("preprocess", "parallel", "report"),
     ("batching",),
-    ("experts",),
+    ("experts", "adapters"),
     ("model",),
     ("objective", "checkpoint", "estimate"),
     ("train", "inference", "conversion", "doctor"),

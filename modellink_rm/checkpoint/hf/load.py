@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from modellink_rm.adapters.lora import is_of_adapter
 from modellink_rm.checkpoint.files import read_files
 from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE, HuggingFaceWeights
 from modellink_rm.checkpoint.hf.mappings import is_of_expert, tensor_plan
@@ -29,13 +30,19 @@ def load_hugging_face_weights(
     if verifies and checksums.is_file():
         check_contents_together(weights.directory, read_files(checksums), ranks)
     for name, tensor in (pair for chunk in chunks for pair in chunk.global_tensors()):
-        if name.startswith(HEAD_PREFIX):
+        if name.startswith(HEAD_PREFIX) or is_of_adapter(name):
             continue
         rank, size = (ranks.tp_rank, ranks.tp_size)
         if is_of_expert(name):
             rank, size = (ranks.etp_rank, ranks.etp_size)
         plan = tensor_plan(name, chunks[0].spec, weights.tensors, tp_rank=rank, tp_size=size)
         weights.read_into(tensor, plan)
+    dtype = chunks[0].config.params_dtype
+    for name, matrix in (pair for chunk in chunks for pair in chunk.quantized_weights()):
+        plan = tensor_plan(
+            name, chunks[0].spec, weights.tensors, tp_rank=ranks.tp_rank, tp_size=ranks.tp_size
+        )
+        matrix.fill(weights.read(plan, dtype))
     head = weights.head()
     if chunks[-1].post_process and head is not None:
         weight, bias = head

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from modellink_rm.base.ranges import cut_ranges
+from modellink_rm.base.ranges import share_of
 from modellink_rm.model.families.tensors import RowOrder, StoredTensor, TensorTable
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import EXPERTS_INFIX, LAYER_PREFIX, ModelSpec
@@ -130,17 +130,13 @@ def tensor_plan(
     """
     stored = _stored(engine_name, spec.shape, table)
     row_order, columns, row_shape, zero_rows = stored.row_order, None, stored.row_shape, 0
-    ranges: list[tuple[int, int]] = list(row_order.order)
+    padded_rows = spec.padded_vocab_size if row_order.is_padded else None
+    ranges = row_order.ranges_of_rank(tp_rank, tp_size, num_rows=padded_rows)
     if row_order.divided == "columns":
-        columns = _share(row_shape[0], tp_rank, tp_size)
+        columns = share_of(row_shape[0], tp_rank, tp_size)
         row_shape = (columns[1] - columns[0],)
-    elif row_order.divided == "each range":
-        shares = (_share(stop - start, tp_rank, tp_size) for start, stop in ranges)
-        ranges = [(start + low, start + high) for (start, _), (low, high) in zip(ranges, shares, strict=True)]
-    elif row_order.divided == "rows":
-        num_rows = spec.padded_vocab_size if row_order.is_padded else sum(row_order.sizes)
-        start, stop = _share(num_rows, tp_rank, tp_size)
-        ranges = list(cut_ranges(ranges, start, stop))
+    if padded_rows is not None:
+        start, stop = share_of(padded_rows, tp_rank, tp_size)
         zero_rows = stop - start - sum(last - first for first, last in ranges)
     pieces = tuple(_pieces(stored, ranges))
     num_rows = sum(piece.stop - piece.start for piece in pieces) + zero_rows
@@ -185,12 +181,6 @@ def _stored(engine_name: str, shape: ModelShape, table: TensorTable) -> _Stored:
         expert=expert if entry.is_stacked else None,
         num_experts=shape.experts.number if shape.experts is not None else 0,
     )
-
-
-def _share(size: int, tp_rank: int, tp_size: int) -> tuple[int, int]:
-    """A rank's contiguous part of `size` rows or columns."""
-    assert size % tp_size == 0, f"{size} is not divisible by tensor parallel {tp_size}"
-    return tp_rank * size // tp_size, (tp_rank + 1) * size // tp_size
 
 
 def _pieces(stored: _Stored, ranges: Sequence[tuple[int, int]]) -> Iterator[RowRange]:

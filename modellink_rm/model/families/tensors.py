@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+from modellink_rm.base.ranges import cut_ranges, share_of
 from modellink_rm.experts.shape import Experts
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import EXPERTS_INFIX
@@ -41,6 +42,22 @@ class RowOrder:
     divided: Literal["rows", "each range", "columns", "nothing"] = "nothing"
     is_padded: bool = False
     is_interleaved: bool = False
+
+    def ranges_of_rank(
+        self, rank: int, num_ranks: int, *, num_rows: int | None = None
+    ) -> list[tuple[int, int]]:
+        """The ranges of the concatenated parts' rows that a rank holds, in its order.
+
+        Args:
+            num_rows: of the engine's whole tensor, where rows of zeros follow; by default there are none.
+        """
+        if self.divided == "each range":
+            shares = [(start, share_of(stop - start, rank, num_ranks)) for start, stop in self.order]
+            return [(start + low, start + high) for start, (low, high) in shares]
+        if self.divided == "rows":
+            start, stop = share_of(num_rows or sum(self.sizes), rank, num_ranks)
+            return list(cut_ranges(self.order, start, stop))
+        return list(self.order)
 
 
 RowOrderOf = Callable[[ModelShape], RowOrder]

@@ -13,12 +13,12 @@ from megatron.core.tensor_parallel import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
 )
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, cat, nn
 from torch.nn import functional
 
+from modellink_rm.adapters.linears import ColumnLinear
 from modellink_rm.experts.modules import WholeWeight
 from modellink_rm.model.attention.packed import PackedLayout, Queries
 from modellink_rm.model.config import RewardModelConfig
@@ -78,7 +78,7 @@ class LatentAttention(MegatronModule):
         )
         eps, heads = shape.norm_epsilon, config.num_attention_heads
 
-        def column(num_inputs: int, num_outputs: int) -> ColumnParallelLinear:
+        def column(num_inputs: int, num_outputs: int) -> ColumnLinear:
             return linears.column(
                 num_inputs,
                 num_outputs,

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
-
+from modellink_rm.adapters.linears import ColumnLinear, RowLinear
 from modellink_rm.model.layers.scored_rows import RowQueriesLinear
 
 
-class BiasedRowLinear(RowParallelLinear):
+class BiasedRowLinear(RowLinear):
     """A linear divided by columns with a bias, which is whole on every rank; the others have none."""
 
     def __init__(self, *arguments: Any, bias: bool, **keywords: Any) -> None:
@@ -26,7 +25,7 @@ class Linears:
         row_queries: projection to queries, keys and values in the layer of scored rows.
     """
 
-    column: type[ColumnParallelLinear] = ColumnParallelLinear
-    row: type[RowParallelLinear] = RowParallelLinear
-    biased_row: type[RowParallelLinear] = BiasedRowLinear
-    row_queries: type[ColumnParallelLinear] = RowQueriesLinear
+    column: type[ColumnLinear] = ColumnLinear
+    row: type[RowLinear] = RowLinear
+    biased_row: type[RowLinear] = BiasedRowLinear
+    row_queries: type[ColumnLinear] = RowQueriesLinear

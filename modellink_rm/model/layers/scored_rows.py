@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from megatron.core.tensor_parallel import get_cuda_rng_tracker, reduce_from_tensor_model_parallel_region
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.tensor_parallel.random import get_data_parallel_rng_tracker_name
 from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
+from modellink_rm.adapters.linears import ColumnLinear
 from modellink_rm.base.megatron_compat import linear_forward, mlp_and_residual
 from modellink_rm.experts.mlp import give_routing, take_whole_rows
 from modellink_rm.model.attention.packed import PackedLayout
@@ -117,7 +117,7 @@ class ScoredRowsAttention(SelfAttention):
         return result
 
 
-class RowQueriesLinear(ColumnParallelLinear):
+class RowQueriesLinear(ColumnLinear):
     """The projection to queries, keys and values, optionally with the queries of some rows only."""
 
     def forward(self, hidden_states: Tensor, rows: Tensor | None = None) -> Any:
@@ -133,17 +133,30 @@ class RowQueriesLinear(ColumnParallelLinear):
             return super().forward(hidden_states)
         config = self.config
         queries_per_group = config.num_attention_heads // config.num_query_groups
-        # The weight's rows: for each group its query heads, its key head, its value head.
-        by_head = (-1, queries_per_group + 2, config.kv_channels)
-        weight = self.weight.view(*by_head, self.input_size)
-        bias = None if self.bias is None else self.bias.view(by_head)
+        query = self._projected(rows, slice(0, queries_per_group), sequence_parallel=False)
+        both = self._projected(
+            hidden_states, slice(queries_per_group, None), sequence_parallel=self.sequence_parallel
+        )
+        both = both.view(*both.shape[:2], -1, 2, config.kv_channels)
+        return query.view(*query.shape[:2], -1, config.kv_channels), both[..., 0, :], both[..., 1, :]
 
-        def project(states: Tensor, heads: slice, *, sequence_parallel: bool) -> Tensor:
-            return linear_forward(
+    def _projected(self, states: Tensor, heads: slice, *, sequence_parallel: bool) -> Tensor:
+        """The projection of states to some heads of each group.
+
+        Args:
+            states: [t, 1, h], or [t/tp, 1, h] under sequence parallelism.
+        """
+        bias = None if self.bias is None else self._of_heads(self.bias, heads)
+        if self.quantized is not None:
+            weight = self.quantized.rows(heads, self._by_head)
+            output = self.quantized_product(states, weight, has_divided_rows=sequence_parallel)
+            output = output if bias is None else output + bias
+        else:
+            output = linear_forward(
                 self,
                 states,
-                weight[:, heads].flatten(0, 2),
-                bias=None if bias is None else bias[:, heads].flatten(),
+                self._of_heads(self.weight, heads),
+                bias=bias,
                 gradient_accumulation_fusion=False,  # the weight is a part, not the parameter
                 allreduce_dgrad=self.tp_group.size() > 1 and not sequence_parallel,
                 sequence_parallel=sequence_parallel,
@@ -151,10 +164,24 @@ class RowQueriesLinear(ColumnParallelLinear):
                 wgrad_deferral_limit=None,
                 tp_group=self.tp_group,
             )
-
-        query = project(rows, slice(0, queries_per_group), sequence_parallel=False)
-        both = project(
-            hidden_states, slice(queries_per_group, None), sequence_parallel=self.sequence_parallel
+        if self.adapter is None:
+            return output
+        updated: Tensor = self.adapter(
+            output,
+            states,
+            has_divided_rows=sequence_parallel,
+            part=lambda rows: self._of_heads(rows, heads),
         )
-        both = both.view(*both.shape[:2], -1, 2, config.kv_channels)
-        return query.view(*query.shape[:2], -1, config.kv_channels), both[..., 0, :], both[..., 1, :]
+        return updated
+
+    @property
+    def _by_head(self) -> tuple[int, int, int]:
+        """The weight's rows: for each group its query heads, its key head, its value head."""
+        config = self.config
+        queries_per_group = config.num_attention_heads // config.num_query_groups
+        rows_of_group = (queries_per_group + 2) * config.kv_channels
+        return self.output_size_per_partition // rows_of_group, queries_per_group + 2, config.kv_channels
+
+    def _of_heads(self, rows: Tensor, heads: slice) -> Tensor:
+        """Of a tensor with a row, or a number, for each output those of some heads of each group."""
+        return rows.view(*self._by_head, *rows.shape[1:])[:, heads].flatten(0, 2)

@@ -60,6 +60,7 @@ TABLE: dict[str, dict[str, str]] = {
 # Groups of which every flag has one outcome.
 WHOLE_GROUPS = {
     "tokenizer": COMPARED,
+    "lora": COMPARED,
     "objective": ANNOUNCED,
     "parallel": FREE,
     "kernels": FREE,

@@ -1,0 +1,137 @@
+"""The engine's linear layers with room for an adapter, and for a weight that is held in 4 bits."""
+
+from typing import Any
+
+from megatron.core.tensor_parallel import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+)
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from torch import Tensor, nn
+
+from modellink_rm.adapters.adapter import ColumnAdapter, RowAdapter
+from modellink_rm.adapters.lora import ADAPTER
+from modellink_rm.adapters.nf4 import NF4Weight, nf4_linear
+
+
+class ColumnLinear(ColumnParallelLinear):
+    """A linear that is divided by its outputs.
+
+    Attributes:
+        adapter: an update of its weight; None for none.
+        quantized: its weight, where `weight` is None.
+    """
+
+    adapter: ColumnAdapter | None
+    quantized: NF4Weight | None
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        _make_room(self)
+
+    def forward(self, input_: Tensor, *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor | None]:
+        """The output [t, 1, out/tp] of [t, 1, in] or [t/tp, 1, in], and a bias that is not added yet."""
+        if self.quantized is None:
+            output, bias = super().forward(input_, *arguments, **keywords)
+        else:
+            output, bias = self.quantized_product(input_, self.quantized), None
+            if self.bias is not None:
+                output, bias = (output, self.bias) if self.skip_bias_add else (output + self.bias, None)
+        if self.adapter is not None:
+            output = self.adapter(output, input_)
+        return output, bias
+
+    def quantized_product(
+        self, states: Tensor, weight: NF4Weight, *, has_divided_rows: bool | None = None
+    ) -> Tensor:
+        """The product with rows of a quantized weight, with the exchanges of the engine's own.
+
+        Args:
+            has_divided_rows: of the states; as the linear says by default.
+        """
+        is_divided = self.sequence_parallel if has_divided_rows is None else has_divided_rows
+        if is_divided:
+            states = gather_from_sequence_parallel_region(states, group=self.tp_group)
+        else:
+            states = copy_to_tensor_model_parallel_region(states, group=self.tp_group)
+        return nf4_linear(states, weight)
+
+    def sharded_state_dict(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        """What the engine saves, and the adapter as its parts."""
+        return _sharded(self, super().sharded_state_dict, *arguments, **keywords)
+
+
+class RowLinear(RowParallelLinear):
+    """A linear that is divided by its inputs; see `ColumnLinear`."""
+
+    adapter: RowAdapter | None
+    quantized: NF4Weight | None
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        _make_room(self)
+
+    def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The output [t, 1, out] or [t/tp, 1, out] of [t, 1, in/tp], and the bias that is not added yet."""
+        if self.quantized is None:
+            output, bias = super().forward(input_)
+        else:
+            output, bias = self._quantized_product(input_, self.quantized), self.bias
+            if bias is not None and not self.skip_bias_add:
+                output, bias = output + bias, None
+        if self.adapter is not None:
+            output = self.adapter(output, input_)
+        return output, bias
+
+    def _quantized_product(self, states: Tensor, weight: NF4Weight) -> Tensor:
+        assert self.input_is_parallel
+        output = nf4_linear(states, weight)
+        if self.sequence_parallel:
+            return reduce_scatter_to_sequence_parallel_region(output, group=self.tp_group)  # type: ignore[no-any-return]
+        return reduce_from_tensor_model_parallel_region(output, group=self.tp_group)  # type: ignore[no-any-return]
+
+    def sharded_state_dict(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        """What the engine saves, and the adapter as its parts."""
+        return _sharded(self, super().sharded_state_dict, *arguments, **keywords)
+
+
+Linear = ColumnLinear | RowLinear
+
+
+def _make_room(linear: Linear) -> None:
+    """Give a linear no adapter yet, and a quantized weight where the model holds them so."""
+    linear.register_module(ADAPTER, None)
+    quantized = None
+    if linear.config.quantizes_weights:
+        # At once, so that a device never holds the matrices of all layers.
+        quantized = NF4Weight(*linear.weight.shape, dtype=linear.weight.dtype, device=linear.weight.device)
+        linear.register_parameter("weight", None)
+    linear.register_module("quantized", quantized)
+
+
+def make_dense(linear: Linear) -> None:
+    """Give a linear the weight that it computes with: dequantized, its adapter added and taken away."""
+    weight = linear.weight if linear.quantized is None else linear.quantized.dense()
+    if linear.adapter is not None:
+        weight = (weight.detach().float() + linear.adapter.delta()).to(weight.dtype)
+    linear.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+    linear.register_module("quantized", None)
+    linear.register_module(ADAPTER, None)
+
+
+def _sharded(linear: Linear, of_engine: Any, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+    """What the engine describes for a checkpoint, the adapter's parameters as parts of whole ones."""
+
+    def described(
+        prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        tensors: dict[str, Any] = of_engine(prefix, sharded_offsets, metadata)
+        if linear.adapter is None:
+            return tensors
+        own = f"{prefix}{ADAPTER}."
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(own)}
+        return tensors | linear.adapter.sharded_state_dict(own, sharded_offsets, metadata)
+
+    return described(*arguments, **keywords)

@@ -1,0 +1,32 @@
+"""Loading adapters in PEFT's form into this process's model chunks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from modellink_rm.checkpoint.peft.directory import PeftDirectory
+from modellink_rm.checkpoint.peft.names import adapted, own_tensors
+from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.parallel.groups import Ranks
+
+
+@torch.no_grad()
+def load_peft_adapter(chunks: Sequence[RewardModel], adapter: PeftDirectory, ranks: Ranks) -> None:
+    """Fill the adapters and the head; a head that is not there stays as it is."""
+    spec, stored = chunks[0].spec, adapter.tensors()
+    linears = adapted(spec)
+    for chunk in chunks:
+        for linear in linears:
+            layer = chunk.layer(linear.layer)
+            if layer is None:
+                continue
+            module: Any = layer.get_submodule(linear.entry.engine)
+            a, b = own_tensors(linear, stored, ranks.tp_rank, ranks.tp_size)
+            module.adapter.a.copy_(a)
+            module.adapter.b.copy_(b)
+    head = adapter.head(FAMILIES[spec.shape.family].tensors)
+    if chunks[-1].post_process and head is not None:
+        chunks[-1].rm_head.weight.copy_(head)
+    adapter.release()

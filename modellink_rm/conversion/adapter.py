@@ -1,0 +1,121 @@
+"""A checkpoint of adapters written in PEFT's form, by all processes of a torchrun."""
+
+from pathlib import Path
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info
+from modellink_rm.base.platform import detect_platform
+from modellink_rm.checkpoint.contract import CONTRACT_NAME, InferenceContract
+from modellink_rm.checkpoint.hf.write import finish
+from modellink_rm.checkpoint.layout import CheckpointInfo
+from modellink_rm.checkpoint.load import build_and_load_model
+from modellink_rm.checkpoint.peft.write import write_unfinished_adapter
+from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model
+from modellink_rm.config.export import ExportConfig
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.conversion.plan import DTYPES, check_output
+from modellink_rm.model.config import Kernels
+from modellink_rm.parallel.failures import ending_together
+from modellink_rm.parallel.groups import process_groups, world_size_from_environment
+from modellink_rm.version import __version__
+
+_CARD = """\
+---
+base_model: {base}
+library_name: peft
+pipeline_tag: text-classification
+tags:
+- reward-model
+- lora
+---
+# Adapters of a reward model
+
+{lora}, trained with modellink-rm {version}; the reward head is with them. A higher score is a better answer,
+read at the last token of the rendered response.{template}
+
+```python
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+base = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels=1, dtype="auto")
+model = PeftModel.from_pretrained(base, DIRECTORY).eval()
+with torch.no_grad():
+    print(model(input_ids=ids).logits[0, 0].item())
+```
+"""
+
+
+def is_of_adapters(config: ExportConfig) -> bool:
+    """Whether adapters are to be written, and no model.
+
+    Raises:
+        UserError: --load is missing, damaged, or neither a model nor a checkpoint.
+    """
+    return not config.merge and open_source(config.load, adapter=config.load_adapter).base is not None
+
+
+def export_adapter(config: ExportConfig, parallel: ParallelConfig) -> None:
+    """Write the directory.
+
+    Raises:
+        UserError: the flags are about a whole model, PEFT has no place for the head's bias, or the directory
+            cannot be made.
+    """
+    parallel.check_world_size(world_size_from_environment())
+    source = open_source(config.load, adapter=config.load_adapter)
+    checkpoint, contract = source.checkpoint, source.contract
+    assert checkpoint is not None
+    assert contract is not None
+    _check_flags(config, checkpoint)
+    check_output(config, checkpoint)
+    plan = plan_model(source, ModelConfig(), parallel, loosely=True)
+    bf16 = checkpoint.run.setting("precision", "bf16") is True
+    dtype = DTYPES[config.dtype or ("bfloat16" if bf16 else "float32")]
+    files = {"README.md": _card(plan, contract).encode(), CONTRACT_NAME: contract.to_json()}
+    directory = Path(config.output)
+    platform = detect_platform(parallel.distributed_backend)
+    with process_groups(parallel, platform, seed=0) as ranks, ending_together():
+        chunks = build_and_load_model(
+            _without_base(plan),
+            model=ModelConfig(),
+            parallel=parallel,
+            precision=PrecisionConfig(bf16=bf16),
+            kernels=Kernels(attention="sdpa", compiles_elementwise=False),
+            seed=0,
+            ranks=ranks,
+            verifies=config.verify_checksums,
+        )
+        base = source.reference.path
+        unfinished = write_unfinished_adapter(directory, chunks, ranks, dtype=dtype, base=base, files=files)
+        finish(unfinished, directory, ranks)
+    info(f"wrote {directory}")
+
+
+def _check_flags(config: ExportConfig, checkpoint: CheckpointInfo) -> None:
+    if config.form not in (None, "transformers") or config.merge_normalization:
+        flag = "--merge-normalization" if config.merge_normalization else f"--form {config.form}"
+        raise UserError(f"{flag} is about a whole model; give --merge too, or leave it out")
+    if checkpoint.run.spec.head_bias:
+        raise UserError(
+            "PEFT's form has no place for the bias of this model's head; --merge --form llamafactory has"
+        )
+    if not checkpoint.run.spec.post_layer_norm:
+        raise UserError(
+            "a model trained with --no-post-layer-norm cannot be written in PEFT's form: its scores are read "
+            "before the final norm; score with the checkpoint itself"
+        )
+
+
+def _without_base(plan: ModelPlan) -> ModelPlan:
+    """The plan, to load the adapters and the head alone."""
+    return ModelPlan(source=ModelSource(checkpoint=plan.source.checkpoint), spec=plan.spec)
+
+
+def _card(plan: ModelPlan, contract: InferenceContract) -> str:
+    base, template = plan.source.reference.path, ""
+    if contract.prompt_type is not None:
+        template = f" Prompts are rendered by the template {contract.prompt_type}, see {CONTRACT_NAME}."
+    return _CARD.format(base=base, lora=plan.spec.lora, version=__version__, template=template)
