@@ -1,4 +1,4 @@
-"""Conversations, before they become token ids: messages, pairs, rankings, rated and unranked responses."""
+"""Conversations, before they become token ids: messages, pairs, rankings, single responses."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -169,4 +169,46 @@ class Rated:
         return None
 
 
-Conversation = Pair | Ranking | Unranked | Rated
+@dataclass(frozen=True, slots=True)
+class Stepwise:
+    """A prompt and one response to it in steps, which are scored one by one.
+
+    Attributes:
+        system: as in `Pair`.
+        tools: as in `Pair`.
+        prompt: as in `Pair`.
+        steps: the texts of the response's steps, at least one.
+        labels: of each step the probability that it is right, 1 or 0 where that is certain, or None if it has
+            no label; None if the record has none at all.
+        source: as in `Pair`.
+    """
+
+    system: str | None
+    tools: str
+    prompt: tuple[Message, ...]
+    steps: tuple[str, ...]
+    labels: tuple[float | None, ...] | None = None
+    source: str | None = None
+
+    @property
+    def responses(self) -> tuple[Message, ...]:
+        """The response as one message, a line for each step."""
+        return (Message("assistant", "\n".join(self.steps)),)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """1: it is the only response."""
+        return (1,)
+
+    @property
+    def margins(self) -> tuple[float, ...] | None:
+        """None: there is no other response."""
+        return None
+
+    @property
+    def probabilities(self) -> tuple[float, ...] | None:
+        """None: there is no other response."""
+        return None
+
+
+Conversation = Pair | Ranking | Unranked | Rated | Stepwise

@@ -107,6 +107,48 @@ def write_random_rows(
             rows.setdefault("margin", []).append([(ranks[1:] - 1) / 2])
         elif has_margins:
             rows.setdefault("margin", []).append([generator.integers(0, 5, size=1) / 2])
+    _write_arrays(prefix, rows)
+    return prefix
+
+
+def write_random_steps(
+    prefix: Path, num_rows: int, *, vocab_size: int = 259, seed: int = 3, is_soft: bool = True
+) -> Path:
+    """The files of random responses in 1 to 6 steps, without a manifest.
+
+    Labels are 0 or 1, and a quarter of the steps after the first has none.
+
+    Args:
+        is_soft: some rows have probabilities as labels.
+    """
+    generator = np.random.default_rng(seed)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[list[np.ndarray]]] = {"rejected_input_ids": [], "rejected_labels": []}
+    for number in range(num_rows):
+        prompt = generator.integers(3, vocab_size, size=generator.integers(1, 30))
+        ends = len(prompt) - 1 + np.cumsum(generator.integers(1, 6, size=generator.integers(1, 7)))
+        answer = generator.integers(3, vocab_size, size=ends[-1] + 1 - len(prompt))
+        labels = generator.integers(0, 2, size=len(ends)).astype(np.float32)
+        if is_soft and number % 3 == 0:
+            labels = generator.random(len(ends)).astype(np.float32)
+        labels[1:][generator.random(len(ends) - 1) < 0.25] = np.nan
+        columns = {
+            "chosen_input_ids": np.concatenate([prompt, answer]),
+            "chosen_labels": np.concatenate([np.full(len(prompt), -100), answer]),
+            "ranks": np.array([1]),
+            "step_ends": ends,
+            "step_labels": labels,
+        }
+        for name, values in columns.items():
+            rows.setdefault(name, []).append([values])
+        rows["rejected_input_ids"].append([])
+        rows["rejected_labels"].append([])
+    _write_arrays(prefix, rows)
+    return prefix
+
+
+def _write_arrays(prefix: Path, rows: dict[str, list[list[np.ndarray]]]) -> None:
+    """The files of each array, given the documents of each of its rows."""
     for name, of_rows in rows.items():
         path = array_prefix(prefix, name)
         dtype = COLUMNS.get(name, "int32")
@@ -115,6 +157,6 @@ def write_random_rows(
             for arrays in of_rows:
                 lengths = np.array([len(array) for array in arrays], dtype=np.int32)
                 documents = np.array([len(arrays)], np.int32) if name.startswith("rejected") else None
-                writer.append(np.concatenate(arrays).astype(dtype), lengths, documents)
+                together = np.concatenate(arrays) if arrays else np.empty(0)
+                writer.append(together.astype(dtype), lengths, documents)
             writer.finish()
-    return prefix

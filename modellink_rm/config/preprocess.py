@@ -19,6 +19,14 @@ CHECKS = {
 }
 
 
+DEFAULT_PLACEHOLDER = "\n"  # TRL's step_separator
+
+
+def placeholder_text(word: str) -> str:
+    """The text that --placeholder-token means: a backslash with n stands for a newline, with t for a tab."""
+    return word.replace("\\n", "\n").replace("\\t", "\t")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig(Limits):
     """Preference pairs in, indexed files out."""
@@ -74,6 +82,13 @@ class PreprocessConfig(Limits):
         None,
         help='names of the records\' fields, as a JSON object: {"prompt": "question", "query": ""}',
         metavar="JSON",
+    )
+    placeholder_token: str = flag(
+        "\\n",
+        level="rare",
+        help="text after each step of a response in steps, at whose last token the step is scored; \\n is a "
+        "newline",
+        metavar="TEXT",
     )
     seq_length: int | None = flag(
         None,

@@ -50,7 +50,7 @@ class Dataset:
     @property
     def holds_rankings(self) -> bool:
         """Whether some prompt has more than two responses."""
-        return self.rows.ranks is not None and not self.rows.attributes
+        return self.rows.ranks is not None and not self.rows.attributes and not self.rows.holds_steps
 
     def template(self) -> Template | None:
         """The template that the data was made with, as in its manifest; None without a manifest.

@@ -1,5 +1,6 @@
 """A row of a data set as the model reads it: a prompt with its responses, in token ids."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,10 +29,21 @@ class Response:
     Attributes:
         input_ids: int32 [num_tokens], prompt tokens then response tokens.
         num_prompt_tokens: number of prompt tokens among them.
+        step_ends: of a response in steps, the index of each step's last token, ascending; None of one that is
+            scored as a whole.
+        step_labels: probability that each of these steps is right, NaN where the data does not say; as many
+            as `step_ends`, or none if no step is labelled.
     """
 
     input_ids: NDArray[np.int32]
     num_prompt_tokens: int
+    step_ends: tuple[int, ...] | None = None
+    step_labels: tuple[float, ...] = ()
+
+    @property
+    def scored_tokens(self) -> tuple[int, ...]:
+        """Indices of the tokens at which a score is read."""
+        return (len(self.input_ids) - 1,) if self.step_ends is None else self.step_ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,16 @@ class Example:
     ratings: tuple[tuple[float, ...], ...] = ()
     source: str = ""
     dataset: str = ""
+
+    @property
+    def num_scores(self) -> int:
+        """One for each response, or for each of its steps."""
+        return sum(len(response.scored_tokens) for response in self.responses)
+
+    @property
+    def num_labelled_steps(self) -> int:
+        """Steps with a label."""
+        return sum(not math.isnan(label) for one in self.responses for label in one.step_labels)
 
     @property
     def name(self) -> RowName:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from modellink_rm.dataset.example import Response
 from modellink_rm.dataset.manifest import Manifest
 from modellink_rm.dataset.row_files import RowFiles
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -33,6 +34,9 @@ def report(manifest: Manifest) -> Iterator[str]:
     yield f"{'rated' if manifest.attributes else 'pairs'} kept     {manifest.num_kept:,}"
     if manifest.attributes:
         yield f"attributes     {', '.join(manifest.attributes)}"
+    elif manifest.num_steps:
+        yield f"steps          {manifest.num_steps:,} labelled, {manifest.num_wrong_steps:,} of them wrong"
+        yield f"steps end in   {manifest.placeholder_token!r}"
     elif manifest.num_responses and list(manifest.num_responses) != ["2"]:
         numbers = (f"{number} each to {count:,} prompts" for number, count in manifest.num_responses.items())
         yield f"responses      {', '.join(numbers)}; {manifest.num_ties:,} prompts with a tie"
@@ -65,7 +69,8 @@ def decoded_rows(
     """The rows as lines: the prompt, then each answer, as text or, without a tokenizer, as ids.
 
     A control token is written as [</s> 2]; the last token of an answer, where the score is read, is
-    written >>so<<. The headings show rank, margin, probability, ratings and source.
+    written >>so<<. The headings show rank, margin, probability, ratings and source; of an answer in steps
+    each step has a heading with its label.
     """
     for row in rows:
         source = data.source(row)
@@ -77,6 +82,9 @@ def decoded_rows(
             if number == 0:
                 yield f"--- row {row}: prompt, {num_prompt} tokens{f', source {source}' if source else ''}"
                 yield marked_text(ids[:num_prompt], tokenizer, marks, is_scored=False)
+            if response.step_ends is not None:
+                yield from _decoded_steps(row, response, tokenizer, marks)
+                continue
             side = "rated" if data.attributes else "rejected" if number else "chosen"
             heading = f"--- row {row}: {side}, {len(ids) - num_prompt} tokens"
             if ratings:
@@ -90,6 +98,17 @@ def decoded_rows(
                 heading += f", probability {1 - probabilities[number - 1]:g}"
             yield heading
             yield marked_text(ids[num_prompt:], tokenizer, marks, is_scored=True)
+
+
+def _decoded_steps(row: int, response: Response, tokenizer: Tokenizer | None, marks: Marks) -> Iterator[str]:
+    start = response.num_prompt_tokens
+    for number, (end, label) in enumerate(
+        zip(response.step_ends or (), response.step_labels, strict=True), start=1
+    ):
+        says = "without a label" if math.isnan(label) else f"label {label:g}"
+        yield f"--- row {row}: step {number}, {end + 1 - start} tokens, {says}"
+        yield marked_text(response.input_ids[start : end + 1].tolist(), tokenizer, marks, is_scored=True)
+        start = end + 1
 
 
 def marked_text(ids: list[int], tokenizer: Tokenizer | None, marks: Marks, *, is_scored: bool) -> str:

@@ -25,6 +25,8 @@ COLUMNS = {
     "probability": "float32",
     "ratings": "float32",
     "source": "uint8",
+    "step_ends": "int32",
+    "step_labels": "float32",
 }
 _UNFINISHED = "unfinished"
 
@@ -52,9 +54,14 @@ class Manifest:
         tokenizer_fingerprint: of what determines the ids.
         checks: what was looked for -> number of pairs with it, dropped ones included.
         drop: names given as --drop.
-        num_responses: number of responses to a prompt -> how many prompts; {"2": num_kept} for pairs.
+        num_responses: number of responses to a prompt -> how many prompts; {"2": num_kept} for pairs,
+            {"1": num_kept} for single responses, rated or in steps.
         attributes: what the ratings of each response are of, in their order.
         num_ties: prompts two of whose responses have one rank.
+        num_steps: labelled steps of all responses.
+        num_wrong_steps: those of them whose label is below 0.5.
+        placeholder_token: the text after each step, at whose last token it is scored; None if the responses
+            are not in steps.
         lengths: "prompt", "chosen", "rejected" (answers) and "row" (prompt and an answer) -> statistics
             of their tokens; empty in data of earlier versions.
         files: file name without the prefix's (so that a data set can be renamed) -> size, checksum. The
@@ -82,6 +89,9 @@ class Manifest:
     num_responses: dict[str, int] = field(default_factory=dict)
     attributes: list[str] = field(default_factory=list)
     num_ties: int = 0
+    num_steps: int = 0
+    num_wrong_steps: int = 0
+    placeholder_token: str | None = None
     lengths: dict[str, LengthStatistics] = field(default_factory=dict)
     files: dict[str, FileEntry]
 

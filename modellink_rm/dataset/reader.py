@@ -1,10 +1,11 @@
 """Rows of a data set as examples, truncated to the sequence length of a run."""
 
+import itertools
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.dataset.dataset import Dataset
-from modellink_rm.dataset.example import Example
+from modellink_rm.dataset.example import Example, Response
 from modellink_rm.dataset.truncation import truncate
 
 
@@ -28,13 +29,19 @@ class ExampleReader:
         """The example of a row, its responses best first: chosen, then rejected.
 
         Raises:
-            UserError: a side has no token, or an id outside of the model's embedding.
+            UserError: a side has no token, or an id outside of the model's embedding; or a step ends
+                outside of its response.
         """
         responses = dataset.rows.responses(row)
         for response in responses:
             ids = response.input_ids
             if not len(ids) or ids.min() < 0 or ids.max() >= self.num_ids:
                 raise self._bad_row(dataset, row)
+            if response.step_ends is not None and not _are_ends(response.step_ends, response):
+                raise UserError(
+                    f"{dataset.prefix}: a step of row {row} ends outside of its response; the data is "
+                    "damaged: preprocess it again"
+                )
         kept, is_truncated = truncate(
             responses, self.seq_length, self.truncation, num_closing_tokens=self.num_closing_tokens
         )
@@ -69,3 +76,9 @@ class ExampleReader:
             f"{dataset.prefix}: row {row} has no token, or an id that is not one of the model's "
             f"{self.num_ids}; the data is damaged or was made for another model: preprocess it again"
         )
+
+
+def _are_ends(ends: tuple[int, ...], response: Response) -> bool:
+    """Whether these are tokens of the response after its prompt, in ascending order."""
+    tokens = (response.num_prompt_tokens - 1, *ends, len(response.input_ids))
+    return all(one < other for one, other in itertools.pairwise(tokens))

@@ -1,5 +1,6 @@
 """The arrays and columns of one data set, and its rows: responses and what is known of them."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class RowFiles:
         first_rejected: for each prompt the row of rejected_ids where its rejected responses begin; None in a
             data set of pairs, where it is the prompt's own row.
         attributes: what the ratings of each response are of, in their order.
+        step_ends: of a data set of responses in steps, one for each prompt, the last token of each step.
+        step_labels: the probability that each of these steps is right; NaN where it is not labelled.
     """
 
     chosen_ids: IndexedReader
@@ -36,6 +39,8 @@ class RowFiles:
     ratings: IndexedReader | None
     attributes: tuple[str, ...]
     source_names: IndexedReader | None
+    step_ends: IndexedReader | None
+    step_labels: IndexedReader | None
 
     @classmethod
     def open(
@@ -73,6 +78,8 @@ class RowFiles:
             ratings=readers.get("ratings"),
             attributes=attributes,
             source_names=readers.get("source"),
+            step_ends=readers.get("step_ends"),
+            step_labels=readers.get("step_labels"),
         )
 
     def __len__(self) -> int:
@@ -96,8 +103,12 @@ class RowFiles:
         first, count = row, 1
         if self.first_rejected is not None:
             first, count = int(self.first_rejected[row]), len(self.ranks_of(row)) - 1
+        best = _response(self.chosen_ids[row], self.chosen_labels[row])
+        if self.step_ends is not None and self.step_labels is not None:
+            ends, labels = self.step_ends[row].tolist(), self.step_labels[row].tolist()
+            best = dataclasses.replace(best, step_ends=tuple(ends), step_labels=tuple(labels))
         return (
-            _response(self.chosen_ids[row], self.chosen_labels[row]),
+            best,
             *(
                 _response(self.rejected_ids[number], self.rejected_labels[number])
                 for number in range(first, first + count)
@@ -134,6 +145,11 @@ class RowFiles:
     def all_have_margins(self) -> bool:
         """Whether every response but the best of its row has a margin; reads all of them."""
         return self.margin is not None and not self.margin.has_nan()
+
+    @property
+    def holds_steps(self) -> bool:
+        """Whether its responses are in labelled steps."""
+        return self.step_ends is not None
 
     def source(self, row: int) -> str:
         """Where a row comes from; "" if the data does not say."""
@@ -190,3 +206,17 @@ def _check_rows(
     ):
         path = idx_path(array_prefix(prefix, "ratings"))
         raise UserError(f"{path} has rows of other lengths than {num_attributes} ratings a response")
+    _check_steps(prefix, readers)
+
+
+def _check_steps(prefix: Path, readers: Mapping[str, IndexedReader]) -> None:
+    """Responses in steps have a label for each step, and are the only ones to their prompts."""
+    ends, labels = readers.get("step_ends"), readers.get("step_labels")
+    if ends is None and labels is None:
+        return
+    if ends is None or labels is None or not np.array_equal(ends.lengths, labels.lengths):
+        path = idx_path(array_prefix(prefix, "step_labels"))
+        raise UserError(f"{path} is not the labels of the steps in step_ends")
+    if "ranks" not in readers or np.any(readers["ranks"].lengths != 1):
+        path = idx_path(array_prefix(prefix, "ranks"))
+        raise UserError(f"{path} has rows of several responses, although there are steps")

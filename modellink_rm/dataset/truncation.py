@@ -30,7 +30,8 @@ def truncate(
     """The responses of an example, none above `seq_length` tokens with its prompt, and whether any was cut.
 
     The lengths to keep are computed from the longest prompt and the longest response, so that a shared
-    prompt remains shared.
+    prompt remains shared. A response in steps loses its last tokens alone, as in TRL 1.0's PRMTrainer, so
+    that the scores of the steps that are left stay what they are.
 
     Args:
         responses: of one prompt.
@@ -42,6 +43,8 @@ def truncate(
     assert mode in MODES, mode
     if all(len(response.input_ids) <= seq_length for response in responses):
         return responses, False
+    if any(response.step_ends is not None for response in responses):
+        return tuple(_first_tokens(response, seq_length) for response in responses), True
     num_prompt, num_response = lengths_to_keep(
         max(response.num_prompt_tokens for response in responses),
         max(len(response.input_ids) - response.num_prompt_tokens for response in responses),
@@ -65,3 +68,14 @@ def _without_middle(ids: NDArray[np.int32], num_kept: int, num_last: int) -> NDA
     if len(ids) <= num_kept:
         return ids
     return np.concatenate([ids[: num_kept - num_last], ids[len(ids) - num_last :]])
+
+
+def _first_tokens(response: Response, num_kept: int) -> Response:
+    """The first tokens of a prompt and its response, with the steps that end among them."""
+    ends = tuple(end for end in response.step_ends or () if end < num_kept)
+    return Response(
+        input_ids=response.input_ids[:num_kept],
+        num_prompt_tokens=min(response.num_prompt_tokens, num_kept),
+        step_ends=ends,
+        step_labels=response.step_labels[: len(ends)],
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.conversation import Conversation, Pair, Ranking, Rated, Unranked
+from modellink_rm.conversation import Conversation, Pair, Ranking, Rated, Stepwise, Unranked
 from modellink_rm.handlers.fields import Handler, answer_fields, rated_attributes
 
 
@@ -67,10 +67,10 @@ class CheckedHandler:
         """
         made = self._handler(record)
         name = type(self._handler).__name__
-        if not isinstance(made, Pair | Ranking | Unranked | Rated):
+        if not isinstance(made, Pair | Ranking | Unranked | Rated | Stepwise):
             raise UserError(
-                f"{name} returned {type(made).__name__} instead of a Pair, a Ranking, a Rated or an "
-                "Unranked; a record that cannot be used raises RecordError"
+                f"{name} returned {type(made).__name__} instead of a Pair, a Ranking, a Rated, a "
+                "Stepwise or an Unranked; a record that cannot be used raises RecordError"
             )
         if isinstance(made, Rated) and len(made.ratings) != len(self.rated_attributes):
             raise UserError(
@@ -79,6 +79,8 @@ class CheckedHandler:
             )
         if isinstance(made, Ranking):
             _check_ranking(made, name)
+        if isinstance(made, Stepwise):
+            _check_steps(made, name)
         if not made.responses:
             raise UserError(f"{name} returned an Unranked without a response")
         return made
@@ -101,3 +103,15 @@ def _check_ranking(made: Ranking, name: str) -> None:
             f"{name} returned a Ranking with the places {list(made.places)}: they are the indices of its "
             f"{len(ranks)} responses in the record"
         )
+
+
+def _check_steps(made: Stepwise, name: str) -> None:
+    labels = made.labels
+    if not made.steps or (labels is not None and len(labels) != len(made.steps)):
+        given = "no" if labels is None else len(labels)
+        raise UserError(
+            f"{name} returned a Stepwise of {len(made.steps)} steps with {given} labels: it has at least one "
+            "step, and a label for each or none at all"
+        )
+    if not all(label is None or 0 <= label <= 1 for label in labels or ()):
+        raise UserError(f"{name} returned a Stepwise with the labels {labels}: they lie between 0 and 1")

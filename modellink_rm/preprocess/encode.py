@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modellink_rm.config.preprocess import CHECKS, PreprocessConfig
+from modellink_rm.config.preprocess import CHECKS, PreprocessConfig, placeholder_text
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.conversation import Conversation, Rated, Unranked
+from modellink_rm.conversation import Conversation, Rated, Stepwise, Unranked
 from modellink_rm.handlers import conversation_of, make_handler
 from modellink_rm.handlers.fields import rated_attributes
 from modellink_rm.preprocess import checks
@@ -18,6 +18,7 @@ from modellink_rm.preprocess.rows import Refused, Rows, to_bytes
 from modellink_rm.records import BadRecord, RawRecord, RecordError, parse_record, text_crc32
 from modellink_rm.templates.choice import find_template
 from modellink_rm.templates.encode import TokenizedResponses, num_closing_tokens, tokenize_responses
+from modellink_rm.templates.steps import tokenize_steps
 from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.tokenizers.word_cache import with_word_cache
 
@@ -37,6 +38,7 @@ class RecordEncoder:
             reward_token=config.reward_token or "",
         )
         self._seq_length = config.seq_length
+        self._placeholder = placeholder_text(config.placeholder_token)
         # Prepares the template, so that a token missing in the tokenizer is found before any input is read.
         num_closing_tokens(self.template, self.tokenizer)
         self._checks = checks.RowChecks(
@@ -78,6 +80,9 @@ class RecordEncoder:
                 ranks=np.array([rank for row in rows for rank in row.ranks], np.int32),
                 margins=np.array([value for row in rows for value in row.margins], np.float32),
                 probabilities=np.array([value for row in rows for value in row.probabilities], np.float32),
+                num_steps=np.array([len(row.step_ends) for row in rows], np.int32),
+                step_ends=np.array([value for row in rows for value in row.step_ends], np.int32),
+                step_labels=np.array([value for row in rows for value in row.step_labels], np.float32),
                 ids=ids,
                 attributes=list(self._attributes),
                 ratings=np.array([value for row in rows for value in row.ratings], np.float32),
@@ -98,7 +103,8 @@ class RecordEncoder:
             if isinstance(example, Unranked):
                 raise RecordError("no response is preferred")
             ratings = self._ratings(example)
-            tokens = tokenize_responses(example, self.template, self.tokenizer)
+            step_labels = _step_labels(example)
+            tokens, step_ends = self._tokens(example)
         except RecordError as error:
             return Refused(raw.place, error.reason, str(error), index=index, text=text)
         flags = self._checks(example, tokens)
@@ -120,6 +126,8 @@ class RecordEncoder:
             margins=example.margins or (math.nan,) * others,
             probabilities=example.probabilities or (math.nan,) * others,
             ratings=ratings,
+            step_ends=step_ends,
+            step_labels=step_labels,
             source=source,
         )
 
@@ -136,10 +144,20 @@ class RecordEncoder:
             raise RecordError("no attribute is rated", f"none of {', '.join(self._attributes)} is rated")
         return ratings
 
+    def _tokens(self, example: Conversation) -> tuple[TokenizedResponses, tuple[int, ...]]:
+        """Token ids, and where the steps of a response in steps end.
+
+        Raises:
+            RecordError: the template has no form for a part of the record, or a response has no token.
+        """
+        if not isinstance(example, Stepwise):
+            return tokenize_responses(example, self.template, self.tokenizer), ()
+        return tokenize_steps(example, self.template, self.tokenizer, placeholder=self._placeholder)
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row before it joins the arrays; NaN stands for a margin or a probability that is not given."""
+    """A row before it joins the arrays; NaN stands for a number that is not given."""
 
     tokens: TokenizedResponses
     flags: int
@@ -147,7 +165,23 @@ class _Row:
     margins: tuple[float, ...]
     probabilities: tuple[float, ...]
     ratings: tuple[float, ...]
+    step_ends: tuple[int, ...]
+    step_labels: tuple[float, ...]
     source: str
+
+
+def _step_labels(example: Conversation) -> tuple[float, ...]:
+    """The labels of a response in steps, NaN for none; () of other conversations.
+
+    Raises:
+        RecordError: no step has one.
+    """
+    if not isinstance(example, Stepwise):
+        return ()
+    labels = tuple(math.nan if label is None else label for label in example.labels or ())
+    if all(map(math.isnan, labels)):
+        raise RecordError("no step has a label")
+    return labels
 
 
 def _digests(ids: np.ndarray, lengths: np.ndarray, num_responses: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from modellink_rm.base.parts import PartsFile, frames, read_identity, removed_if
 from modellink_rm.preprocess.identity import RunIdentity
 from modellink_rm.preprocess.rows import Rows, from_file
 
-_MAGIC = b"MLRMPART3"
+_MAGIC = b"MLRMPART4"
 _END = b"MLRMDONE"
 
 

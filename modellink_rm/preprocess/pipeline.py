@@ -11,7 +11,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs, remove_remains, whole_files
 from modellink_rm.base.log import info, warn_once
 from modellink_rm.base.parts import InputChangedError
-from modellink_rm.config.preprocess import PreprocessConfig
+from modellink_rm.config.preprocess import PreprocessConfig, placeholder_text
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.dataset.indexed import bin_path, idx_path
 from modellink_rm.dataset.manifest import (
@@ -241,6 +241,11 @@ def _manifest(writer: RowWriter, prefix: Path, identity: RunIdentity) -> Manifes
         num_responses={str(number): writer.num_responses[number] for number in sorted(writer.num_responses)},
         attributes=writer.attributes,
         num_ties=writer.num_ties,
+        num_steps=writer.num_steps,
+        num_wrong_steps=writer.num_wrong_steps,
+        placeholder_token=placeholder_text(identity.other_flags["placeholder_token"])
+        if writer.num_steps
+        else None,
         lengths=lengths,
         files=entries,
     )

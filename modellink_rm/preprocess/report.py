@@ -87,11 +87,12 @@ def closing_lines(manifest: Manifest, prefix: Path, *, seconds: float) -> str:
     """The closing lines: kept, dropped by reason, tokens, longest, and where the files are."""
     lines = [
         f"records read  {manifest.num_read:>15,}  in {seconds:.1f} s",
-        f"{'rated kept' if manifest.attributes else 'pairs kept':14s}{manifest.num_kept:>15,}",
+        f"{_kept(manifest):14s}{manifest.num_kept:>15,}",
         f"dropped       {sum(manifest.dropped.values()):>15,}",
         *_counts(manifest.dropped),
         f"tokens        {manifest.num_tokens:>15,}  {_counted(manifest)}",
         *_ranking_line(manifest),
+        *_steps_line(manifest),
         f"longest       {manifest.longest:>15,}  tokens",
     ]
     if manifest.notes:
@@ -103,8 +104,14 @@ def closing_lines(manifest: Manifest, prefix: Path, *, seconds: float) -> str:
     return "\n".join(lines)
 
 
+def _kept(manifest: Manifest) -> str:
+    if manifest.num_steps:
+        return "responses kept"
+    return "rated kept" if manifest.attributes else "pairs kept"
+
+
 def _counted(manifest: Manifest) -> str:
-    if manifest.attributes:
+    if manifest.attributes or manifest.num_steps:
         return "prompt and response"
     return "chosen and rejected, the prompt counted with each"
 
@@ -113,10 +120,17 @@ def _ranking_line(manifest: Manifest) -> list[str]:
     """Lines about prompts with more than two responses, or about what is rated."""
     if manifest.attributes:
         return [f"attributes    {len(manifest.attributes):>15,}  {', '.join(manifest.attributes)}"]
-    if set(manifest.num_responses) <= {"2"}:
+    if set(manifest.num_responses) <= {"2"} or manifest.num_steps:
         return []
     total = sum(int(number) * count for number, count in manifest.num_responses.items())
     return [f"responses     {total:>15,}  {manifest.num_ties:,} of the prompts with a tie"]
+
+
+def _steps_line(manifest: Manifest) -> list[str]:
+    """A line about responses in steps."""
+    if not manifest.num_steps:
+        return []
+    return [f"steps         {manifest.num_steps:>15,}  {manifest.num_wrong_steps:,} of them wrong"]
 
 
 def _counts(counts: dict[str, int]) -> list[str]:

@@ -20,6 +20,9 @@ _ARRAYS = {
     "margins": "<f4",
     "probabilities": "<f4",
     "ratings": "<f4",
+    "num_steps": "<i4",
+    "step_ends": "<i4",
+    "step_labels": "<f4",
     "ids": "<i4",
 }
 
@@ -63,13 +66,16 @@ class Rows:
         num_records: all records of the block.
         crc32: of the records' text, to check whether the input is unchanged.
         refused: the records that did not become rows, in order.
-        num_responses: int32 [num_rows], 2 for a pair.
+        num_responses: int32 [num_rows], 2 for a pair, 1 for a response in steps.
         lengths: int32, for each row the tokens of its prompt and of each answer.
         digests: uint64 [num_rows], equal if all ids are equal.
         flags: uint8 [num_rows], bits of the checks.
         ranks: int32, for each row the ranks of its responses, best first.
         margins: float32, for each row the margins of its responses but the first; NaN if it has none.
         probabilities: float32, likewise the probabilities that the first is preferred to it.
+        num_steps: int32 [num_rows], 0 for a row whose responses are scored as a whole.
+        step_ends: int32, for each row where its steps end, among the tokens of prompt and response.
+        step_labels: float32, the probabilities that they are right; NaN where the record does not say.
         ids: int32, for each row its prompt and its answers, best first.
         attributes: what is rated; empty if nothing is.
         ratings: float32, for each response of each row its ratings, NaN if one is not given.
@@ -89,6 +95,9 @@ class Rows:
     ranks: NDArray[np.int32]
     margins: NDArray[np.float32]
     probabilities: NDArray[np.float32]
+    num_steps: NDArray[np.int32]
+    step_ends: NDArray[np.int32]
+    step_labels: NDArray[np.float32]
     ids: NDArray[np.int32]
     attributes: list[str] = field(default_factory=list)
     ratings: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
@@ -150,6 +159,9 @@ def _is_consistent(rows: Rows) -> bool:
         "margins": (answers - 1).sum(),
         "probabilities": (answers - 1).sum(),
         "ratings": answers.sum() * len(rows.attributes),
+        "num_steps": num_rows,
+        "step_ends": rows.num_steps.astype(np.int64).sum(),
+        "step_labels": rows.num_steps.astype(np.int64).sum(),
         "ids": rows.lengths.astype(np.int64).sum(),
     }
     return (
@@ -157,6 +169,7 @@ def _is_consistent(rows: Rows) -> bool:
         and all(len(texts) in (0, num_rows) for texts in (rows.sources, rows.places, rows.texts))
         and all(0 <= one.index <= num_rows and 0 <= one.flags < 256 for one in rows.refused)
         and bool(np.all(answers >= 1) and np.all(rows.lengths >= 0))
+        and bool(np.all(rows.num_steps >= 0))
         and rows.num_records == num_rows + len(rows.refused)
         and rows.num_bytes >= 0
     )

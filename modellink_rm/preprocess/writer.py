@@ -45,6 +45,8 @@ class RowWriter:
         self.num_kept = 0
         self.num_responses: collections.Counter[int] = collections.Counter()
         self.num_ties = 0
+        self.num_steps = 0
+        self.num_wrong_steps = 0
         self.dropped: collections.Counter[str] = collections.Counter()
         self._noted = dict.fromkeys(checks.NAMES, 0)
         self._found = dict.fromkeys(checks.NAMES, 0)
@@ -123,14 +125,27 @@ class RowWriter:
             np.frombuffer(b"".join(kept_sources), np.uint8),
             np.array([len(source) for source in kept_sources], np.int32),
         )
+        has_steps = self._write_steps(rows, keeps)
         says = {
             "ranks": (counts != 2).any(),
             "margin": not np.isnan(margins).all(),
             "probability": not np.isnan(probabilities).all(),
             "ratings": bool(rows.attributes) and len(counts) > 0,
             "source": any(kept_sources),
+            "step_ends": has_steps,
+            "step_labels": has_steps,
         }
         self._columns.update(column for column, is_said in says.items() if is_said)
+
+    def _write_steps(self, rows: Rows, keeps: np.ndarray) -> bool:
+        """Write the columns of steps; whether there is one."""
+        keeps_steps, counts = np.repeat(keeps, rows.num_steps), rows.num_steps[keeps]
+        labels = rows.step_labels[keeps_steps]
+        self._writers["step_ends"].append(rows.step_ends[keeps_steps], counts)
+        self._writers["step_labels"].append(labels, counts)
+        self.num_steps += int((~np.isnan(labels)).sum())
+        self.num_wrong_steps += int((labels < 0.5).sum())
+        return bool(counts.any())
 
     def _refuse(self, refused: Refused) -> None:
         self.dropped[refused.reason] += 1

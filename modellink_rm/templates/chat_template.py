@@ -102,6 +102,10 @@ class ChatRenderer:
             prompt = prompt[: _num_equal(prompt, whole)]
         return [prompt, *(whole[len(prompt) :] for whole in wholes)]
 
+    def text_ids(self, text: str) -> "array[int]":
+        """Ids, int32 ("i"), of a text in which control tokens stay text."""
+        return self._plain.encode_array(text)
+
     @functools.cached_property
     def closing(self) -> str:
         """What the chat template writes after the text of the last answer.

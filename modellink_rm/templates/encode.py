@@ -135,6 +135,14 @@ def num_closing_tokens(template: Template, tokenizer: Tokenizer) -> int:
     return number + renderer_of(template, tokenizer).num_closing_tokens
 
 
+def content_ids(text: str, template: Template, tokenizer: Tokenizer) -> "array[int]":
+    """Token ids, int32 ("i"), of a text within a message, without what the template adds to it."""
+    if template.chat_template:
+        return chat_renderer_of(template, tokenizer).text_ids(text)
+    renderer = renderer_of(template, tokenizer)
+    return renderer.encode(renderer.content, content=text)
+
+
 def _with_tools(template: Template, tools: str, system: str) -> tuple[str, ...]:
     if not template.tool_format:
         reason = f"--prompt-type {template.name} has no form for tools"

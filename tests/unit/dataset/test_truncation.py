@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -124,3 +125,20 @@ def test_nothing_is_longer_than_the_cutoff_and_prompts_stay_shared(
 def test_keep_ends_keeps_the_last_closing_tokens_where_there_is_no_room_for_all() -> None:
     kept, _ = truncate((response(range(40), range(50, 70)),), 3, "keep-ends", num_closing_tokens=4)
     assert parts(kept) == [([0, 39], [69])]
+
+
+@pytest.mark.parametrize("mode", ["right", "keep-ends"])
+@pytest.mark.parametrize(
+    ("seq_length", "prompt", "ends", "labels"),
+    [(7, 3, (4, 6), (1.0, 0.5)), (6, 3, (4,), (1.0,)), (4, 3, (), ()), (2, 2, (), ())],
+)
+def test_response_in_steps_loses_its_end_alone(
+    mode: str, seq_length: int, prompt: int, ends: tuple[int, ...], labels: tuple[float, ...]
+) -> None:
+    whole = dataclasses.replace(
+        response([1, 2, 3], [4, 5, 6, 7, 8]), step_ends=(4, 6, 7), step_labels=(1.0, 0.5, 0.0)
+    )
+    (kept,), is_truncated = truncate((whole,), seq_length, mode, num_closing_tokens=1)
+    assert is_truncated
+    assert kept.input_ids.tolist() == [1, 2, 3, 4, 5, 6, 7][:seq_length]
+    assert (kept.num_prompt_tokens, kept.step_ends, kept.step_labels) == (prompt, ends, labels)

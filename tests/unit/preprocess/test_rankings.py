@@ -35,8 +35,8 @@ from modellink_rm.preprocess.parts import parts_path
 from modellink_rm.records import RecordError
 
 NAME = "RankedResponsesHandler"
-# Probabilities belong to pairs, and ratings to single responses.
-RANKING_COLUMNS = [name for name in COLUMNS if name not in ("probability", "ratings")]
+# Probabilities belong to pairs, and the others to single responses.
+RANKING_COLUMNS = ["ranks", "margin", "source"]
 READER = ExampleReader(seq_length=512, truncation="right", num_closing_tokens=1, num_ids=1000)
 X = Path("x")
 TEXTS = ["the capital", "I am fine", "no", "hello there, how are you today?"]

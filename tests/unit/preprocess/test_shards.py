@@ -258,13 +258,17 @@ def test_rows_survive_their_bytes_and_damage_is_seen():
         ranks=np.array([1, 2], np.int32),
         margins=np.array([0.5], np.float32),
         probabilities=np.array([0.75], np.float32),
+        num_steps=np.array([2], np.int32),
+        step_ends=np.array([0, 1], np.int32),
+        step_labels=np.array([1.0, 0.5], np.float32),
         sources=["\u00e9"],
         ids=np.array([7, -1, 2**31 - 1], np.int32),
     )
     data = to_bytes(rows)
     back = from_bytes(data)
     assert (back.refused, back.sources) == (rows.refused, rows.sources)
-    for name in ("num_responses", "lengths", "digests", "flags", "ranks", "margins", "probabilities", "ids"):
+    names = ["num_responses", "lengths", "digests", "flags", "ranks", "margins", "probabilities", "ids"]
+    for name in (*names, "num_steps", "step_ends", "step_labels"):
         assert np.array_equal(getattr(back, name), getattr(rows, name))
     for damaged in (data[:-1], data[:20] + b"?" + data[21:], b""):
         assert from_bytes(damaged) is None
