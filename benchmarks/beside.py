@@ -164,7 +164,7 @@ def _ours(work: Path, steps: int, flags: Sequence[str]) -> list[float]:
         f"--micro-batch-size {BATCH_SIZE} --global-batch-size {BATCH_SIZE} --train-iters {steps} "
         f"--lr {LEARNING_RATE} --lr-decay-style constant --weight-decay 0 --clip-grad 1.0 --save {work}/run"
     )
-    _run(sys.executable, ROOT / "pretrain_rm.py", *words.split(), *flags)
+    run(sys.executable, ROOT / "pretrain_rm.py", *words.split(), *flags)
     rows = [json.loads(line) for line in (work / "run" / "metrics.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row]
 
@@ -175,12 +175,17 @@ def _theirs(work: Path, peer: str, python: Path, steps: int, more: Sequence[str]
         f"--model {work}/model --pairs {work}/pairs.json --steps {steps} --batch-size {BATCH_SIZE} "
         f"--lr {LEARNING_RATE} --output {output}"
     )
-    _run(python, ROOT / "benchmarks" / "peers" / f"{peer}_runner.py", *words.split(), *more)
+    run(python, ROOT / "benchmarks" / "peers" / f"{peer}_runner.py", *words.split(), *more)
     losses: list[float] = json.loads(output.read_text())["losses"]
     return losses
 
 
-def _run(*words: str | Path) -> None:
+def run(*words: str | Path) -> None:
+    """Run a command that is printed first.
+
+    Raises:
+        UserError: it fails.
+    """
     print("$ " + " ".join(map(str, words)), flush=True)
     done = subprocess.run([str(word) for word in words])
     if done.returncode:

@@ -38,7 +38,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Batch:
-    """The concatenated examples of a micro-batch; t tokens, r responses.
+    """The concatenated examples of a micro-batch; t tokens, r scores.
 
     If all responses of an example have the same prompt, it is stored as [prompt | response | response ...],
     and the positions of each response continue those of the prompt; other examples are stored as
@@ -53,7 +53,8 @@ class Batch:
         position_ids: int64 [t], position of each token in its own prompt + response.
         segments: in order, covering all t tokens.
         ranges: (start, end) of the tokens that the tensors hold, in order.
-        scored_positions: the last token of each of the r responses, example by example, best first.
+        scored_positions: where each of the r scores is read, example by example, best first: at the last
+            token of a response, or of each of its steps.
         targets: what the objective compares the scores with, in their order.
         names: of each example, for messages.
         num_tokens: tokens of the examples, counting a prompt once per response.
@@ -114,7 +115,11 @@ class Batch:
 
 
 def pack_examples(
-    examples: Sequence[Example], *, divisible_by: int = 1, share_prefixes: bool = True
+    examples: Sequence[Example],
+    *,
+    divisible_by: int = 1,
+    share_prefixes: bool = True,
+    step_weight: float = 1.0,
 ) -> Batch:
     """Pack the examples into one flat micro-batch.
 
@@ -123,6 +128,7 @@ def pack_examples(
         divisible_by: padding at the end makes t a multiple of this, because sequence and context
             parallelism divide tokens over processes.
         share_prefixes: store the prompt of an example once if all its responses share it.
+        step_weight: see `Targets`.
     """
     builder = _BatchBuilder()
     for example in examples:
@@ -139,7 +145,7 @@ def pack_examples(
         segments=tuple(builder.segments),
         ranges=((0, builder.end),),
         scored_positions=tuple(builder.scored_positions),
-        targets=targets_of(examples),
+        targets=targets_of(examples, step_weight=step_weight),
         names=tuple(example.name for example in examples),
         num_tokens=sum(len(response.input_ids) for example in examples for response in example.responses),
         num_padding=num_padding,
@@ -203,18 +209,18 @@ class _BatchBuilder:
 
     def add_apart(self, example: Example) -> None:
         """Append each response with its own copy of the prompt."""
-        positions: dict[bytes, int] = {}
+        starts: dict[bytes, int] = {}
         keys = [response.input_ids.tobytes() for response in example.responses]
         for response, key in zip(example.responses, keys, strict=True):
-            if key not in positions:
+            if key not in starts:
+                starts[key] = self.end
                 self.add_segment(
                     response.input_ids,
                     first_position=0,
                     example=self.num_examples,
                     num_responses=keys.count(key),
                 )
-                positions[key] = self.end - 1
-            self.scored_positions.append(positions[key])
+            self.scored_positions += [starts[key] + token for token in response.scored_tokens]
         self.num_examples += 1
 
     def add_shared(self, example: Example) -> None:
@@ -224,11 +230,12 @@ class _BatchBuilder:
         self.add_segment(
             prompt, first_position=0, example=self.num_examples, num_responses=len(example.responses)
         )
-        positions = {b"": prefix[1] - 1}  # a response without a token is scored at the end of its prompt
+        starts: dict[bytes, int] = {b"": prefix[0]}  # where its whole sequence would start
         answers = [response.input_ids[len(prompt) :] for response in example.responses]
         keys = [answer.tobytes() for answer in answers]
-        for answer, key in zip(answers, keys, strict=True):
-            if key not in positions:
+        for response, answer, key in zip(example.responses, answers, keys, strict=True):
+            if key not in starts:
+                starts[key] = self.end - len(prompt)
                 self.add_segment(
                     answer,
                     first_position=len(prompt),
@@ -236,8 +243,10 @@ class _BatchBuilder:
                     example=self.num_examples,
                     num_responses=keys.count(key),
                 )
-                positions[key] = self.end - 1
-            self.scored_positions.append(positions[key])
+            self.scored_positions += [
+                (prefix[0] if token < len(prompt) else starts[key]) + token
+                for token in response.scored_tokens
+            ]
         self.num_examples += 1
 
 

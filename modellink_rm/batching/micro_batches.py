@@ -53,17 +53,19 @@ def micro_batches_of(
     if packing.equal_numbers:
         most = max(len(_groups_of(examples, share, packing)) for share in shares)
         groups = groups + [[]] * (most - len(groups))
+    num_steps = sum(example.num_labelled_steps for example in examples)
 
     def packed(group: Sequence[int]) -> Batch:
         batch = pack_examples(
             [examples[position] for position in group],
             divisible_by=packing.divisible_by,
             share_prefixes=packing.share_prefixes,
+            step_weight=len(examples) / num_steps if num_steps else 1.0,
         ).share(rank=ranks.cp_rank, size=ranks.cp_size)
         if head_dropout is None or not ranks.is_last_stage:
             return batch
         samples = [consumed_samples + position for position in group]
-        factors = head_dropout.factors(samples, batch.targets.num_responses)
+        factors = head_dropout.factors(samples, [examples[position].num_scores for position in group])
         return dataclasses.replace(batch, head_factors=factors)
 
     return len(groups), map(packed, groups)

@@ -15,9 +15,12 @@ from modellink_rm.dataset.example import Example
 class Targets:
     """Targets of r responses, in the order of their scores: example by example, best first.
 
+    Responses in steps have a score for each step: there r is the number of steps, and only `examples` and
+    `step_labels` are of them.
+
     Attributes:
         num_responses: of each example, on the host.
-        examples: int64 [r], number of each response's example in the batch.
+        examples: int64 [r], number of each score's example in the batch.
         ranks: int64 [r], from 1 for the best response of its example, equal for a tie; 0 if none is
             preferred.
         margins: float32 [r], by how much the best response of its example is preferred to it, 0 for the
@@ -30,6 +33,9 @@ class Targets:
             among all r.
         worse: int64 [c], the other one's.
         tied: int64 [2, t], numbers of every two responses of an example with the same rank.
+        step_labels: float32 [r], the probability that each step is right; NaN where the data does not say.
+        step_weight: the weight of a labelled step in the loss of its example, with which the mean over the
+            examples of the global batch is the mean over its labelled steps.
     """
 
     num_responses: tuple[int, ...]
@@ -42,6 +48,8 @@ class Targets:
     better: Tensor
     worse: Tensor
     tied: Tensor
+    step_labels: Tensor
+    step_weight: float = 1.0
 
     @property
     def num_examples(self) -> int:
@@ -61,6 +69,8 @@ class Targets:
             better=change(self.better),
             worse=change(self.worse),
             tied=change(self.tied),
+            step_labels=change(self.step_labels),
+            step_weight=self.step_weight,
         )
 
     def mean_by_example(self, values: Tensor, examples: Tensor) -> Tensor:
@@ -79,7 +89,7 @@ class Targets:
         return values.new_zeros(self.num_examples).index_put((examples,), values, accumulate=True)
 
 
-def targets_of(examples: Sequence[Example]) -> Targets:
+def targets_of(examples: Sequence[Example], *, step_weight: float = 1.0) -> Targets:
     """The targets of a batch of these examples, on the host."""
     better: list[int] = []
     worse: list[int] = []
@@ -94,7 +104,9 @@ def targets_of(examples: Sequence[Example]) -> Targets:
     num_responses = tuple(len(example.responses) for example in examples)
     return Targets(
         num_responses=num_responses,
-        examples=torch.repeat_interleave(torch.tensor(num_responses, dtype=torch.int64)),
+        examples=torch.repeat_interleave(
+            torch.tensor([one.num_scores for one in examples], dtype=torch.int64)
+        ),
         ranks=_joined(map(_ranks, examples), torch.int64),
         margins=_joined(map(_margins, examples), torch.float32),
         probabilities=_joined(map(_probabilities, examples), torch.float32),
@@ -103,6 +115,8 @@ def targets_of(examples: Sequence[Example]) -> Targets:
         better=torch.tensor(better, dtype=torch.int64),
         worse=torch.tensor(worse, dtype=torch.int64),
         tied=torch.tensor(tied, dtype=torch.int64),
+        step_labels=_joined(map(_step_labels, examples), torch.float32),
+        step_weight=step_weight,
     )
 
 
@@ -133,3 +147,11 @@ def _probabilities(example: Example) -> Sequence[float]:
     if example.probabilities is None:
         return [1.0] * len(example.responses)
     return [1.0, *example.probabilities]
+
+
+def _step_labels(example: Example) -> Sequence[float]:
+    return [
+        label
+        for response in example.responses
+        for label in response.step_labels or [math.nan] * len(response.scored_tokens)
+    ]

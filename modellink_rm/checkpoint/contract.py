@@ -24,6 +24,7 @@ TOKENIZER_FOLDER = "tokenizer"
 # Measured after the checkpoint was written: a file of its own, which its list of files does not name.
 NORMALIZATION_NAME = "normalization.json"
 SCORED_TOKEN = "last token of the rendered response"
+SCORED_STEPS = "last token of each step of the response, which is that of the placeholder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class InferenceContract:
         map_keys: --map-keys of that handler, as given.
         attributes: what each output of the head says, by the names of the training data's ratings; empty
             where its one output is the score.
+        placeholder_token: the text after each step of a response, for a model that scores steps; None for
+            one of whole responses.
         normalization: how scores are normalized, where `evaluate --write-normalization` measured it.
     """
 
@@ -60,15 +63,15 @@ class InferenceContract:
     handler: str | None = None
     map_keys: str | None = None
     attributes: tuple[str, ...] = ()
+    placeholder_token: str | None = None
     normalization: Normalization | None = None
 
     def to_json(self) -> bytes:
         """The content of inference_contract.json."""
         values = dataclasses.asdict(self)
-        if self.normalization is None:
-            del values["normalization"]
-        if not self.attributes:
-            del values["attributes"]
+        for name in ("attributes", "placeholder_token", "normalization"):
+            if not values[name]:
+                del values[name]
         return json.dumps(values, indent=1, ensure_ascii=False).encode()
 
 
@@ -82,9 +85,12 @@ def make_contract(
     handler: str | None,
     map_keys: str | None,
     attributes: tuple[str, ...] = (),
+    placeholder_token: str | None = None,
 ) -> InferenceContract:
     """The contract of a run."""
     return InferenceContract(
+        scored_token=SCORED_TOKEN if placeholder_token is None else SCORED_STEPS,
+        placeholder_token=placeholder_token,
         prompt_type=template.name if template is not None else None,
         template_fingerprint=template.fingerprint if template is not None else None,
         template_definition=definition_of(template) if template is not None else None,

@@ -28,7 +28,7 @@ from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.fits import check_parallel_fits_shape
 from modellink_rm.model.resolve import padded_vocab_size, resolve_shape
 from modellink_rm.model.shape import ModelShape
-from modellink_rm.model.spec import ModelSpec
+from modellink_rm.model.spec import REWARD_HEAD, STEP_HEAD, ModelSpec
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 
@@ -280,22 +280,26 @@ def plan_model(
     *,
     loosely: bool,
     lora: LoraConfig | None = None,
+    head: str | None = None,
 ) -> ModelPlan:
     """Check the weights against the flags.
 
     Args:
         loosely: accept a base model without a reward head, and ignore its language-model head.
         lora: of a run that may train adapters.
+        head: that of `ModelSpec`, which the weights must have or lack; None for the one they have.
 
     Raises:
         UserError: the weights and the flags do not fit.
     """
     if source.checkpoint is not None:
         spec = _spec_of_checkpoint(source.checkpoint, model, parallel)
+        if head not in (None, spec.head):
+            raise UserError(_other_head_message(source.name, spec.head))
     elif source.hugging_face is not None:
         brings_head = source.adapter is not None and source.adapter.has_head(source.hugging_face.tensors)
         loosely = loosely or brings_head
-        spec = _spec_of_hugging_face(source.hugging_face, model, parallel, loosely=loosely)
+        spec = _spec_of_hugging_face(source.hugging_face, model, parallel, loosely=loosely, head=head)
     else:
         warn_once("without --load the weights are random")
         shape = resolve_shape(model, None)
@@ -303,7 +307,8 @@ def plan_model(
             shape=shape,
             padded_vocab_size=padded_vocab_size(model, shape, parallel.tensor_model_parallel_size),
             post_layer_norm=model.post_layer_norm,
-            head_bias=model.head_bias,
+            head_bias=model.head_bias or head == STEP_HEAD,
+            head=head or REWARD_HEAD,
         )
     check_parallel_fits_shape(parallel, spec.shape)
     spec = dataclasses.replace(spec, lora=_adapters(source, spec, lora or LoraConfig()))
@@ -378,20 +383,39 @@ def _check_adapters(source: ModelSource, spec: ModelSpec, parallel: ParallelConf
 
 
 def _spec_of_hugging_face(
-    weights: HuggingFaceWeights, model: ModelConfig, parallel: ParallelConfig, *, loosely: bool
+    weights: HuggingFaceWeights,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    *,
+    loosely: bool,
+    head: str | None,
 ) -> ModelSpec:
+    stored_kind = weights.head_kind
+    if stored_kind is not None and head not in (None, stored_kind):
+        raise UserError(_other_head_message(str(weights.directory), stored_kind))
     shape = resolve_shape(model, weights.shape, source=weights.source)
     report = check_names(weights, loosely=loosely)
     for kind, names in (("missing", report.missing), ("unexpected", report.unexpected)):
         for name in names:
             info(f"--load-checkpoint-loosely forgives {kind} {name}" if loosely else f"{name} is not read")
-    head = weights.head()
+    stored = weights.head()
+    kind = stored_kind or head or REWARD_HEAD
     return ModelSpec(
         shape=shape,
         padded_vocab_size=padded_vocab_size(model, shape, parallel.tensor_model_parallel_size),
         post_layer_norm=model.post_layer_norm,
-        head_bias=model.head_bias or (head is not None and head[1] is not None),
-        num_outputs=len(head[0]) if head is not None else 1,
+        head_bias=model.head_bias or kind == STEP_HEAD or (stored is not None and stored[1] is not None),
+        num_outputs=len(stored[0]) if stored is not None and kind == REWARD_HEAD else 1,
+        head=kind,
+    )
+
+
+def _other_head_message(name: str, found: str) -> str:
+    stages = {REWARD_HEAD: "rm", STEP_HEAD: "prm"}
+    what = {REWARD_HEAD: "whole responses", STEP_HEAD: "steps"}
+    return (
+        f"--load {name} holds a model with a head for {what[found]}, which --stage {stages[found]} trains; "
+        "give that stage, or weights without a head"
     )
 
 

@@ -8,6 +8,7 @@ from modellink_rm.base.flags import check_minimums, flag
 
 # Of data that are not pairs.
 RATINGS_LOSS = "regression"
+PROCESS_STAGE = "prm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,10 @@ class TrainingConfig:
     Sizes and samples count examples: pairs of responses.
     """
 
-    stage: str = flag(help="what is trained: a reward model", choices=("rm", "orm"))
+    stage: str = flag(
+        help="what is trained: rm (or orm), a reward model of whole responses; prm, one of their steps",
+        choices=("rm", "orm", PROCESS_STAGE),
+    )
     is_pairwise_dataset: bool = flag(False, help="the data are preference pairs; required with --stage rm")
     loss_type: str = flag(
         "sigmoid",
@@ -81,7 +85,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_minimums(self)
-        if not self.is_pairwise_dataset and self.loss_type != RATINGS_LOSS:
+        if self.stage == PROCESS_STAGE:
+            self._check_process_stage()
+        elif not self.is_pairwise_dataset and self.loss_type != RATINGS_LOSS:
             raise UserError(
                 f"--stage {self.stage} needs --is-pairwise-dataset: it is trained on pairs, or on ratings by "
                 f"--loss-type {RATINGS_LOSS}"
@@ -100,6 +106,23 @@ class TrainingConfig:
     def num_trained_layers(self) -> int | None:
         """The last layers that are trained, 0 for the head alone; None where nothing is frozen."""
         return 0 if self.freeze_base else self.train_last_n_layers
+
+    def _check_process_stage(self) -> None:
+        """No flag of preferences is given.
+
+        Raises:
+            UserError: one is.
+        """
+        if self.is_pairwise_dataset:
+            raise UserError(
+                f"--stage {PROCESS_STAGE} is trained on labelled steps, not on pairs: leave out "
+                "--is-pairwise-dataset"
+            )
+        if self.loss_type != "sigmoid":
+            raise UserError(
+                f"--loss-type {self.loss_type} is a loss of pairs: --stage {PROCESS_STAGE} has one loss, the "
+                "cross entropy of each step"
+            )
 
     def batch_size(self, data_parallel_size: int) -> int:
         """Pairs of one step over all replicas.

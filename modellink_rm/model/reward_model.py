@@ -178,7 +178,7 @@ class RewardModel(MegatronModule):
     def forward(self, batch: Batch) -> Tensor:
         """Scores, float32, on the last stage; hidden states on the others.
 
-        Scores are [num_responses], or [num_responses, outputs] where the head has several outputs.
+        Scores are [num_scores], or [num_scores, outputs] where the head has several outputs.
 
         Hidden states are [t, 1, h] of this process's t tokens, or [t/tp, 1, h] under sequence
         parallelism.
@@ -228,7 +228,7 @@ class RewardModel(MegatronModule):
         return Routing(tally, tally.rows.share(rank=self.tp_group.rank(), size=self.tp_group.size()))
 
     def _scores(self, rows: Tensor, scored: ScoredRows, head_factors: Tensor | None) -> Tensor:
-        """Scores [num_responses] or [num_responses, outputs], equal on every process of the stage.
+        """Scores [num_scores] or [num_scores, outputs], equal on every process of the stage.
 
         Args:
             rows: [n, h].

@@ -10,6 +10,8 @@ from modellink_rm.model.shape import ModelShape
 # the reward head.
 LAYER_PREFIX = "decoder.layers."
 HEAD_PREFIX = "rm_head."
+# What the head says: the reward of a response, or the log-odds that a step is right.
+REWARD_HEAD, STEP_HEAD = "reward", "steps"
 # Within a layer's name; the expert's number follows, over the whole layer.
 EXPERTS_INFIX = "mlp.experts."
 
@@ -24,6 +26,7 @@ class ModelSpec:
         head_bias: whether the head has a bias.
         num_outputs: numbers that the head gives of each response: its score, or one for each attribute.
         lora: the adapters, which are trained in place of the layers; None for a model without.
+        head: REWARD_HEAD or STEP_HEAD.
     """
 
     shape: ModelShape
@@ -32,6 +35,12 @@ class ModelSpec:
     head_bias: bool = False
     num_outputs: int = 1
     lora: Lora | None = None
+    head: str = REWARD_HEAD
+
+    @property
+    def scores_steps(self) -> bool:
+        """Whether it scores the steps of a response, one by one."""
+        return self.head == STEP_HEAD
 
     def without_router_losses(self) -> "ModelSpec":
         """The same model, without the losses that its routers add in training."""

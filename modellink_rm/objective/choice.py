@@ -5,10 +5,12 @@ import dataclasses
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import flag_name
 from modellink_rm.config.objective import ObjectiveConfig
+from modellink_rm.config.training import PROCESS_STAGE
 from modellink_rm.objective.length_penalty import LengthPenalty
 from modellink_rm.objective.losses.registry import LOSSES, LossType, RankingLossType, RatingLossType
 from modellink_rm.objective.objective import Objective
 from modellink_rm.objective.preference import PreferenceObjective
+from modellink_rm.objective.process import ProcessObjective
 from modellink_rm.objective.regression import RegressionObjective
 from modellink_rm.objective.terms.centering import Centering
 from modellink_rm.objective.terms.range_penalty import RangePenalty
@@ -16,13 +18,18 @@ from modellink_rm.objective.terms.score_l2 import ScoreL2
 from modellink_rm.objective.terms.term import Term
 
 
-def choose_objective(loss_type: str, config: ObjectiveConfig | None = None) -> Objective:
-    """The objective with the loss of --loss-type, and the terms that have a weight.
+def choose_objective(
+    loss_type: str, config: ObjectiveConfig | None = None, *, stage: str = "rm"
+) -> Objective:
+    """The objective of --stage, with the loss of --loss-type and the terms that have a weight.
 
     Raises:
-        UserError: there is no such loss, or a flag has no meaning for it.
+        UserError: there is no such loss, or a flag has no meaning for it or for the stage.
     """
     config = config or ObjectiveConfig()
+    if stage == PROCESS_STAGE:
+        _check_is_default(config)
+        return ProcessObjective()
     loss = LOSSES[loss_type]
     if isinstance(loss, RatingLossType):
         _check_no_flag_of_pairs(loss_type, config)
@@ -58,6 +65,20 @@ def _check_no_flag_of_pairs(loss_type: str, config: ObjectiveConfig) -> None:
             raise UserError(
                 f"{flag_name(field.name)} has no meaning for --loss-type {loss_type}, whose outputs are "
                 "compared with ratings"
+            )
+
+
+def _check_is_default(config: ObjectiveConfig) -> None:
+    """No flag of the losses of preferences is given.
+
+    Raises:
+        UserError: one is.
+    """
+    for field in dataclasses.fields(config):
+        if getattr(config, field.name) != field.default:
+            raise UserError(
+                f"{flag_name(field.name)} has no meaning with --stage {PROCESS_STAGE}: its loss is the cross "
+                "entropy of each step"
             )
 
 

@@ -62,7 +62,7 @@ class Objective(Protocol):
         """How lines show its metrics."""
 
     def __call__(self, scores: Tensor, targets: Targets) -> ObjectiveResult:
-        """The losses and sums of examples, from the scores [num_responses] of their responses, float32."""
+        """The losses and sums of examples, from the scores [num_scores] of responses or steps, float32."""
 
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         """Metrics from the sums over `num_examples`, which is at least 1; in the order of reports."""

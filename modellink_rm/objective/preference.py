@@ -139,6 +139,11 @@ class PreferenceObjective:
                     f"--data-path {dataset.prefix} has ratings of single responses, no pairs: train with "
                     "--loss-type regression"
                 )
+            if dataset.rows.holds_steps:
+                raise UserError(
+                    f"--data-path {dataset.prefix} holds labelled steps of single responses: train on them "
+                    "by --stage prm"
+                )
         if isinstance(self.loss, LossType) and self.loss.needs_margins:
             for dataset in datasets:
                 if not dataset.rows.all_have_margins():

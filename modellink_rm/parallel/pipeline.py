@@ -53,7 +53,7 @@ def forward_backward(
 def forward_scores(
     model: Sequence[Any], batches: Iterator[Any], *, num_micro_batches: int
 ) -> list[tuple[Tensor, Any]]:
-    """The pairs (scores [num_responses] in float32, micro-batch) on the last stage; empty on the others.
+    """The pairs (scores [num_scores] in float32, micro-batch) on the last stage; empty on the others.
 
     Args:
         model: this process's stage, or its virtual stages.

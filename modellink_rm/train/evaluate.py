@@ -32,12 +32,14 @@ class EvaluatedExample:
     Attributes:
         ranks: of the responses, from 1 for the best, equal for a tie.
         num_tokens: of each response, without its prompt.
+        num_scores: one for each response, or for each of its steps.
     """
 
     name: RowName
     source: str
     ranks: tuple[int, ...]
     num_tokens: tuple[int, ...]
+    num_scores: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class Evaluation:
     Attributes:
         set: its name.
         examples: in the order of the part.
-        scores: float32, of each example's responses, best first.
+        scores: float32, of each example's responses, best first, or of the steps of its response.
         by_source: metrics of the examples of each source; {} where no example names one.
         by_data_set: metrics of the examples of each data set; {} where there is one.
     """
@@ -124,11 +126,17 @@ class _FoundScores:
         """Make room for the scores of these examples."""
         self.places, end = {}, 0
         for one in examples:
-            self.places[one.name] = range(end, end + len(one.responses))
-            end += len(one.responses)
+            self.places[one.name] = range(end, end + one.num_scores)
+            end += one.num_scores
             num_tokens = tuple(len(each.input_ids) - each.num_prompt_tokens for each in one.responses)
             self.examples.append(
-                EvaluatedExample(name=one.name, source=one.source, ranks=one.ranks, num_tokens=num_tokens)
+                EvaluatedExample(
+                    name=one.name,
+                    source=one.source,
+                    ranks=one.ranks,
+                    num_tokens=num_tokens,
+                    num_scores=one.num_scores,
+                )
             )
         self.blocks.append(torch.zeros(end, device=self.device))
 
@@ -141,7 +149,7 @@ class _FoundScores:
     def over_processes(self) -> tuple[NDArray[np.float32], ...]:
         """The scores of every example; a collective. Each one was computed by one replica."""
         flat = sum_over_processes(torch.cat(self.blocks)).cpu().numpy()
-        ends = np.cumsum([len(one.num_tokens) for one in self.examples])
+        ends = np.cumsum([one.num_scores for one in self.examples])
         return tuple(np.split(flat, ends[:-1]))
 
 

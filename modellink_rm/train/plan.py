@@ -23,12 +23,14 @@ from modellink_rm.checkpoint.source import (
 )
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.run import RunConfig
+from modellink_rm.config.training import PROCESS_STAGE
 from modellink_rm.dataset.blend import Blend
 from modellink_rm.model.fits import (
     check_data_fits_shape,
     check_recompute_fits_shape,
     check_training_fits_shape,
 )
+from modellink_rm.model.spec import REWARD_HEAD, STEP_HEAD
 from modellink_rm.objective.choice import choose_objective
 from modellink_rm.objective.objective import Objective
 from modellink_rm.tokenizers.load import load_tokenizer
@@ -44,6 +46,7 @@ from modellink_rm.train.held_out import HeldOutSet, metric_of, plan_held_out
 from modellink_rm.train.plan_data import (
     handler_of,
     open_datasets,
+    placeholder_of,
     plan_blend,
     report_mixture,
     template_of,
@@ -115,7 +118,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     _check_outside_of_checkpoint(directories, source)
     resumed = source.checkpoint.run if source.checkpoint is not None and continues else None
     config = with_margins_as_before(config, resumed)
-    objective = choose_objective(config.training.loss_type, config.objective)
+    objective = choose_objective(config.training.loss_type, config.objective, stage=config.training.stage)
     if config.objective.length_penalty_weight and (
         config.model.attention_dropout or config.model.hidden_dropout
     ):
@@ -132,6 +135,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         config.parallel,
         loosely=config.checkpoint.load_checkpoint_loosely,
         lora=config.lora,
+        head=STEP_HEAD if config.training.stage == PROCESS_STAGE else REWARD_HEAD,
     )
     if model.spec.lora is not None and config.training.num_trained_layers is not None:
         raise UserError(
@@ -183,6 +187,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         handler=handler,
         map_keys=map_keys,
         attributes=attributes,
+        placeholder_token=placeholder_of(datasets),
     )
     fingerprints = tuple(dataset.fingerprint() for dataset in datasets)
     if continues:

@@ -72,6 +72,22 @@ def handler_of(datasets: Sequence[Dataset]) -> tuple[str | None, str | None]:
     return manifest.handler, manifest.map_keys
 
 
+def placeholder_of(datasets: Sequence[Dataset]) -> str | None:
+    """--placeholder-token of data sets of responses in steps; None if they are not, or do not say.
+
+    Raises:
+        UserError: they were made with several.
+    """
+    manifests = [dataset.manifest for dataset in datasets]
+    found = {manifest.placeholder_token for manifest in manifests if manifest is not None}
+    if len(found) > 1:
+        raise UserError(
+            f"--data-path: the data sets end steps with {' and '.join(sorted(map(repr, found)))}, and a "
+            "model learns one of them: preprocess them with one --placeholder-token"
+        )
+    return next(iter(found), None)
+
+
 def plan_blend(
     config: DataConfig,
     datasets: Sequence[Dataset],

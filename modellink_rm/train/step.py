@@ -57,7 +57,7 @@ class StepLoss:
     counts_examples: bool = True
 
     def __call__(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """The sum of losses, the number of examples, and results to collect, from scores [num_responses].
+        """The sum of losses, the number of examples, and results to collect, from scores [num_scores].
 
         The results are `sums`, and `losses` [n] float32 with `names`, to name examples whose loss is not
         finite.

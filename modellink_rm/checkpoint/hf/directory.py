@@ -24,7 +24,9 @@ from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
 from modellink_rm.checkpoint.hf.slices import read_piece
 from modellink_rm.model.families.registry import family_of, shape_from_config
 from modellink_rm.model.families.tensors import TensorTable
+from modellink_rm.model.heads.steps import NUM_LABELS
 from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.spec import REWARD_HEAD, STEP_HEAD
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -151,6 +153,13 @@ class HuggingFaceWeights:
         """Whether the head is of a kind that programs keep beside the language-model head."""
         return self._head is not None and self._head.names.weight != self.tensors.head_name
 
+    @property
+    def head_kind(self) -> str | None:
+        """The head's kind, as `ModelSpec.head`; None if there is no head."""
+        if self._head is None:
+            return None
+        return REWARD_HEAD if self.attributes else self._head.kind
+
     def head(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
         """The reward head, weight [outputs, h] and bias [outputs] or None, in float32; None if there is none.
 
@@ -159,7 +168,8 @@ class HuggingFaceWeights:
         """
         if self._head is None:
             return None
-        return self._head.read(self.shape.hidden_size, num_outputs=max(len(self.attributes), 1))
+        num_outputs = NUM_LABELS if self.head_kind == STEP_HEAD else max(len(self.attributes), 1)
+        return self._head.read(self.shape.hidden_size, num_outputs=num_outputs)
 
     @property
     def attributes(self) -> tuple[str, ...]:

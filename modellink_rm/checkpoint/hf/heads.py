@@ -9,7 +9,8 @@ import torch
 
 from modellink_rm.base.errors import UserError, listed
 from modellink_rm.checkpoint.hf.mapped import MappedFile
-from modellink_rm.model.spec import HEAD_PREFIX
+from modellink_rm.model.heads.steps import NUM_LABELS
+from modellink_rm.model.spec import HEAD_PREFIX, REWARD_HEAD, STEP_HEAD
 
 # What a report calls the reward head, wherever it was looked for.
 HEAD_NAME = f"{HEAD_PREFIX}weight"
@@ -31,6 +32,8 @@ class HeadNames:
 
 # Of transformers' *ForSequenceClassification, which TRL's RewardTrainer and Skywork's models are.
 SCORE = HeadNames("score.weight")
+# Of transformers' *ForTokenClassification, which TRL's PRMTrainer's models are.
+TOKEN_SCORE = HeadNames("score.weight", "score.bias")
 # TRL's model with a value head; LLaMA-Factory takes it out of the weights, into VALUE_HEAD_FILE.
 VALUE_HEAD = HeadNames("v_head.summary.weight", "v_head.summary.bias")
 # InternLM2-reward, and OpenRLHF's earlier name; its later ones are `value_head_prefix` of config.json.
@@ -53,6 +56,12 @@ class StoredHead:
     file: Any
     names: HeadNames
     has_bias: bool
+
+    @property
+    def kind(self) -> str:
+        """What it says: of a head with a row for each of two labels, and a bias, that of steps."""
+        shape = tuple(self.file.get_slice(self.names.weight).get_shape())
+        return STEP_HEAD if self.has_bias and shape[:1] == (NUM_LABELS,) else REWARD_HEAD
 
     def read(self, hidden_size: int, *, num_outputs: int = 1) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight [outputs, h] and bias [outputs] or None, in float32.
@@ -89,6 +98,8 @@ def find_head(
     """
     found = []
     for names in _names_of(config, own_name):
+        if names.weight == TOKEN_SCORE.weight and TOKEN_SCORE.bias in weights:
+            names = TOKEN_SCORE
         if names.weight in weights:
             has_bias = bool(names.bias) and names.bias in weights
             found.append(StoredHead(directory, names.weight, weights[names.weight], names, has_bias))

@@ -1,5 +1,8 @@
 """Packing: examples laid out one after the other, nothing padded but what is asked."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -124,3 +127,35 @@ def test_batch_on_another_device_has_all_its_tensors_there() -> None:
     tensors = (moved.input_ids, moved.position_ids)
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert (moved.segments, moved.scored_positions) == (batch.segments, batch.scored_positions)
+
+
+def stepwise(
+    index: int, prompt: int, answer: int, ends: tuple[int, ...], labels: tuple[float, ...]
+) -> Example:
+    """One response, whose steps end at these indices among its own tokens."""
+    (response,) = example(index, prompt, answer).responses
+    scored = dataclasses.replace(response, step_ends=tuple(prompt + end for end in ends), step_labels=labels)
+    return Example(index, (scored,))
+
+
+@pytest.mark.parametrize("share_prefixes", [True, False])
+def test_steps_are_scored_where_they_end(share_prefixes: bool) -> None:
+    examples = [stepwise(0, 2, 4, (1, 3), (1.0, 0.25)), stepwise(1, 1, 2, (0,), (math.nan,))]
+    batch = pack_examples(examples, share_prefixes=share_prefixes, step_weight=1.5)
+    assert [batch.input_ids[position].item() for position in batch.scored_positions] == [111, 113, 210]
+    assert batch.targets.examples.tolist() == [0, 0, 1]
+    assert batch.targets.step_labels.tolist() == pytest.approx([1.0, 0.25, math.nan], nan_ok=True)
+    assert batch.targets.num_responses == (1, 1)
+    assert batch.targets.step_weight == 1.5
+
+
+def test_step_that_ends_in_a_shared_beginning_is_scored_there() -> None:
+    shared = [dataclasses.replace(response, step_ends=(1, 3)) for response in example(0, 3, 2, 2).responses]
+    batch = pack_examples([Example(0, tuple(shared))])
+    assert [batch.input_ids[position].item() for position in batch.scored_positions] == [101, 110, 101, 120]
+
+
+def test_response_without_a_step_left_has_no_score() -> None:
+    batch = pack_examples([stepwise(0, 2, 3, (), ()), stepwise(1, 1, 2, (1,), (1.0,))])
+    assert [batch.input_ids[position].item() for position in batch.scored_positions] == [211]
+    assert batch.targets.examples.tolist() == [1]
