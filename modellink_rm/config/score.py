@@ -82,6 +82,19 @@ class ScorerConfig:
         help="tokens of one forward pass, a shared prompt counted once; by default 2,048 on a CPU and "
         "32,768 on a GPU. A longer record gets its own",
     )
+    step_aggregate: str = flag(
+        "min",
+        help="how the probabilities of a response's steps make its score, with a model of --stage prm: the "
+        "lowest, the product of all, or that of the last step",
+        choices=("min", "product", "last"),
+    )
+    placeholder_token: str | None = flag(
+        None,
+        level="rare",
+        help="text after each step, as in preprocess_data.py; by default the one that --load was trained "
+        "with, or \\n, a newline, for a Hugging Face directory",
+        metavar="TEXT",
+    )
     raw: bool = flag(False, help="the model's own scores, although --load holds a normalization")
     normalize: bool = flag(
         False,

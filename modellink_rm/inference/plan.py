@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.contract import InferenceContract
 from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
+from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER, placeholder_text
 from modellink_rm.config.score import ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.inference.attributes import Attributes, weighted_attributes
@@ -15,6 +16,7 @@ from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.model.fits import shares_prompts
 from modellink_rm.parallel.groups import world_size_from_environment
 from modellink_rm.templates.choice import check_truncation, find_template, kept_template
+from modellink_rm.templates.steps import placeholder_ids
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -58,6 +60,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         scorer.map_keys,
         trained_handler=contract.handler if contract is not None else None,
         trained_map_keys=contract.map_keys if contract is not None else None,
+        scores_steps=model.spec.scores_steps,
     )
     tokenizer = load_tokenizer(tokenizer_of(options.tokenizer, source))
     template = _template(scorer, contract, tokenizer, reward_token=source.appended_token(tokenizer))
@@ -79,7 +82,8 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         tokenizer=with_word_cache(tokenizer),
         seq_length=seq_length,
         truncation=truncation,
-        padding_id=_padding_id(source),
+        padding_id=_padding_id(source) if not model.spec.scores_steps else None,
+        placeholder=_placeholder(scorer, contract, tokenizer) if model.spec.scores_steps else None,
     )
     return ScoringPlan(
         options=options,
@@ -90,6 +94,23 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         normalization=_normalization(scorer, contract),
         attributes=weighted_attributes(source.attributes, scorer.attribute_weights, load=scorer.load),
     )
+
+
+def _placeholder(scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer) -> str:
+    """The text after each step: the contract's, that of --placeholder-token, or a newline.
+
+    Raises:
+        UserError: the flag contradicts the contract, or the tokenizer has no token for it.
+    """
+    trained = contract.placeholder_token if contract is not None else None
+    given = placeholder_text(scorer.placeholder_token) if scorer.placeholder_token is not None else None
+    if trained is not None and given not in (None, trained):
+        raise UserError(
+            f"--placeholder-token {given!r} is not the one that {scorer.load} was trained with, {trained!r}"
+        )
+    placeholder = trained or given or DEFAULT_PLACEHOLDER
+    placeholder_ids(placeholder, tokenizer)
+    return placeholder
 
 
 def _normalization(scorer: ScorerConfig, contract: InferenceContract | None) -> Normalization | None:

@@ -11,6 +11,7 @@ from modellink_rm.records import BadRecord, Record, RecordError
 
 DEFAULT_HANDLER = "OpenAiMessagesPairwiseHandler"
 RESPONSES_HANDLER = "PromptResponseHandler"
+STEPS_HANDLER = "StepwiseHandler"
 _RESPONSES = ("response", "responses")
 # Fields with content for another handler, with the flags that would read them.
 _OTHER_HANDLERS = {
@@ -37,6 +38,7 @@ class RecordReader:
         map_keys: of `handler_name`.
         trained_handler: name of the handler that read the training data; None if unknown.
         trained_map_keys: --map-keys of `trained_handler`.
+        scores_steps: the model scores the steps of responses.
 
     Raises:
         UserError: the handler is unknown, or does not have one of the keys.
@@ -49,6 +51,7 @@ class RecordReader:
         *,
         trained_handler: str | None = None,
         trained_map_keys: str | None = None,
+        scores_steps: bool = False,
     ) -> None:
         self._given = make_handler(handler_name, map_keys) if handler_name is not None else None
         self._trained_name = trained_handler
@@ -57,6 +60,7 @@ class RecordReader:
         if trained_handler is not None and trained_handler in HANDLERS:
             self._trained = make_handler(trained_handler, trained_map_keys)
         self._default = make_handler(DEFAULT_HANDLER, None)
+        self._steps = make_handler(STEPS_HANDLER, None) if scores_steps else None
         self._responses = make_handler(RESPONSES_HANDLER, None)
 
     def __call__(self, fields: Mapping[str, Any]) -> Conversation:
@@ -71,6 +75,9 @@ class RecordReader:
     def _handler_for(self, fields: Mapping[str, Any]) -> Handler:
         if self._given is not None:
             return self._given
+        if self._steps is not None:
+            is_known = self._trained is not None and not _has_any(fields, answer_fields(self._steps))
+            return self._trained if self._trained is not None and is_known else self._steps
         own = answer_fields(self._trained or self._default)
         responses = [name for name in _RESPONSES if name in fields and name not in own]
         if responses and not _has_any(fields, own):

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from modellink_rm.base.log import warn_once
-from modellink_rm.conversation import Conversation
+from modellink_rm.conversation import Conversation, Stepwise
 from modellink_rm.dataset.example import Example, Response
 from modellink_rm.dataset.truncation import truncate
 from modellink_rm.inference.reader import RecordReader
 from modellink_rm.inference.result import NotScored
 from modellink_rm.records import BadRecord, Record, RecordError, check_unicode
 from modellink_rm.templates.encode import num_closing_tokens, tokenize_responses
+from modellink_rm.templates.steps import tokenize_steps
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
@@ -47,6 +48,7 @@ class RecordTokenizer:
         truncation: "right" or "keep-ends".
         padding_id: the token that transformers' class of this model passes over at the end of the ids, for a
             warning; None for none.
+        placeholder: the text after each step, for a model that scores steps; None for one of whole responses.
     """
 
     reader: RecordReader
@@ -55,6 +57,7 @@ class RecordTokenizer:
     seq_length: int
     truncation: str
     padding_id: int | None = None
+    placeholder: str | None = None
 
     def __call__(self, item: Record | BadRecord | PlacedConversation) -> ScoringInput | NotScored:
         """The ids of an item's responses, each with its prompt, or why there are none."""
@@ -76,8 +79,38 @@ class RecordTokenizer:
         messages = (*conversation.prompt, *conversation.responses)
         for text in (conversation.system or "", conversation.tools, *(one.content for one in messages)):
             check_unicode(text)
+        if self.placeholder is not None:
+            return self._example_of_steps(conversation, self.placeholder)
+        if isinstance(conversation, Stepwise):
+            reason = "a response in steps"
+            raise RecordError(reason, f"{reason}, which a model of whole responses does not score")
         tokens = tokenize_responses(conversation, self.template, self.tokenizer)
         return self.example_of_ids(tokens.prompt_ids, tokens.response_ids)
+
+    def _example_of_steps(self, conversation: Conversation, placeholder: str) -> Example:
+        """The ids of a conversation for a model that scores steps, truncated as in training.
+
+        Raises:
+            RecordError: it is not in steps, has none left, or the template has no form for a part of it.
+        """
+        if not isinstance(conversation, Stepwise):
+            reason = "a response that is not in steps"
+            raise RecordError(
+                reason,
+                f"{reason}: the model scores steps; give a prompt and completions, a list of its steps",
+            )
+        tokens, ends = tokenize_steps(conversation, self.template, self.tokenizer, placeholder=placeholder)
+        (response_ids,) = tokens.response_ids
+        response = Response(
+            input_ids=np.array(tokens.prompt_ids + response_ids, dtype=np.int32),
+            num_prompt_tokens=len(tokens.prompt_ids),
+            step_ends=ends,
+        )
+        kept, is_truncated = truncate((response,), self.seq_length, self.truncation, num_closing_tokens=0)
+        if not kept[0].step_ends:
+            reason = "no step within --seq-length"
+            raise RecordError(reason, f"{reason} {self.seq_length}: the first one ends after it")
+        return Example(index=0, responses=kept, is_truncated=is_truncated)
 
     def example_of_ids(self, prompt_ids: Sequence[int], response_ids: Sequence[Sequence[int]]) -> Example:
         """A prompt and its responses, with the tokens that the template adds, truncated as in training."""

@@ -18,12 +18,15 @@ class Scored:
         is_truncated: whether tokens were cut.
         attributes: of each response the model's outputs by name, in the order of `scores`; empty where the
             model gives one score.
+        steps: of a response in steps, the probability that each is right, without those that were cut; its
+            score is made of them. () of others.
     """
 
     conversation: Conversation
     scores: tuple[float, ...]
     is_truncated: bool
     attributes: tuple[dict[str, float], ...] = ()
+    steps: tuple[float, ...] = ()
 
     @property
     def is_pair(self) -> bool:

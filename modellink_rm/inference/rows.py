@@ -11,8 +11,9 @@ from modellink_rm.inference.result import NotScored, Scored
 # Names of what the model says, in the order of a row.
 SCORE, SCORES = "score", "scores"
 CHOSEN, REJECTED, MARGIN = "chosen_score", "rejected_score", "margin"
-ATTRIBUTES, TRUNCATED, ERROR = "attribute_scores", "truncated", "error"
-OWN_NAMES = (SCORE, SCORES, CHOSEN, REJECTED, MARGIN, ATTRIBUTES, TRUNCATED, ERROR)
+STEPS, ATTRIBUTES = "step_scores", "attribute_scores"
+TRUNCATED, ERROR = "truncated", "error"
+OWN_NAMES = (SCORE, SCORES, STEPS, CHOSEN, REJECTED, MARGIN, ATTRIBUTES, TRUNCATED, ERROR)
 _NOTHING = "none"
 
 
@@ -71,7 +72,8 @@ def _scores(result: Scored) -> dict[str, Any]:
         chosen, rejected = result.scores
         return {CHOSEN: chosen, REJECTED: rejected, MARGIN: chosen - rejected}
     scores = result.in_record_order
-    return {SCORE: scores[0]} if len(scores) == 1 else {SCORES: scores}
+    steps = {STEPS: list(result.steps)} if result.steps else {}
+    return {SCORE: scores[0], **steps} if len(scores) == 1 else {SCORES: scores}
 
 
 def _attributes(result: Scored) -> dict[str, Any]:

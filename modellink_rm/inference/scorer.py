@@ -17,6 +17,7 @@ from modellink_rm.inference.plan import ScoringPlan, plan_scoring
 from modellink_rm.inference.record_tokenizer import PlacedConversation, RecordTokenizer, ScoringInput
 from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
 from modellink_rm.inference.scoring_model import ExampleOutputs, ScoringModel
+from modellink_rm.metrics.steps import AGGREGATES, probability_of
 from modellink_rm.records import BadRecord, Record
 
 Fields = Mapping[str, Any]
@@ -98,7 +99,7 @@ class Scorer:
                 raise UserError(f"records[{number}] has {len(result.scores)} responses: two are compared")
         unit = self.plan.normalization.std if self.plan.normalization is not None else 1.0
         differences = [(one[0] - one[1]) * unit for one in (result.in_record_order for result in results)]
-        return [_sigmoid(difference) for difference in differences]
+        return [probability_of(difference) for difference in differences]
 
     async def score_async(self, records: Sequence[Fields]) -> list[float | list[float]]:
         """As `score`, while the event loop goes on; for a scorer of one process."""
@@ -153,6 +154,10 @@ class Scorer:
         scores, named = self.model.scores_of(outputs), self.plan.attributes.named
         if not all(map(math.isfinite, scores)):
             return NotScored(NOT_FINITE, f"{item.place}: {NOT_FINITE}")
+        if self.plan.model.spec.scores_steps:
+            steps = tuple(map(probability_of, scores))
+            score = AGGREGATES[self.plan.options.scorer.step_aggregate](steps)
+            return Scored(item.conversation, (score,), item.example.is_truncated, steps=steps)
         attributes = tuple(map(named, outputs)) if self.plan.attributes.names else ()
         return Scored(item.conversation, scores, item.example.is_truncated, attributes)
 
@@ -199,9 +204,3 @@ def _check_all_scored(items: Sequence[ScoringInput | Scored | NotScored]) -> Non
     for item in items:
         if isinstance(item, NotScored):
             raise UserError(item.message)
-
-
-def _sigmoid(value: float) -> float:
-    """1 / (1 + exp(-value)), without overflow."""
-    grown = math.exp(-abs(value))
-    return (1.0 if value >= 0 else grown) / (1.0 + grown)

@@ -73,7 +73,7 @@ class ScoringModel:
             self._resources = resources.pop_all()
 
     def score_examples(self, examples: Sequence[Example]) -> list[tuple[float, ...]]:
-        """Scores of each example's responses, in its order, normalized as the plan says; as `outputs_of`."""
+        """Scores of each example's responses or steps, in its order, normalized; as `outputs_of`."""
         return [self.scores_of(outputs) for outputs in self.outputs_of(examples)]
 
     def scores_of(self, outputs: ExampleOutputs) -> tuple[float, ...]:
@@ -106,15 +106,15 @@ class ScoringModel:
         number, batches = micro_batches_of([one.example for one in merged], self.packing, self.ranks)
         on_device = (batch.to(self._platform.device) for batch in batches)
         scored = forward_scores(self._chunks, on_device, num_micro_batches=number) if number else []
-        mine: dict[tuple[int, int], tuple[float, ...]] = {}
+        mine: dict[tuple[int, int], ExampleOutputs] = {}
         for scores, batch in scored:
             rows = scores.view(-1, len(self._attributes.weights)).tolist()
             mine.update(_by_place(rows, batch, merged))
-        gathered: list[dict[tuple[int, int], tuple[float, ...]]] = [{}] * self.ranks.world_size
+        gathered: list[dict[tuple[int, int], ExampleOutputs]] = [{}] * self.ranks.world_size
         torch.distributed.all_gather_object(gathered, mine if self.ranks.reports_scores else {})
         found = {place: outputs for part in gathered for place, outputs in part.items()}
         return [
-            tuple(found[number, place] for place in range(len(example.responses)))
+            tuple(one for place in range(len(example.responses)) for one in found[number, place])
             for number, example in enumerate(examples)
         ]
 
@@ -161,7 +161,10 @@ def _packing(plan: ScoringPlan, platform: Platform, chunks: Sequence[RewardModel
 
 def _by_place(
     outputs: Sequence[Sequence[float]], batch: Batch, merged: Sequence[MergedExample]
-) -> Iterator[tuple[tuple[int, int], tuple[float, ...]]]:
-    """The outputs of a micro-batch with the places that they belong to."""
-    places = itertools.chain.from_iterable(merged[name.row].places for name in batch.names)
-    return zip(places, map(tuple, outputs), strict=True)
+) -> Iterator[tuple[tuple[int, int], ExampleOutputs]]:
+    """The outputs of each response of a micro-batch, or of its steps, with the place that they belong to."""
+    rest = map(tuple, outputs)
+    for name in batch.names:
+        one = merged[name.row]
+        for place, response in zip(one.places, one.example.responses, strict=True):
+            yield place, tuple(itertools.islice(rest, len(response.scored_tokens)))
