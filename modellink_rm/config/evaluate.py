@@ -20,7 +20,7 @@ class EvaluateConfig(Limits):
     benchmark: tuple[str, ...] = flag(
         (),
         help="public benchmarks from local files in their published formats: rewardbench, rewardbench2, "
-        "rm-bench, judgebench or ppe",
+        "rm-bench, judgebench or ppe; for models of --stage prm: processbench",
         metavar="NAME=PATH",
         accumulates=True,
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.conversation import Message, Unranked
+from modellink_rm.conversation import Message, Stepwise, Unranked
 from modellink_rm.evaluation.benchmarks.benchmark import BENCHMARKS, Benchmark, BenchmarkRow
 from modellink_rm.evaluation.inputs import NamedInput
 from modellink_rm.inference.record_tokenizer import PlacedConversation
@@ -28,17 +28,17 @@ class BenchmarkInput:
     def conversations(self) -> list[PlacedConversation]:
         """Each row as one user's message with its responses, texts as they stand and no system message."""
         return [
-            PlacedConversation(
-                place,
-                Unranked(
-                    system=None,
-                    tools="",
-                    prompt=(Message("user", row.prompt),),
-                    responses=tuple(Message("assistant", text) for text in row.responses),
-                ),
-            )
+            PlacedConversation(place, _conversation(row))
             for row, place in zip(self.rows, self.places, strict=True)
         ]
+
+
+def _conversation(row: BenchmarkRow) -> Unranked | Stepwise:
+    prompt = (Message("user", row.prompt),)
+    if row.is_stepwise:
+        return Stepwise(system=None, tools="", prompt=prompt, steps=row.responses)
+    responses = tuple(Message("assistant", text) for text in row.responses)
+    return Unranked(system=None, tools="", prompt=prompt, responses=responses)
 
 
 def read_benchmarks(inputs: Sequence[NamedInput]) -> list[BenchmarkInput]:

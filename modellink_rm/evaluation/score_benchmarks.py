@@ -67,7 +67,7 @@ def score_benchmark(
         for result in scorer.results(block):
             if isinstance(result, NotScored):
                 raise AgreedError(f"{result.message}; {rows.named.name} needs a score of every row")
-            scores.append(np.array(result.scores, dtype=np.float64))
+            scores.append(np.array(result.steps or result.scores, dtype=np.float64))
             num_truncated += result.is_truncated
         advance(len(block))
     score = rows.benchmark.score([row.label for row in rows.rows], scores)

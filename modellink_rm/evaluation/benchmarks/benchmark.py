@@ -18,11 +18,14 @@ class BenchmarkRow:
 
     Attributes:
         label: what the benchmark's formula needs to know of the row beside the scores.
+        is_stepwise: the responses are the steps of one response, and their scores the probabilities that
+            they are right.
     """
 
     prompt: str
     responses: tuple[str, ...]
     label: Any
+    is_stepwise: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

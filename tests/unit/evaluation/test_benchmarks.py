@@ -412,7 +412,7 @@ def test_kinds_of_ppe_are_never_pooled(tmp_path: Path) -> None:
 
 
 def test_every_module_registers_its_benchmark() -> None:
-    assert set(BENCHMARKS) == {"rewardbench", "rewardbench2", "rm-bench", "judgebench", "ppe"}
+    assert set(BENCHMARKS) == {"rewardbench", "rewardbench2", "rm-bench", "judgebench", "ppe", "processbench"}
     assert BENCHMARKS["judgebench"].row is judgebench.read_row
     assert BENCHMARKS["rm-bench"].row is rm_bench.read_row
 
