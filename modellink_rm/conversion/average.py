@@ -121,11 +121,6 @@ def _checkpoint_of(source: ModelSource) -> CheckpointInfo:
         raise UserError(
             f"{source.name} is no checkpoint of this tool; `python -m modellink_rm import` makes one of it"
         )
-    if source.checkpoint.run.spec.lora is not None:
-        raise UserError(
-            f"{source.name} holds adapters, and the mean of their factors is no mean of what they add: "
-            "export --merge, and import of what it writes, make a checkpoint of whole weights"
-        )
     return source.checkpoint
 
 

@@ -62,6 +62,25 @@ _SNIPPET = (
 )
 
 
+_SNIPPET_OF_STEPS = """\
+```python
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(DIRECTORY)
+model = AutoModelForTokenClassification.from_pretrained(DIRECTORY, dtype="auto").eval()
+messages, steps = [{"role": "user", "content": "..."}], ["...", "..."]
+text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+ids, ends = tokenizer.encode(text, add_special_tokens=False), []
+for step in steps:
+    ids += tokenizer.encode(step, add_special_tokens=False) + tokenizer.encode(END, add_special_tokens=False)
+    ends.append(len(ids) - 1)
+with torch.no_grad():
+    print(model(torch.tensor([ids])).logits[0, ends].softmax(dim=-1)[:, 1].tolist())
+```
+"""
+
+
 def model_card(
     checkpoint: CheckpointInfo,
     contract: InferenceContract,
@@ -79,12 +98,15 @@ def model_card(
         caveat: what users must know of the chat template; None where it gives training's ids.
     """
     name, front = _base_model(checkpoint)
-    front |= {"library_name": "transformers", "pipeline_tag": "text-classification", "tags": ["reward-model"]}
+    task = "token-classification" if form.is_stepwise else "text-classification"
+    front |= {"library_name": "transformers", "pipeline_tag": task, "tags": ["reward-model"]}
+    made = f"trained from {name} with modellink-rm {__version__}"
     lines = ["---", *_yaml(front), "---", "# Reward model", ""]
-    lines += [
-        f"A reward model, trained from {name} with modellink-rm {__version__}: {_meaning(contract)}",
-        "",
-    ]
+    if form.is_stepwise:
+        meaning = f"A process reward model, {made}: the probability that each step of an answer is right."
+    else:
+        meaning = f"A reward model, {made}: {_meaning(contract)}"
+    lines += [meaning, ""]
     if "license" not in front:
         lines += [f"The licence is that of {name} and of the data.", ""]
     lines += ["## Scores", "", *_scores(contract, form, pad, caveat)]
@@ -145,7 +167,9 @@ def _inherited(card: str) -> dict[str, Any]:
 
 
 def _scores(contract: InferenceContract, form: Form, pad: PadToken, caveat: str | None) -> Iterator[str]:
-    if form.is_classifier:
+    if form.is_stepwise:
+        yield from _SNIPPET_OF_STEPS.replace("END", repr(contract.placeholder_token)).splitlines()
+    elif form.is_classifier:
         yield from (_ATTRIBUTES_SNIPPET if contract.attributes else _SNIPPET).splitlines()
     else:
         yield f"The head is in `{form.head_file}`: {VALUE_HEAD.weight} and {VALUE_HEAD.bias}."

@@ -36,7 +36,8 @@ def check_scores(
     (bfloat16) or 1e-2 (float16) of the largest score, or of 1 where that is larger.
 
     Args:
-        expected: the checkpoint's outputs of each sample: its score, or one for each attribute.
+        expected: the checkpoint's outputs of each sample: its score, or one for each attribute; of a sample
+            in steps the score of each step, one after the other.
         dtypes: in which `expected` was computed, and in which the directory is written.
         rendered: indices of the samples that the chat template must give their ids.
 

@@ -101,11 +101,8 @@ def _scores(
     platform: Platform,
     ranks: Ranks,
 ) -> list[list[float]]:
-    """The outputs of each sample, on every process; each replica computes all of them."""
-    examples = [
-        Example(index, (Response(np.array(sample.input_ids, dtype=np.int32), num_prompt_tokens=0),))
-        for index, sample in enumerate(samples)
-    ]
+    """The outputs of each sample or step, on every process; each replica computes all of them."""
+    examples = [Example(index, (_response(sample),)) for index, sample in enumerate(samples)]
     divisible_by = plan.parallel.tokens_divisible_by()
     multiple = micro_batches_multiple_of(chunks)
     groups = [examples, *([[]] * (multiple - 1))]
@@ -120,4 +117,9 @@ def _scores(
     values = list(itertools.chain.from_iterable(one.view(-1, num_outputs).tolist() for one, _ in scored))
     gathered: list[list[list[float]]] = [[]] * ranks.world_size
     torch.distributed.all_gather_object(gathered, values if ranks.reports_scores else [])
-    return next(part for part in gathered if part)[: len(samples)]
+    return next(part for part in gathered if part)[: sum(example.num_scores for example in examples)]
+
+
+def _response(sample: Sample) -> Response:
+    ids = np.array(sample.input_ids, dtype=np.int32)
+    return Response(ids, num_prompt_tokens=0, step_ends=sample.step_ends)

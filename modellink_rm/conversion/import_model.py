@@ -20,6 +20,7 @@ from modellink_rm.config.export import ImportConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.model.config import Kernels
@@ -77,6 +78,7 @@ def plan_import(
         handler=None,
         map_keys=None,
         attributes=weights.attributes,
+        placeholder_token=_exported_placeholder(weights) if model.spec.scores_steps else None,
     )
     normalization = _exported_normalization(weights)
     contract = dataclasses.replace(contract, normalization=normalization)
@@ -97,6 +99,14 @@ def _exported_normalization(weights: HuggingFaceWeights) -> Normalization | None
     if not (weights.directory / CONTRACT_NAME).is_file():
         return None
     return read_contract(weights.directory).normalization
+
+
+def _exported_placeholder(weights: HuggingFaceWeights) -> str:
+    """The text after each step, of a directory that export wrote; a newline of others, as TRL has it."""
+    found = None
+    if (weights.directory / CONTRACT_NAME).is_file():
+        found = read_contract(weights.directory).placeholder_token
+    return found or DEFAULT_PLACEHOLDER
 
 
 def _reads_after_norm(weights: HuggingFaceWeights) -> bool:

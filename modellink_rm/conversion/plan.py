@@ -26,11 +26,16 @@ from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, 
 from modellink_rm.config.export import ExportConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.conversion.card import CARD_NAME, model_card
 from modellink_rm.conversion.padding import PadToken, choose_pad_token
-from modellink_rm.conversion.publisher_code import config_without_code, has_class_in_transformers
-from modellink_rm.conversion.samples import Sample, samples_of
+from modellink_rm.conversion.publisher_code import (
+    check_token_classifier,
+    config_without_code,
+    has_class_in_transformers,
+)
+from modellink_rm.conversion.samples import Sample, samples_of, samples_of_steps
 from modellink_rm.conversion.tokenizer_files import (
     declared_pad_token,
     own_chat_template,
@@ -99,12 +104,13 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
     tokenizer = load_tokenizer(contract_tokenizer(TokenizerConfig(), contract, checkpoint.path))
     template = _template(contract, checkpoint)
     samples = samples_of(template, tokenizer)
+    steps = _samples_of_steps(checkpoint, contract, template, tokenizer)
     files = _tokenizer_files(checkpoint, contract, tokenizer)
     pad = choose_pad_token(
         tokenizer,
         declared=declared_pad_token(files),
         config=base,
-        used_ids={index for sample in samples for index in sample.input_ids},
+        used_ids={index for sample in (*samples, *steps) for index in sample.input_ids},
         num_rows=checkpoint.run.spec.shape.vocab_size,
     )
     files = with_pad_token(files, pad)
@@ -146,10 +152,26 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
             attributes=contract.attributes,
         ),
         bf16=bf16,
-        samples=tuple(samples),
-        rendered=templated.rendered,
+        samples=tuple(steps or samples),
+        rendered=() if steps else templated.rendered,
         checks_scores=config.check_scores and _can_be_scored(checkpoint, form),
     )
+
+
+def _samples_of_steps(
+    checkpoint: CheckpointInfo, contract: InferenceContract, template: Template | None, tokenizer: Tokenizer
+) -> list[Sample]:
+    """Conversations in steps, for a model that scores these; else none.
+
+    Raises:
+        UserError: transformers has no class for such a model.
+    """
+    spec = checkpoint.run.spec
+    if not spec.scores_steps:
+        return []
+    check_token_classifier(spec.shape.family)
+    placeholder = contract.placeholder_token or DEFAULT_PLACEHOLDER
+    return samples_of_steps(template, tokenizer, placeholder=placeholder)
 
 
 def _merged(config: ExportConfig, contract: InferenceContract) -> Normalization | None:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from modellink_rm.conversation import Message, Unranked
+from modellink_rm.conversation import Message, Stepwise, Unranked
 from modellink_rm.records import RecordError
 from modellink_rm.templates.encode import tokenize_responses
-from modellink_rm.templates.table import Template
+from modellink_rm.templates.steps import tokenize_steps
+from modellink_rm.templates.table import TEMPLATES, Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 _TURNS: tuple[tuple[str | None, tuple[str, ...]], ...] = (
@@ -43,10 +44,12 @@ class Sample:
     Attributes:
         messages: in the form of chat templates.
         input_ids: as training renders them.
+        step_ends: the tokens at which steps are scored; None where the last token is.
     """
 
     messages: tuple[dict[str, str], ...]
     input_ids: tuple[int, ...]
+    step_ends: tuple[int, ...] | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -57,7 +60,33 @@ class Sample:
 
     def to_json(self) -> dict[str, Any]:
         """For another process."""
-        return {"messages": list(self.messages), "input_ids": list(self.input_ids)}
+        return {
+            "messages": list(self.messages),
+            "input_ids": list(self.input_ids),
+            "step_ends": None if self.step_ends is None else list(self.step_ends),
+        }
+
+
+def samples_of_steps(template: Template | None, tokenizer: Tokenizer, *, placeholder: str) -> list[Sample]:
+    """The conversations, their last answer in steps: its lines.
+
+    Raises:
+        UserError: the tokenizer lacks a token that the template needs.
+    """
+    samples = []
+    for system, turns in _TURNS:
+        prompt = tuple(
+            Message("assistant" if index % 2 else "user", text) for index, text in enumerate(turns[:-1])
+        )
+        conversation = Stepwise(system=system, tools="", prompt=prompt, steps=tuple(turns[-1].split("\n")))
+        try:
+            tokens, ends = tokenize_steps(
+                conversation, template or TEMPLATES["empty"], tokenizer, placeholder=placeholder
+            )
+        except RecordError:
+            continue  # no form for a system message
+        samples.append(Sample((), (*tokens.prompt_ids, *tokens.response_ids[0]), ends))
+    return samples
 
 
 def samples_of(template: Template | None, tokenizer: Tokenizer) -> list[Sample]:

@@ -2,25 +2,31 @@
 
     python -m modellink_rm.conversion.transformers_scores DIR < request.json
 
-reads {"samples": [{"messages": [...], "input_ids": [...]}], "rendered": [indices]} and writes the fields of
-`Scores`.
+reads {"samples": [{"messages": [...], "input_ids": [...], "step_ends": null}], "rendered": [indices]}, with
+indices of tokens for "step_ends" of a sample in steps, and writes the fields of `Scores`.
 """
 
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, logging
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    logging,
+)
 
 from modellink_rm.conversion.publisher_glm import load_publisher_glm
 
-# (token ids [b, s], attention mask [b, s]) -> scores [b, labels]
+# (token ids [b, s], attention mask [b, s]) -> scores [b, labels], or [b, s] of all tokens for those of steps
 ScoresOf = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -29,7 +35,8 @@ class Scores:
     """What transformers makes of a directory.
 
     Attributes:
-        together: of all samples in one padded batch, of each those of all labels.
+        together: of all samples in one padded batch, of each those of all labels; of a sample in steps the
+            score of each step, one after the other.
         alone: of each sample by itself.
         different: indices of the samples that the chat template gives other ids.
         problems: names of tensors that the model lacks, or does not know.
@@ -57,7 +64,8 @@ def scores_with_transformers(
     batch = torch.tensor([one + [pad] * (longest - len(one)) for one in ids])
     mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in ids])
     together = scores_of(batch, mask)
-    alone = [scores_of(torch.tensor([one]), torch.ones(1, len(one), dtype=torch.long)) for one in ids]
+    alone = [scores_of(torch.tensor([one]), torch.ones(1, len(one), dtype=torch.long))[0] for one in ids]
+    ends = [sample["step_ends"] for sample in samples]
     different = []
     if rendered:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -66,16 +74,35 @@ def scores_with_transformers(
             if tokenizer(text, add_special_tokens=False)["input_ids"] != samples[index]["input_ids"]:
                 different.append(index)
     return Scores(
-        together=together.tolist(),
-        alone=torch.cat(alone).tolist(),
+        together=_at(ends, together),
+        alone=_at(ends, alone),
         different=different,
         problems=problems,
     )
 
 
+def _at(ends: Sequence[list[int] | None], scores: Iterable[Tensor]) -> list[list[float]]:
+    """The scores of all samples, each given as [labels], or as [s] of all tokens if it is in steps."""
+    found: list[list[float]] = []
+    for at, of_sample in zip(ends, scores, strict=True):
+        found += [of_sample.tolist()] if at is None else of_sample[at][:, None].tolist()
+    return found
+
+
 def _opened(directory: Path) -> tuple[ScoresOf, int, list[str]]:
     """The model's scores, its padding token, and what is missing or too much in its weights."""
     options = {"dtype": torch.float32, "local_files_only": True, "output_loading_info": True}
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if config["architectures"][0].endswith("ForTokenClassification"):
+        tagger, report = AutoModelForTokenClassification.from_pretrained(directory, **options)
+        tagger.eval()
+
+        def steps_of(ids: Tensor, mask: Tensor) -> Tensor:
+            logits: Tensor = tagger(input_ids=ids, attention_mask=mask).logits
+            return logits[..., 1] - logits[..., 0]
+
+        problems = sorted({*report["missing_keys"], *report["unexpected_keys"]})
+        return steps_of, tagger.config.pad_token_id, problems
     head_file = directory / "value_head.safetensors"
     if not head_file.exists():
         model, report = AutoModelForSequenceClassification.from_pretrained(directory, **options)
@@ -87,7 +114,6 @@ def _opened(directory: Path) -> tuple[ScoresOf, int, list[str]]:
 
         problems = sorted({*report["missing_keys"], *report["unexpected_keys"]})
         return scores_of, model.config.pad_token_id, problems
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     problems = []
     if config["model_type"] == "chatglm":
         body = load_publisher_glm(directory)

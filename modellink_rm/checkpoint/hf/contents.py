@@ -74,12 +74,7 @@ class Contents:
             config[_FINAL_NORM] = False
         classifier = FAMILIES[spec.shape.family].classifier
         if form.is_classifier and classifier:
-            labels = self.attributes or ("LABEL_0",)  # transformers' own name of the only one
-            config |= {"architectures": [classifier], "num_labels": len(labels), "problem_type": "regression"}
-            config |= {
-                "id2label": {str(number): name for number, name in enumerate(labels)},
-                "label2id": {name: number for number, name in enumerate(labels)},
-            }
+            config |= form.classifier_fields(spec.shape.family, self.attributes)
         fixed = {"value_head_prefix"} & form.fields.keys()
         return config | {
             name: value for name, value in form.fields.items() if name in fixed or name not in config
