@@ -1,5 +1,6 @@
 """The engine: batches of whatever waits, scored one after the other; several processes behind one server."""
 
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -75,7 +76,8 @@ class Engine:
         sequences = [row.ids for row in rows]
         groups = group_sequences(sequences, max_tokens=self._max_tokens, shares=self._shares)
         now, later = self._divided(groups)
-        examples = [group.example(sequences, index) for index, group in enumerate(now)]
+        ends = [row.step_ends for row in rows]
+        examples = [group.example(sequences, ends, index) for index, group in enumerate(now)]
         self._exchange(examples)
         self._waiting.put_back(
             [rows[member] for member in sorted(m for group in later for m in group.members)]
@@ -85,9 +87,11 @@ class Engine:
         start = time.perf_counter()
         scores = self._scorer.score_examples(examples)
         self._count(now, time.perf_counter() - start, sequences)
-        for group, found in zip(now, scores, strict=True):
-            for member, score in zip(group.members, found, strict=True):
-                rows[member].job.set_score(rows[member].place, score)
+        for group, example, found in zip(now, examples, scores, strict=True):
+            rest = iter(found)
+            for member, response in zip(group.members, example.responses, strict=True):
+                of_member = tuple(itertools.islice(rest, len(response.scored_tokens)))
+                rows[member].job.set_scores(rows[member].place, of_member)
 
     def _divided(self, groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
         """The groups of this batch, in order and at least one, and those of later ones."""

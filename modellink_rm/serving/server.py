@@ -51,6 +51,7 @@ def serve(scorer: Scorer, config: ServeConfig, listener: socket.socket | None, t
         metrics,
         rows_per_second=lambda: engine.rows_per_second,
         model_name=Path(scorer.plan.options.scorer.load).name,
+        step_aggregate=scorer.plan.options.scorer.step_aggregate,
     )
     limits = Limits(
         token=token, max_body_bytes=config.max_body_bytes, timeout_seconds=float(config.timeout_seconds)

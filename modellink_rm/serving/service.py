@@ -39,6 +39,7 @@ class ScoringService:
 
     Attributes:
         model_name: as answers call the model.
+        step_aggregate: how the probabilities of steps make the score of a response.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class ScoringService:
         *,
         rows_per_second: Callable[[], float],
         model_name: str,
+        step_aggregate: str = "min",
     ) -> None:
-        self.model_name = model_name
+        self.model_name, self.step_aggregate = model_name, step_aggregate
         self._reader, self._waiting, self._metrics = reader, waiting, metrics
         self._rows_per_second = rows_per_second
         # One thread: tokenizers and chat templates take turns anyway, and the event loop goes on.
@@ -69,7 +71,9 @@ class ScoringService:
         return await asyncio.get_running_loop().run_in_executor(self._encoding, call, self._reader)
 
     async def scores(self, inputs: Sequence[Encoded]) -> list[list[float]]:
-        """The scores of each input's sequences; a caller that is cancelled costs nothing more.
+        """The scores of each input's sequences, or the log-odds that its steps are right.
+
+        A caller that is cancelled costs nothing more.
 
         Raises:
             TooManyResponsesError: there will never be room for them.
@@ -79,14 +83,18 @@ class ScoringService:
             RuntimeError: scoring failed.
         """
         self._metrics.count_truncated(sum(one.is_truncated for one in inputs))
-        job = await self._scored([ids for one in inputs for ids in one.sequences])
+        job = await self._scored(inputs)
         scores = iter(job.scores)
-        return [[next(scores) for _ in one.sequences] for one in inputs]
+        return [[score for _ in one.sequences for score in next(scores)] for one in inputs]
 
-    async def _scored(self, sequences: Sequence) -> Job:  # type: ignore[type-arg]
+    async def _scored(self, inputs: Sequence[Encoded]) -> Job:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        job = Job(sequences, lambda job: _tell(loop, done))
+        job = Job(
+            [ids for one in inputs for ids in one.sequences],
+            lambda job: _tell(loop, done),
+            step_ends=[one.step_ends for one in inputs for _ in one.sequences],
+        )
         if not job.sequences:
             return job
         if len(job.sequences) > self._waiting.max_rows:

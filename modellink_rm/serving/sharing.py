@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from modellink_rm.dataset.example import Example, Response
 
 Ids = NDArray[np.int32]
+Ends = tuple[int, ...] | None  # of the steps of a sequence; None for one that is scored at its end
 # A shorter beginning, such as a BOS and a role, is not worth a segment of its own.
 _SHORTEST_PREFIX = 8
 
@@ -32,9 +33,19 @@ class Group:
     num_shared: int
     num_tokens: int
 
-    def example(self, sequences: Sequence[Ids], index: int) -> Example:
-        """The group as the model takes it."""
-        return Example(index, tuple(Response(sequences[member], self.num_shared) for member in self.members))
+    def example(self, sequences: Sequence[Ids], ends: Sequence[Ends], index: int) -> Example:
+        """The group as the model takes it.
+
+        Args:
+            ends: of the steps of each sequence.
+        """
+        return Example(
+            index,
+            tuple(
+                Response(sequences[member], self.num_shared, step_ends=ends[member])
+                for member in self.members
+            ),
+        )
 
 
 def group_sequences(sequences: Sequence[Ids], *, max_tokens: int, shares: bool) -> list[Group]:

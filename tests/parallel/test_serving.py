@@ -44,7 +44,7 @@ def scores_of_a_server(records: list[dict[str, Any]], options: dict[str, Any]) -
         engine.stop()
         engine.run()
     assert len(delivered) == len(jobs)
-    return [job.scores for job in jobs]
+    return [[score for (score,) in job.scores] for job in jobs]
 
 
 @pytest.mark.parametrize(

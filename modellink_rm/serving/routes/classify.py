@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, model_validator
 
+from modellink_rm.metrics.steps import probability_of
 from modellink_rm.serving.inputs import Encoded, InputReader
 from modellink_rm.serving.routes.openai import Ids, Input, InputRequest, encoded, listed
 from modellink_rm.serving.service import ScoringService
@@ -41,7 +42,7 @@ class ClassifyRequest(InputRequest):
             )
         return self
 
-    def encoded(self, reader: InputReader, route: str) -> list[Encoded]:
+    def encoded(self, reader: InputReader, route: str, *, takes_steps: bool = False) -> list[Encoded]:
         """The token ids of what is asked.
 
         Raises:
@@ -59,6 +60,7 @@ class ClassifyRequest(InputRequest):
             route=route,
             adds_bos=self.add_special_tokens,
             last_tokens=self.truncate_prompt_tokens,
+            takes_steps=takes_steps,
         )
 
 
@@ -72,11 +74,11 @@ class Classification(BaseModel):
 
 
 class Pooled(BaseModel):
-    """The score of one input, as pooled data."""
+    """The score of one input, as pooled data; of a model of steps both labels' probabilities of each."""
 
     index: int
     object: str = "pooling"
-    data: list[float]
+    data: list[float] | list[list[float]]
 
 
 def routes(service: ScoringService) -> APIRouter:
@@ -99,12 +101,22 @@ def routes(service: ScoringService) -> APIRouter:
     @router.post("/pooling")
     async def pooling(body: ClassifyRequest) -> Any:
         """The scores of rendered conversations, as vLLM's pooled data."""
-        inputs = await service.read(lambda reader: body.encoded(reader, "/pooling"))
-        scores = [found[0] for found in await service.scores(inputs)]
-        data = [Pooled(index=index, data=[score]).model_dump() for index, score in enumerate(scores)]
+        inputs = await service.read(lambda reader: body.encoded(reader, "/pooling", takes_steps=True))
+        found = zip(inputs, await service.scores(inputs), strict=True)
+        data = [
+            Pooled(index=index, data=_pooled(one, scores)).model_dump()
+            for index, (one, scores) in enumerate(found)
+        ]
         return JSONResponse(listed("pool", service.model_name, data, inputs))
 
     return router
+
+
+def _pooled(one: Encoded, scores: list[float]) -> list[float] | list[list[float]]:
+    """The score, or (wrong, right) of each step, as vLLM's pooling type STEP gives them."""
+    if one.step_ends is None:
+        return scores
+    return [[probability_of(-score), probability_of(score)] for score in scores]
 
 
 def _embeddings(body: ClassifyRequest, inputs: list[Encoded], scores: list[float]) -> Any:

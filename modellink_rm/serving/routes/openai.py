@@ -30,18 +30,26 @@ class InputRequest(BaseModel):
 
 
 def encoded(
-    reader: InputReader, given: Input, *, route: str, adds_bos: bool = True, last_tokens: int | None = None
+    reader: InputReader,
+    given: Input,
+    *,
+    route: str,
+    adds_bos: bool = True,
+    last_tokens: int | None = None,
+    takes_steps: bool = False,
 ) -> list[Encoded]:
-    """The token ids of an input's texts, or its ids.
+    """The token ids of an input's texts, or its ids; the arguments are those of `InputReader.rendered`.
 
     Raises:
         RecordError: one cannot be scored.
     """
     items = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
     return [
-        reader.rendered(item, route=route, adds_bos=adds_bos, last_tokens=last_tokens)
+        reader.rendered(
+            item, route=route, adds_bos=adds_bos, last_tokens=last_tokens, takes_steps=takes_steps
+        )
         if isinstance(item, str)
-        else reader.ids(item, last_tokens=last_tokens)  # type: ignore[arg-type]
+        else reader.ids(item, last_tokens=last_tokens, takes_steps=takes_steps)  # type: ignore[arg-type]
         for item in items
     ]
 

@@ -6,25 +6,31 @@ from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from modellink_rm.metrics.steps import AGGREGATES, probability_of
 from modellink_rm.records import RecordError
 from modellink_rm.serving.inputs import Encoded, InputReader
 from modellink_rm.serving.service import ScoringService
 
 Message = dict[str, Any]
-_FORMS = ({"messages"}, {"prompt", "response"}, {"prompt", "responses"}, {"prompt", "chosen", "rejected"})
+_FORMS = (
+    *({"messages"}, {"prompt", "response"}, {"prompt", "responses"}, {"prompt", "chosen", "rejected"}),
+    {"prompt", "completions"},
+)
 _FORMS_TEXT = (
-    "messages; prompt and response; prompt and responses; or chosen and rejected, with or without prompt"
+    "messages; prompt and response; prompt and responses; chosen and rejected, with or without prompt; or "
+    "prompt and completions"
 )
 _EXAMPLES: list[Any] = [
     {"messages": [{"role": "user", "content": "Name a prime."}, {"role": "assistant", "content": "7"}]},
     {"prompt": "Name a prime.", "response": "7"},
     {"prompt": "Name a prime.", "responses": ["7", "8"]},
     {"prompt": "Name a prime.", "chosen": "7", "rejected": "8"},
+    {"prompt": "Name a prime.", "completions": ["8 has the divisor 2.", "7 has none: 7."]},
 ]
 
 
 class Conversation(BaseModel):
-    """A conversation with one answer or several, in one of four forms."""
+    """A conversation with one answer or several, or with an answer in steps."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": _EXAMPLES})
 
@@ -34,6 +40,7 @@ class Conversation(BaseModel):
     responses: list[str | Message] | None = Field(None, description="several answers to one prompt")
     chosen: str | Message | list[Message] | None = Field(None, description="the preferred answer of a pair")
     rejected: str | Message | list[Message] | None = Field(None, description="the other answer of a pair")
+    completions: list[str] | None = Field(None, description="the steps of one answer, for a model of steps")
     system: str | None = Field(None, description="the system text, where no message has it")
     tools: str | list[Any] | None = Field(None, description="descriptions of tools, as in the training data")
 
@@ -51,11 +58,13 @@ class Scores(BaseModel):
     Attributes:
         score: of its answer.
         scores: of its answers, in their order; of a pair the chosen one's first.
+        step_scores: of an answer in steps, the probability that each is right.
         truncated: tokens were cut, as in training.
     """
 
     score: float | None = None
     scores: list[float] | None = None
+    step_scores: list[float] | None = None
     truncated: bool | None = None
 
 
@@ -80,7 +89,7 @@ def routes(service: ScoringService) -> APIRouter:
         )
         scores = await service.scores(inputs)
         answers = [
-            _answer(conversation, one, found)
+            _answer(conversation, one, found, aggregate=service.step_aggregate)
             for conversation, one, found in zip(conversations, inputs, scores, strict=True)
         ]
         return JSONResponse(answers if isinstance(body, list) else answers[0])
@@ -105,7 +114,12 @@ def _encoded(reader: InputReader, conversations: list[Conversation], *, names: b
     return inputs
 
 
-def _answer(conversation: Conversation, encoded: Encoded, scores: list[float]) -> dict[str, Any]:
+def _answer(
+    conversation: Conversation, encoded: Encoded, scores: list[float], *, aggregate: str
+) -> dict[str, Any]:
     is_single = conversation.responses is None and conversation.chosen is None
     answer: dict[str, Any] = {"score": scores[0]} if is_single else {"scores": scores}
+    if encoded.step_ends is not None:
+        steps = [probability_of(score) for score in scores]
+        answer = {"score": AGGREGATES[aggregate](steps), "step_scores": steps}
     return {**answer, "truncated": True} if encoded.is_truncated else answer

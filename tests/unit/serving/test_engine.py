@@ -83,7 +83,7 @@ def test_every_job_gets_its_own_scores_in_its_order(running: Running) -> None:
     jobs = [running.add(*lengths, first=10_000 * n) for n, lengths in enumerate([(30, 5), (90,), (7, 7, 7)])]
     running.start()
     running.end()
-    assert [job.scores for job in jobs] == [[30, 5], [90], [7, 7, 7]]
+    assert [job.scores for job in jobs] == [[(30,), (5,)], [(90,)], [(7,)] * 3]
     assert sorted(map(id, running.delivered)) == sorted(map(id, jobs))
 
 

@@ -86,7 +86,7 @@ def test_a_full_queue_is_429_with_the_time_to_try_again(
         fits = asyncio.ensure_future(client.post("/v1/score", json=ONE))
         await app.until_waiting(4)
         for row in app.waiting.take(1000, seconds=0):
-            row.job.set_score(row.place, 0.5)
+            row.job.set_scores(row.place, (0.5,))
         return refused, await first, await fits
 
     refused, first, fits = app.run(ask)
@@ -117,7 +117,7 @@ def test_a_score_that_is_not_finite_is_500(reader: InputReader) -> None:
         waits = asyncio.ensure_future(client.post("/v1/score", json=ONE))
         await app.until_waiting(1)
         (row,) = app.waiting.take(1000, seconds=0)
-        row.job.set_score(0, float("nan"))
+        row.job.set_scores(0, (float("nan"),))
         return await waits
 
     assert answer_of(app.run(ask)) == (500, "a score is not finite")

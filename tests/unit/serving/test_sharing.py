@@ -20,7 +20,7 @@ def test_a_prompt_with_64_answers_is_computed_once() -> None:
     (group,) = group_sequences(sequences, max_tokens=10_000, shares=True)
     assert (group.members, group.num_shared) == (tuple(range(64)), 200)
     assert group.num_tokens == 200 + 64 * 10
-    example = group.example(sequences, 3)
+    example = group.example(sequences, [None] * 64, 3)
     assert (example.index, {one.num_prompt_tokens for one in example.responses}) == (3, {200})
 
 

@@ -90,16 +90,16 @@ def test_a_take_that_waits_returns_at_once_when_it_is_woken() -> None:
 
 
 def test_a_job_is_delivered_once_with_its_last_score() -> None:
-    delivered: list[list[float]] = []
+    delivered: list[list[tuple[float, ...]]] = []
     job = job_of(1, 1, deliver=lambda job: delivered.append(list(job.scores)))
-    job.set_score(1, 2.0)
+    job.set_scores(1, (2.0, 3.0))
     assert delivered == []
-    job.set_score(0, 1.0)
+    job.set_scores(0, (1.0,))
     job.fail(RuntimeError("too late"))
-    assert (delivered, job.error) == ([[1.0, 2.0]], None)
+    assert (delivered, job.error) == ([[(1.0,), (2.0, 3.0)]], None)
 
 
 def test_a_score_that_is_not_finite_fails_its_job() -> None:
     job = job_of(1)
-    job.set_score(0, float("nan"))
+    job.set_scores(0, (1.0, float("nan")))
     assert isinstance(job.error, NotFiniteError)
