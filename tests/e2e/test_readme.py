@@ -83,7 +83,6 @@ REFUSED_FLAGS = {
     "--mix-strategy",
     "--interleave-probs",
     "--reward-tokens",
-    "--placeholder-token",
 }
 _FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -226,7 +225,7 @@ def test_checkpoints_page_shows_every_field_of_the_contract() -> None:
     shown = next(json.loads(text) for kind, text in _FENCE.findall(page) if kind == "json")
     names = [field.name for field in dataclasses.fields(InferenceContract)]
     # Which are there where the model has them, and the page says so.
-    optional = ["attributes", "normalization"]
+    optional = ["attributes", "placeholder_token", "normalization"]
     assert [*shown, *optional] == names
     assert all(f'`"{name}"`' in page for name in optional)
     template = TEMPLATES[shown["prompt_type"]]

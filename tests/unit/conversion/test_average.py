@@ -11,7 +11,6 @@ import pytest
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.contract import write_normalization
 from modellink_rm.checkpoint.files import FILES_NAME, describe_files, files_json
-from modellink_rm.checkpoint.layout import FORMAT_VERSION
 from modellink_rm.config.average import AverageConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.conversion.average import AveragePlan, plan_average
@@ -86,18 +85,6 @@ def test_checkpoint_that_differs_where_a_mean_means_nothing_is_refused(
     with pytest.raises(UserError, match=message) as refused:
         plan(tmp_path, CHECKPOINT, other)
     assert str(other) in str(refused.value)
-
-
-def test_adapters_are_refused_with_what_has_a_mean(tmp_path: Path) -> None:
-    def adapt(run: dict[str, Any]) -> None:
-        names = ("shape", "padded_vocab_size", "post_layer_norm", "head_bias")
-        lora = {"rank": 4, "alpha": 8.0, "targets": ["self_attn.q_proj"]}
-        run["spec"] = {**{name: run.pop(name) for name in names}, "lora": lora}
-        run["format_version"] = FORMAT_VERSION
-
-    other = edited(tmp_path / "other", "run.json", adapt)
-    with pytest.raises(UserError, match=r"holds adapters.*export --merge"):
-        plan(tmp_path, CHECKPOINT, other)
 
 
 def test_normalization_is_left_out_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
