@@ -40,7 +40,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-base = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels=1, dtype="auto")
+base = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels={outputs}, dtype="auto")
 model = PeftModel.from_pretrained(base, DIRECTORY).eval()
 with torch.no_grad():
     print(model(input_ids=ids).logits[0, 0].item())
@@ -118,4 +118,10 @@ def _card(plan: ModelPlan, contract: InferenceContract) -> str:
     base, template = plan.source.reference.path, ""
     if contract.prompt_type is not None:
         template = f" Prompts are rendered by the template {contract.prompt_type}, see {CONTRACT_NAME}."
-    return _CARD.format(base=base, lora=plan.spec.lora, version=__version__, template=template)
+    return _CARD.format(
+        base=base,
+        lora=plan.spec.lora,
+        version=__version__,
+        template=template,
+        outputs=plan.spec.num_outputs,
+    )

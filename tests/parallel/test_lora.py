@@ -108,6 +108,7 @@ def last(directory: Path) -> Path:
     return directory / f"iter_{NUM_STEPS:07d}"
 
 
+@pytest.mark.full
 def test_checkpoint_holds_what_is_trained_alone(base: Path, workers: Workers, tmp_path: Path) -> None:
     run = run_lora(workers, base, tmp_path / "run")
     from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -132,7 +133,7 @@ def test_checkpoint_holds_what_is_trained_alone(base: Path, workers: Workers, tm
 @pytest.mark.parametrize(
     ("size", "flags"),
     [
-        ("tp2_distributed", f"{LORA} --bf16"),
+        full("tp2_distributed", f"{LORA} --bf16"),
         full("one", f"{LORA} --lora-dropout 0.2"),
         full("tp2", f"{LORA} --lora-dropout 0.2"),
         full("pp2", LORA),
@@ -175,6 +176,7 @@ def test_run_continues_at_another_parallel_size(
         torch.testing.assert_close(resumed.weights[name], weight, atol=1e-3, rtol=1e-3, msg=name)
 
 
+@pytest.mark.full
 def test_adapters_follow_their_model_and_refuse_another(base: Path, workers: Workers, tmp_path: Path) -> None:
     shutil.copytree(base / "model", tmp_path / "model")
     for file in base.glob("pairs*"):
@@ -199,7 +201,7 @@ def test_adapters_follow_their_model_and_refuse_another(base: Path, workers: Wor
         scores_on_rank(str(tmp_path / "other"), str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("size", ["tp2", full("one"), full("pp2")])
+@pytest.mark.parametrize("size", [full("tp2"), full("one"), full("pp2")])
 def test_directory_in_pefts_form_gives_the_scores_of_the_checkpoint(
     size: str, base: Path, workers: Workers, tmp_path: Path
 ) -> None:
@@ -233,7 +235,7 @@ def test_peft_opens_the_directory_to_equal_scores(base: Path, workers: Workers, 
 @pytest.mark.parametrize(
     ("size", "flags"),
     [
-        ("tp2", LORA),
+        full("tp2", LORA),
         full("one", f"{LORA} --load-in-4bit"),
         full("pp2", f"{LORA} --bf16"),
         full("one", f"{LORA} --lora-target-modules k_proj up_proj o_proj"),
@@ -253,7 +255,7 @@ def test_merged_model_gives_the_scores_of_the_checkpoint(
     assert scores(workers, tmp_path / "merged") == pytest.approx(expected, abs=tolerance)
 
 
-@pytest.mark.parametrize("size", ["tp2", full("pp2")])
+@pytest.mark.parametrize("size", [full("tp2"), full("pp2")])
 def test_weights_in_4_bits_are_trained_above_as_their_dense_form(
     size: str, base: Path, workers: Workers, tmp_path: Path
 ) -> None:
@@ -324,6 +326,7 @@ def state_on_rank(base: str) -> tuple[int, int, list[str]]:
         ),
         ("--lora-r 4 --lora-dropout 1", r"--lora-dropout must lie in \[0, 1\), got 1.0"),
         ("--lora-r 4 --load-adapter {base}/model", "is neither PEFT's directory"),
+        ("--lora-r 4 --freeze-base", "--freeze-base and --train-last-n-layers are about the model's own"),
     ],
 )
 def test_flags_that_cannot_work_are_refused_before_processes_start(
