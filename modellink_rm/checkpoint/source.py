@@ -23,7 +23,7 @@ from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.model.adapting import agreed, check_quantized_sizes, new_adapters
+from modellink_rm.model.adapter_targets import agreed, check_quantized_sizes, new_adapters
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.fits import check_parallel_fits_shape
 from modellink_rm.model.resolve import padded_vocab_size, resolve_shape
@@ -182,6 +182,10 @@ def _opened_checkpoint(checkpoint: CheckpointInfo, base_elsewhere: str | None) -
         UserError: that model is not where it was, or is another one now.
     """
     reference = checkpoint.run.base
+    if (reference is None) != (checkpoint.run.spec.lora is None):
+        raise UserError(
+            f"{checkpoint.path}: its run.json is damaged (adapters without a base, or the reverse)"
+        )
     if reference is None:
         return ModelSource(checkpoint=checkpoint)
     place = reference.path

@@ -121,6 +121,11 @@ def _checkpoint_of(source: ModelSource) -> CheckpointInfo:
         raise UserError(
             f"{source.name} is no checkpoint of this tool; `python -m modellink_rm import` makes one of it"
         )
+    if source.base is not None:
+        raise UserError(
+            f"{source.name} holds adapters, and a mean of A and one of B are no mean of their products; "
+            "`python -m modellink_rm export --merge` and then `import` make a checkpoint of the whole model"
+        )
     return source.checkpoint
 
 

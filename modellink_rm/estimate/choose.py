@@ -15,7 +15,7 @@ from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.estimate.gpus import GIB, Cluster
 from modellink_rm.estimate.memory import CPU, CUDA, Memory, Workload, largest_micro_batch, memory_of
 from modellink_rm.estimate.step_time import StepTime, step_time
-from modellink_rm.model.adapting import new_adapters
+from modellink_rm.model.adapter_targets import new_adapters
 from modellink_rm.model.fits import check_parallel_fits_shape
 from modellink_rm.model.resolve import padded_vocab_size
 from modellink_rm.model.shape import ModelShape

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.model.adapting import adapted_linears, linear_orders, updated_matrices
+from modellink_rm.model.adapter_targets import linear_orders
+from modellink_rm.model.adapting import adapted_linears, updated_matrices
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.tensors import EMBEDDING, FINAL_LAYERNORM, StoredTensor
 from modellink_rm.model.spec import EXPERTS_INFIX, ModelSpec

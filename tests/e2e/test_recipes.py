@@ -17,7 +17,7 @@ from modellink_rm.config.run import RunConfig
 from modellink_rm.estimate.choose import USABLE_SHARE
 from modellink_rm.estimate.gpus import GIB
 from modellink_rm.estimate.memory import CUDA, Workload, largest_micro_batch, memory_of
-from modellink_rm.model.adapting import new_adapters
+from modellink_rm.model.adapter_targets import new_adapters
 from modellink_rm.model.fits import check_data_fits_shape, check_parallel_fits_shape
 from modellink_rm.model.resolve import padded_vocab_size
 from modellink_rm.model.shape import ModelShape

@@ -15,7 +15,7 @@ from modellink_rm.checkpoint.hf.gather import is_writer
 from modellink_rm.checkpoint.hf.stream import SafetensorsWriter, TensorType
 from modellink_rm.checkpoint.peft.directory import CONFIG_FILE, TENSORS_FILE
 from modellink_rm.checkpoint.peft.names import WRAPPED, adapted, stored_tensors
-from modellink_rm.model.adapting import shortest_names
+from modellink_rm.model.adapter_targets import shortest_names
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.model.spec import ModelSpec

@@ -9,7 +9,7 @@ from modellink_rm.adapters.lora import Lora
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.peft.names import adapted, expected_shapes, own_tensors, stored_tensors
 from modellink_rm.config.lora import LoraConfig
-from modellink_rm.model.adapting import new_adapters, shortest_names, targets_of
+from modellink_rm.model.adapter_targets import new_adapters, shortest_names, targets_of
 from modellink_rm.model.families.registry import shape_from_config
 from modellink_rm.model.spec import ModelSpec
 from tests.parity.family_cases import CASES

@@ -10,7 +10,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.estimate.memory import CUDA, Memory, Workload, memory_of
 from modellink_rm.estimate.parameters import parameters_of_stage
-from modellink_rm.model.adapting import new_adapters
+from modellink_rm.model.adapter_targets import new_adapters
 from modellink_rm.model.spec import ModelSpec
 from tests.unit.estimate.shapes import LLAMA_8B
 
