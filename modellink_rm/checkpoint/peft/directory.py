@@ -81,7 +81,8 @@ class PeftDirectory:
         }
         values = {name: self.config.get(name) for name in ("r", "lora_alpha", "lora_dropout")}
         rank, alpha, dropout = values.values()
-        if type(rank) is not int or type(alpha) not in (int, float) or not targets:
+        are_numbers = type(rank) is int and all(type(one) in (int, float) for one in (alpha, dropout or 0))
+        if not are_numbers or not targets:
             raise UserError(f"{self.directory / CONFIG_FILE} or {TENSORS_FILE} is damaged: {values}")
         lora = Lora(
             rank=rank,
