@@ -74,3 +74,20 @@ def test_two_replicas_equal_one_process(
         # What is trained on is the mean over the examples, whatever data set they are of.
         losses = [theirs[f"train/{name}/loss"] for name in ("large", "small")]
         assert theirs["loss"] == pytest.approx(sum(map(operator.mul, losses, numbers)) / 5)
+
+
+@pytest.mark.full
+def test_resumed_mixture_reads_on_where_it_was_left_at_any_parallel_size(
+    two: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    weights = ["--data-path", "3", str(tmp_path / "large"), "1", str(tmp_path / "small")]
+    argv = [*two, *weights, "--train-iters", "6", "--save-interval", "3"]
+    whole = run_training(workers, 1, argv, tmp_path / "run")
+    columns = ("loss", "train/large/loss", "train/small/accuracy", "train/large/examples")
+    assert sum(row["train/large/examples"] for row in whole.steps) in (22, 23)  # of 30, three quarters
+    for world_size, tolerance in ((1, 0.0), (2, 1e-5)):
+        (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("3\n")
+        resumed = run_training(workers, world_size, [*argv, "--auto-resume"], tmp_path / "run", saves=False)
+        for name in columns:
+            expected = [row.get(name) for row in whole.steps]
+            assert [row.get(name) for row in resumed.steps] == pytest.approx(expected, abs=tolerance)

@@ -38,6 +38,10 @@ SIZES = {
     "pp2_vpp2": (2, VPP2),
     "dp2": (2, ""),
     "dp2_distributed": (2, "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather"),
+    "pp2_dp2_overlap": (
+        4,
+        f"{PP2} --use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather",
+    ),
     "cp2": (2, "--context-parallel-size 2"),
 }
 

@@ -22,6 +22,8 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--reference .", "--data is needed"),
         ("--families qwen3", "--families needs --peer-python trl=PATH"),
         (f"--families qwen3 --peer-python orlhf={sys.executable}", "--families needs --peer-python trl=PATH"),
+        ("--losses", "--losses openrlhf=PATH too; got nothing"),
+        (f"--losses hinge --peer-python trl={sys.executable}", "loss of --losses 'hinge'"),
         (f"--families nonsuch --peer-python trl={sys.executable}", r"--families nonsuch: .*choices: llama-2"),
         (f"--families internlm2 --peer-python trl={sys.executable}", "--families internlm2: "),
     ],

@@ -46,3 +46,30 @@ def test_micro_batches_of_others_divide_the_batch(train: Any) -> None:
     assert train.parse_arguments([*words, "8"]).peer_micro_batch_size == 8
     with pytest.raises(UserError, match="--peer-micro-batch-size 5 does not divide --batch-size 32"):
         train.parse_arguments([*words, "5"])
+
+
+def test_rankings_have_their_own_responses_first_and_those_of_the_pairs_after(train: Any) -> None:
+    pairs = [
+        {
+            "conversations": [{"from": "human", "value": f"q{number}"}],
+            "chosen": {"from": "gpt", "value": f"good{number}"},
+            "rejected": {"from": "gpt", "value": f"bad{number}"},
+        }
+        for number in range(3)
+    ]
+    first, *_, last = train.rankings_of(pairs, 4)
+    assert first["prompt"] == [{"role": "user", "content": "q0"}]
+    assert first["responses"] == ["good0", "bad0", "good1", "bad1"]
+    assert first["ranks"] == [1, 2, 3, 4]
+    assert last["responses"] == ["good2", "bad2", "good0", "bad0"]
+
+
+def test_others_get_every_pair_of_a_prompt(train: Any) -> None:
+    words = ["--reference", "r", "--data", "d", "--batch-size", "4", "--responses"]
+    arguments = train.parse_arguments([*words, "4", "--peer-micro-batch-size", "8"])
+    setting = train.Setting(arguments, Path(), Path(), [])
+    assert setting.pairs_of_a_step == 24
+    with pytest.raises(UserError, match="--peer-micro-batch-size 7 does not divide --batch-size 4 x 6 pairs"):
+        train.parse_arguments([*words, "4", "--peer-micro-batch-size", "7"])
+    with pytest.raises(UserError, match="--responses 1: a pair has 2"):
+        train.parse_arguments([*words, "1"])
