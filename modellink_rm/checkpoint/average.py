@@ -1,5 +1,6 @@
 """The mean of the weights of several checkpoints, a layer at a time: never two models in memory."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 
 from modellink_rm.checkpoint.distributed import load_in_place
 from modellink_rm.checkpoint.layout import CheckpointInfo
+from modellink_rm.checkpoint.pieces import parts_of
 from modellink_rm.checkpoint.state import sharded_weights
 from modellink_rm.checkpoint.verify import reading
 from modellink_rm.model.spec import LAYER_PREFIX
@@ -57,7 +59,7 @@ def _average(
     totals = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in tensors]
     for checkpoint, share in zip(checkpoints, shares, strict=True):
         with reading(checkpoint, ranks, verifies=False):
-            load_in_place(_tensors_of(chunks, block), checkpoint.path, is_whole=False)
+            load_in_place(_pieces_of(chunks, block), checkpoint.path, is_whole=False)
         for total, tensor in zip(totals, tensors, strict=True):
             total.add_(tensor, alpha=share)
     for total, tensor in zip(totals, tensors, strict=True):
@@ -74,6 +76,25 @@ def _block_of(name: str) -> str:
     if not name.startswith(LAYER_PREFIX):
         return name
     return LAYER_PREFIX + name.removeprefix(LAYER_PREFIX).split(".", 1)[0]
+
+
+def _pieces_of(chunks: Sequence[Any], block: Block | None) -> dict[str, ShardedTensor]:
+    """The tensors of a block as pieces of those of a checkpoint, which hold all layers.
+
+    A process that is alone could not describe one layer as its part of a regular grid: megatron-core 0.16.1,
+    dist_checkpointing/strategies/torch.py, takes the others for its own too.
+    """
+    parts = [part for tensor in _tensors_of(chunks, block).values() for part in parts_of(tensor)]
+    return {str(number): _as_piece(part) for number, part in enumerate(parts)}
+
+
+def _as_piece(part: ShardedTensor) -> ShardedTensor:
+    assert part.data is not None
+    leading = (1,) * part.prepend_axis_num
+    shape = (*leading, *part.local_shape)
+    return dataclasses.replace(
+        part, data=part.data.view(shape), local_shape=shape, axis_fragmentations=None, prepend_axis_num=0
+    )
 
 
 def _tensors_of(chunks: Sequence[Any], block: Block | None) -> dict[str, Any]:

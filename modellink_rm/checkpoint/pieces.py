@@ -65,7 +65,7 @@ def _pieces_of(optimizer: Any, weights: dict[str, Any], *, by_layer: bool) -> It
             for parameter, ranges in bucket["param_map"].items():
                 held = ranges["param"]
                 states = _states_of(optimizer, parameter)
-                for part in _parts_of(described[parameter]):
+                for part in parts_of(described[parameter]):
                     whole = named_by_layer(part) if by_layer else part
                     yield from _pieces_of_part(whole, parameter, held.start, held.end, states)
 
@@ -78,7 +78,7 @@ def _states_of(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
     return {name: states[name] for name in _STATES}
 
 
-def _parts_of(described: ShardedTensor | ShardedTensorFactory) -> list[ShardedTensor]:
+def parts_of(described: ShardedTensor | ShardedTensorFactory) -> list[ShardedTensor]:
     """The tensors of a checkpoint that a parameter is stored as: one, or gate and up apart."""
     if isinstance(described, ShardedTensorFactory):
         return list(nested_values({"parts": described.build()}))

@@ -39,27 +39,30 @@ def weights_of(
     return run_training(workers, 1, [*arguments, *flags.split()], directory, saves=False).weights
 
 
+Run = tuple[Path, dict[str, torch.Tensor]]  # its last checkpoint, and the weights that this holds
+
+
 @pytest.fixture(scope="module")
-def runs(arguments: list[str], workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs from one model, one of them over two pipeline stages, and the checkpoints of a third."""
+def runs(arguments: list[str], workers: Workers, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Two runs from one model, one of them over two pipeline stages."""
     directory = tmp_path_factory.mktemp("runs")
     found = []
     for seed, size in ((1, 1), (2, 2)):
         words = f"--seed {seed} --eval-iters 0 --pipeline-model-parallel-size {size}"
-        run_training(workers, size, [*arguments, *words.split()], directory / str(seed))
-        found.append(directory / str(seed) / f"iter_{NUM_STEPS:07d}")
+        run = run_training(workers, size, [*arguments, *words.split()], directory / str(seed))
+        found.append((directory / str(seed) / f"iter_{NUM_STEPS:07d}", run.weights))
     return found
 
 
 @pytest.mark.parametrize("size", [full("one"), full("dp2"), full("tp2"), "pp2"])
 def test_weights_are_the_weighted_means_of_those_of_the_checkpoints(
-    size: str, arguments: list[str], runs: list[Path], workers: Workers, tmp_path: Path
+    size: str, arguments: list[str], runs: list[Run], workers: Workers, tmp_path: Path
 ) -> None:
     number, sizes = SIZES[size]
     output = tmp_path / "mean"
-    words = [str(path) for path in runs]
+    (first, one), (second, two) = runs
+    words = [str(first), str(second)]
     workers.run(average_on_rank, number, words, str(output), {"weights": (3.0, 1.0)}, sizes)
-    one, two = (weights_of(path, arguments, workers, tmp_path / path.parent.name) for path in runs)
     mean = weights_of(output, arguments, workers, tmp_path / "read")
     assert any(not torch.equal(one[name], two[name]) for name in mean)
     for name, weight in mean.items():
@@ -69,7 +72,7 @@ def test_weights_are_the_weighted_means_of_those_of_the_checkpoints(
 
 @pytest.mark.full
 def test_mean_of_equal_weights_is_bitwise_theirs_and_keeps_the_contract(
-    arguments: list[str], runs: list[Path], workers: Workers, tmp_path: Path
+    arguments: list[str], workers: Workers, tmp_path: Path
 ) -> None:
     """Also in bfloat16, and of three, whose shares have no exact number."""
     flags = "--bf16 --lr 0 --save-interval 1 --train-iters 3 --prompt-type llama2"
@@ -100,11 +103,11 @@ def refusal(load: list[str], output: Path) -> str:
 
 
 def test_checkpoints_that_do_not_belong_together_are_refused(
-    arguments: list[str], runs: list[Path], workers: Workers, tmp_path: Path
+    arguments: list[str], runs: list[Run], tmp_path: Path
 ) -> None:
-    one, two = map(str, runs)
+    one, two = (str(path) for path, _ in runs)
     output = tmp_path / "mean"
-    assert "is given twice" in refusal([one, str(runs[0].parent)], output)
+    assert "is given twice" in refusal([one, str(runs[0][0].parent)], output)
     assert f"--output {tmp_path} is there already" in refusal([one, two], tmp_path)
     model = arguments[arguments.index("--load") + 1]
     assert "is no checkpoint of this tool" in refusal([one, model], output)
