@@ -84,6 +84,7 @@ class PeftDirectory:
         are_numbers = type(rank) is int and all(type(one) in (int, float) for one in (alpha, dropout or 0))
         if not are_numbers or not targets:
             raise UserError(f"{self.directory / CONFIG_FILE} or {TENSORS_FILE} is damaged: {values}")
+        assert isinstance(rank, int)
         lora = Lora(
             rank=rank,
             alpha=float(alpha),  # type: ignore[arg-type]
