@@ -16,6 +16,7 @@ class Shape:
     num_heads: int
     num_groups: int
     head_dim: int
+    vocab_size: int = 0
 
     @property
     def key_value_weights(self) -> int:
@@ -53,7 +54,13 @@ def read_shape(directory: Path) -> Shape:
         num_heads=heads,
         num_groups=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        vocab_size=config["vocab_size"],
     )
+
+
+def head_flops(shape: Shape, num_tokens: int) -> int:
+    """Operations of a language model's head in one forward and backward pass over predicted tokens."""
+    return 3 * 2 * shape.hidden_size * shape.vocab_size * num_tokens
 
 
 def training_flops(

@@ -205,7 +205,7 @@ def measured(
     num_timed = TIMED_STEPS if prompt + answer < LONG else 1
     rows_per_run = num_pairs * (num_timed + 1)
     words = trainer_words(work, prompt=prompt, answer=answer, num_rows=rows_per_run)
-    words += ["--global-batch-size", str(num_pairs), *flags]
+    words += ["--stage", "rm", "--is-pairwise-dataset", "--global-batch-size", str(num_pairs), *flags]
     try:
         rows, peak = run_trainer(words, num_steps=num_timed + 1, work=work, num_processes=num_processes)
     except UserError as error:

@@ -68,7 +68,7 @@ def run_trainer(
         peak = run_measured(
             [
                 *(sys.executable, *(launcher if num_processes > 1 else [])),
-                *(str(ROOT / "pretrain_rm.py"), "--stage", "rm", "--is-pairwise-dataset"),
+                str(ROOT / "pretrain_rm.py"),
                 *("--split", "100,0,0", "--train-iters", str(num_steps + 1), "--save", save),
                 *words,
             ],

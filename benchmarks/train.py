@@ -17,6 +17,9 @@ products is measured between any two of them. Losses must agree, or the exit cod
 This trainer gets each prompt once with its K responses, the others get its K (K - 1) / 2 pairs spelled out;
 --batch-size then counts prompts.
 
+--stage dpo trains the language model itself on the pairs, beside TRL's DPOTrainer, whose reference is
+computed before training as ours is, and benchmarks/plain_dpo_loop.py.
+
 Words after `--` go to this trainer. --device cuda measures bfloat16 at sizes of use on a GPU. --lora RANK
 trains adapters of all linear layers and the head, ours and TRL's with PEFT, from the same adapter.
 """
@@ -63,6 +66,10 @@ MEMORY_GOAL = 0.6
 LORA_SPEED_GOALS = {"trl": 2.5}
 LORA_MEMORY_GOAL = 0.5
 LORA_TRAINERS = ("packed", "shared", "trl")
+# Of --stage dpo.
+DPO_SPEED_GOALS = {"trl": 2.5}
+DPO_MEMORY_GOAL = 0.5
+DPO_TRAINERS = ("packed", "shared", "trl", "plain_loop")
 SHARE_GOALS = {"cpu": 0.6, "cuda": 0.5}
 
 
@@ -112,7 +119,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--peer-python", action="append", default=[], metavar="NAME=PATH", help="use this python for a peer"
     )
-    parser.add_argument("--trainers", nargs="+", choices=LABELS, help="default all; with --lora TRL alone")
+    parser.add_argument("--stage", choices=("rm", "dpo"), default="rm", help="(default: %(default)s)")
+    parser.add_argument(
+        "--trainers", nargs="+", choices=LABELS, help="default all that have the stage; with --lora TRL alone"
+    )
     parser.add_argument("--steps", type=int, default=8, help="of each process (default: %(default)s)")
     parser.add_argument("--warm-up", type=int, default=2, help="first steps not timed (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="(default: %(default)s)")
@@ -157,9 +167,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
             f"{arguments.batch_size}{pairs}"
         )
     known = LORA_TRAINERS if arguments.lora else tuple(LABELS)
+    known = DPO_TRAINERS if arguments.stage == "dpo" else known
     arguments.trainers = arguments.trainers or list(known)
     if not set(arguments.trainers) <= set(known):
-        raise UserError(f"--lora compares {', '.join(known)}; leave others out of --trainers")
+        kind = "--stage dpo" if arguments.stage == "dpo" else "--lora"
+        raise UserError(f"{kind} compares {', '.join(known)}; leave others out of --trainers")
+    if arguments.stage == "dpo" and (arguments.lora or arguments.responses != 2):
+        raise UserError("--stage dpo is compared on pairs and whole models; leave --lora and --responses out")
     arguments.trainer_flags = trainer_flags
     return arguments
 
@@ -223,7 +237,11 @@ def prepare(arguments: argparse.Namespace, work: Path) -> Setting:
         raise UserError(f"--steps {arguments.steps} need {number} pairs, the data have {len(dataset)}")
     setting = Setting(arguments, work, model, [reader.read(dataset, row) for row in range(number)])
     pairs = [
-        {"chosen_ids": chosen.input_ids.tolist(), "rejected_ids": rejected.input_ids.tolist()}
+        {
+            "chosen_ids": chosen.input_ids.tolist(),
+            "rejected_ids": rejected.input_ids.tolist(),
+            "num_prompt_tokens": chosen.num_prompt_tokens,
+        }
         for example in setting.examples
         for chosen, rejected in itertools.combinations(example.responses, 2)
     ]
@@ -331,6 +349,7 @@ def print_goals(arguments: argparse.Namespace, figures: dict[str, Figures], peak
     goals = CUDA_SPEED_GOALS if arguments.device == "cuda" else SPEED_GOALS
     goals = goals if arguments.responses == 2 else RANKING_SPEED_GOALS
     goals = LORA_SPEED_GOALS if arguments.lora else goals
+    goals = DPO_SPEED_GOALS if arguments.stage == "dpo" else goals
     for name, goal in goals.items():
         if name in figures:
             ratio = shared.pairs_per_second / figures[name].pairs_per_second
@@ -340,6 +359,7 @@ def print_goals(arguments: argparse.Namespace, figures: dict[str, Figures], peak
     if "trl" in figures:
         memory = shared.peak_memory_mb / figures["trl"].peak_memory_mb
         goal = LORA_MEMORY_GOAL if arguments.lora else MEMORY_GOAL
+        goal = DPO_MEMORY_GOAL if arguments.stage == "dpo" else goal
         print(f"  {memory:5.2f} of TRL's peak memory (goal under {goal})")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flops import Stretch, read_shape, training_flops
+from flops import Stretch, head_flops, read_shape, training_flops
 from peers.environments import PEERS
 from processes import run_measured, run_trainer
 
@@ -19,6 +19,11 @@ HERE = Path(__file__).parent
 SEQ_LENGTH = 1024
 # Those whose gradients of several forward passes can add up to a step (transformers' Trainer).
 ACCUMULATING = ("trl", "llama_factory")
+STAGE_WORDS = {
+    "rm": ("--stage", "rm", "--is-pairwise-dataset", "--load-checkpoint-loosely"),
+    "dpo": ("--stage", "dpo"),
+}
+DPO_RUNNERS = {"trl": HERE / "peers" / "trl_dpo_runner.py", "plain_loop": HERE / "plain_dpo_loop.py"}
 
 
 @dataclass
@@ -79,7 +84,7 @@ def run_ours(setting: Setting, name: str) -> Run:
     arguments = setting.arguments
     rows, peak = run_trainer(
         [
-            *("--load", str(setting.model), "--load-checkpoint-loosely"),
+            *("--load", str(setting.model), *STAGE_WORDS[arguments.stage]),
             *("--data-path", str(setting.data), "--no-shuffle", "--seq-length", str(SEQ_LENGTH)),
             *("--global-batch-size", str(arguments.batch_size)),
             *("--max-tokens-per-micro-batch", str(arguments.max_tokens_per_micro_batch)),
@@ -105,7 +110,7 @@ def run_ours(setting: Setting, name: str) -> Run:
         device=arguments.device,
     )
     seconds = [setting.step_tokens(step) / row["tokens_per_second"] for step, row in enumerate(rows)]
-    flops = our_flops(setting, share_prefixes=name == "shared")
+    flops = our_flops(setting, share_prefixes=name == "shared") if arguments.stage == "rm" else []
     if "model_flops_per_second" in rows[0]:
         rates = [row["model_flops_per_second"] for row in rows]
         flops = [rate * spent for rate, spent in zip(rates, seconds, strict=True)]
@@ -115,6 +120,8 @@ def run_ours(setting: Setting, name: str) -> Run:
 def run_runner(setting: Setting, name: str, python: str) -> Run:
     arguments = setting.arguments
     runner = HERE / "peers" / PEERS[name].runner if name in PEERS else HERE / f"{name}.py"
+    if arguments.stage == "dpo":
+        runner = DPO_RUNNERS[name]
     output = setting.work / f"{name}.json"
     micro_batch_size = arguments.peer_micro_batch_size
     peak = run_measured(
@@ -180,6 +187,9 @@ def flops_without_sharing(setting: Setting) -> list[float]:
     for step in range(setting.arguments.steps):
         responses = [response for example in setting.step_examples(step) for response in example.responses]
         stretches = [Stretch(len(response.input_ids)) for response in responses]
-        flops = setting.share_of_flops * training_flops(shape, stretches)
+        num_predicted = 0
+        if setting.arguments.stage == "dpo":
+            num_predicted = sum(len(one.input_ids) - one.num_prompt_tokens for one in responses)
+        flops = setting.share_of_flops * training_flops(shape, stretches) + head_flops(shape, num_predicted)
         counts.append(flops * pairs_of_a_response)
     return counts

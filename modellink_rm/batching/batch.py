@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modellink_rm.batching.answers import AnswerTokens, answer_tokens
 from modellink_rm.batching.targets import Targets, targets_of
 from modellink_rm.dataset.example import Example, Response, RowName
 
@@ -54,7 +55,8 @@ class Batch:
         segments: in order, covering all t tokens.
         ranges: (start, end) of the tokens that the tensors hold, in order.
         scored_positions: where each of the r scores is read, example by example, best first: at the last
-            token of a response, or of each of its steps.
+            token of a response, or of each of its steps; for a language model, of each predicted token of
+            `answers` at the one before it.
         targets: what the objective compares the scores with, in their order.
         names: of each example, for messages.
         num_tokens: tokens of the examples, counting a prompt once per response.
@@ -62,6 +64,7 @@ class Batch:
         num_truncated: number of truncated examples.
         head_factors: float32 [r, h], what dropout multiplies the hidden state of each response with before
             the head; None without dropout.
+        answers: what a language model predicts at the scored positions; None for a reward model.
     """
 
     input_ids: Tensor
@@ -75,6 +78,7 @@ class Batch:
     num_padding: int
     num_truncated: int
     head_factors: Tensor | None = None
+    answers: AnswerTokens | None = None
 
     @property
     def num_examples(self) -> int:
@@ -111,6 +115,7 @@ class Batch:
             position_ids=change(self.position_ids),
             targets=self.targets.with_tensors(change),
             head_factors=None if self.head_factors is None else change(self.head_factors),
+            answers=None if self.answers is None else self.answers.with_tensors(change),
         )
 
 
@@ -120,6 +125,7 @@ def pack_examples(
     divisible_by: int = 1,
     share_prefixes: bool = True,
     step_weight: float = 1.0,
+    predicts_answers: bool = False,
 ) -> Batch:
     """Pack the examples into one flat micro-batch.
 
@@ -129,6 +135,7 @@ def pack_examples(
             parallelism divide tokens over processes.
         share_prefixes: store the prompt of an example once if all its responses share it.
         step_weight: see `Targets`.
+        predicts_answers: score every token of the answers, as a language model predicts it, not the last one.
     """
     builder = _BatchBuilder()
     for example in examples:
@@ -139,17 +146,22 @@ def pack_examples(
     num_padding = -builder.end % divisible_by if examples else divisible_by
     if num_padding:
         builder.add_segment(np.zeros(num_padding, dtype=np.int32), first_position=0)
+    scored_positions, answers = tuple(builder.scored_positions), None
+    if predicts_answers:
+        responses = [response for example in examples for response in example.responses]
+        scored_positions, answers = answer_tokens(responses, builder.last_positions, builder.prompt_ends)
     return Batch(
         input_ids=_concatenated(builder.input_ids),
         position_ids=_concatenated(builder.position_ids),
         segments=tuple(builder.segments),
         ranges=((0, builder.end),),
-        scored_positions=tuple(builder.scored_positions),
+        scored_positions=scored_positions,
         targets=targets_of(examples, step_weight=step_weight),
         names=tuple(example.name for example in examples),
         num_tokens=sum(len(response.input_ids) for example in examples for response in example.responses),
         num_padding=num_padding,
         num_truncated=sum(example.is_truncated for example in examples),
+        answers=answers,
     )
 
 
@@ -189,6 +201,8 @@ class _BatchBuilder:
         self.position_ids: list[np.ndarray] = []
         self.segments: list[Segment] = []
         self.scored_positions: list[int] = []
+        self.last_positions: list[int] = []  # of each response its last token
+        self.prompt_ends: list[int] = []  # and the last one of its prompt, -1 for none
         self.end = 0
         self.num_examples = 0
 
@@ -221,6 +235,9 @@ class _BatchBuilder:
                     num_responses=keys.count(key),
                 )
             self.scored_positions += [starts[key] + token for token in response.scored_tokens]
+            self.last_positions.append(starts[key] + len(response.input_ids) - 1)
+            number = response.num_prompt_tokens
+            self.prompt_ends.append(starts[key] + number - 1 if number else -1)
         self.num_examples += 1
 
     def add_shared(self, example: Example) -> None:
@@ -247,6 +264,8 @@ class _BatchBuilder:
                 (prefix[0] if token < len(prompt) else starts[key]) + token
                 for token in response.scored_tokens
             ]
+            self.last_positions.append(starts[key] + len(response.input_ids) - 1)
+            self.prompt_ends.append(prefix[1] - 1)
         self.num_examples += 1
 
 

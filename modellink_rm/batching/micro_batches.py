@@ -22,6 +22,7 @@ class Packing:
         multiple_of: the number of micro-batches is a multiple of this.
         equal_numbers: every replica has equally many, some of them perhaps without examples: processes of
             several replicas that share experts compute every micro-batch together.
+        predicts_answers: every token of the answers is scored, for a language model.
     """
 
     max_tokens: int
@@ -29,6 +30,7 @@ class Packing:
     share_prefixes: bool
     multiple_of: int = 1
     equal_numbers: bool = False
+    predicts_answers: bool = False
 
 
 def micro_batches_of(
@@ -61,6 +63,7 @@ def micro_batches_of(
             divisible_by=packing.divisible_by,
             share_prefixes=packing.share_prefixes,
             step_weight=len(examples) / num_steps if num_steps else 1.0,
+            predicts_answers=packing.predicts_answers,
         ).share(rank=ranks.cp_rank, size=ranks.cp_size)
         if head_dropout is None or not ranks.is_last_stage:
             return batch

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modellink_rm.batching.answers import predicted_ids
 from modellink_rm.dataset.example import Example
 
 
@@ -36,6 +37,8 @@ class Targets:
         step_labels: float32 [r], the probability that each step is right; NaN where the data does not say.
         step_weight: the weight of a labelled step in the loss of its example, with which the mean over the
             examples of the global batch is the mean over its labelled steps.
+        num_predicted: int64 [r], tokens of its answer that a language model predicts.
+        reference: float64 [r], log-probability of its answer by a reference model; NaN without one.
     """
 
     num_responses: tuple[int, ...]
@@ -50,6 +53,8 @@ class Targets:
     tied: Tensor
     step_labels: Tensor
     step_weight: float = 1.0
+    num_predicted: Tensor
+    reference: Tensor
 
     @property
     def num_examples(self) -> int:
@@ -71,6 +76,8 @@ class Targets:
             tied=change(self.tied),
             step_labels=change(self.step_labels),
             step_weight=self.step_weight,
+            num_predicted=change(self.num_predicted),
+            reference=change(self.reference),
         )
 
     def mean_by_example(self, values: Tensor, examples: Tensor) -> Tensor:
@@ -117,6 +124,8 @@ def targets_of(examples: Sequence[Example], *, step_weight: float = 1.0) -> Targ
         tied=torch.tensor(tied, dtype=torch.int64),
         step_labels=_joined(map(_step_labels, examples), torch.float32),
         step_weight=step_weight,
+        num_predicted=_joined(map(_num_predicted, examples), torch.int64),
+        reference=_joined(map(_reference, examples), torch.float64),
     )
 
 
@@ -155,3 +164,11 @@ def _step_labels(example: Example) -> Sequence[float]:
         for response in example.responses
         for label in response.step_labels or [math.nan] * len(response.scored_tokens)
     ]
+
+
+def _num_predicted(example: Example) -> Sequence[int]:
+    return [len(predicted_ids(response)) for response in example.responses]
+
+
+def _reference(example: Example) -> Sequence[float]:
+    return example.reference or [math.nan] * len(example.responses)

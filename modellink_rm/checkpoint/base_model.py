@@ -9,6 +9,7 @@ BASE_MODEL_FOLDER = "base_model"
 # config.json and what the tokenizers of transformers are made of.
 _KEPT = (
     "config.json",
+    "generation_config.json",  # of a language model
     "tokenizer*.json",
     "tokenizer.model",
     "tokenization_*.py",

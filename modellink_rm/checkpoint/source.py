@@ -15,7 +15,12 @@ from modellink_rm.checkpoint.base_reference import (
 )
 from modellink_rm.checkpoint.best import DIRECTORY_NAME
 from modellink_rm.checkpoint.contract import InferenceContract, contract_tokenizer, read_contract
-from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights, check_names, read_shape
+from modellink_rm.checkpoint.hf.directory import (
+    HuggingFaceWeights,
+    check_language_model,
+    check_names,
+    read_shape,
+)
 from modellink_rm.checkpoint.layout import CheckpointInfo, find_checkpoint, read_checkpoint_info
 from modellink_rm.checkpoint.megatron.files import find_megatron_checkpoint
 from modellink_rm.checkpoint.peft.directory import CONFIG_FILE, PeftDirectory
@@ -28,7 +33,7 @@ from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.fits import check_parallel_fits_shape
 from modellink_rm.model.resolve import padded_vocab_size, resolve_shape
 from modellink_rm.model.shape import ModelShape
-from modellink_rm.model.spec import REWARD_HEAD, STEP_HEAD, ModelSpec
+from modellink_rm.model.spec import LANGUAGE_MODEL_HEAD, REWARD_HEAD, STEP_HEAD, ModelSpec
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 
@@ -113,7 +118,7 @@ class ModelSource:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPlan:
-    """A reward model that can be built, and where its weights come from."""
+    """A model that can be built, and where its weights come from."""
 
     source: ModelSource
     spec: ModelSpec
@@ -294,9 +299,12 @@ def plan_model(
         head: that of `ModelSpec`, which the weights must have or lack; None for the one they have.
 
     Raises:
-        UserError: the weights and the flags do not fit.
+        UserError: the weights and the flags do not fit, or the weights are of a model with another head.
     """
-    if source.checkpoint is not None:
+    if head == LANGUAGE_MODEL_HEAD:
+        source = _of_language_model(source)
+        spec = _spec_of_language_model(source, model, parallel)
+    elif source.checkpoint is not None:
         spec = _spec_of_checkpoint(source.checkpoint, model, parallel)
         if head not in (None, spec.head):
             raise UserError(_other_head_message(source.name, spec.head))
@@ -386,6 +394,46 @@ def _check_adapters(source: ModelSource, spec: ModelSpec, parallel: ParallelConf
     check_quantized_sizes(spec, tensor_parallel_size=parallel.tensor_model_parallel_size)
 
 
+def _of_language_model(source: ModelSource) -> ModelSource:
+    """The source, whose directory is read as a language model's, and so is that of what adapters update."""
+    weights, base = source.hugging_face, source.base
+    return dataclasses.replace(
+        source,
+        hugging_face=None if weights is None else weights.of_language_model(),
+        base=None if base is None else _of_language_model(base),
+    )
+
+
+def _spec_of_language_model(source: ModelSource, model: ModelConfig, parallel: ParallelConfig) -> ModelSpec:
+    """The specification of a language model.
+
+    Raises:
+        UserError: there is none, or a flag is about a reward head.
+    """
+    given = {"--head-bias": model.head_bias, "--no-post-layer-norm": not model.post_layer_norm}
+    for flag in (flag for flag, is_given in given.items() if is_given):
+        raise UserError(f"{flag} is about the head of a reward model; leave it out with --stage dpo")
+    if source.checkpoint is not None:
+        if not source.checkpoint.run.spec.is_language_model:
+            raise UserError(
+                f"{source.checkpoint.path} is a reward model, and --stage dpo trains a language model; give "
+                "the Hugging Face directory of one"
+            )
+        return _spec_of_checkpoint(source.checkpoint, model, parallel, is_language_model=True)
+    weights = source.hugging_face
+    if weights is None:
+        raise UserError("--stage dpo needs --load: the language model to train")
+    shape = resolve_shape(model, weights.shape, source=weights.source)
+    check_language_model(weights)
+    return ModelSpec(
+        shape=shape,
+        padded_vocab_size=padded_vocab_size(model, shape, parallel.tensor_model_parallel_size),
+        head=LANGUAGE_MODEL_HEAD,
+        ties_embedding=weights.ties_embedding,
+        logit_softcap=FAMILIES[shape.family].logit_softcap(weights.config),
+    )
+
+
 def _spec_of_hugging_face(
     weights: HuggingFaceWeights,
     model: ModelConfig,
@@ -424,9 +472,18 @@ def _other_head_message(name: str, found: str) -> str:
 
 
 def _spec_of_checkpoint(
-    checkpoint: CheckpointInfo, model: ModelConfig, parallel: ParallelConfig
+    checkpoint: CheckpointInfo,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    *,
+    is_language_model: bool = False,
 ) -> ModelSpec:
     spec = checkpoint.run.spec
+    if spec.is_language_model and not is_language_model:
+        raise UserError(
+            f"{checkpoint.path} is a language model that --stage dpo trained, which gives no scores; python "
+            f"-m modellink_rm export --load {checkpoint.path} writes it as a directory of transformers"
+        )
     shape = resolve_shape(model, spec.shape, source=str(checkpoint.path))
     if spec.post_layer_norm and not model.post_layer_norm:
         raise UserError(f"--no-post-layer-norm contradicts {checkpoint.path}, which reads after the norm")

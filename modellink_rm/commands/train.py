@@ -1,4 +1,4 @@
-"""pretrain_rm.py: train a reward model on preprocessed pairs."""
+"""pretrain_rm.py: train a reward model, or a policy, on preprocessed pairs."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ def run_config(argv: Sequence[str]) -> RunConfig:
         argv,
         tuple(GROUPS.values()),
         prog="pretrain_rm.py",
-        description="Train a reward model on preference pairs, under torchrun or as one process.",
+        description="Train a reward model or a policy on preference pairs, under torchrun or as one process.",
         usage="--stage rm --is-pairwise-dataset --data-path PREFIX --train-iters N \\\n"
         "    --load DIR --save DIR",
         example="torchrun --standalone --nproc_per_node 2 pretrain_rm.py --stage rm \\\n"
@@ -54,4 +54,6 @@ def run_config(argv: Sequence[str]) -> RunConfig:
     return RunConfig(**{name: parsed[group] for name, group in GROUPS.items()})
 
 
-COMMANDS.add(Command(summary="train a reward model (also under torchrun -m)", main=main), "train")
+COMMANDS.add(
+    Command(summary="train a reward model, or a policy (also under torchrun -m)", main=main), "train"
+)

@@ -9,7 +9,9 @@ _TP_OVERLAP = "the overlap of tensor-parallel exchanges needs Transformer Engine
 
 IGNORED_TRAINER_FLAGS = {
     "--use-mcore-models": IgnoredFlag(False, _ALWAYS),
-    "--untie-embeddings-and-output-weights": IgnoredFlag(False, "a reward model has no output embedding"),
+    "--untie-embeddings-and-output-weights": IgnoredFlag(
+        False, "a reward model has no output embedding, and a language model ties its own as config.json says"
+    ),
     "--variable-seq-lengths": IgnoredFlag(False, _NO_PADDING),
     "--pad-to-multiple-of": IgnoredFlag(True, _NO_PADDING),
     "--padded-samples": IgnoredFlag(False, "global batches run on into the next epoch"),

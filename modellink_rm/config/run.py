@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.data import DataConfig
+from modellink_rm.config.dpo import DpoConfig
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
@@ -23,6 +24,7 @@ class RunConfig:
     training: TrainingConfig
     data: DataConfig
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -9,6 +9,7 @@ from modellink_rm.base.flags import check_minimums, flag
 # Of data that are not pairs.
 RATINGS_LOSS = "regression"
 PROCESS_STAGE = "prm"
+POLICY_STAGE = "dpo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +20,9 @@ class TrainingConfig:
     """
 
     stage: str = flag(
-        help="what is trained: rm (or orm), a reward model of whole responses; prm, one of their steps",
-        choices=("rm", "orm", PROCESS_STAGE),
+        help="what is trained: rm (or orm), a reward model of whole responses; prm, one of their steps; dpo, "
+        "a language model",
+        choices=("rm", "orm", PROCESS_STAGE, POLICY_STAGE),
     )
     is_pairwise_dataset: bool = flag(False, help="the data are preference pairs; required with --stage rm")
     loss_type: str = flag(
@@ -87,7 +89,7 @@ class TrainingConfig:
         check_minimums(self)
         if self.stage == PROCESS_STAGE:
             self._check_process_stage()
-        elif not self.is_pairwise_dataset and self.loss_type != RATINGS_LOSS:
+        elif self.stage != POLICY_STAGE and not self.is_pairwise_dataset and self.loss_type != RATINGS_LOSS:
             raise UserError(
                 f"--stage {self.stage} needs --is-pairwise-dataset: it is trained on pairs, or on ratings by "
                 f"--loss-type {RATINGS_LOSS}"

@@ -98,6 +98,8 @@ def _check_flags(config: ExportConfig, checkpoint: CheckpointInfo) -> None:
     if config.form not in (None, "transformers") or config.merge_normalization:
         flag = "--merge-normalization" if config.merge_normalization else f"--form {config.form}"
         raise UserError(f"{flag} is about a whole model; give --merge too, or leave it out")
+    if checkpoint.run.spec.is_language_model:
+        raise UserError("the adapters of a language model are written with it: give --merge")
     if checkpoint.run.spec.head_bias:
         raise UserError(
             "PEFT's form has no place for the bias of this model's head; --merge --form llamafactory has"

@@ -33,7 +33,16 @@ _SETTINGS = {
     "longest sequence, tokens": ("data", "seq_length"),
     "seed": ("training", "seed"),
 }
-_METRICS = ("loss", "accuracy", "margin", "chosen_score", "rejected_score", "examples")
+_METRICS = (
+    *("loss", "accuracy", "margin", "chosen_score", "rejected_score", "chosen_reward", "rejected_reward"),
+    "examples",
+)
+_LANGUAGE_MODEL_SETTINGS = {
+    **{name: place for name, place in _SETTINGS.items() if name != "loss"},
+    "loss": ("dpo", "dpo_loss_type"),
+    "beta": ("dpo", "dpo_beta"),
+    "weight of the chosen answers' likelihood": ("dpo", "pref_ftx"),
+}
 _LOADING = """\
 ```python
 import torch
@@ -98,21 +107,32 @@ def model_card(
         caveat: what users must know of the chat template; None where it gives training's ids.
     """
     name, front = _base_model(checkpoint)
-    task = "token-classification" if form.is_stepwise else "text-classification"
-    front |= {"library_name": "transformers", "pipeline_tag": task, "tags": ["reward-model"]}
+    is_reward_model = not form.is_language_model
+    task, tag = "text-classification", "reward-model"
+    if form.is_stepwise:
+        task = "token-classification"
+    elif form.is_language_model:
+        task, tag = "text-generation", "dpo"
+    front |= {"library_name": "transformers", "pipeline_tag": task, "tags": [tag]}
     made = f"trained from {name} with modellink-rm {__version__}"
-    lines = ["---", *_yaml(front), "---", "# Reward model", ""]
+    title = "# Reward model"
     if form.is_stepwise:
         meaning = f"A process reward model, {made}: the probability that each step of an answer is right."
-    else:
+    elif is_reward_model:
         meaning = f"A reward model, {made}: {_meaning(contract)}"
-    lines += [meaning, ""]
+    else:
+        title = "# Language model"
+        meaning = f"{name}, trained on preferences with modellink-rm {__version__}."
+    lines = ["---", *_yaml(front), "---", title, "", meaning, ""]
     if "license" not in front:
         lines += [f"The licence is that of {name} and of the data.", ""]
-    lines += ["## Scores", "", *_scores(contract, form, pad, caveat)]
-    if appended:
-        lines.append(f"- The class's `get_score` appends `{appended}` to what the chat template writes.")
-    lines.append("")
+    if is_reward_model:
+        lines += ["## Scores", "", *_scores(contract, form, pad, caveat)]
+        if appended:
+            lines.append(f"- The class's `get_score` appends `{appended}` to what the chat template writes.")
+        lines.append("")
+    elif caveat is not None:
+        lines += [f"Chat template: {caveat}.", ""]
     lines += ["## Training", "", *_table(_training(checkpoint, contract, dtype)), ""]
     metrics = _last_metrics(checkpoint)
     if metrics:
@@ -200,7 +220,8 @@ def _training(
     rows |= {"template": contract.prompt_type, "handler": contract.handler}
     if checkpoint.run.iteration:
         rows |= {"steps": checkpoint.run.iteration, "pairs seen": checkpoint.run.consumed_samples}
-    rows |= {name: checkpoint.run.setting(*place) for name, place in _SETTINGS.items()}
+    settings = _LANGUAGE_MODEL_SETTINGS if checkpoint.run.spec.is_language_model else _SETTINGS
+    rows |= {name: checkpoint.run.setting(*place) for name, place in settings.items()}
     for field in dataclasses.fields(ObjectiveConfig):
         value = checkpoint.run.setting("objective", field.name)
         value = tuple(value) if isinstance(value, list) else value

@@ -29,8 +29,11 @@ def check_scores(
     *,
     dtypes: Sequence[torch.dtype],
     rendered: Sequence[int],
+    is_language_model: bool = False,
 ) -> None:
     """Compare transformers' scores of a written directory with the checkpoint's.
+
+    The scores of a language model are mean log-probabilities of tokens.
 
     In float32 they may differ by 1e-4. Where the checkpoint or the directory is of fewer bits, by 5e-2
     (bfloat16) or 1e-2 (float16) of the largest score, or of 1 where that is larger.
@@ -44,7 +47,11 @@ def check_scores(
     Raises:
         UserError: a score differs by more, or the ids do; or transformers cannot open the directory.
     """
-    request = {"samples": [sample.to_json() for sample in samples], "rendered": list(rendered)}
+    request = {
+        "samples": [sample.to_json() for sample in samples],
+        "rendered": list(rendered),
+        "is_language_model": is_language_model,
+    }
     answer = _in_another_process(directory, json.dumps(request))
     if answer["problems"]:
         names = ", ".join(answer["problems"][:3])

@@ -27,7 +27,7 @@ from modellink_rm.parallel.pipeline import forward_scores, micro_batches_multipl
 
 
 def export_checkpoint(plan: ExportPlan) -> None:
-    """Write the directory, which gets its name when transformers has scored it as the checkpoint does.
+    """Write the directory, which gets its name when transformers scores it as the checkpoint does.
 
     Raises:
         UserError: something is there meanwhile, or a score differs.
@@ -44,6 +44,7 @@ def export_checkpoint(plan: ExportPlan) -> None:
                 _as_written(scores, plan),
                 dtypes=(_precision(plan).dtype, plan.contents.dtype),
                 rendered=plan.rendered,
+                is_language_model=plan.model.spec.is_language_model,
             )
 
         if plan.checks_scores:
@@ -101,13 +102,19 @@ def _scores(
     platform: Platform,
     ranks: Ranks,
 ) -> list[list[float]]:
-    """The outputs of each sample or step, on every process; each replica computes all of them."""
+    """The outputs of each sample or step, on every process; each replica computes all of them.
+
+    That of a language model is the mean log-probability of the sample's tokens but the first.
+    """
+    is_language_model = plan.model.spec.is_language_model
     examples = [Example(index, (_response(sample),)) for index, sample in enumerate(samples)]
     divisible_by = plan.parallel.tokens_divisible_by()
     multiple = micro_batches_multiple_of(chunks)
     groups = [examples, *([[]] * (multiple - 1))]
     batches = (
-        pack_examples(group, divisible_by=divisible_by, share_prefixes=False)
+        pack_examples(
+            group, divisible_by=divisible_by, share_prefixes=False, predicts_answers=is_language_model
+        )
         .share(rank=ranks.cp_rank, size=ranks.cp_size)
         .to(platform.device)
         for group in groups
@@ -117,7 +124,11 @@ def _scores(
     values = list(itertools.chain.from_iterable(one.view(-1, num_outputs).tolist() for one, _ in scored))
     gathered: list[list[list[float]]] = [[]] * ranks.world_size
     torch.distributed.all_gather_object(gathered, values if ranks.reports_scores else [])
-    return next(part for part in gathered if part)[: sum(example.num_scores for example in examples)]
+    found = next(part for part in gathered if part)[: sum(example.num_scores for example in examples)]
+    if not is_language_model:
+        return found
+    pairs = zip(found, samples, strict=True)
+    return [[total / (len(sample.input_ids) - 1)] for (total,), sample in pairs]
 
 
 def _response(sample: Sample) -> Response:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 _NEW_NAMES = ("<|pad|>", "[PAD]", "<pad>", "<|reward_model_pad|>")
@@ -58,6 +59,21 @@ def choose_pad_token(
     )
     index = tokenizer.vocab_size
     return PadToken(token=name, index=index, is_new=True, added_rows=max(index + 1 - num_rows, 0))
+
+
+def existing_pad_token(tokenizer: Tokenizer, *, declared: str | None, config: Mapping[str, Any]) -> PadToken:
+    """The token that pads batches of a language model: the declared one, config.json's, else the end of text.
+
+    A language model gets no new token, which it would give a probability. The arguments are those of
+    `choose_pad_token`.
+    """
+    by_id = {index: token for token, index in tokenizer.special_tokens.items()}
+    ends = (config.get("pad_token_id"), tokenizer.eos_id)
+    for name in (declared, *(by_id.get(_whole(index)) for index in ends)):
+        index = tokenizer.token_to_id(name) if name is not None else None
+        if name is not None and index is not None:
+            return PadToken(token=name, index=index, is_new=False)
+    raise UserError(f"the tokenizer {tokenizer.name} has no token that ends a text, to pad batches with")
 
 
 def _whole(value: Any) -> int:

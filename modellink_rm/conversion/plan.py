@@ -29,7 +29,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.conversion.card import CARD_NAME, model_card
-from modellink_rm.conversion.padding import PadToken, choose_pad_token
+from modellink_rm.conversion.padding import PadToken, choose_pad_token, existing_pad_token
 from modellink_rm.conversion.publisher_code import (
     check_token_classifier,
     config_without_code,
@@ -106,13 +106,16 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
     samples = samples_of(template, tokenizer)
     steps = _samples_of_steps(checkpoint, contract, template, tokenizer)
     files = _tokenizer_files(checkpoint, contract, tokenizer)
-    pad = choose_pad_token(
-        tokenizer,
-        declared=declared_pad_token(files),
-        config=base,
-        used_ids={index for sample in (*samples, *steps) for index in sample.input_ids},
-        num_rows=checkpoint.run.spec.shape.vocab_size,
-    )
+    if form.is_language_model:
+        pad = existing_pad_token(tokenizer, declared=declared_pad_token(files), config=base)
+    else:
+        pad = choose_pad_token(
+            tokenizer,
+            declared=declared_pad_token(files),
+            config=base,
+            used_ids={index for sample in (*samples, *steps) for index in sample.input_ids},
+            num_rows=checkpoint.run.spec.shape.vocab_size,
+        )
     files = with_pad_token(files, pad)
     if pad.is_new:
         place = "a row of its own" if pad.added_rows else "a row that no token had"
@@ -136,6 +139,9 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
         caveat=templated.caveat,
         appended=template.reward_token if template is not None and appended.fields else "",
     )
+    small_files = {**templated.files, CARD_NAME: card.encode()}
+    if not form.is_language_model:
+        small_files[CONTRACT_NAME] = contract.to_json()
     return ExportPlan(
         config=config,
         parallel=parallel,
@@ -144,9 +150,9 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
             base_config=config_without_code(base | appended.fields, checkpoint.run.spec.shape.family),
             dtype=dtype,
             form=form,
-            pad_token_id=pad.index,
+            pad_token_id=None if form.is_language_model else pad.index,
             added_rows=pad.added_rows,
-            files={**templated.files, CARD_NAME: card.encode(), CONTRACT_NAME: contract.to_json()},
+            files=small_files,
             merged=merged,
             max_shard_bytes=config.max_shard_bytes,
             attributes=contract.attributes,
@@ -210,6 +216,9 @@ def _after_merging(
 def _can_be_scored(checkpoint: CheckpointInfo, form: Form) -> bool:
     """Whether transformers can score what is written; else a line says that nothing did."""
     family = checkpoint.run.spec.shape.family
+    if form.is_language_model and not has_class_in_transformers(family):
+        warn_once(f"log-probabilities are not checked: transformers has no class for model_type {family}")
+        return False
     if not form.is_classifier or has_class_in_transformers(family):
         return True
     classifier = FAMILIES[family].classifier
@@ -273,6 +282,8 @@ def _tokenizer_files(
         is_same = False
     directory = base if is_same else checkpoint.path / TOKENIZER_FOLDER
     not_of_it = {"config.json", CARD_NAME, "LICENSE"}
+    if not checkpoint.run.spec.is_language_model:
+        not_of_it.add("generation_config.json")
     files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name not in not_of_it}
     if own.tokenizer_not_use_fast and "tokenizer.model" in files:
         files.pop("tokenizer.json", None)
@@ -371,4 +382,4 @@ def _model_with_room(source: ModelSource, parallel: ParallelConfig, *, added_row
     spec, size = source.checkpoint.run.spec, parallel.tensor_model_parallel_size
     rows = max(spec.padded_vocab_size, spec.shape.vocab_size + added_rows)
     config = ModelConfig(padded_vocab_size=-(-rows // size) * size)
-    return plan_model(source, config, parallel, loosely=False)
+    return plan_model(source, config, parallel, loosely=False, head=spec.head)

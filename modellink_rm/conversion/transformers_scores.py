@@ -2,8 +2,9 @@
 
     python -m modellink_rm.conversion.transformers_scores DIR < request.json
 
-reads {"samples": [{"messages": [...], "input_ids": [...], "step_ends": null}], "rendered": [indices]}, with
-indices of tokens for "step_ends" of a sample in steps, and writes the fields of `Scores`.
+reads {"samples": [{"messages": [...], "input_ids": [...], "step_ends": null}], "rendered": [indices],
+"is_language_model": false}, with indices of tokens for "step_ends" of a sample in steps, and writes the fields
+of `Scores`. The scores of a language model are the mean log-probabilities of the samples' tokens but the first.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -50,7 +52,7 @@ class Scores:
 
 @torch.no_grad()
 def scores_with_transformers(
-    directory: Path, samples: list[dict[str, Any]], *, rendered: list[int]
+    directory: Path, samples: list[dict[str, Any]], *, rendered: list[int], is_language_model: bool = False
 ) -> Scores:
     """Scores in float32.
 
@@ -58,7 +60,7 @@ def scores_with_transformers(
         rendered: indices of the samples that the chat template must give their ids.
     """
     logging.set_verbosity_error()
-    scores_of, pad, problems = _opened(directory)
+    scores_of, pad, problems = (_opened_language_model if is_language_model else _opened)(directory)
     ids = [sample["input_ids"] for sample in samples]
     longest = max(map(len, ids))
     batch = torch.tensor([one + [pad] * (longest - len(one)) for one in ids])
@@ -87,6 +89,22 @@ def _at(ends: Sequence[list[int] | None], scores: Iterable[Tensor]) -> list[list
     for at, of_sample in zip(ends, scores, strict=True):
         found += [of_sample.tolist()] if at is None else of_sample[at][:, None].tolist()
     return found
+
+
+def _opened_language_model(directory: Path) -> tuple[ScoresOf, int, list[str]]:
+    """The mean log-probabilities of a language model, as `_opened` gives a reward model's scores."""
+    model, report = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    model.eval()
+
+    def scores_of(ids: Tensor, mask: Tensor) -> Tensor:
+        log_probs = model(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(dim=-1)
+        found = log_probs.gather(2, ids[:, 1:, None])[..., 0] * mask[:, 1:]
+        means: Tensor = found.sum(dim=1) / mask[:, 1:].sum(dim=1)
+        return means[:, None]
+
+    return scores_of, 0, sorted({*report["missing_keys"], *report["unexpected_keys"]})
 
 
 def _opened(directory: Path) -> tuple[ScoresOf, int, list[str]]:
@@ -134,5 +152,10 @@ def _opened(directory: Path) -> tuple[ScoresOf, int, list[str]]:
 
 if __name__ == "__main__":
     request = json.load(sys.stdin)
-    found = scores_with_transformers(Path(sys.argv[1]), request["samples"], rendered=request["rendered"])
+    found = scores_with_transformers(
+        Path(sys.argv[1]),
+        request["samples"],
+        rendered=request["rendered"],
+        is_language_model=request["is_language_model"],
+    )
     print(json.dumps(dataclasses.asdict(found)))

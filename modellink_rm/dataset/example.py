@@ -62,6 +62,7 @@ class Example:
         ratings: of each response those of the data set's attributes, NaN if not given; empty if it has none.
         source: where the record comes from; "" if the data does not say.
         dataset: prefix of the data set's files, "" for an example without a data set.
+        reference: log-probability of each answer by a reference model; () without one.
     """
 
     index: int
@@ -73,6 +74,7 @@ class Example:
     ratings: tuple[tuple[float, ...], ...] = ()
     source: str = ""
     dataset: str = ""
+    reference: tuple[float, ...] = ()
 
     @property
     def num_scores(self) -> int:

@@ -20,7 +20,7 @@ from modellink_rm.base.files import start_writing_out
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype, rows, document boundaries
 _VERSION = 1
-_DTYPE_CODES = {"uint8": 1, "int32": 4, "float32": 7}  # Megatron's
+_DTYPE_CODES = {"uint8": 1, "int32": 4, "float64": 6, "float32": 7}  # Megatron's
 _LENGTH_BYTES = 4
 _BLOCK_ROWS = 1 << 16  # of the .idx that are in memory at a time
 _BYTES_TO_START_WRITING = 1 << 23
@@ -55,7 +55,7 @@ class IndexedWriter:
     Args:
         bin_file: where the rows go.
         idx_file: a file with a name, since its lengths are read again for what follows them.
-        dtype: of the values: uint8, int32 or float32.
+        dtype: of the values: uint8, int32, float64 or float32.
 
     Attributes:
         bin_blocks: checksums of the .bin so far.
@@ -161,7 +161,7 @@ class IndexedReader:
             is first read; None to take them as they are.
 
     Attributes:
-        dtype: uint8, int32 or float32.
+        dtype: uint8, int32, float64 or float32.
         lengths: int32 [num_rows].
         documents: int32, rows of each document; ModelLink's empty documents are left out.
 

@@ -1,11 +1,13 @@
 """Rows of a data set as examples, truncated to the sequence length of a run."""
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.dataset.example import Example, Response
+from modellink_rm.dataset.indexed import IndexedReader
 from modellink_rm.dataset.truncation import truncate
 
 
@@ -18,12 +20,14 @@ class ExampleReader:
         truncation: "right" or "keep-ends".
         num_closing_tokens: tokens that the template adds after a response's text, for keep-ends.
         num_ids: rows of the model's embedding; every id must be below.
+        references: by the prefix of a data set the log-probabilities of its answers by a reference model.
     """
 
     seq_length: int
     truncation: str
     num_closing_tokens: int
     num_ids: int
+    references: Mapping[str, IndexedReader] = field(default_factory=dict)
 
     def read(self, dataset: Dataset, row: int) -> Example:
         """The example of a row, its responses best first: chosen, then rejected.
@@ -55,7 +59,12 @@ class ExampleReader:
             ratings=dataset.rows.ratings_of(row),
             source=dataset.rows.source(row),
             dataset=str(dataset.prefix),
+            reference=self._reference(dataset, row),
         )
+
+    def _reference(self, dataset: Dataset, row: int) -> tuple[float, ...]:
+        column = self.references.get(str(dataset.prefix))
+        return () if column is None else tuple(column[row].tolist())
 
     def check_rows(self, dataset: Dataset) -> None:
         """Check every id of a data set; for files without a manifest.

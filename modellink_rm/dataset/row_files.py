@@ -85,6 +85,10 @@ class RowFiles:
     def __len__(self) -> int:
         return len(self.chosen_ids)
 
+    def num_responses(self) -> NDArray[np.int32]:
+        """The number of responses of each row."""
+        return np.full(len(self), 2, np.int32) if self.ranks is None else self.ranks.lengths
+
     def first_bad_row(self, num_ids: int) -> int | None:
         """The first row with a side of no token, or with an id outside of [0, num_ids); reads every id.
 

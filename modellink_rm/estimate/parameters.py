@@ -6,9 +6,9 @@ from functools import lru_cache
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.model.adapter_targets import linear_orders
 from modellink_rm.model.adapting import adapted_linears, updated_matrices
-from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.registry import FAMILIES, tensors_of
 from modellink_rm.model.families.tensors import EMBEDDING, FINAL_LAYERNORM, StoredTensor
-from modellink_rm.model.spec import EXPERTS_INFIX, ModelSpec
+from modellink_rm.model.spec import EXPERTS_INFIX, LM_HEAD, ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,13 @@ def parameters_of_stage(spec: ModelSpec, parallel: ParallelConfig, stage: int) -
 
     The reward head is not counted: a vector.
     """
-    table, shape = FAMILIES[spec.shape.family].tensors, spec.shape
+    table, shape = tensors_of(spec), spec.shape
     layers = layers_of_stage(shape.num_layers, parallel, stage)
     sizes = [size for layer in layers for size in _sizes_of_layer(spec, layer, parallel)]
     largest = max(size for _, size in sizes)
-    ends = {EMBEDDING: stage == 0}
-    ends[FINAL_LAYERNORM] = stage == parallel.pipeline_model_parallel_size - 1 and spec.post_layer_norm
+    is_first, is_last = stage == 0, stage == parallel.pipeline_model_parallel_size - 1
+    ends = {EMBEDDING: is_first, FINAL_LAYERNORM: is_last and spec.post_layer_norm}
+    ends[LM_HEAD] = is_last and not (is_first and spec.ties_embedding)
     for entry in table.ends:
         if ends[entry.engine]:
             sizes += [(False, size) for size in _sizes(entry, spec, parallel)]

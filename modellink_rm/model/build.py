@@ -160,7 +160,7 @@ def build_model(
     ]
     for chunk in chunks:
         mark_divided_weights(chunk)
-        if chunk.post_process:
+        if chunk.post_process and not spec.is_language_model:
             initialize_head(chunk.rm_head, std=config.init_method_std, seed=seed)
         if spec.lora is not None:
             add_adapters(chunk, spec, seed=seed)

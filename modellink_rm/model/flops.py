@@ -1,5 +1,7 @@
 """Floating-point operations of a batch's matrix products; a multiplication and an addition count as two."""
 
+import numpy as np
+
 from modellink_rm.batching.batch import Batch
 from modellink_rm.model.shape import ModelShape
 
@@ -31,11 +33,14 @@ def forward_flops(shape: ModelShape, batch: Batch) -> int:
     window if it has one (scores and weighted values). Experts take 6 h f for each one that computes the
     token, and 2 h E for the router of E. Latent attention has products of other sizes. The last layer
     computes keys and values of all tokens, the rest for scored tokens only unless its router is balanced over
-    all of them.
+    all of them. A language model takes 2 h v for each token of an answer, of the v of the vocabulary.
     """
     hidden = shape.hidden_size
     keys_and_values, output, _ = _attention_flops(shape)
     num_scored = len(set(batch.scored_positions))
+    num_outputs = num_scored
+    if batch.answers is not None:
+        num_outputs = shape.vocab_size * len(batch.answers.token_ids)
     num_tokens = batch.num_computed_tokens
     last = shape.num_layers - 1
     is_whole = _is_whole(shape)
@@ -44,7 +49,7 @@ def forward_flops(shape: ModelShape, batch: Batch) -> int:
         + sum(num_tokens * (output + _mlp_flops(shape, layer)) for layer in range(last))
         + (num_tokens if is_whole else num_scored) * (output + _mlp_flops(shape, last))
         + _flops_of_seen(shape, batch)
-        + 2 * hidden * num_scored
+        + 2 * hidden * num_outputs
     )
 
 
@@ -106,10 +111,9 @@ def num_seen(batch: Batch, window: int | None = None) -> int:
 
 def num_seen_by_scored(batch: Batch, window: int | None = None) -> int:
     """Tokens that each scored token sees, summed over scored tokens."""
-    scored = set(batch.scored_positions)
-    counts = [
-        segment.prefix_length + segment.end - segment.start
-        for segment in batch.segments
-        if segment.end - 1 in scored
-    ]
-    return sum(count if window is None else min(count, window) for count in counts)
+    positions = np.unique(np.array(batch.scored_positions, dtype=np.int64))
+    starts = np.array([segment.start for segment in batch.segments])
+    prefixes = np.array([segment.prefix_length for segment in batch.segments])
+    numbers = np.searchsorted(starts, positions, side="right") - 1
+    counts = prefixes[numbers] + positions - starts[numbers] + 1
+    return int((counts if window is None else np.minimum(counts, window)).sum())

@@ -1,4 +1,4 @@
-"""The reward model: token embedding, transformer layers, and a head that reads scored positions."""
+"""The model: token embedding, transformer layers, and a head that reads scored positions."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,7 +31,7 @@ from modellink_rm.model.attention.packed import ScoredRows, layout_of
 from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.frozen import FrozenPart, decoded
-from modellink_rm.model.heads.choose import make_head
+from modellink_rm.model.heads.choose import make_head, make_language_model_head
 from modellink_rm.model.layers.recompute import recompute_outputs
 from modellink_rm.model.spec import EXPERTS_INFIX, LAYER_PREFIX, ModelSpec
 from modellink_rm.parallel.groups import current_ranks
@@ -41,13 +41,15 @@ class RewardModel(MegatronModule):
     """One pipeline stage of a reward model, or a virtual stage if stages are interleaved.
 
     It consists of megatron-core's embedding and transformer block, not of its GPTModel, which always
-    creates a language-model head: there is no [vocabulary, hidden] output matrix here.
+    creates a language-model head: there is no [vocabulary, hidden] output matrix here, unless the model is a
+    language model, whose scores are the log-probabilities of answers.
 
     Attributes:
         spec: of the whole model.
         first_layer: number of this stage's first layer in the whole model, from 0.
         rm_head: hidden -> outputs, in float32 for any dtype of the layers, equal on every tensor-parallel
-            rank; on the last stage only.
+            rank; on the last stage of a reward model only.
+        lm_head: the head of a language model, on its last stage only.
         router_sums: of a model with experts, what this stage's routers chose in training.
         frozen: what is not trained of this stage; None if all of it is.
         trained_share: of the model's layers.
@@ -73,7 +75,7 @@ class RewardModel(MegatronModule):
         self.post_process = post_process
         self.vp_stage = vp_stage  # read by the engine's schedules
         self.model_type = ModelType.encoder_or_decoder  # read by the engine's schedules
-        self.share_embeddings_and_output_weights = False  # read when it finalizes gradients
+        self.share_embeddings_and_output_weights = spec.ties_embedding  # read when it finalizes gradients
         self.cp_group = groups.cp
         self.tp_group = groups.tp
         self._input: Tensor | None = None  # from the previous stage
@@ -82,6 +84,9 @@ class RewardModel(MegatronModule):
         device = torch.device(torch.cuda.current_device())
         if pre_process:
             self.embedding = family.embedding(config, vocab_size=spec.padded_vocab_size, tp_group=groups.tp)
+            if spec.ties_embedding:
+                # The engine gives it buffers of its own, alike on both stages that have the weight.
+                self.embedding.word_embeddings.weight.shared_embedding = True
         self.rotary = family.rotary(spec.shape, device)
         local_shape = spec.shape.of_local_layers
         self.local_rotary = None if local_shape is None else family.rotary(local_shape, device)
@@ -107,7 +112,12 @@ class RewardModel(MegatronModule):
             if self.decoder.final_layernorm is not None:
                 # Its input rows are whole on every tensor-parallel rank (see ScoredRowsLayer).
                 self.decoder.final_layernorm.weight.sequence_parallel = False
-            self.rm_head = make_head(spec, device=device)
+            if spec.is_language_model:
+                self.lm_head = make_language_model_head(
+                    spec, config, has_embedding=pre_process, device=device, groups=groups
+                )
+            else:
+                self.rm_head = make_head(spec, device=device)
 
     def layer(self, number: int) -> nn.Module | None:
         """The layer of that number in the whole model; None where another stage has it."""
@@ -171,6 +181,13 @@ class RewardModel(MegatronModule):
             )
         return num_rows, 1, shape.hidden_size
 
+    def shared_embedding_or_output_weight(self) -> Tensor | None:
+        """The token embedding, or the last stage's copy of it; read by the engine where a head is tied."""
+        if self.pre_process:
+            weight: Tensor = self.embedding.word_embeddings.weight
+            return weight
+        return self.lm_head.weight if self.post_process else None
+
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Set the previous stage's output as input; called by the engine's schedules."""
         self._input = input_tensor[0] if isinstance(input_tensor, list) else input_tensor
@@ -180,8 +197,8 @@ class RewardModel(MegatronModule):
 
         Scores are [num_scores], or [num_scores, outputs] where the head has several outputs.
 
-        Hidden states are [t, 1, h] of this process's t tokens, or [t/tp, 1, h] under sequence
-        parallelism.
+        The scores of a language model are the log-probabilities of the responses' answers, in float64.
+        Hidden states are [t, 1, h] of this process's t tokens, or [t/tp, 1, h] under sequence parallelism.
         """
         tally = self._new_tally(batch)
         carries_sums = tally is not None and tally.experts.balances
@@ -212,7 +229,12 @@ class RewardModel(MegatronModule):
             self.router_sums.add(tally, is_last_stage=self.post_process, groups=groups)
         if layout.scored is None:
             return with_sums(output, tally) if tally is not None and carries_sums else output
-        return self._scores(output[:, 0], layout.scored, batch.head_factors)
+        if not self.spec.is_language_model:
+            return self._scores(output[:, 0], layout.scored, batch.head_factors)
+        assert batch.answers is not None
+        embedding = self.embedding.word_embeddings.weight if self.pre_process else None
+        log_probs: Tensor = self.lm_head(output[:, 0], layout.scored, batch.answers, embedding)
+        return log_probs
 
     def _new_tally(self, batch: Batch) -> RouterTally | None:
         """Where the routers record their choices, in training a model that has some."""

@@ -10,8 +10,11 @@ from modellink_rm.model.shape import ModelShape
 # the reward head.
 LAYER_PREFIX = "decoder.layers."
 HEAD_PREFIX = "rm_head."
-# What the head says: the reward of a response, or the log-odds that a step is right.
-REWARD_HEAD, STEP_HEAD = "reward", "steps"
+# What the head says: the reward of a response, the log-odds that a step is right, or the log-probability of
+# the tokens of an answer.
+REWARD_HEAD, STEP_HEAD, LANGUAGE_MODEL_HEAD = "reward", "steps", "language model"
+# The output embedding of a language model, by its module's name.
+LM_HEAD = "lm_head"
 # Within a layer's name; the expert's number follows, over the whole layer.
 EXPERTS_INFIX = "mlp.experts."
 
@@ -26,7 +29,9 @@ class ModelSpec:
         head_bias: whether the head has a bias.
         num_outputs: numbers that the head gives of each response: its score, or one for each attribute.
         lora: the adapters, which are trained in place of the layers; None for a model without.
-        head: REWARD_HEAD or STEP_HEAD.
+        head: REWARD_HEAD, STEP_HEAD or LANGUAGE_MODEL_HEAD.
+        ties_embedding: the weight of a language model's head is that of the token embedding.
+        logit_softcap: a logit x of a language model becomes softcap * tanh(x / softcap); None for none.
     """
 
     shape: ModelShape
@@ -36,11 +41,18 @@ class ModelSpec:
     num_outputs: int = 1
     lora: Lora | None = None
     head: str = REWARD_HEAD
+    ties_embedding: bool = False
+    logit_softcap: float | None = None
 
     @property
     def scores_steps(self) -> bool:
         """Whether it scores the steps of a response, one by one."""
         return self.head == STEP_HEAD
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether it has the head of a language model."""
+        return self.head == LANGUAGE_MODEL_HEAD
 
     def without_router_losses(self) -> "ModelSpec":
         """The same model, without the losses that its routers add in training."""

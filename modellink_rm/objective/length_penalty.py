@@ -92,6 +92,10 @@ class LengthPenalty:
         changes = targets.sum_by_example(slopes * (scores - scores.detach()), targets.examples)
         return self.weight * (correlation.abs().to(scores.dtype) + changes)
 
+    def reported(self, scores: Tensor, targets: Targets) -> Tensor:
+        """What the objective reports of each response."""
+        return self.objective.reported(scores, targets)
+
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         """The objective's metrics, and the correlation and its penalty over all examples."""
         weight, score, score_squared, tokens, tokens_squared, product = (sums[name] for name in _SUMS)

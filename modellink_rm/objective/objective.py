@@ -64,6 +64,9 @@ class Objective(Protocol):
     def __call__(self, scores: Tensor, targets: Targets) -> ObjectiveResult:
         """The losses and sums of examples, from the scores [num_scores] of responses or steps, float32."""
 
+    def reported(self, scores: Tensor, targets: Targets) -> Tensor:
+        """What evaluations report of each response, from the scores: these, or rewards [num_responses]."""
+
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         """Metrics from the sums over `num_examples`, which is at least 1; in the order of reports."""
 

@@ -80,7 +80,7 @@ class PreferenceObjective:
         detached = scores.detach().double()
         sums = _sums(detached, targets)
         sums |= {name: term.detach().double().sum() for name, term in terms.items()}
-        return ObjectiveResult(losses=losses, sums=sums, credits=_credits(detached, targets))
+        return ObjectiveResult(losses=losses, sums=sums, credits=credits_of(detached, targets))
 
     def _losses(self, scores: Tensor, targets: Targets) -> Tensor:
         if isinstance(self.loss, RankingLossType):
@@ -111,6 +111,10 @@ class PreferenceObjective:
         others = 1 - targets.probabilities[targets.worse].to(scores.dtype)
         others = others * (1 - smoothing) + (1 - others) * smoothing
         return (1 - others) * losses + others * loss(pairs.swapped().with_threshold(threshold))
+
+    def reported(self, scores: Tensor, targets: Targets) -> Tensor:
+        """The scores themselves."""
+        return scores
 
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         """The metrics over all examples; see the class."""
@@ -225,7 +229,7 @@ def _sums(scores: Tensor, targets: Targets) -> dict[str, Tensor]:
     }
 
 
-def _credits(scores: Tensor, targets: Targets) -> Tensor:
+def credits_of(scores: Tensor, targets: Targets) -> Tensor:
     """The accuracy of each example [n]: the mean over its pairs, of which two equal scores count half."""
     chosen, rejected = scores[targets.better], scores[targets.worse]
     values = (chosen > rejected).double() + (chosen == rejected).double() / 2

@@ -65,6 +65,10 @@ class ProcessObjective:
             sums={name: values.double().sum() for name, values in sums.items()},
         )
 
+    def reported(self, scores: Tensor, targets: Targets) -> Tensor:
+        """The scores themselves."""
+        return scores
+
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         """The metrics over all labelled steps; see the class."""
         num_steps, num_right = round(sums["steps"]), round(sums["right_steps"])

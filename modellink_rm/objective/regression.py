@@ -89,6 +89,10 @@ class RegressionObjective:
             for name, total in zip(self.attributes, values[what].sum(dim=0).unbind(), strict=True)
         }
 
+    def reported(self, scores: Tensor, targets: Targets) -> Tensor:
+        """The outputs themselves, of which reports keep the first."""
+        return scores
+
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         """The metrics over all examples; see the class."""
         found = {}

@@ -24,6 +24,7 @@ _ANNOUNCED = {
     "data": {"seq_length", "truncation", "shuffle", "data_temperature", "data_epochs", "max_samples"},
     "objective": {"margin_weight", "focal_gamma", "label_smoothing", "tie_threshold", "centering_weight"}
     | {"score_l2_weight", "range_penalty_weight", "score_range", "length_penalty_weight"},
+    "dpo": {"dpo_loss_type", "dpo_beta", "dpo_label_smoothing", "pref_ftx", "simpo_gamma"},
     "optim": {"lr", "min_lr", "lr_decay_style", "lr_warmup_init", "weight_decay", "clip_grad"}
     | {"lr_wsd_decay_style", "lr_wsd_decay_iters"}
     | {"adam_beta1", "adam_beta2", "adam_eps"},

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ def evaluate(
     """
     sums, data_sets = no_sums(objective, device), DataSets(part)
     by_data_set = data_sets.no_sums(device)
-    found = _FoundScores(device=device)
+    found = FoundScores(device=device)
     for chunk in chunks:
         chunk.eval()
     with synced_params(chunks):
@@ -98,7 +99,7 @@ def evaluate(
                     result = objective(scores, batch.targets)
                     sums += sums_of(result, batch)
                     by_data_set += data_sets.sums([ExampleFigures.of(result, batch.names)], device)
-                    found.add(scores, batch)
+                    found.add(objective.reported(scores, batch.targets), batch)
     for chunk in chunks:
         chunk.train()
     total = sums.joined(by_data_set).over_processes()
@@ -114,10 +115,11 @@ def evaluate(
 
 
 @dataclass
-class _FoundScores:
+class FoundScores:
     """The scores that this process has computed, at their places among those of all examples."""
 
     device: torch.device
+    dtype: torch.dtype = torch.float32
     examples: list[EvaluatedExample] = field(default_factory=list)
     blocks: list[Tensor] = field(default_factory=list)
     places: dict[RowName, range] = field(default_factory=dict)
@@ -138,15 +140,15 @@ class _FoundScores:
                     num_scores=one.num_scores,
                 )
             )
-        self.blocks.append(torch.zeros(end, device=self.device))
+        self.blocks.append(torch.zeros(end, dtype=self.dtype, device=self.device))
 
     def add(self, scores: Tensor, batch: Batch) -> None:
         """Take in the scores of a micro-batch of these examples: of several attributes the first's."""
         places = [place for name in batch.names for place in self.places[name]]
-        values = scores.float() if scores.dim() == 1 else scores[:, 0].float()
-        self.blocks[-1][torch.tensor(places, dtype=torch.int64, device=self.device)] = values
+        values = scores if scores.dim() == 1 else scores[:, 0]
+        self.blocks[-1][torch.tensor(places, dtype=torch.int64, device=self.device)] = values.to(self.dtype)
 
-    def over_processes(self) -> tuple[NDArray[np.float32], ...]:
+    def over_processes(self) -> tuple[NDArray[Any], ...]:
         """The scores of every example; a collective. Each one was computed by one replica."""
         flat = sum_over_processes(torch.cat(self.blocks)).cpu().numpy()
         ends = np.cumsum([one.num_scores for one in self.examples])

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from megatron.core.distributed import DistributedDataParallel
 
 from modellink_rm.base.device_memory import device_memory
 from modellink_rm.base.log import info
@@ -15,6 +14,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.estimate.choose import USABLE_SHARE
 from modellink_rm.estimate.memory import CUDA, Workload, largest_micro_batch, memory_of
 from modellink_rm.model.fits import shares_prompts
+from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import micro_batches_multiple_of
 from modellink_rm.train.memory import workload_of
@@ -26,9 +26,7 @@ ROWS_OF_A_GPU = 128
 _BUDGETS_OF_A_GPU = (8192, 16384)
 
 
-def packing_of(
-    plan: RunPlan, model: Sequence[DistributedDataParallel], platform: Platform, ranks: Ranks
-) -> Packing:
+def packing_of(plan: RunPlan, model: Sequence[RewardModel], platform: Platform, ranks: Ranks) -> Packing:
     """The packing of a run; a collective over all processes."""
     config = plan.config
     return Packing(
@@ -38,6 +36,7 @@ def packing_of(
         and shares_prompts(config.data.seq_length, plan.model.shape),
         multiple_of=micro_batches_multiple_of(model),
         equal_numbers=config.parallel.expert_group_size > 1,
+        predicts_answers=plan.model.spec.is_language_model,
     )
 
 

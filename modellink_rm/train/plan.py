@@ -23,15 +23,12 @@ from modellink_rm.checkpoint.source import (
 )
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.run import RunConfig
-from modellink_rm.config.training import PROCESS_STAGE
 from modellink_rm.dataset.blend import Blend
 from modellink_rm.model.fits import (
     check_data_fits_shape,
     check_recompute_fits_shape,
     check_training_fits_shape,
 )
-from modellink_rm.model.spec import REWARD_HEAD, STEP_HEAD
-from modellink_rm.objective.choice import choose_objective
 from modellink_rm.objective.objective import Objective
 from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -51,7 +48,9 @@ from modellink_rm.train.plan_data import (
     report_mixture,
     template_of,
 )
+from modellink_rm.train.plan_reference import Reference, plan_reference
 from modellink_rm.train.profiling import check_profile
+from modellink_rm.train.stages import STAGES
 from modellink_rm.train.trackers import check_trackers
 
 
@@ -71,6 +70,7 @@ class RunPlan:
         max_tokens: tokens of one forward pass; on a GPU with room more, unless the flags say how many.
         fingerprints: what tells the data sets from others, in their order.
         info_files: small files that go with every checkpoint, by name.
+        reference: the reference model of --stage dpo; None without one.
     """
 
     config: RunConfig
@@ -86,6 +86,7 @@ class RunPlan:
     max_tokens: int
     fingerprints: tuple[dict[str, Any], ...]
     info_files: dict[str, bytes]
+    reference: Reference | None = None
 
     @property
     def batch_size(self) -> int:
@@ -118,7 +119,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     _check_outside_of_checkpoint(directories, source)
     resumed = source.checkpoint.run if source.checkpoint is not None and continues else None
     config = with_margins_as_before(config, resumed)
-    objective = choose_objective(config.training.loss_type, config.objective, stage=config.training.stage)
+    stage = STAGES[config.training.stage]
+    objective = stage.objective(config)
     if config.objective.length_penalty_weight and (
         config.model.attention_dropout or config.model.hidden_dropout
     ):
@@ -135,7 +137,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         config.parallel,
         loosely=config.checkpoint.load_checkpoint_loosely,
         lora=config.lora,
-        head=STEP_HEAD if config.training.stage == PROCESS_STAGE else REWARD_HEAD,
+        head=stage.head,
     )
     if model.spec.lora is not None and config.training.num_trained_layers is not None:
         raise UserError(
@@ -157,6 +159,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
             f"the tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, above the model's "
             f"{model.shape.vocab_size} embedding rows; give the tokenizer that belongs to the weights"
         )
+    reference = plan_reference(config, model, continues=continues) if stage.has_reference(config) else None
     datasets = open_datasets(config.data.prefixes, tokenizer, verifies=config.checkpoint.verify_checksums)
     objective = objective.for_data(datasets)
     attributes = datasets[0].rows.attributes
@@ -212,6 +215,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         or 2 * config.training.micro_batch_size * config.data.seq_length,
         fingerprints=fingerprints,
         info_files={**contract_files(contract, tokenizer), **base_model_files(source)},
+        reference=reference,
     )
 
 

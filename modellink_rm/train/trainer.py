@@ -1,6 +1,7 @@
 """The run: build, load, then step, log, evaluate and save."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from modellink_rm.base.files import write_whole
@@ -20,6 +21,7 @@ from modellink_rm.dataset.order import order_of
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.frozen import freeze
 from modellink_rm.model.kernel_choice import check_requested_kernels, choose_kernels
+from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.report.run_files import ABOUT_NAME, METRICS_NAME
 from modellink_rm.train.about import about_run
@@ -39,6 +41,7 @@ from modellink_rm.train.optimizer import (
 from modellink_rm.train.packing import packing_of
 from modellink_rm.train.plan import RunPlan
 from modellink_rm.train.profiling import StepTrace, trace_directory
+from modellink_rm.train.reference import with_references
 from modellink_rm.train.reporting import StepLog
 from modellink_rm.train.step import StepLoss, train_step
 
@@ -85,7 +88,10 @@ def train(
     """Train from the current step to the last one; a collective over all processes."""
     config = plan.config
     with Leaving(config.training, world_size=ranks.world_size) as leaving:
-        state = build_train_state(plan, kernels, ranks)
+        chunks = build_chunks(plan, kernels, ranks)
+        packing = packing_of(plan, chunks, platform, ranks)
+        plan = with_references(plan, chunks, packing=packing, platform=platform, ranks=ranks)
+        state = train_state_of(plan, chunks, ranks)
         best = _best_so_far(plan, state, ranks)
         state.is_stopped = best is not None and best.is_exhausted
         if state.iteration >= plan.train_iters or state.is_stopped:
@@ -93,13 +99,14 @@ def train(
             why = "was stopped early" if state.is_stopped else "is already"
             info(f"nothing is left to do: the run {why} at iteration {reached}")
         else:
-            _take_steps(plan, state, platform, ranks, leaving, best)
+            _take_steps(plan, state, packing, platform, ranks, leaving, best)
     return state
 
 
 def _take_steps(
     plan: RunPlan,
     state: TrainState,
+    packing: Packing,
     platform: Platform,
     ranks: Ranks,
     leaving: Leaving,
@@ -108,7 +115,6 @@ def _take_steps(
     """Step, log, evaluate and save to the end, or until the run is to be left or no longer improves."""
     config = plan.config
     loss = StepLoss(objective=plan.objective, counts_examples=ranks.cp_rank == 0)
-    packing = packing_of(plan, state.model, platform, ranks)
     data = _global_batches(plan, packing, ranks, platform)
     data_sets = DataSets(plan.blend.train)
     reporting, checkpoint = config.reporting, config.checkpoint
@@ -221,8 +227,13 @@ def _samples_before_steps(plan: RunPlan, state: TrainState) -> range:
 
 def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainState:
     """Model, optimizer and schedule, with what the run starts from or continues with loaded."""
-    config, source = plan.config, plan.model.source
-    model = build_and_load_model(
+    return train_state_of(plan, build_chunks(plan, kernels, ranks), ranks)
+
+
+def build_chunks(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> list[RewardModel]:
+    """The model with the weights that the run starts from; those of a run that is continued come later."""
+    config = plan.config
+    return build_and_load_model(
         plan.model,
         model=config.model,
         parallel=config.parallel,
@@ -233,11 +244,16 @@ def build_train_state(plan: RunPlan, kernels: Kernels, ranks: Ranks) -> TrainSta
         loads=not plan.continues,
         verifies=config.checkpoint.verify_checksums,
     )
+
+
+def train_state_of(plan: RunPlan, chunks: Sequence[RewardModel], ranks: Ranks) -> TrainState:
+    """The state of a run around its model, with what the run continues with loaded."""
+    config, source = plan.config, plan.model.source
     if config.training.num_trained_layers is not None:
-        freeze(model, num_trained_layers=config.training.num_trained_layers)
+        freeze(chunks, num_trained_layers=config.training.num_trained_layers)
     if plan.model.spec.lora is not None:
-        info(f"adapters: {plan.model.spec.lora}; {trained_numbers(model)}")
-    wrapped = wrap_for_training(model, optim=config.optim, precision=config.precision)
+        info(f"adapters: {plan.model.spec.lora}; {trained_numbers(chunks)}")
+    wrapped = wrap_for_training(chunks, optim=config.optim, precision=config.precision)
     optimizer = build_optimizer(wrapped, optim=config.optim, precision=config.precision)
     scheduler = build_scheduler(optimizer, config.optim, plan.length.schedule, plan.length.wsd_decay)
     state = TrainState(wrapped, optimizer, scheduler)

@@ -22,6 +22,7 @@ from modellink_rm.model.fits import check_data_fits_shape, check_parallel_fits_s
 from modellink_rm.model.resolve import padded_vocab_size
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
+from modellink_rm.train.stages import STAGES
 from tests.tiny_data import random_pairs, write_tokenizer
 from tests.tiny_models import write_tiny_llama
 from tests.unit.estimate.shapes import LLAMA_8B, LLAMA_70B, published_shape
@@ -45,6 +46,7 @@ RECIPES = {
     "8B": Recipe("bf16_llama3_8B_8gpus.sh", 8, LLAMA_8B),
     "8B in 4 bits": Recipe("qlora_llama3_8B_1gpu.sh", 1, LLAMA_8B, gpu_gb=24),
     "70B": Recipe("bf16_llama3_70B_64gpus.sh", 64, LLAMA_70B),
+    "DPO of 8B": Recipe("dpo_llama3_8B.sh", 8, LLAMA_8B),
 }
 
 
@@ -117,6 +119,7 @@ def test_recipe_is_estimated_to_fit_its_gpus(recipe: Recipe, tmp_path: Path) -> 
                 shape=recipe.shape,
                 padded_vocab_size=rows,
                 lora=new_adapters(config.lora, recipe.shape),
+                head=STAGES[config.training.stage].head,
             ),
             parallel=config.parallel,
             precision=config.precision,

@@ -3,6 +3,7 @@
 Every rank reads only its own slices. Pickled weights are never opened.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,9 +92,30 @@ class HuggingFaceWeights:
         """Every tensor in the safetensors of the model, sorted."""
         return tuple(sorted(self._files))
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The safetensors of the model."""
+        return tuple(dict.fromkeys(file.path for file in self._files.values()))
+
     def expected_names(self) -> tuple[str, ...]:
         """Every tensor of the weights that the reward model takes, the head apart, sorted."""
         return tuple(sorted(self._expected))
+
+    @property
+    def ties_embedding(self) -> bool:
+        """Whether a language model's head is the token embedding, by config.json or for lack of another."""
+        given = self.config.get("tie_word_embeddings")
+        return (
+            given if isinstance(given, bool) else self.tensors.name(self.tensors.lm_head) not in self._files
+        )
+
+    def of_language_model(self) -> "HuggingFaceWeights":
+        """The same directory, whose language-model head is read, and no reward head."""
+        weights = copy.copy(self)
+        weights.tensors = self.tensors.with_lm_head(is_tied=self.ties_embedding)
+        weights._head = None
+        weights._expected = expected_shapes(self.shape, weights.tensors)
+        return weights
 
     def check_shapes(self) -> None:
         """Compare the headers of all expected tensors with config.json, reading no weights.
@@ -224,6 +246,30 @@ def check_names(weights: HuggingFaceWeights, *, loosely: bool) -> LoadReport:
         raise UserError(_names_message(weights, missing, unexpected, forgivable))
     weights.check_shapes()
     return LoadReport(missing=tuple(missing), unexpected=tuple(unexpected))
+
+
+def check_language_model(weights: HuggingFaceWeights) -> None:
+    """The directory holds a language model of its config.json, and nothing else but buffers.
+
+    Args:
+        weights: as `of_language_model` gives them.
+
+    Raises:
+        UserError: listing what is missing and what is too much, or a tensor has another shape.
+    """
+    present, expected = set(weights.names), set(weights.expected_names())
+    lm_head = weights.tensors.name(weights.tensors.lm_head)
+    forgiven = {lm_head} if weights.ties_embedding else set()  # a copy of the embedding
+    parts = {
+        "missing": sorted(expected - present),
+        "unexpected": sorted(
+            name for name in present - expected - forgiven if not name.endswith(weights.tensors.buffers)
+        ),
+    }
+    found = "; ".join(f"{kind} {listed(names)}" for kind, names in parts.items() if names)
+    if found:
+        raise UserError(f"{weights.directory} does not hold a language model of its config.json: {found}")
+    weights.check_shapes()
 
 
 def _names_message(

@@ -21,6 +21,7 @@ class Form:
         is_classifier: whether config.json names transformers' class with a `score`, of one label or of one
             for each attribute.
         is_stepwise: whether that is the class that scores every token, with two labels.
+        is_language_model: whether it is a language model's, without a reward head.
         fields: further fields of config.json, for those that the base model's does not have.
     """
 
@@ -29,6 +30,7 @@ class Form:
     head_file: str = ""
     is_classifier: bool = False
     is_stepwise: bool = False
+    is_language_model: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def classifier_fields(self, family: str, attributes: Sequence[str]) -> dict[str, Any]:
@@ -71,6 +73,8 @@ OPENRLHF = Form(
 )
 # TRL's PRMTrainer writes such a directory.
 TOKEN_CLASSIFIER = Form(name="transformers", head=TOKEN_SCORE, is_classifier=True, is_stepwise=True)
+# What a language model is in every program that reads transformers' directories: config.json stays as it was.
+CAUSAL_LM = Form(name="causal-lm", is_language_model=True)
 FORMS = {form.name: form for form in (TRANSFORMERS, LLAMA_FACTORY, OPENRLHF)}
 
 
@@ -95,6 +99,10 @@ def choose_form(name: str | None, spec: ModelSpec) -> Form:
                 f"{TOKEN_CLASSIFIER.name} writes it for transformers' classes ForTokenClassification"
             )
         return TOKEN_CLASSIFIER
+    if spec.is_language_model:
+        if name is not None:
+            raise UserError(f"--form {name} is for reward models, and this is a language model; leave it out")
+        return CAUSAL_LM
     classifier = FAMILIES[family].classifier
     form = FORMS[name] if name is not None else TRANSFORMERS if classifier else LLAMA_FACTORY
     if form.is_classifier and not classifier:

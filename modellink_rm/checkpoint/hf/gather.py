@@ -7,7 +7,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, expert_number, is_of_expert, tensor_plan
-from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.registry import tensors_of
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.model.spec import EXPERTS_INFIX, ModelSpec
 from modellink_rm.parallel.groups import Ranks
@@ -46,7 +46,7 @@ def tensors_of_stage(chunks: Sequence[RewardModel]) -> dict[str, Tensor | None]:
 
 def plans_of(name: str, spec: ModelSpec, ranks: Ranks) -> list[TensorPlan]:
     """How the parts of a tensor are assembled from stored tensors, in the order of `gathered`."""
-    table = FAMILIES[spec.shape.family].tensors
+    table = tensors_of(spec)
     size = ranks.etp_size if is_of_expert(name) else ranks.tp_size
     return [tensor_plan(name, spec, table, tp_rank=rank, tp_size=size) for rank in range(size)]
 

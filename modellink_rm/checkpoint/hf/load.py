@@ -43,7 +43,7 @@ def load_hugging_face_weights(
             name, chunks[0].spec, weights.tensors, tp_rank=ranks.tp_rank, tp_size=ranks.tp_size
         )
         matrix.fill(weights.read(plan, dtype))
-    head = weights.head()
+    head = None if chunks[-1].spec.is_language_model else weights.head()
     if chunks[-1].post_process and head is not None:
         weight, bias = head
         model_head = chunks[-1].rm_head

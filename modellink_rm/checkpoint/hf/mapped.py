@@ -13,6 +13,9 @@ class MappedFile:
     """The file with its header read; its length is checked against the header by the library.
 
     What was read of a mapped file counts as memory of the process as long as it is mapped.
+
+    Attributes:
+        path: of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -21,7 +24,7 @@ class MappedFile:
         Raises:
             UserError: it is damaged.
         """
-        self._path = path
+        self.path = path
         self._mapped: Any = _mapped(path)
 
     def keys(self) -> Iterable[str]:
@@ -43,7 +46,7 @@ class MappedFile:
 
     def _file(self) -> Any:
         if self._mapped is None:
-            self._mapped = _mapped(self._path)
+            self._mapped = _mapped(self.path)
         return self._mapped
 
 

@@ -30,9 +30,9 @@ from modellink_rm.checkpoint.hf.gather import (
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, stored_shapes
 from modellink_rm.checkpoint.hf.slices import write_piece
 from modellink_rm.checkpoint.hf.stream import SafetensorsWriter, TensorType
-from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.registry import tensors_of
 from modellink_rm.model.reward_model import RewardModel
-from modellink_rm.model.spec import HEAD_PREFIX, ModelSpec
+from modellink_rm.model.spec import HEAD_PREFIX, LM_HEAD, ModelSpec
 from modellink_rm.parallel.groups import Ranks
 
 
@@ -141,11 +141,12 @@ def _written_spec(spec: ModelSpec, contents: Contents) -> ModelSpec:
 
 def _plan_files(spec: ModelSpec, parameters: Mapping[str, Tensor | None], contents: Contents) -> list[_File]:
     """The files of this process's stage, in the order of its parameters."""
-    table = FAMILIES[spec.shape.family].tensors
+    table = tensors_of(spec)
     # A stored tensor that holds those of all experts is written at once.
     by_stored: dict[tuple[str, ...], list[str]] = {}
     for name in parameters:
-        if not name.startswith(HEAD_PREFIX):
+        is_copy = spec.ties_embedding and name.startswith(LM_HEAD)  # of the first stage's embedding
+        if not name.startswith(HEAD_PREFIX) and not is_copy:
             by_stored.setdefault(tuple(stored_shapes(name, spec.shape, table)), []).append(name)
     files: list[_File] = []
     for names in by_stored.values():

@@ -49,12 +49,14 @@ class ScoredRows:
         queries: the kernel and angles of these rows in the last layer.
         slots: int64 [r], index of the row at which each response is scored.
         is_held: bool [r], whether this process holds the response's position.
+        held: int64 [k], the numbers of those it holds.
     """
 
     rows: Tensor
     queries: Queries
     slots: Tensor
     is_held: Tensor
+    held: Tensor
 
 
 @dataclass
@@ -116,6 +118,7 @@ def layout_of(
         queries=Queries(make_kernel(seen, device, dtype), tokens[last].cos[rows], tokens[last].sin[rows]),
         slots=tensor_on(device, np.array(held.slots, dtype=np.int64)),
         is_held=tensor_on(device, np.array(held.is_held, dtype=bool)),
+        held=tensor_on(device, np.flatnonzero(held.is_held)),
     )
     return PackedLayout(tokens=tokens, scored=scored, routing=routing)
 

@@ -1,5 +1,6 @@
 """Pieces: which keys each query of a packed sequence sees, in the form that every kernel takes."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -85,11 +86,20 @@ def pieces_of(segments: Sequence[Segment], ranges: Sequence[tuple[int, int]]) ->
 
 
 def scored_pieces(segments: Sequence[Segment], positions: Sequence[int]) -> tuple[Piece, ...]:
-    """One piece per position: query i is at positions[i] of the whole sequence."""
-    pieces = []
-    for number, position in enumerate(positions):
-        segment = next(segment for segment in segments if segment.start <= position < segment.end)
-        pieces.append(Piece((number, number + 1), _seen_from(segment, position + 1)))
+    """Pieces of the queries at these positions: query i is at positions[i] of the whole sequence.
+
+    Queries at neighbouring positions of a segment are one piece.
+    """
+    starts = [segment.start for segment in segments]
+    pieces: list[Piece] = []
+    first = 0
+    while first < len(positions):
+        segment = segments[bisect_right(starts, positions[first]) - 1]
+        end = first + 1
+        while end < len(positions) and positions[end] == positions[end - 1] + 1 < segment.end:
+            end += 1
+        _append(pieces, Piece((first, end), _seen_from(segment, positions[end - 1] + 1)))
+        first = end
     return tuple(pieces)
 
 

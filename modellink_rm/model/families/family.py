@@ -21,6 +21,11 @@ def no_engine_fields(shape: ModelShape) -> Mapping[str, Any]:
     return {}
 
 
+def no_logit_softcap(config: Config) -> float | None:
+    """No softcap of a language model's logits."""
+    return None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """One model_type of config.json: its shape, its tensors in the weights, and its parts.
@@ -39,6 +44,7 @@ class Family:
         layer: the specification of one layer.
         final_norm: the norm after the last layer.
         engine_fields: additional fields of megatron-core's configuration that the layers need.
+        logit_softcap: the softcap of a language model's logits that a config.json gives; None for none.
     """
 
     read_shape: Callable[[Config], ModelShape]
@@ -50,3 +56,4 @@ class Family:
     layer: MakeLayer = decoder_layer
     final_norm: type[torch.nn.Module] = RMSNorm
     engine_fields: Callable[[ModelShape], Mapping[str, Any]] = no_engine_fields
+    logit_softcap: Callable[[Config], float | None] = no_logit_softcap

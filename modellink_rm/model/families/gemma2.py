@@ -66,11 +66,21 @@ def _gemma2_shape(config: Config) -> ModelShape:
     )
 
 
+def gemma_logit_softcap(config: Config, *, default: float | None = None) -> float | None:
+    """The softcap of a Gemma's logits: what config.json says, or transformers' default."""
+    config = {"final_logit_softcapping": default, **config}
+    if config["final_logit_softcapping"] is None:
+        return None
+    found = positive_numbers_of(config, {"final_logit_softcapping": float})
+    return float(found["final_logit_softcapping"])
+
+
 FAMILIES.add(
     Family(
         read_shape=_gemma2_shape,
         tensors=decoder_tensors(**GEMMA_NAMES, more_of_layer=GEMMA_POST_NORMS),
         classifier="Gemma2ForSequenceClassification",
+        logit_softcap=functools.partial(gemma_logit_softcap, default=30.0),
         **GEMMA_PARTS,
     ),
     "gemma2",

@@ -2,7 +2,13 @@
 
 from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import check_values, positive_numbers_of
-from modellink_rm.model.families.gemma2 import GEMMA_NAMES, GEMMA_PARTS, GEMMA_POST_NORMS, gemma_shape
+from modellink_rm.model.families.gemma2 import (
+    GEMMA_NAMES,
+    GEMMA_PARTS,
+    GEMMA_POST_NORMS,
+    gemma_logit_softcap,
+    gemma_shape,
+)
 from modellink_rm.model.families.llama import LAYER
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.tensors import decoder_tensors, head_norms
@@ -37,6 +43,7 @@ FAMILIES.add(
         read_shape=_gemma3_shape,
         tensors=_TENSORS,
         classifier="Gemma3TextForSequenceClassification",
+        logit_softcap=gemma_logit_softcap,
         **GEMMA_PARTS,
     ),
     "gemma3_text",

@@ -11,7 +11,9 @@ from modellink_rm.base.log import warn_once
 from modellink_rm.base.registry import Registry
 from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import check_values
+from modellink_rm.model.families.tensors import TensorTable
 from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.spec import ModelSpec
 
 # Dropout in config.json, which flags of the run decide.
 _DROPOUT_FLAGS = {
@@ -61,6 +63,12 @@ def shape_from_config(config: Config) -> ModelShape:
         if config.get(name):
             warn_once(f"{name} {config[name]} of config.json is ignored: {flag} sets it")
     return family.read_shape(config)
+
+
+def tensors_of(spec: ModelSpec) -> TensorTable:
+    """The tensors of a model: its family's, and its language-model head if it has one."""
+    table = FAMILIES[spec.shape.family].tensors
+    return table.with_lm_head(is_tied=spec.ties_embedding) if spec.is_language_model else table
 
 
 def _check_is_not_quantized(config: Config) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 from modellink_rm.base.ranges import cut_ranges, share_of
 from modellink_rm.experts.shape import Experts
 from modellink_rm.model.shape import ModelShape
-from modellink_rm.model.spec import EXPERTS_INFIX
+from modellink_rm.model.spec import EXPERTS_INFIX, LM_HEAD
 
 EMBEDDING = "embedding.word_embeddings"
 FINAL_LAYERNORM = "decoder.final_layernorm"
@@ -250,6 +250,13 @@ class TensorTable:
         """The full name of a stored tensor: "model.layers.3.self_attn.q_proj.bias"; no ending for no kind."""
         filled = template.format(prefix=self.prefix, layer=layer, expert=expert)
         return f"{filled}.{kind}" if kind else filled
+
+    def with_lm_head(self, *, is_tied: bool) -> "TensorTable":
+        """The table with the language-model head, which is read from the token embedding where it is tied."""
+        (embedding,) = (entry for entry in self.ends if entry.engine == EMBEDDING)
+        names = embedding.names if is_tied else (self.lm_head,)
+        head = StoredTensor(engine=LM_HEAD, names=names, row_order=vocabulary)
+        return dataclasses.replace(self, ends=(*self.ends, head))
 
     @property
     def head_name(self) -> str:

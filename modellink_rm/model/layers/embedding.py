@@ -14,6 +14,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from modellink_rm.model.layers.weight_gradient import mark_gradient_as_added
+
 
 class TokenEmbedding(MegatronModule):
     """Token ids -> hidden states, with megatron-core's names for the weights."""
@@ -99,8 +101,5 @@ class _RowsOf(torch.autograd.Function):
         total.index_put_((rows,), gradient.to(total.dtype), accumulate=True)
         if not has_buffer:
             return total, None
-        # The engine's hook runs next. It must not add, but with --overlap-grad-reduce it requires a
-        # gradient: one expanded number takes no memory.
-        weight.grad_added_to_main_grad = True
-        weight.grad = total.new_zeros((), dtype=weight.dtype).expand_as(weight)
+        mark_gradient_as_added(weight)
         return None, None

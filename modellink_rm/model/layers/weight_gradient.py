@@ -26,6 +26,16 @@ def add_weight_gradient(states: Tensor, gradient: Tensor, total: Tensor) -> None
         torch.addmm(total, gradient.t(), states, out_dtype=total.dtype, out=total)
 
 
+def mark_gradient_as_added(weight: Tensor) -> None:
+    """Tell the engine that a weight's gradient is in its `main_grad` already.
+
+    The engine's hook runs next. It must not add, but with --overlap-grad-reduce it requires a gradient: one
+    expanded number takes no memory.
+    """
+    weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
+    weight.grad = weight.new_zeros(()).expand_as(weight)
+
+
 def fuse_weight_gradients(device: torch.device, dtype: torch.dtype) -> bool:
     """Make the engine's linears add their weight gradients by one product; return whether they can.
 

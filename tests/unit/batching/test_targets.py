@@ -58,5 +58,5 @@ def test_targets_move_with_their_batch() -> None:
     assert {moved.input_ids.device.type, moved.targets.ranks.device.type} == {"meta"}
     tensors = [value for value in vars(moved.targets).values() if isinstance(value, torch.Tensor)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert len(tensors) == 10
+    assert len(tensors) == 12
     assert moved.targets.num_responses == (2, 4, 1)

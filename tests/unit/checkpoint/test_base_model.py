@@ -20,6 +20,7 @@ def test_config_and_tokenizer_of_the_base_model_are_kept_and_handed_on(tmp_path:
     files = base_model_files(source)
     assert sorted(files) == [
         "base_model/config.json",
+        "base_model/generation_config.json",
         "base_model/tokenizer.model",
         "base_model/tokenizer_config.json",
     ]

@@ -35,6 +35,10 @@ TABLE: dict[str, dict[str, str]] = {
         COMPARED: "data_path prompt_type",
         REFUSED: "split",
     },
+    "dpo": {
+        ANNOUNCED: "dpo_loss_type dpo_beta dpo_label_smoothing pref_ftx simpo_gamma",
+        COMPARED: "reference_load",
+    },
     "optim": {
         FREE: "overlap overlap_grad_reduce overlap_param_gather",
         ANNOUNCED: "lr min_lr lr_decay_style lr_warmup_init weight_decay adam_beta1 adam_beta2 adam_eps "
