@@ -8,20 +8,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from modellink_rm.base.checksums import sha256_of
+from modellink_rm.base.checksums import sha256_of_all
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.log import info
 from modellink_rm.base.platform import Platform
 from modellink_rm.batching.micro_batches import Packing, micro_batches_of
-from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, read_files
-from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE
+from modellink_rm.checkpoint.base_reference import checkpoint_reference
 from modellink_rm.checkpoint.load import load_model_weights
 from modellink_rm.checkpoint.source import ModelSource
 from modellink_rm.dataset.blend import DatasetRows, Part
@@ -58,7 +56,7 @@ def with_references(
     """
     if plan.reference is None:
         return plan
-    fingerprint = _fingerprint(plan.reference, ranks)
+    fingerprint = _fingerprint(plan.reference)
     model = _ReferenceModel(plan, plan.reference, chunks, packing=packing, platform=platform, ranks=ranks)
     columns: dict[str, IndexedReader] = {}
     with model:
@@ -235,7 +233,7 @@ class _ReferenceModel:
             raise AgreedError(
                 f"the log-probabilities of the reference are gone from beside the data: {error}"
             ) from None
-        if weights_fingerprint(source, self._ranks) != self._reference.fingerprint:
+        if weights_fingerprint(source) != self._reference.fingerprint:
             raise AgreedError(_another_reference(load))
         return source
 
@@ -244,8 +242,8 @@ class _ReferenceModel:
         load_model_weights(self._chunks, source, self._ranks, verifies=verifies)
 
 
-def _fingerprint(reference: Reference, ranks: Ranks) -> str:
-    """The fingerprint of the reference's weights; a collective.
+def _fingerprint(reference: Reference) -> str:
+    """The fingerprint of the reference's weights, equal on every process.
 
     Raises:
         AgreedError: the run was started with another reference.
@@ -253,7 +251,7 @@ def _fingerprint(reference: Reference, ranks: Ranks) -> str:
     if reference.source is None:
         assert reference.fingerprint is not None
         return reference.fingerprint
-    found = weights_fingerprint(reference.source, ranks)
+    found = weights_fingerprint(reference.source)
     if reference.fingerprint not in (None, found):
         raise AgreedError(_another_reference(reference.load))
     return found
@@ -266,32 +264,11 @@ def _another_reference(load: str) -> str:
     )
 
 
-def weights_fingerprint(source: ModelSource, ranks: Ranks) -> str:
-    """sha256 of the checksums of all files of weights; each process reads a share of them. A collective."""
-    paths, known = _weight_files(source)
-    mine = paths[ranks.rank :: ranks.world_size]
-    found = dict(known)
-    for part in of_every_process({path.name: sha256_of(path) for path in mine}):
-        found |= part
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-
-
-def _weight_files(source: ModelSource) -> tuple[list[Path], dict[str, str]]:
-    """The files whose checksums are to be computed, and the known checksums of others by their names."""
-    paths: list[Path] = []
-    known: dict[str, str] = {}
-    if source.base is not None:
-        paths, known = _weight_files(source.base)
+def weights_fingerprint(source: ModelSource) -> str:
+    """What tells a model from others, its adapters included, without reading all of its weights."""
+    parts = [source.reference.fingerprint]
     if source.adapter is not None:
-        paths = [*paths, *sorted(source.adapter.directory.glob("*.safetensors"))]
-    if source.checkpoint is not None:
-        kind = "adapters" if source.base is not None else "weights"
-        entries = read_files(source.checkpoint.path / FILES_NAME)
-        tensors = {name: one.sha256 for name, one in entries.items() if name.endswith(TENSOR_SUFFIX)}
-        known = {**known, **{f"{kind}/{name}": digest for name, digest in tensors.items()}}
-    elif source.hugging_face is not None:
-        listed = source.hugging_face.directory / CHECKSUMS_FILE
-        if listed.is_file():
-            return paths, {**known, **{name: one.sha256 for name, one in read_files(listed).items()}}
-        paths = [*paths, *sorted(source.hugging_face.files)]
-    return paths, known
+        parts += sha256_of_all(sorted(source.adapter.directory.glob("*.safetensors")))
+    if source.base is not None and source.checkpoint is not None:
+        parts.append(checkpoint_reference(source.checkpoint.path).fingerprint)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

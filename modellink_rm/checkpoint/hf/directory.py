@@ -92,11 +92,6 @@ class HuggingFaceWeights:
         """Every tensor in the safetensors of the model, sorted."""
         return tuple(sorted(self._files))
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The safetensors of the model."""
-        return tuple(dict.fromkeys(file.path for file in self._files.values()))
-
     def expected_names(self) -> tuple[str, ...]:
         """Every tensor of the weights that the reward model takes, the head apart, sorted."""
         return tuple(sorted(self._expected))

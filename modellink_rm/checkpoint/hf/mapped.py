@@ -13,9 +13,6 @@ class MappedFile:
     """The file with its header read; its length is checked against the header by the library.
 
     What was read of a mapped file counts as memory of the process as long as it is mapped.
-
-    Attributes:
-        path: of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,7 +21,7 @@ class MappedFile:
         Raises:
             UserError: it is damaged.
         """
-        self.path = path
+        self._path = path
         self._mapped: Any = _mapped(path)
 
     def keys(self) -> Iterable[str]:
@@ -46,7 +43,7 @@ class MappedFile:
 
     def _file(self) -> Any:
         if self._mapped is None:
-            self._mapped = _mapped(self.path)
+            self._mapped = _mapped(self._path)
         return self._mapped
 
 
