@@ -96,7 +96,9 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Unranked:
-    """A prompt and one or more responses without an order of preference: for scoring, not for training.
+    """A prompt and responses without an order of preference: for scoring, not for training.
+
+    A prompt that is to be answered has no response yet.
 
     Attributes:
         system: as in `Pair`.

@@ -17,18 +17,18 @@ from modellink_rm.checkpoint.contract import NORMALIZATION_NAME
 from modellink_rm.checkpoint.files import FILES_NAME
 from modellink_rm.checkpoint.layout import find_checkpoint
 from modellink_rm.commands.output import files_of_model, peft_files, prepare_output
+from modellink_rm.commands.progress import progress_over
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.score import ScoreConfig, ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.inference.parts import ScoredPart, ScoreParts, score_identity, score_parts
+from modellink_rm.inference.parts import ScoredPart, ScoreParts, score_parts
 from modellink_rm.inference.reader import check_first
 from modellink_rm.inference.rows import kept_fields
 from modellink_rm.inference.totals import NoFiniteScoreError
-from modellink_rm.preprocess.report import Progress
-from modellink_rm.records import blocks_of, input_files, parse_record, read_raw_records, text_bytes
+from modellink_rm.records import blocks_of, input_files, parse_record, read_raw_records
+from modellink_rm.records.row_parts import rows_identity
 from modellink_rm.records.table_output import check_table_output
-from modellink_rm.records.tables import parquet_rows
 from modellink_rm.tokenizers.directory import hugging_face_files, tokenizer_files
 from modellink_rm.version import __version__
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         _output(config, parsed) as (parts, write),
         Scorer(plan) as scorer,
         ending_together(),
-        _progress(config) as progress,
+        progress_over(config.input, output=config.output) as progress,
     ):
         run = ScoreRun(scorer=scorer, keep=keep, took=progress, write=write, parts=parts)
         totals = run.score(chain([first], blocks))
@@ -139,7 +139,7 @@ def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> bytes:
         weights += [*_weights_of(Path(scorer.load_adapter)), *peft_files(Path(scorer.load_adapter))]
     handler = (parsed[ScorerConfig].handler_name or "").rpartition(":")[0]
     others = [*tokenizer_files(parsed[TokenizerConfig]), *([Path(handler)] if handler else [])]
-    return score_identity(
+    return rows_identity(
         {
             **{name: value for name, value in flags.items() if name not in _NOT_OF_THE_ROWS},
             "package_version": __version__,
@@ -157,22 +157,6 @@ def _weights_of(load: Path) -> list[Path]:
     if checkpoint is None:
         return list(hugging_face_files(load))
     return [checkpoint / FILES_NAME, checkpoint / NORMALIZATION_NAME]
-
-
-@contextmanager
-def _progress(config: ScoreConfig) -> Iterator[Callable[[ScoredPart], None]]:
-    """A function that counts a part; a bar shows them where it would not stand among the rows."""
-    is_shown = is_first_process() and (config.output is not None or not sys.stdout.isatty())
-    files = input_files(config.input)
-    num_bytes = text_bytes(files)
-    total = num_bytes or parquet_rows(files)
-
-    def took(part: ScoredPart) -> None:
-        done = part.num_bytes if num_bytes else part.num_records
-        progress.add(num_records=part.num_records, num_bytes=done if total else 0, bad=[])
-
-    with Progress(total, log_interval=1, is_shown=is_shown) as progress:
-        yield took
 
 
 def _print(line: str, *, to_stderr: bool) -> None:

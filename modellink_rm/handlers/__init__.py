@@ -1,6 +1,6 @@
 """Handlers: from the fields of a record to a conversation, one for each style of data."""
 
-from modellink_rm.handlers.choice import conversation_of, make_handler, missing_fields
+from modellink_rm.handlers.choice import conversation_of, make_handler, missing_fields, prompt_of
 from modellink_rm.handlers.fields import Handler, PairwiseHandler, ResponsesHandler
 from modellink_rm.handlers.registry import HANDLERS
 
@@ -12,4 +12,5 @@ __all__ = [
     "conversation_of",
     "make_handler",
     "missing_fields",
+    "prompt_of",
 ]

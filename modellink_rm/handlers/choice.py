@@ -7,9 +7,9 @@ from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.registry import unknown_name_message
-from modellink_rm.conversation import Conversation, Rated
+from modellink_rm.conversation import Conversation, Rated, Unranked
 from modellink_rm.handlers.custom import CheckedHandler, class_in_file, is_file_and_class, is_foreign
-from modellink_rm.handlers.fields import Handler, names_of
+from modellink_rm.handlers.fields import Handler, label_fields, missing_answer_fields, names_of
 from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.handlers.sharegpt import Tags
 from modellink_rm.records import RecordError
@@ -40,7 +40,7 @@ def make_handler(name: str, map_keys: str | None) -> Handler:
 
 
 def conversation_of(handler: Handler, fields: Mapping[str, Any]) -> Conversation:
-    """The conversation of a record; preprocessing and scoring both call this function, and no other.
+    """The conversation of a record; preprocessing, scoring and generation call no other function.
 
     Raises:
         RecordError: the record cannot be used.
@@ -54,6 +54,30 @@ def conversation_of(handler: Handler, fields: Mapping[str, Any]) -> Conversation
     ):
         raise RecordError("a rating that float32 cannot hold")
     return conversation
+
+
+def prompt_of(handler: Handler, fields: Mapping[str, Any]) -> Unranked:
+    """The prompt of a record, whose answers, if it has any, are left out.
+
+    It is what `conversation_of` makes of the record. Where that needs answers that the record lacks, or finds
+    no order among them, it is asked again with other answers and without their scores.
+
+    Raises:
+        RecordError: the record cannot be used.
+    """
+    try:
+        conversation = conversation_of(handler, fields)
+    except RecordError:
+        unlabelled = {name: value for name, value in fields.items() if name not in label_fields(handler)}
+        stand_ins = dict.fromkeys(missing_answer_fields(handler, fields), "-")
+        conversation = conversation_of(handler, {**unlabelled, **stand_ins})
+    return Unranked(
+        system=conversation.system,
+        tools=conversation.tools,
+        prompt=conversation.prompt,
+        responses=(),
+        source=conversation.source,
+    )
 
 
 def missing_fields(map_keys: str | None, record: Mapping[str, Any]) -> list[str]:

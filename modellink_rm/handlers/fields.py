@@ -147,6 +147,27 @@ def rated_attributes(handler: Handler) -> tuple[str, ...]:
     return found
 
 
+def missing_answer_fields(handler: Handler, record: Mapping[str, Any]) -> list[str]:
+    """Names of the fields of answers that a handler needs and a record lacks.
+
+    Where a handler needs none of its answer fields by itself, one of them is enough.
+    """
+    names = answer_fields(handler)
+    missing = [name for name in names if record.get(name) is None]
+    if not isinstance(handler, ResponsesHandler):  # a user's own may need all of them
+        return missing
+    needed = [getattr(handler, key) for key in handler.answer_keys if key in handler.required]
+    if needed:
+        return [name for name in needed if name in missing]
+    return missing[:1] if len(missing) == len(names) else []
+
+
+def label_fields(handler: Handler) -> set[str]:
+    """Names of the fields in which a handler looks for margins, scores and probabilities of answers."""
+    keys = ("margin", "probability", "score_chosen", "score_rejected")
+    return {getattr(handler, key, "") for key in keys} - {""}
+
+
 def optional_text(record: Mapping[str, Any], name: str) -> str:
     """The text of a field; "" if it is missing, null or switched off."""
     value = record.get(name) if name else None

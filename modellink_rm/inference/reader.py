@@ -1,6 +1,6 @@
 """Records to conversations for scoring, and the choice of the handler that reads them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modellink_rm.base.errors import UserError
@@ -14,7 +14,7 @@ RESPONSES_HANDLER = "PromptResponseHandler"
 STEPS_HANDLER = "StepwiseHandler"
 _RESPONSES = ("response", "responses")
 # Fields with content for another handler, with the flags that would read them.
-_OTHER_HANDLERS = {
+OTHER_HANDLERS = {
     "conversations": "--handler-name SharegptStylePairwiseHandler",
     "instruction": "--handler-name AlpacaStylePairwiseHandler",
     "input": "--handler-name AlpacaStylePairwiseHandler",
@@ -81,8 +81,8 @@ class RecordReader:
         own = answer_fields(self._trained or self._default)
         responses = [name for name in _RESPONSES if name in fields and name not in own]
         if responses and not _has_any(fields, own):
-            others = {name: what for name, what in _OTHER_HANDLERS.items() if name != "system"}
-            _check_nothing_is_left(fields, others | _OF_PAIRS, RESPONSES_HANDLER)
+            others = {name: what for name, what in OTHER_HANDLERS.items() if name != "system"}
+            check_nothing_is_left(fields, others | _OF_PAIRS, RESPONSES_HANDLER)
             return self._responses
         # A model that was trained on rated responses is also asked which of two is better.
         if self._trained is not None and (_has_any(fields, own) or not rated_attributes(self._trained)):
@@ -90,14 +90,14 @@ class RecordReader:
         if self._trained is None and self._trained_name is not None:
             reason = f"read by {self._trained_name} in training, which has to be given again"
             raise HandlerNeededError(reason, f"the record was {reason}: --handler-name {self._trained_name}")
-        if not _has_any(fields, ("chosen", "rejected", *_OTHER_HANDLERS)):
+        if not _has_any(fields, ("chosen", "rejected", *OTHER_HANDLERS)):
             reason = "neither a response nor chosen and rejected"
             raise HandlerNeededError(reason, f"{reason}: --handler-name says how to read another form")
-        _check_nothing_is_left(fields, _OTHER_HANDLERS | _OF_RESPONSES, DEFAULT_HANDLER)
+        check_nothing_is_left(fields, OTHER_HANDLERS | _OF_RESPONSES, DEFAULT_HANDLER)
         return self._default
 
 
-def check_first(reader: RecordReader, records: Sequence[Record | BadRecord]) -> None:
+def check_first(reader: Callable[[Mapping[str, Any]], object], records: Sequence[Record | BadRecord]) -> None:
     """Check that the first valid record does not need --handler-name; the others are likely similar.
 
     Raises:
@@ -118,7 +118,7 @@ def _has_any(fields: Mapping[str, Any], names: tuple[str, ...]) -> bool:
     return any(fields.get(name) is not None for name in names)
 
 
-def _check_nothing_is_left(fields: Mapping[str, Any], others: Mapping[str, str], handler: str) -> None:
+def check_nothing_is_left(fields: Mapping[str, Any], others: Mapping[str, str], handler: str) -> None:
     """Check that a handler that the user did not choose ignores no field with content.
 
     Raises:

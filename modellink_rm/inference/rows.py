@@ -1,6 +1,6 @@
 """Rows of the output of `score`: a record's own fields, then its scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,13 @@ class KeptFields:
 
     names: tuple[str, ...] | None = None
 
-    def of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The kept fields; one with a name of OWN_NAMES is kept under another."""
+    def of(self, fields: Mapping[str, Any], *, taken: Sequence[str] = OWN_NAMES) -> dict[str, Any]:
+        """The kept fields; one with a name that is taken, by what the model says, is kept under another."""
         kept = dict(fields) if self.names is None else {name: fields.get(name) for name in self.names}
-        for name in OWN_NAMES:
+        for name in taken:
             if name in kept:
                 other = _free_name(name, kept)
-                warn_once(f"field {name!r} of the records is kept as {other!r}: the model's own has its name")
+                warn_once(f"field {name!r} of the records is kept as {other!r}: the row's own has its name")
                 kept[other] = kept.pop(name)
         return kept
 

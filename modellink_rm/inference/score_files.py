@@ -1,6 +1,5 @@
 """Records of files to rows of scores, block by block, continued where an earlier run was stopped."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,15 +11,9 @@ from modellink_rm.inference.parts import ScoredPart, ScoreParts
 from modellink_rm.inference.result import NotScored, Scored
 from modellink_rm.inference.rows import KeptFields, output_row
 from modellink_rm.inference.totals import Totals
-from modellink_rm.records import (
-    BadRecord,
-    Record,
-    RecordBlock,
-    check_resumed_block,
-    parse_record,
-    text_crc32,
-)
+from modellink_rm.records import BadRecord, Record, RecordBlock, parse_record
 from modellink_rm.records.row_output import json_line
+from modellink_rm.records.row_parts import part_of_block
 
 # Examples of equal prompts share their computation within a block, and a kill loses at most one.
 BLOCK_RECORDS = 1024
@@ -73,12 +66,12 @@ class ScoreRun:
 
     def _finished(self, blocks: Iterator[RecordBlock]) -> list[ScoredPart]:
         """The parts of an earlier run, of whose blocks no process scores any; a collective."""
-        found = [_without_rows(part) for part in self.parts.whole_parts()] if self.parts is not None else []
+        found = [part.without_rows() for part in self.parts.whole_parts()] if self.parts is not None else []
         shared = [found]
         if torch.distributed.get_world_size() > 1:
             torch.distributed.broadcast_object_list(shared, src=0)
         for part in shared[0]:
-            check_resumed_block(next(blocks, RecordBlock()), num_records=part.num_records, crc32=part.crc32)
+            part.check_input(next(blocks, RecordBlock()))
         if shared[0]:
             info(f"--resume: {sum(part.num_records for part in shared[0]):,} records were scored already")
         return shared[0]
@@ -94,14 +87,4 @@ class ScoreRun:
             if is_first_process():
                 fields = record.fields if isinstance(record, Record) else {}
                 rows.append(json_line(output_row(fields, result, self.keep)))
-        return ScoredPart(
-            num_records=len(block),
-            num_bytes=sum(len(raw.text) for raw in block),
-            crc32=text_crc32(block),
-            totals=totals,
-            rows=b"".join(rows),
-        )
-
-
-def _without_rows(part: ScoredPart) -> ScoredPart:
-    return dataclasses.replace(part, rows=b"")
+        return part_of_block(block, totals, rows)

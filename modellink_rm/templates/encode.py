@@ -34,7 +34,7 @@ def tokenize_responses(
 ) -> TokenizedResponses:
     """Token ids of a prompt and of all its responses, the prompt tokenised once.
 
-    Preprocessing and scoring both call this function, and no other.
+    Preprocessing, scoring and generation call this function, and no other.
 
     Raises:
         RecordError: the template has no form for a part of the record, or a response has no token.
@@ -49,7 +49,7 @@ def tokenize_responses(
         response_ids = [_response_ids(one, template, tokenizer) for one in conversation.responses]
     reward_ids = reward_token_ids(template, tokenizer)
     response_ids = [ids + reward_ids for ids in response_ids] if reward_ids else response_ids
-    if len(prompt_ids) + min(map(len, response_ids)) == 0:
+    if len(prompt_ids) + min(map(len, response_ids), default=0) == 0:
         raise RecordError("no tokens", "prompt and answer have no tokens at all")
     return TokenizedResponses(prompt_ids, response_ids)
 

@@ -16,10 +16,10 @@ def scored_in_blocks(flags: str, keeps_parts: bool) -> int:
     """Score with blocks of two records."""
     from modellink_rm.commands.score import main
     from modellink_rm.inference import score_files
-    from modellink_rm.inference.parts import ScoreParts
+    from modellink_rm.records.row_parts import RowParts
 
-    remove = (lambda self: None) if keeps_parts else ScoreParts.remove
-    with patch.object(score_files, "BLOCK_RECORDS", 2), patch.object(ScoreParts, "remove", remove):
+    remove = (lambda self: None) if keeps_parts else RowParts.remove
+    with patch.object(score_files, "BLOCK_RECORDS", 2), patch.object(RowParts, "remove", remove):
         return main(flags.split())
 
 

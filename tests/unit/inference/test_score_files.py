@@ -11,14 +11,15 @@ import torch
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message, Unranked
-from modellink_rm.inference.parts import ScoredPart, part_from_bytes, score_identity, score_parts
+from modellink_rm.inference.parts import ScoredPart, score_parts
 from modellink_rm.inference.result import NotScored, Scored
 from modellink_rm.inference.rows import KeptFields
 from modellink_rm.inference.score_files import ScoreRun
 from modellink_rm.inference.totals import Totals
 from modellink_rm.records import BadRecord, Record, blocks_of, read_raw_records
+from modellink_rm.records.row_parts import part_from_bytes, rows_identity
 
-IDENTITY = score_identity({"flag": 1})
+IDENTITY = rows_identity({"flag": 1})
 
 
 class Lengths:
@@ -114,7 +115,7 @@ def test_a_run_with_other_flags_or_another_input_is_not_continued(records: Path,
     output = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         run(records, output, Lengths(fails_after=41))
-    other = score_identity({"flag": 2})
+    other = rows_identity({"flag": 2})
     with pytest.raises(UserError, match=r"--resume: .* is of a run with another flag"):
         run(records, output, Lengths(), resume=True, identity=other)
     lines = records.read_text().splitlines()
@@ -129,9 +130,9 @@ def test_a_part_survives_its_bytes_and_damage_is_seen() -> None:
     totals = Totals(inputs=3, bad=1, score=0.1)
     part = ScoredPart(num_records=3, num_bytes=9, crc32=7, totals=totals, rows=b'{"a": 1}\n{}\n')
     data = part.to_bytes()
-    assert part_from_bytes(data) == part
+    assert part_from_bytes(data, Totals) == part
     assert dataclasses.asdict(part)["totals"]["score"] == 0.1
-    assert [part_from_bytes(data[:size]) for size in range(len(data))] == [None] * len(data)
+    assert [part_from_bytes(data[:size], Totals) for size in range(len(data))] == [None] * len(data)
     flipped = bytearray(data)
     flipped[20] ^= 1
-    assert part_from_bytes(bytes(flipped)) is None
+    assert part_from_bytes(bytes(flipped), Totals) is None
