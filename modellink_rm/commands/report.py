@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import write_whole
 from modellink_rm.base.flags import parse_flags, with_first_flag
 from modellink_rm.base.log import set_up_logging
-from modellink_rm.commands.output import prepare_output
+from modellink_rm.commands.output import made_directory, prepare_output
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.report import ReportConfig
 
@@ -35,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     check_matplotlib()
     directories = [Path(run) for run in config.run]
     prepare_output(config.output, inputs=[path for one in directories for path in run_file_paths(one)])
-    pictures = None if config.png is None else _made(config.png)
+    pictures = None if config.png is None else made_directory("--png", config.png)
     text, charts = make_page([read_run(directory) for directory in directories])
     write_whole(Path(config.output), text.encode())
     print(f"report: {config.output} ({len(text.encode()) / 1e6:.1f} MB, {len(charts)} charts)")
@@ -44,15 +43,6 @@ def main(argv: Sequence[str]) -> int:
             write_whole(pictures / f"{chart.name}.png", png_of(chart))
         print(f"pictures: {pictures}")
     return 0
-
-
-def _made(png: str) -> Path:
-    directory = Path(png)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--png {png} cannot be made a directory: {error.strerror}") from None
-    return directory
 
 
 COMMANDS.add(Command(summary="write a run's curves and scores as one HTML page", main=main), "report")

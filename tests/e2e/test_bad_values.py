@@ -20,6 +20,7 @@ from modellink_rm.commands import (
     evaluate,
     export,
     filter,
+    generate,
     import_model,
     inspect,
     make_pairs,
@@ -27,6 +28,7 @@ from modellink_rm.commands import (
     report,
     score,
     serve,
+    study,
     train,
 )
 from modellink_rm.config.average import AverageConfig
@@ -34,6 +36,7 @@ from modellink_rm.config.doctor import DoctorConfig
 from modellink_rm.config.estimate import EstimateConfig
 from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.export import ExportConfig, ImportConfig
+from modellink_rm.config.generate import GenerateConfig, PolicyConfig, SamplingConfig
 from modellink_rm.config.inspect import InspectConfig
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.merge import MergeConfig
@@ -44,6 +47,7 @@ from modellink_rm.config.report import ReportConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.selection import BestOfNConfig, FilterConfig, MakePairsConfig
 from modellink_rm.config.serve import ServeConfig
+from modellink_rm.config.study import StudyConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 
 VALUES = ("", "word", "0", "-1", "1" + "0" * 20, "nan", "no/such/path")
@@ -89,6 +93,12 @@ COMMANDS = {
         (ScoreConfig, TokenizerConfig, ModelOverrides, ParallelConfig, KernelConfig),
         "--load nowhere --input pairs.jsonl",
     ),
+    "generate": Command(
+        generate.main,
+        (GenerateConfig, PolicyConfig, SamplingConfig, TokenizerConfig),
+        "--load nowhere --input pairs.jsonl",
+    ),
+    "study": Command(study.main, (StudyConfig,), "--answers a=nowhere b=no/where --output out.html"),
     "best-of-n": Command(best_of_n.main, (BestOfNConfig,), "--input nowhere"),
     "filter": Command(filter.main, (FilterConfig,), "--input nowhere --min-score 0"),
     "make-pairs": Command(make_pairs.main, (MakePairsConfig,), "--input nowhere"),

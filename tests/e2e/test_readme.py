@@ -12,6 +12,7 @@ import pytest
 
 from modellink_rm.base.flags import build_parser, parse_flags, with_first_flag
 from modellink_rm.checkpoint.contract import InferenceContract
+from modellink_rm.commands.generate import GROUPS as GENERATE_GROUPS
 from modellink_rm.commands.registry import COMMANDS as REGISTERED_COMMANDS
 from modellink_rm.commands.score import GROUPS as SCORER_GROUPS
 from modellink_rm.commands.train import GROUPS
@@ -31,6 +32,7 @@ from modellink_rm.config.report import ReportConfig
 from modellink_rm.config.score import ScoreConfig
 from modellink_rm.config.selection import BestOfNConfig, FilterConfig, MakePairsConfig
 from modellink_rm.config.serve import ServeConfig
+from modellink_rm.config.study import StudyConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.handlers import HANDLERS, make_handler
 from modellink_rm.objective.choice import choose_objective
@@ -45,6 +47,8 @@ COMMANDS: dict[str, Any] = {
     "pretrain_rm.py": (tuple(GROUPS.values()), IGNORED_TRAINER_FLAGS),
     "score": ((ScoreConfig, *SCORER_GROUPS.values()), {}),
     "evaluate": ((EvaluateConfig, *SCORER_GROUPS.values()), {}),
+    "generate": (GENERATE_GROUPS, {}),
+    "study": ((StudyConfig,), {}),
     "best-of-n": ((BestOfNConfig,), {}),
     "filter": ((FilterConfig,), {}),
     "make-pairs": ((MakePairsConfig,), {}),
@@ -202,7 +206,8 @@ def test_readme_names_every_ignored_flag() -> None:
 
 def test_rows_of_flags_by_task_name_flags_of_their_commands() -> None:
     every = {"preprocess": "preprocess_data.py", "train": "pretrain_rm.py", "score": "score"}
-    named = ("estimate", "evaluate", "make-pairs", "report", "export", "import", "average", "serve")
+    named = ("estimate", "evaluate", "generate", "study", "make-pairs", "report", "export", "import")
+    named += ("average", "serve")
     programs = {**every, **{name: name for name in named}}
     section = (ROOT / "README.md").read_text().split("## Flags by task")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \| (.+) \|$", section, re.MULTILINE)

@@ -23,7 +23,7 @@ LEVELS = (
     ("model",),
     ("objective", "checkpoint", "estimate"),
     ("train", "inference", "conversion", "doctor"),
-    ("evaluation", "serving"),
+    ("evaluation", "serving", "generation"),
     ("commands",),
     ("__main__", "__init__"),
 )

@@ -1,0 +1,142 @@
+"""Records of files to rows of answers, block by block, continued where an earlier run was stopped."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from modellink_rm.base.log import info
+from modellink_rm.generation.ends import AnswerEnds
+from modellink_rm.generation.engine import Engine, Request
+from modellink_rm.generation.prompts import NotAnswered, Prompt, PromptTokenizer
+from modellink_rm.generation.rows import Answer, answer_row
+from modellink_rm.inference.rows import KeptFields
+from modellink_rm.records import Record, RecordBlock, parse_record
+from modellink_rm.records.row_output import json_line
+from modellink_rm.records.row_parts import RowParts, RowsPart, part_of_block
+
+MAGIC = b"MLRMANSWER"
+_BAD_INPUTS_SHOWN = 10
+
+
+@dataclass
+class AnswerTotals:
+    """Counts over the inputs so far."""
+
+    inputs: int = 0
+    bad: int = 0
+    answers: int = 0
+    tokens: int = 0
+    cut: int = 0
+
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Count the answers to one input; none if it is bad."""
+        self.inputs += 1
+        self.bad += not answers
+        self.answers += len(answers)
+        self.tokens += sum(one.num_tokens for one in answers)
+        self.cut += sum(not one.ended for one in answers)
+
+    def add_all(self, others: "AnswerTotals") -> None:
+        """Add the counts of other inputs."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(others, field.name))
+
+    def line(self) -> str:
+        """The summary, printed at the end."""
+        mean = self.tokens / max(1, self.answers)
+        return (
+            f"prompts: {self.inputs:,} | answers: {self.answers:,} | mean length: {mean:.1f} tokens | "
+            f"cut at --max-new-tokens: {self.cut:,} | not answered: {self.bad:,}"
+        )
+
+
+AnswersPart = RowsPart[AnswerTotals]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRun:
+    """A run over blocks of records.
+
+    Attributes:
+        num_answers: to each prompt.
+        seed: of all answers.
+        keep: which further fields of a record are in its row.
+        took: called with each part; with a finished one of an earlier run too.
+        write: takes the rows of a part.
+        parts: those of the output file, where there is one.
+    """
+
+    engine: Engine
+    prompts: PromptTokenizer
+    ends: AnswerEnds
+    num_answers: int
+    seed: int
+    keep: KeptFields
+    took: Callable[[AnswersPart], object]
+    write: Callable[[AnswersPart], object]
+    parts: RowParts[AnswerTotals] | None = None
+
+    @property
+    def block_records(self) -> int:
+        """Records of a block, which fill the engine; a kill loses at most one block."""
+        return max(1, self.engine.requests_at_once // self.num_answers)
+
+    def answer(self, blocks: Iterator[RecordBlock]) -> AnswerTotals:
+        """The counts of all records, of blocks of `block_records`.
+
+        Raises:
+            InputChangedError: the records of a finished part are others now.
+        """
+        totals = AnswerTotals()
+        for part in self._finished(blocks):
+            totals.add_all(part.totals)
+            self.took(part)
+        for block in blocks:
+            part = self._answered(block, totals)
+            totals.add_all(part.totals)
+            self.write(part)
+            self.took(part)
+        if totals.bad > _BAD_INPUTS_SHOWN:
+            info(f"... and {totals.bad - _BAD_INPUTS_SHOWN:,} more inputs that are not answered")
+        return totals
+
+    def _finished(self, blocks: Iterator[RecordBlock]) -> list[AnswersPart]:
+        """The parts of an earlier run, whose blocks are passed over."""
+        found = [part.without_rows() for part in self.parts.whole_parts()] if self.parts is not None else []
+        for part in found:
+            part.check_input(next(blocks, RecordBlock()))
+        if found:
+            info(f"--resume: {sum(part.num_records for part in found):,} records were answered already")
+        return found
+
+    def _answered(self, block: RecordBlock, before: AnswerTotals) -> AnswersPart:
+        """The rows of a block; the first bad inputs are named.
+
+        Args:
+            before: the counts of the records before it, whose number is the first record's own.
+        """
+        records = [parse_record(raw) for raw in block]
+        prompts = list(map(self.prompts, records))
+        requests = [
+            Request(prompt.ids, (self.seed, number, answer))
+            for number, prompt in enumerate(prompts, start=before.inputs)
+            if isinstance(prompt, Prompt)
+            for answer in range(self.num_answers)
+        ]
+        made = iter(self.engine.token_ids(requests) if requests else [])
+        totals, rows = AnswerTotals(), []
+        for record, prompt in zip(records, prompts, strict=True):
+            answers = []
+            if isinstance(prompt, NotAnswered):
+                if before.bad + totals.bad < _BAD_INPUTS_SHOWN:
+                    info(f"warning: {prompt.message}")
+            else:
+                answers = [self._answer(next(made)) for _ in range(self.num_answers)]
+            totals.add(answers)
+            fields = record.fields if isinstance(record, Record) else {}
+            rows.append(json_line(answer_row(fields, prompt, answers, self.keep)))
+        return part_of_block(block, totals, rows)
+
+    def _answer(self, ids: list[int]) -> Answer:
+        num_tokens = self.ends.num_tokens(ids)
+        return Answer(text=self.ends.text_of(ids), num_tokens=num_tokens, ended=num_tokens < len(ids))

@@ -1,0 +1,92 @@
+"""Rows of the output of `generate`: a prompt as PromptResponseHandler reads it, with its answers."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modellink_rm.conversation import Message, Unranked
+from modellink_rm.generation.prompts import NotAnswered, Prompt
+from modellink_rm.handlers import Handler, make_handler, prompt_of
+from modellink_rm.handlers.fields import answer_fields
+from modellink_rm.inference.reader import OTHER_HANDLERS, RESPONSES_HANDLER
+from modellink_rm.inference.rows import ERROR, KeptFields
+from modellink_rm.records import RecordError
+from modellink_rm.templates.calls import text_and_calls
+
+PROMPT, SYSTEM, TOOLS = "prompt", "system", "tools"
+RESPONSES, NUM_TOKENS, ENDED = "responses", "num_tokens", "ended"
+_ROLES = {"user": "user", "observation": "tool", "assistant": "assistant", "function_call": "assistant"}
+# Beside the prompt these would make another record of a row.
+_READ = (PROMPT, SYSTEM, TOOLS, RESPONSES, "response", "chosen", "rejected", *OTHER_HANDLERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A generated answer.
+
+    Attributes:
+        num_tokens: without the one that ends it.
+        ended: False where it was cut at --max-new-tokens.
+    """
+
+    text: str
+    num_tokens: int
+    ended: bool
+
+
+def answer_row(
+    fields: Mapping[str, Any], prompt: Prompt | NotAnswered, answers: Sequence[Answer], keep: KeptFields
+) -> dict[str, Any]:
+    """The row of one record.
+
+    Args:
+        fields: of the record; empty where it could not be read.
+    """
+    if isinstance(prompt, NotAnswered):
+        return {**keep.of(fields, taken=(ERROR,)), ERROR: prompt.message}
+    read = {*_READ, *_fields_of(prompt.handler)}
+    rest = {name: value for name, value in fields.items() if name not in read or name in (keep.names or ())}
+    return {
+        **keep.of(rest, taken=(*read, NUM_TOKENS, ENDED, ERROR)),
+        **_prompt_fields(fields, prompt.conversation),
+        RESPONSES: [one.text for one in answers],
+        NUM_TOKENS: [one.num_tokens for one in answers],
+        ENDED: [one.ended for one in answers],
+    }
+
+
+def messages_of(conversation: Unranked) -> list[dict[str, Any]]:
+    """The system text and the turns of a prompt as messages with role and content."""
+    system = [{"role": "system", "content": conversation.system}] if conversation.system else []
+    return system + [_message(turn) for turn in conversation.prompt]
+
+
+def _message(turn: Message) -> dict[str, Any]:
+    if turn.role != "function_call":
+        return {"role": _ROLES[turn.role], "content": turn.content}
+    text, calls = text_and_calls(turn.content)
+    functions = [{"function": {"name": call.name, "arguments": call.arguments}} for call in calls]
+    return {"role": "assistant", "content": text, **({"tool_calls": functions} if functions else {})}
+
+
+def _prompt_fields(fields: Mapping[str, Any], conversation: Unranked) -> dict[str, Any]:
+    """The record's own fields where PromptResponseHandler reads the same prompt of them, else messages."""
+    own = {name: fields[name] for name in (PROMPT, SYSTEM, TOOLS) if name in fields}
+    try:
+        found = prompt_of(make_handler(RESPONSES_HANDLER, None), own)
+    except RecordError:
+        found = None
+    if found is not None and found == dataclasses.replace(conversation, source=None):
+        return own
+    tools = {TOOLS: conversation.tools} if conversation.tools else {}
+    return {PROMPT: messages_of(conversation), **tools}
+
+
+def _fields_of(handler: Handler) -> set[str]:
+    """Names of the fields that a handler reads, but for the source."""
+    found: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(handler):
+        found = dataclasses.fields(handler)
+    names = [getattr(handler, one.name) for one in found if one.name != "source"]
+    return {name for name in names if isinstance(name, str) and name} | set(answer_fields(handler))
