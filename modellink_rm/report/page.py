@@ -84,7 +84,7 @@ def make_page(runs: Sequence[RunFiles]) -> tuple[str, list[Chart]]:
         '<h2 id="about">What the run was</h2>',
         *(_about(run) for run in named),
     ]
-    return html.document(title=title, style=_style(), body=body), page.charts
+    return html.document(title=title, style=style(), body=body), page.charts
 
 
 def _names(runs: Sequence[RunFiles]) -> list[str]:
@@ -96,7 +96,8 @@ def _names(runs: Sequence[RunFiles]) -> list[str]:
     ]
 
 
-def _style() -> str:
+def style() -> str:
+    """The style sheet of a page, in the light and in the dark colours."""
     more = {
         "light": "--page:#f6f7f9;--card:#fff;--edge:#dfe3e8;--quiet:#5b6570;",
         "dark": "--page:#14181d;--card:#1c2229;--edge:#333c47;--quiet:#9aa6b4;",
@@ -229,7 +230,7 @@ def _source_cells(name: str, before: ScoredPairs | None, after: ScoredPairs) -> 
 def _score_charts(page: Page, runs: Sequence[NamedRun]) -> Iterator[str]:
     for run in runs:
         for number, one in enumerate(run.sets):
-            pictures = [page.picture(chart) for chart in charts_of_set(one, prefix=_file_name(run.name))]
+            pictures = [page.picture(chart) for chart in charts_of_set(one, prefix=file_name(run.name))]
             what = "a sample of the training part" if one.name == TRAINING else one.name
             yield html.details(
                 Html(f"<b>{html.escaped(run.name)}</b>, {html.escaped(what)}"),
@@ -240,7 +241,7 @@ def _score_charts(page: Page, runs: Sequence[NamedRun]) -> Iterator[str]:
 
 def charts_of_set(one: ScoredSet, *, prefix: str) -> Iterator[Chart]:
     """Distributions before and after on one scale, margins, score against length, calibration."""
-    name = f"{prefix}_{_file_name(one.name)}"
+    name = f"{prefix}_{file_name(one.name)}"
     known = [pairs for pairs in (one.before, one.after) if pairs is not None]
     if not known:
         return
@@ -255,7 +256,8 @@ def charts_of_set(one: ScoredSet, *, prefix: str) -> Iterator[Chart]:
     yield charts.calibration(f"{name}_calibration", "Calibration", one.before, one.after)
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """The text as a part of a file's name."""
     return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in text)
 
 

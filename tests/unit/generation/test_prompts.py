@@ -17,6 +17,7 @@ from modellink_rm.records import Record, RecordError
 from modellink_rm.templates.encode import tokenize_responses
 from modellink_rm.templates.table import TEMPLATES
 from modellink_rm.tokenizers.load import load_tokenizer
+from tests.unit.handlers.test_fuzz import GOOD
 
 CALL = {"function": {"name": "weather", "arguments": {"place": "Bern"}}}
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
@@ -165,3 +166,14 @@ def test_a_prompt_without_room_for_an_answer_is_refused_with_its_place(control_d
     assert isinstance(found, NotAnswered)
     assert found.message.startswith("file:3: the prompt has ")
     assert found.message.endswith("tokens, and the model leaves 4 beside --max-new-tokens")
+
+
+@pytest.mark.parametrize("handler", sorted(GOOD))
+def test_prompts_of_every_handler_come_back_from_their_rows(handler: str) -> None:
+    asked = prompt(handler, GOOD[handler])
+    row = json.loads(
+        json.dumps(answer_row(GOOD[handler], asked, [Answer("yes", 1, True)], kept_fields(None)))
+    )
+    read = RecordReader()(row)
+    assert (read.system, read.prompt) == (asked.conversation.system, asked.conversation.prompt)
+    assert [one.content for one in read.responses] == ["yes"]

@@ -1,0 +1,175 @@
+"""Rows that `score` wrote of policies' answers, read as sets of answers to the same prompts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.config.limits import Limits
+from modellink_rm.config.selection import ListsConfig
+from modellink_rm.config.study import StudyConfig
+from modellink_rm.handlers import make_handler, prompt_of
+from modellink_rm.inference.reader import RESPONSES_HANDLER
+from modellink_rm.inference.rows import CHOSEN, REJECTED, SCORE, SCORES
+from modellink_rm.inference.scored_rows import Counts, ScoredList, lists_of, rows_of
+from modellink_rm.metrics.answers import Answers
+from modellink_rm.records import RecordError, input_files, read_records
+from modellink_rm.report.answer_sets import AnswerSet, Study, make_study
+
+_ONE_SET = "prompts"
+_NUM_TOKENS, _ENDED = "num_tokens", "ended"  # as `generate` writes them
+
+
+def read_study(config: StudyConfig) -> Study:
+    """The study of the files that the flags name.
+
+    Raises:
+        UserError: a file holds no scored answers, or two policies were asked different prompts.
+    """
+    policies = {name: _lists(path, config) for name, path in config.named_answers}
+    (first, wanted), *others = policies.items()
+    for name, lists in others:
+        _check_same_prompts(name, lists, first, wanted)
+    places: dict[str, list[int]] = {}
+    for place, one in enumerate(wanted):
+        places.setdefault(_set_of(one, config.by), []).append(place)
+    has_tokens = all(_has_tokens(one) for lists in policies.values() for one in lists)
+    unit = "tokens" if has_tokens else "characters"
+    sets = [
+        _answer_set(policy, name, [lists[place] for place in inside], unit=unit)
+        for name, inside in places.items()
+        for policy, lists in policies.items()
+    ]
+    return make_study(sets, unit=unit, seen=_range(config), seed=config.seed)
+
+
+def _lists(path: str, limits: Limits) -> list[ScoredList]:
+    """The scored answers of a file.
+
+    Raises:
+        UserError: it has none.
+    """
+    counts = Counts()
+    config = ListsConfig(input=(path,))
+    found = list(lists_of(read_records(path, limits, flag="--answers"), config, counts))
+    if not found:
+        reasons = ", ".join(f"{count:,} x {reason}" for reason, count in counts.dropped.most_common())
+        raise UserError(f"--answers {path} holds no scored answer ({reasons}): give what score wrote")
+    return found
+
+
+def _check_same_prompts(
+    name: str, lists: Sequence[ScoredList], first: str, wanted: Sequence[ScoredList]
+) -> None:
+    """Check that two policies answered the same prompts in the same order.
+
+    Raises:
+        UserError: they did not.
+    """
+    for number, (one, other) in enumerate(zip(lists, wanted, strict=False), start=1):
+        if _key(one) != _key(other):
+            raise UserError(
+                f"--answers: scored prompt {number} of {name} is not that of {first}: give answers to the "
+                "same records in the same order"
+            )
+    if len(lists) != len(wanted):
+        raise UserError(
+            f"--answers: {name} has {len(lists):,} scored prompts, and {first} has {len(wanted):,}: give "
+            "answers to the same records"
+        )
+
+
+def _key(one: ScoredList) -> bytes:
+    return orjson.dumps([one.fields.get(name) for name in ("prompt", "system", "tools")])
+
+
+def _set_of(one: ScoredList, by: str | None) -> str:
+    """The name of a prompt's set.
+
+    Raises:
+        UserError: its row does not say.
+    """
+    if by is None:
+        return _ONE_SET
+    value = one.fields.get(by)
+    if not isinstance(value, str) or not value:
+        raise UserError(f"--by {by}: a row has no text there: {_prompt_text(one)[:60]!r}")
+    return value
+
+
+def _answer_set(policy: str, name: str, lists: Sequence[ScoredList], *, unit: str) -> AnswerSet:
+    texts = [_text_of(response) for one in lists for response in one.responses]
+    lengths = (
+        [count for one in lists for count in one.fields[_NUM_TOKENS]] if unit == "tokens" else map(len, texts)
+    )
+    ended = [value for one in lists for value in one.fields.get(_ENDED) or ()]
+    return AnswerSet(
+        policy=policy,
+        name=name,
+        prompts=tuple(map(_prompt_text, lists)),
+        texts=tuple(texts),
+        numbers=Answers(
+            prompts=np.repeat(np.arange(len(lists)), [len(one.scores) for one in lists]),
+            scores=np.array([score for one in lists for score in one.scores], dtype=np.float64),
+            lengths=np.array(list(lengths), dtype=np.float64),
+        ),
+        ended=float(np.mean(ended)) if len(ended) == len(texts) else None,
+    )
+
+
+def _has_tokens(one: ScoredList) -> bool:
+    counts = one.fields.get(_NUM_TOKENS)
+    return (
+        isinstance(counts, list)
+        and len(counts) == len(one.scores)
+        and all(isinstance(count, int) and count >= 0 for count in counts)
+    )
+
+
+def _text_of(response: Any) -> str:
+    if isinstance(response, dict) and isinstance(response.get("content"), str):
+        return str(response["content"])
+    return response if isinstance(response, str) else orjson.dumps(response).decode()
+
+
+def _prompt_text(one: ScoredList) -> str:
+    """The turns of a prompt, for a reader."""
+    try:
+        conversation = prompt_of(make_handler(RESPONSES_HANDLER, None), one.fields)
+    except RecordError:
+        return _text_of(one.fields.get("prompt"))
+    turns = conversation.prompt
+    if len(turns) == 1 and not conversation.system:
+        return turns[0].content
+    system = [f"system: {conversation.system}"] if conversation.system else []
+    return "\n".join([*system, *(f"{turn.role}: {turn.content}" for turn in turns)])
+
+
+def _range(config: StudyConfig) -> tuple[float, float] | None:
+    """The lowest and the highest score of --training-scores; None without that flag.
+
+    Raises:
+        UserError: no row has a score.
+    """
+    if not config.training_scores:
+        return None
+    found: list[float] = []
+    for row in rows_of(read_records(config.training_scores, config, flag="--training-scores"), Counts()):
+        fields = row.fields
+        values = [fields.get(name) for name in (SCORE, CHOSEN, REJECTED)] + list(fields.get(SCORES) or ())
+        found += [float(value) for value in values if isinstance(value, int | float)]
+    if not found:
+        raise UserError(f"--training-scores {' '.join(config.training_scores)} holds no score")
+    return min(found), max(found)
+
+
+def files_of_study(config: StudyConfig) -> list[Path]:
+    """The files that a study reads."""
+    answers = [path for _, path in config.named_answers]
+    return [
+        *input_files(answers, flag="--answers"),
+        *input_files(config.training_scores, flag="--training-scores"),
+    ]

@@ -1,0 +1,144 @@
+"""The study of scored answers: what is read, what is said, and what is refused."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modellink_rm.base.errors import run_command
+from modellink_rm.commands.study import main
+from modellink_rm.config.study import StudyConfig
+from modellink_rm.evaluation.read_answers import read_study
+from modellink_rm.report.answer_sets import Study
+from tests.unit.report.runs import HOSTILE
+
+NUM_PROMPTS = 40
+
+
+def write_scores(path: Path, *, gain: float, longer: int, seed: int, tokens: bool = True) -> Path:
+    """What `score` writes of two answers to each prompt, 30 of the set train and 10 held out.
+
+    Args:
+        gain: of the score, above 0.1 a token.
+        longer: tokens more than about 20.
+    """
+    generator = random.Random(seed)
+    rows = []
+    for number in range(NUM_PROMPTS):
+        lengths = [20 + longer + generator.randint(-8, 8) for _ in range(2)]
+        row: dict[str, Any] = {
+            "set": "train" if number < 30 else "held-out",
+            "prompt": f"question {number} {HOSTILE}",
+            "responses": [f"answer of {length} words <b>" for length in lengths],
+            "scores": [0.1 * length + gain + generator.uniform(-0.2, 0.2) for length in lengths],
+        }
+        if tokens:
+            row |= {"num_tokens": lengths, "ended": [True, lengths[1] < 30]}
+        rows.append(row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_scores(tmp_path / "base.jsonl", gain=0.0, longer=0, seed=1)
+
+
+def numbers_of(base: Path, tuned: Path) -> Study:
+    answers = (f"base={base}", f"tuned={tuned}")
+    return read_study(StudyConfig(answers=answers, output="study.html"))
+
+
+def study(base: Path, tuned: Path, flags: str = "") -> tuple[int, dict, str]:
+    """The exit code, the results and the page."""
+    output, results = base.parent / "study.html", base.parent / "study.json"
+    words = f"--answers base={base} tuned={tuned} --output {output} --results {results} {flags}".split()
+    code = run_command(main, words)
+    return code, json.loads(results.read_text()) if code == 0 else {}, output.read_text() if code == 0 else ""
+
+
+def test_a_better_policy_wins_and_is_better_at_equal_length(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = write_scores(tmp_path / "tuned.jsonl", gain=1.0, longer=2, seed=2)
+    seen = tmp_path / "seen.jsonl"
+    seen.write_text('{"chosen_score": 2.9, "rejected_score": 1.0, "margin": 1.9}\n{"score": 2.0}\n')
+    code, results, page = study(base, tuned, f"--by set --training-scores {seen}")
+    assert code == 0
+    assert results["unit"] == "tokens"
+    assert results["seen"] == [1.0, 2.9]
+    assert [(one["name"], one["policy"], one["num_answers"]) for one in results["summaries"]] == [
+        ("train", "base", 60),
+        ("train", "tuned", 60),
+        ("held-out", "base", 20),
+        ("held-out", "tuned", 20),
+    ]
+    train, held_out = results["comparisons"]
+    for one in (train, held_out):
+        assert one["win_rate"]["value"] > 0.85
+        assert 0.7 < one["at_equal_length"]["difference"]["value"] < 1.3
+        assert one["win_rate"]["low"] <= one["win_rate"]["value"] <= one["win_rate"]["high"]
+    first = results["summaries"][1]
+    rows = [json.loads(line) for line in tuned.read_text().splitlines()[:30]]
+    above = [score > 2.9 for row in rows for score in row["scores"]]
+    assert first["above"] == pytest.approx(sum(above) / 60)
+    assert first["explained_by_length"] > 0.5
+    assert "train, tuned against base" in capsys.readouterr().out
+    assert page.count("<svg ") == 6
+    assert "held-out: largest gains of tuned" in page
+    assert HOSTILE not in page
+
+
+def test_a_policy_that_is_only_longer_wins_and_is_not_better_at_equal_length(
+    base: Path, tmp_path: Path
+) -> None:
+    tuned = write_scores(tmp_path / "tuned.jsonl", gain=0.0, longer=8, seed=3)
+    (one,) = numbers_of(base, tuned).comparisons
+    assert one.name == "prompts"
+    assert one.win_rate.low > 0.6
+    assert one.longer > 0.7
+    assert abs(one.at_equal_length.difference.value) < 0.25 < one.score.value
+
+
+def test_lengths_are_characters_where_a_row_has_no_tokens(base: Path, tmp_path: Path) -> None:
+    tuned = write_scores(tmp_path / "tuned.jsonl", gain=0.0, longer=0, seed=3, tokens=False)
+    found = numbers_of(base, tuned)
+    assert found.unit == "characters"
+    assert found.summaries[1].ended is None
+    assert found.seen is None
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (lambda rows: rows[::-1], "", "scored prompt 1 of tuned is not that of base"),
+        (lambda rows: rows[:-1], "", "tuned has 39 scored prompts, and base has 40"),
+        (lambda rows: [{"prompt": "a", "error": "x"}], "", "holds no scored answer (1 x not scored)"),
+        (lambda rows: rows, "--by nothing", "--by nothing: a row has no text there"),
+    ],
+)
+def test_answers_that_cannot_be_compared_are_refused(
+    change, flags: str, message: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = write_scores(tmp_path / "tuned.jsonl", gain=0.0, longer=0, seed=3)
+    rows = change([json.loads(line) for line in tuned.read_text().splitlines()])
+    tuned.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert study(base, tuned, flags)[0] == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ("a=x", "--answers takes two policies or more, got a"),
+        ("a=x a=y", "--answers: two policies have one name, got a, a"),
+        ("a=x b", "--answers takes NAME=PATH, got 'b'"),
+    ],
+)
+def test_policies_that_are_not_named_are_refused(
+    answers: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(main, f"--answers {answers} --output out.html".split()) == 2
+    assert message in capsys.readouterr().err
