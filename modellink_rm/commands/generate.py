@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import info, set_up_logging
 from modellink_rm.base.parts import file_identity
+from modellink_rm.checkpoint.layout import find_checkpoint
 from modellink_rm.commands.output import files_of_model, prepare_output
 from modellink_rm.commands.progress import progress_over
 from modellink_rm.commands.registry import COMMANDS, Command
@@ -20,6 +22,7 @@ from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.generation.answer_files import MAGIC, AnswerRun, AnswersPart, AnswerTotals
 from modellink_rm.generation.load_engine import load_engine
 from modellink_rm.generation.plan import plan_generation
+from modellink_rm.generation.prompts import PromptReader
 from modellink_rm.inference.reader import check_first
 from modellink_rm.inference.rows import kept_fields
 from modellink_rm.records import blocks_of, input_files, read_raw_records, read_records
@@ -49,16 +52,17 @@ def main(argv: Sequence[str]) -> int:
         example="python -m modellink_rm generate --load llama-2-7b-hf --input prompts.jsonl --num-answers 4",
     )
     config: GenerateConfig = parsed[GenerateConfig]
-    policy: PolicyConfig = parsed[PolicyConfig]
     sampling: SamplingConfig = parsed[SamplingConfig]
     keep = kept_fields(config.keep)
     _check_one_process()
     _check_files(config, parsed)
-    plan = plan_generation(policy, sampling, parsed[TokenizerConfig])
+    reader = PromptReader(parsed[PolicyConfig].handler_name, parsed[PolicyConfig].map_keys)
     first = next(read_records(config.input, config), None)
     if first is None:
         raise UserError(f"--input {' '.join(config.input)} holds no record")
-    check_first(plan.prompts.reader.handler_for, [first])
+    check_first(reader.handler_for, [first])
+    policy = parsed[PolicyConfig] = _exported(parsed[PolicyConfig], resume=config.resume)
+    plan = plan_generation(policy, sampling, parsed[TokenizerConfig], reader)
     with _output(config, parsed) as (parts, write), progress_over(config.input, output=config.output) as took:
         # It needs torch, and time: what is wrong with the flags is reported immediately.
         engine = load_engine(
@@ -98,6 +102,32 @@ def _check_one_process() -> None:
             f"generate is one process, and torchrun started {count}: start it without torchrun; --engine "
             "vllm --vllm-gpus N divides a model, and several commands can each take a part of the input"
         )
+
+
+def _exported(policy: PolicyConfig, *, resume: bool) -> PolicyConfig:
+    """The policy as a Hugging Face directory, which is made of a checkpoint first.
+
+    A process of its own exports: its weights and its process groups are gone when the engine starts.
+
+    Raises:
+        UserError: --load is a checkpoint and --export-to is missing, or the other way round.
+        SystemExit: the export failed, and has said why.
+    """
+    if find_checkpoint(Path(policy.load)) is None:
+        if policy.export_to is not None:
+            raise UserError(f"--export-to is for checkpoints of this tool, and --load {policy.load} is none")
+        return policy
+    if policy.export_to is None:
+        raise UserError(
+            f"--load {policy.load} is a checkpoint of this tool: --export-to DIR makes a Hugging Face "
+            "directory of it, with which transformers or vLLM generates"
+        )
+    if not (resume and (Path(policy.export_to) / "config.json").is_file()):
+        words = ["export", "--load", policy.load, "--output", policy.export_to]
+        code = subprocess.run([sys.executable, "-m", "modellink_rm", *words], check=False).returncode
+        if code:
+            raise SystemExit(code)
+    return dataclasses.replace(policy, load=policy.export_to, export_to=None)
 
 
 def _check_files(config: GenerateConfig, parsed: Mapping[type[Any], Any]) -> None:

@@ -76,7 +76,13 @@ class PolicyConfig:
     """The model that answers."""
 
     load: str = flag(
-        help="Hugging Face directory of a model with a language-model head, an exported one included",
+        help="Hugging Face directory of a model with a language-model head, an exported one included; or a "
+        "checkpoint of --stage dpo, with --export-to",
+        metavar="DIR",
+    )
+    export_to: str | None = flag(
+        None,
+        help="directory to make of a checkpoint first, as export does; with --resume it may be there",
         metavar="DIR",
     )
     engine: str = flag(

@@ -34,9 +34,12 @@ class GenerationPlan:
 
 
 def plan_generation(
-    policy: PolicyConfig, sampling: SamplingConfig, tokenizer_flags: TokenizerConfig
+    policy: PolicyConfig, sampling: SamplingConfig, tokenizer_flags: TokenizerConfig, reader: PromptReader
 ) -> GenerationPlan:
     """Combine the flags with the files of --load.
+
+    Args:
+        reader: of the records' prompts.
 
     Raises:
         UserError: --load is no language model, or they contradict each other.
@@ -59,7 +62,6 @@ def plan_generation(
             f"--max-new-tokens {sampling.max_new_tokens} leaves no room for a prompt: the model has "
             f"{longest} positions"
         )
-    reader = PromptReader(policy.handler_name, policy.map_keys)
     prompts = PromptTokenizer(
         reader=reader,
         template=template,
@@ -80,8 +82,8 @@ def _model_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
         raise UserError(
-            f"--load {directory} is no Hugging Face directory (no config.json); of a checkpoint of this tool "
-            "python -m modellink_rm export makes one"
+            f"--load {directory} is neither a Hugging Face directory (no config.json) nor a checkpoint of "
+            "this tool"
         )
     config = read_json_object(path)
     for name in config.get("architectures") or ():

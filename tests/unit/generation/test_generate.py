@@ -14,6 +14,7 @@ from tests.marks import full
 from tests.tiny_models import write_tiny_llama
 from tests.unit.generation.conftest import NUM_PROMPTS
 
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1"
 FLAGS = "--prompt-type llama2 --max-new-tokens 6 --batch-size 2"
 
 
@@ -119,14 +120,17 @@ def test_what_is_no_language_model_is_refused_before_it_is_read(
     policy: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_tiny_llama(tmp_path / "reward", num_hidden_layers=1, kind="score")
-    (tmp_path / "checkpoint" / "iter_0000001").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
     for load, message in (
         ("reward", "is a LlamaForSequenceClassification, which has no language-model head"),
-        ("checkpoint", "is no Hugging Face directory (no config.json); of a checkpoint of this tool"),
+        ("empty", "is neither a Hugging Face directory (no config.json) nor a checkpoint of this tool"),
+        (FIXTURE, "is a checkpoint of this tool: --export-to DIR makes a Hugging Face directory of it"),
         ("nowhere", "there is no such directory"),
     ):
         assert generate(tmp_path / load, prompts, "") == 2
         assert message in capsys.readouterr().err
+    assert generate(policy, prompts, f"--export-to {tmp_path / 'out'}") == 2
+    assert "--export-to is for checkpoints of this tool" in capsys.readouterr().err
     with patch.dict("os.environ", {"WORLD_SIZE": "2"}):
         assert generate(policy, prompts, "") == 2
     assert "generate is one process, and torchrun started 2" in capsys.readouterr().err
