@@ -1,6 +1,6 @@
 """What the study is about: questions, a small language model that answers them, and a rule that judges.
 
-    python examples/study_task.py make OUTPUT_DIR [--seed 1234] [--steps 200]
+    python examples/study_task.py make OUTPUT_DIR [--seed 1234] [--steps 300]
 
 writes OUTPUT_DIR/prompts.jsonl (questions, each of the set train or held-out) and OUTPUT_DIR/base_model: a
 tokenizer, and a Llama trained from nothing on questions with answers of every quality.
@@ -223,7 +223,7 @@ def main() -> None:
     making = commands.add_parser("make")
     making.add_argument("output", type=Path, help="directory to write to")
     making.add_argument("--seed", type=int, default=1234, help="(default: %(default)s)")
-    making.add_argument("--steps", type=int, default=200, help="of the language model (default: %(default)s)")
+    making.add_argument("--steps", type=int, default=300, help="of the language model (default: %(default)s)")
     judging = commands.add_parser("judge")
     judging.add_argument("source", type=Path, help="answers that generate wrote")
     judging.add_argument("target", type=Path, help="the same with the rule's scores")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.json_files import read_json_object
 from modellink_rm.config.generate import SamplingConfig
 from modellink_rm.generation.engine import Request
 
@@ -38,7 +39,7 @@ class VllmEngine:
         self._model = vllm.LLM(
             model=str(directory),
             skip_tokenizer_init=True,
-            dtype="auto",
+            dtype=_dtype_of(directory),
             generation_config="vllm",  # not the directory's: flags alone say how to sample
             tensor_parallel_size=num_gpus,
             trust_remote_code=trust_remote_code,
@@ -61,3 +62,9 @@ class VllmEngine:
             stop_token_ids=self._end_ids,
             detokenize=False,
         )
+
+
+def _dtype_of(directory: Path) -> str:
+    """The weights' own: vLLM's "auto" would make bfloat16 of float32."""
+    config = read_json_object(directory / "config.json")
+    return str(config.get("dtype") or config.get("torch_dtype") or "auto")

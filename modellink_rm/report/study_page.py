@@ -54,11 +54,13 @@ def _tiles(study: Study) -> Iterator[str]:
 
 def _comparison_table(study: Study) -> str:
     head = ["set", "policy", "against", "prompts", "win rate", "95% interval", "score", "95% interval"]
-    head += ["at equal length", "95% interval", "win rate, similar length", "95% interval", "is longer"]
+    head += ["at equal length", "95% interval", "comparable", "win rate, similar length", "95% interval"]
+    head += ["is longer"]
     note = (
         '<p class="quiet">Score: mean difference. At equal length: mean difference within ten bins of '
-        "length, weighted by the policy's own answers in them. Similar length: pairs whose lengths differ by "
-        "at most a tenth. Is longer: how often the policy's answer is the longer one.</p>"
+        "length, weighted by the policy's own answers in them; comparable is the share of these in bins that "
+        "have answers of both. Similar length: pairs whose lengths differ by at most a tenth. Is longer: how "
+        "often the policy's answer is the longer one.</p>"
     )
     return html.table(head, map(_comparison_cells, study.comparisons), num_text=3) + note
 
@@ -72,6 +74,7 @@ def _comparison_cells(one: PolicyComparison) -> list[object]:
         *_estimate(one.win_rate, ".3f"),
         *_estimate(one.score, "+.3f"),
         *_estimate(one.at_equal_length.difference, "+.3f"),
+        f"{one.at_equal_length.covered:.3f}",
         *_estimate(one.similar_win_rate, ".3f"),
         f"{one.longer:.3f}",
     ]
