@@ -206,8 +206,10 @@ def test_readme_names_every_ignored_flag() -> None:
 
 def test_rows_of_flags_by_task_name_flags_of_their_commands() -> None:
     every = {"preprocess": "preprocess_data.py", "train": "pretrain_rm.py", "score": "score"}
-    named = ("estimate", "evaluate", "generate", "study", "make-pairs", "report", "export", "import")
-    named += ("average", "serve")
+    named = (
+        *("estimate", "evaluate", "generate", "study", "make-pairs", "report"),
+        *("export", "import", "average", "serve"),
+    )
     programs = {**every, **{name: name for name in named}}
     section = (ROOT / "README.md").read_text().split("## Flags by task")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([a-z, ]+) \| (.+) \|$", section, re.MULTILINE)
