@@ -18,7 +18,8 @@ PROMPT, SYSTEM, TOOLS = "prompt", "system", "tools"
 RESPONSES, NUM_TOKENS, ENDED = "responses", "num_tokens", "ended"
 _ROLES = {"user": "user", "observation": "tool", "assistant": "assistant", "function_call": "assistant"}
 # Beside the prompt these would make another record of a row.
-_READ = (PROMPT, SYSTEM, TOOLS, RESPONSES, "response", "chosen", "rejected", *OTHER_HANDLERS)
+_ANSWERS = (RESPONSES, "response", "chosen", "rejected")
+_READ = (PROMPT, SYSTEM, TOOLS, *_ANSWERS, *OTHER_HANDLERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ def answer_row(
         fields: of the record; empty where it could not be read.
     """
     if isinstance(prompt, NotAnswered):
-        return {**keep.of(fields, taken=(ERROR,)), ERROR: prompt.message}
+        rest = {name: value for name, value in fields.items() if name not in _ANSWERS}
+        return {**keep.of(rest, taken=(*_ANSWERS, ERROR)), ERROR: prompt.message}
     read = {*_READ, *_fields_of(prompt.handler)}
     rest = {name: value for name, value in fields.items() if name not in read or name in (keep.names or ())}
     return {

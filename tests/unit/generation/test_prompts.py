@@ -143,6 +143,12 @@ def test_a_record_without_a_prompt_is_refused(fields: dict, message: str) -> Non
     assert message in str(caught.value)
 
 
+def test_the_row_of_a_record_that_is_not_answered_has_no_answers_to_score() -> None:
+    record = {"id": 1, "prompt": 3, "chosen": "a", "rejected": "b", "error": "e"}
+    row = answer_row(record, NotAnswered("file:1: not a text"), [], kept_fields(None))
+    assert row == {"id": 1, "prompt": 3, "input_error": "e", "error": "file:1: not a text"}
+
+
 @pytest.mark.parametrize("name", ["llama2", "glm4", "qwen"])
 def test_ids_of_a_prompt_are_those_before_any_answer(name: str, control_directory: Path) -> None:
     tokenizer = load_tokenizer(TokenizerConfig(tokenizer_name_or_path=str(control_directory)))
