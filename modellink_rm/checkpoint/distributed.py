@@ -1,7 +1,8 @@
 """Loading checkpoints in megatron-core's distributed format: any parallel size reads what another wrote."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from megatron.core.dist_checkpointing.dict_utils import (
 )
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, apply_factories
 
+from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.log import info
 from modellink_rm.checkpoint.layout import CheckpointInfo
+from modellink_rm.checkpoint.pickles import reason_of
 from modellink_rm.checkpoint.replicas import divide_replicas, send_to_replicas
 from modellink_rm.checkpoint.state import set_optimizer, set_rng, sharded_rng, sharded_state, sharded_weights
 from modellink_rm.checkpoint.verify import reading
@@ -71,6 +74,7 @@ def load_train_state(
 
     Raises:
         CheckpointNotReadError: on every process: a file is not what was written, or cannot be read.
+        AgreedError: the state is not what a run writes.
     """
     state = sharded_state(chunks, optimizer, is_loading=True) if load_optim else sharded_weights(chunks)
     has_rng = load_rng and checkpoint.run.parallel_sizes == ranks.sizes
@@ -78,17 +82,53 @@ def load_train_state(
         info(f"random generators are reseeded: {checkpoint.path} was written at other parallel sizes")
     if has_rng:
         state["rng"] = sharded_rng(ranks)
-    with reading(checkpoint, ranks, verifies=verifies):
-        loaded = load_in_place(state, checkpoint.path)
-    if load_optim:
-        set_optimizer(optimizer, loaded["optimizer"])
-        scheduler.load_state_dict(loaded["scheduler"])
-    else:
-        optimizer.reload_model_params()
-        scheduler.step(increment=loaded["progress"]["consumed_samples"])
-    if has_rng:
-        set_rng(loaded["rng"])
-    return Progress(**loaded["progress"])
+    with _damage_named(checkpoint):
+        with reading(checkpoint, ranks, verifies=verifies):
+            loaded = load_in_place(state, checkpoint.path)
+        progress = progress_of(loaded, checkpoint)
+        if load_optim:
+            set_optimizer(optimizer, loaded["optimizer"])
+            scheduler.load_state_dict(loaded["scheduler"])
+        else:
+            optimizer.reload_model_params()
+            scheduler.step(increment=progress.consumed_samples)
+        if has_rng:
+            set_rng(loaded["rng"])
+    return progress
+
+
+def progress_of(loaded: Mapping[str, Any], checkpoint: CheckpointInfo) -> Progress:
+    """What a loaded state says of the run, which is what its run.json says.
+
+    Raises:
+        ValueError: it is not.
+        KeyError: it says nothing; likewise TypeError.
+    """
+    progress, run = Progress(**loaded["progress"]), checkpoint.run
+    if (progress.iteration, progress.consumed_samples) != (
+        run.iteration,
+        progress.consumed_samples if run.consumed_samples is None else run.consumed_samples,
+    ):
+        raise ValueError(f"{progress} instead of iteration {run.iteration}")
+    return progress
+
+
+@contextlib.contextmanager
+def _damage_named(checkpoint: CheckpointInfo) -> Iterator[None]:
+    """Report a state that no run wrote, in files that are as their list says.
+
+    Raises:
+        AgreedError: what the block raised was of such a state.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise AgreedError(
+            f"{checkpoint.path} holds no state that a run can go on with ({type(error).__name__}: "
+            f"{reason_of(error)}); --finetune takes its weights alone"
+        ) from error
 
 
 @torch.no_grad()

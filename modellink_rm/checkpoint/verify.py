@@ -15,7 +15,7 @@ from modellink_rm.base.files import version_of
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, check_contents, read_files
 from modellink_rm.checkpoint.layout import CheckpointInfo, read_checkpoint_info
-from modellink_rm.checkpoint.pickles import pickles_without_code, refused_name
+from modellink_rm.checkpoint.pickles import check_pickles, pickles_without_code, reason_of, refused_name
 from modellink_rm.checkpoint.prune import in_use
 from modellink_rm.parallel.groups import Ranks
 
@@ -31,7 +31,7 @@ def check_contents_together(directory: Path, entries: Mapping[str, FileEntry], r
         CheckpointNotReadError: on every process: names the first file that does not.
     """
     share = {name: entries[name] for name in sorted(entries)[ranks.rank :: ranks.world_size]}
-    _together(lambda: check_contents(directory, share), ranks)
+    check_together(lambda: check_contents(directory, share), ranks)
 
 
 @contextlib.contextmanager
@@ -53,7 +53,7 @@ def reading(checkpoint: CheckpointInfo, ranks: Ranks, *, verifies: bool) -> Iter
 def _reading(checkpoint: CheckpointInfo, ranks: Ranks, *, verifies: bool) -> Iterator[None]:
     path = checkpoint.path
     version = version_of(path / FILES_NAME)
-    _together(lambda: _check_is_still(checkpoint), ranks)
+    check_together(lambda: _check_is_still(checkpoint), ranks)
     if verifies:
         entries = read_files(path / FILES_NAME)
         tensors = {name: entry for name, entry in entries.items() if name.endswith(TENSOR_SUFFIX)}
@@ -62,15 +62,16 @@ def _reading(checkpoint: CheckpointInfo, ranks: Ranks, *, verifies: bool) -> Ite
         check_contents_together(path, tensors, ranks)
     try:
         with pickles_without_code():
+            check_pickles(path)
             yield
     except CheckpointException as error:  # raised on every process
-        raise CheckpointNotReadError(_not_read(path, str(error))) from error
+        raise CheckpointNotReadError(_not_read(path, error)) from error
     except (
         CheckpointingException,
         OSError,
         pickle.UnpicklingError,
     ) as error:  # of files that all read
-        raise UserError(_not_read(path, str(error))) from error
+        raise UserError(_not_read(path, error)) from error
     if version_of(path / FILES_NAME) != version:
         raise CheckpointNotReadError(f"{path} was removed or written anew while it was read: try again")
 
@@ -85,7 +86,7 @@ def _check_is_still(checkpoint: CheckpointInfo) -> None:
         raise UserError(f"{checkpoint.path} was written anew after the run was planned: start the run again")
 
 
-def _together(check: Callable[[], None], ranks: Ranks) -> None:
+def check_together(check: Callable[[], None], ranks: Ranks) -> None:
     """A check of this process's own, whose first failure on any process is every process's."""
     failure = None
     try:
@@ -99,11 +100,11 @@ def _together(check: Callable[[], None], ranks: Ranks) -> None:
         raise CheckpointNotReadError(found[0])
 
 
-def _not_read(path: Path, reason: str) -> str:
-    name = refused_name(reason)
+def _not_read(path: Path, error: BaseException) -> str:
+    name = refused_name(str(error))
     if name is not None:
         return (
             f"{path} holds a pickle that names {name}, which is not of a checkpoint and could run code; it "
             "was not run: get the checkpoint from where you trust it"
         )
-    return f"{path} cannot be read: {reason.strip().splitlines()[-1]}"
+    return f"{path} cannot be read: {reason_of(error)}"

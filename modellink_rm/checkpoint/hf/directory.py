@@ -13,6 +13,7 @@ import torch
 
 from modellink_rm.base.errors import UserError, listed
 from modellink_rm.base.json_files import read_json_object
+from modellink_rm.checkpoint.files import read_files
 from modellink_rm.checkpoint.hf.heads import (
     HEAD_NAME,
     VALUE_HEAD_FILE,
@@ -23,11 +24,13 @@ from modellink_rm.checkpoint.hf.heads import (
 from modellink_rm.checkpoint.hf.mapped import MappedFile
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
 from modellink_rm.checkpoint.hf.slices import read_piece
+from modellink_rm.checkpoint.verify import check_contents_together
 from modellink_rm.model.families.registry import family_of, shape_from_config
 from modellink_rm.model.families.tensors import TensorTable
 from modellink_rm.model.heads.steps import NUM_LABELS
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import REWARD_HEAD, STEP_HEAD
+from modellink_rm.parallel.groups import Ranks
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -121,6 +124,16 @@ class HuggingFaceWeights:
         for name in self.expected_names():
             if name in self._files:
                 self._slice(name)
+
+    def check_contents(self, ranks: Ranks) -> None:
+        """Compare the files with the checksums beside them, where this package wrote some. A collective.
+
+        Raises:
+            CheckpointNotReadError: on every process: a file is not what was written.
+        """
+        checksums = self.directory / CHECKSUMS_FILE
+        if checksums.is_file():
+            check_contents_together(self.directory, read_files(checksums), ranks)
 
     def read(self, plan: TensorPlan, dtype: torch.dtype) -> torch.Tensor:
         """The tensor that `plan` describes, [rows, ...] of `dtype`, reading only its slices.

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from modellink_rm.adapters.lora import is_of_adapter
-from modellink_rm.checkpoint.files import read_files
-from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE, HuggingFaceWeights
+from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights
 from modellink_rm.checkpoint.hf.mappings import is_of_expert, tensor_plan
-from modellink_rm.checkpoint.verify import check_contents_together
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.model.spec import HEAD_PREFIX
 from modellink_rm.parallel.groups import Ranks
@@ -21,14 +19,13 @@ def load_hugging_face_weights(
     """Fill the model, reading only this process's slices; a head that is not there stays as drawn.
 
     Args:
-        verifies: compare the files with the checksums that this package's own exports have.
+        verifies: compare the files with the checksums that they have, as of this package's own exports.
 
     Raises:
         CheckpointNotReadError: on every process: a file is not what was written.
     """
-    checksums = weights.directory / CHECKSUMS_FILE
-    if verifies and checksums.is_file():
-        check_contents_together(weights.directory, read_files(checksums), ranks)
+    if verifies:
+        weights.check_contents(ranks)
     for name, tensor in (pair for chunk in chunks for pair in chunk.global_tensors()):
         if name.startswith(HEAD_PREFIX) or is_of_adapter(name):
             continue

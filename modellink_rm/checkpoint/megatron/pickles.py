@@ -11,7 +11,7 @@ import collections
 import mmap
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+_TOO_LARGE = 2**63  # of a flag
 _LEVELS = 6  # of dictionaries in a model; a damaged one may hold itself
 _LOCAL_HEADER_BYTES = 30  # of an entry of a zip archive, before its name and its extra field
 
@@ -84,9 +85,37 @@ def read_shard(path: Path) -> Shard:
         raise UserError(f"{path} holds no 'model', and is not a checkpoint of ModelLink or Megatron-LM")
     arguments = content.get("args")
     return Shard(
-        arguments=vars(arguments) if isinstance(arguments, _Arguments) else {},
+        arguments=_plain(arguments) if isinstance(arguments, _Arguments) else {},
         chunks=tuple(dict(_tensors(content[name])) for name in names),
     )
+
+
+def check_shards(paths: Iterable[Path]) -> None:
+    """Compare the numbers of files with the checksums in them, which torch writes.
+
+    Raises:
+        UserError: names the file that has changed.
+    """
+    for path in paths:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                changed = archive.testzip()
+        except Exception as error:  # a damaged archive can raise any
+            raise UserError(f"{path} cannot be read ({error}): copy it again") from None
+        if changed is not None:
+            raise UserError(
+                f"{path} has changed since it was written, in its {changed}: copy it again from where it is "
+                "whole; --no-verify-checksums takes it as it is"
+            )
+
+
+def _plain(arguments: "_Arguments") -> dict[str, Any]:
+    """The flags that are words and numbers; no others are used."""
+    return {
+        name: value
+        for name, value in vars(arguments).items()
+        if isinstance(value, str | bool | float) or (isinstance(value, int) and abs(value) < _TOO_LARGE)
+    }
 
 
 def _load(path: Path) -> Any:
@@ -147,13 +176,25 @@ class _Unread:
         """Take a value of a list, and forget it."""
 
 
-def _tensor(numbers: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    """A view of a storage's numbers; torch refuses one that reaches beyond them."""
-    return numbers.as_strided(size, stride, offset)
+class _TensorOf:
+    """Makes a view of a storage's numbers; torch refuses one that reaches beyond them.
+
+    Without attributes, which a pickle could change.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, numbers: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+        return numbers.as_strided(size, stride, offset)
 
 
-def _parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
+class _ParameterOf:
+    """Makes a parameter of its numbers: these; without attributes likewise."""
+
+    __slots__ = ()
+
+    def __call__(self, data: Tensor, *_: Any) -> Tensor:
+        return data
 
 
 _MEANINGS: Mapping[str, Any] = {
@@ -161,10 +202,10 @@ _MEANINGS: Mapping[str, Any] = {
     "builtins.set": set,
     "collections.OrderedDict": collections.OrderedDict,
     "torch.Size": tuple,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_tensor_v2": _TensorOf(),
+    "torch._utils._rebuild_parameter": _ParameterOf(),
     # Its numbers are in the ordinary order (torch_npu, utils/storage.py).
-    "torch_npu.utils.storage._rebuild_npu_tensor": _tensor,
+    "torch_npu.utils.storage._rebuild_npu_tensor": _TensorOf(),
     **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
 }
 

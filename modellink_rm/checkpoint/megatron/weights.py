@@ -21,11 +21,13 @@ from modellink_rm.checkpoint.megatron.names import (
     engine_name,
     layer_number,
 )
-from modellink_rm.checkpoint.megatron.pickles import Shard, read_shard
+from modellink_rm.checkpoint.megatron.pickles import Shard, check_shards, read_shard
+from modellink_rm.checkpoint.verify import check_together
 from modellink_rm.model.families.registry import family_of
 from modellink_rm.model.families.tensors import RowOrder, StoredTensor, TensorTable
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import HEAD_PREFIX, LAYER_PREFIX
+from modellink_rm.parallel.groups import Ranks
 
 _HEAD = HeadNames(f"{HEAD_PREFIX}weight", f"{HEAD_PREFIX}bias")
 # Its input is divided (ModelLink, tasks/post_train/rm/rm_model.py, RowParallelLinear).
@@ -57,7 +59,9 @@ class MegatronWeights(HuggingFaceWeights):
         """
         self.directory, self.base_model = directory, Path(base_model)
         self.read_config()
-        shards = [[read_shard(path) for path in stage] for stage in shard_files(directory)]
+        paths = shard_files(directory)
+        self._paths = [path for stage in paths for path in stage]
+        shards = [[read_shard(path) for path in stage] for stage in paths]
         arguments = shards[0][0].arguments
         _check_arguments(arguments, self.shape, num_ranks=len(shards[0]), where=f"{directory}")
         self.tensors = _megatron_table(self.shape, family_of(self.config).tensors)
@@ -78,6 +82,15 @@ class MegatronWeights(HuggingFaceWeights):
         """Whether there is a head: ModelLink's reward models have a language-model head too."""
         return self._head is not None
 
+    def check_contents(self, ranks: Ranks) -> None:
+        """Compare every number with the checksums that the ranks' files have of theirs. A collective.
+
+        Raises:
+            CheckpointNotReadError: on every process: a file is not what was written.
+        """
+        share = self._paths[ranks.rank :: ranks.world_size]
+        check_together(lambda: check_shards(share), ranks)
+
     def release(self) -> None:
         """Nothing is given back: the ranks' files stay mapped, each of them holds parts of all tensors."""
 
@@ -96,7 +109,7 @@ def _check_arguments(arguments: Mapping[str, Any], shape: ModelShape, *, num_ran
     if "num_attention_heads" in given:
         has_groups = arguments.get("group_query_attention")
         expected["num_query_groups"] = shape.num_query_groups
-        given["num_query_groups"] = arguments["num_query_groups" if has_groups else "num_attention_heads"]
+        given["num_query_groups"] = arguments.get("num_query_groups" if has_groups else "num_attention_heads")
     different = [
         f"{name} {value} instead of {expected[name]}"
         for name, value in given.items()
@@ -117,6 +130,8 @@ def _shape_of_run(arguments: Mapping[str, Any], shape: ModelShape, *, where: str
         if isinstance(value, int | float) and float(value) != getattr(shape, name)
     }
     for name, value in changed.items():
+        if not 0 < value < float("inf"):
+            raise UserError(f"{where} says that it was trained with {name} {value:g}: it is damaged")
         warn_once(f"{where} was trained with {name} {value:g}, not its base model's {getattr(shape, name):g}")
     return dataclasses.replace(shape, **changed)
 

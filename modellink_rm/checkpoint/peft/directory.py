@@ -25,6 +25,9 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": (None, "none"),
     "use_dora": (None, False),
+    "use_rslora": (None, False, True),
+    # "pissa", "olora", "loftq" and others change the model that is updated, and not A and B alone.
+    "init_lora_weights": (None, False, True, "gaussian", "eva", "orthogonal"),
     "use_qalora": (None, False),
     "lora_bias": (None, False),
     "fan_in_fan_out": (None, False),
@@ -59,7 +62,8 @@ class PeftDirectory:
             if value not in plain:
                 raise UserError(
                     f"{self.directory / CONFIG_FILE}: {name} {value!r} is not supported; only plain LoRA of "
-                    "linear layers is, with or without use_rslora"
+                    "linear layers is, with or without use_rslora, into which PEFT's save_pretrained "
+                    "converts some kinds (path_initial_model_for_weight_conversion)"
                 )
         path = self.directory / TENSORS_FILE
         if not path.is_file():
