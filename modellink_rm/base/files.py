@@ -17,6 +17,7 @@ from modellink_rm.base.errors import UserError
 
 # A run that was killed a moment ago may still be exiting; its locks are free when it is gone.
 SECONDS_FOR_A_DYING_RUN = 5.0
+REPLACED = ".old"  # after the name of a directory while another one takes its place
 _BUFFER_BYTES = 1 << 17
 _held: set[Path] = set()  # by this process
 _temporaries = itertools.count()  # one file may be written while another of that name is
@@ -136,6 +137,22 @@ def version_of(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
+def name_directory(new: Path, path: Path) -> None:
+    """Rename the directory `new` to `path`, where nothing is.
+
+    Raises:
+        UserError: something is there.
+    """
+    if os.path.lexists(path):
+        raise UserError(f"{path} is there already; give a name that is not")
+    os.replace(new, path)
+    try:
+        _sync_directory(path.parent)
+    except OSError:  # it may not be there after a power cut: then it is not there now
+        os.replace(path, new)
+        raise
+
+
 def replace_directory(new: Path, old: Path) -> None:
     """Rename the directory `new` to `old`, in place of a directory of that name.
 
@@ -145,7 +162,7 @@ def replace_directory(new: Path, old: Path) -> None:
     if not old.exists():
         os.replace(new, old)
     else:
-        aside = old.with_name(old.name + ".old")
+        aside = old.with_name(old.name + REPLACED)
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(old, aside)
         try:

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
+from modellink_rm.base.files import version_of
 from modellink_rm.checkpoint.distributed import load_in_place
+from modellink_rm.checkpoint.files import FILES_NAME
 from modellink_rm.checkpoint.layout import CheckpointInfo
 from modellink_rm.checkpoint.pieces import parts_of
 from modellink_rm.checkpoint.state import sharded_weights
-from modellink_rm.checkpoint.verify import reading
+from modellink_rm.checkpoint.verify import CheckpointNotReadError, reading
 from modellink_rm.model.spec import LAYER_PREFIX
 from modellink_rm.parallel.groups import Ranks, of_every_process
 
@@ -38,6 +40,7 @@ def load_average(
     Raises:
         CheckpointNotReadError: on every process: a file is not what was written, or cannot be read.
     """
+    versions = [version_of(checkpoint.path / FILES_NAME) for checkpoint in checkpoints]
     for checkpoint in checkpoints:
         with reading(checkpoint, ranks, verifies=verifies):
             pass
@@ -45,6 +48,9 @@ def load_average(
     # Every process takes part in each read, one with fewer blocks with nothing to read.
     for number in range(max(of_every_process(len(blocks)))):
         _average(chunks, blocks[number] if number < len(blocks) else None, checkpoints, shares, ranks)
+    for checkpoint, version in zip(checkpoints, versions, strict=True):
+        if any(of_every_process(version_of(checkpoint.path / FILES_NAME) != version)):
+            raise CheckpointNotReadError(f"{checkpoint.path} was written anew while it was read: try again")
 
 
 def _average(

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from modellink_rm.base.files import REPLACED
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.files import FILES_NAME
 from modellink_rm.checkpoint.layout import checkpoint_directories, iteration_of
@@ -55,9 +56,16 @@ def prune(root: Path, newest: int, retention: Retention, kept: Collection[int] =
 
 
 def remove_unfinished(root: Path) -> None:
-    """Remove what killed runs were writing or removing under `root`; nobody may be at it now."""
-    for path in root.glob(f"iter_*{UNFINISHED}"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove what killed runs were writing or removing under `root`; nobody may be at it now.
+
+    A checkpoint that was to be replaced, and whose place is empty, takes it again.
+    """
+    for path in root.glob(f"iter_*{REPLACED}"):
+        if not path.with_suffix("").exists():
+            os.replace(path, path.with_suffix(""))
+    for suffix in (UNFINISHED, REPLACED):
+        for path in root.glob(f"iter_*{suffix}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ class AverageConfig:
             )
         if self.weights and not min(self.weights) > 0:
             raise UserError(f"--weights must be above 0, got {min(self.weights)}")
+        if not min(self.shares) > 0:
+            raise UserError(f"--weights must have a share of their sum above 0, got {self.weights}")
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from modellink_rm.config.export import ExportConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.conversion.output import making
 from modellink_rm.conversion.plan import DTYPES, check_output
 from modellink_rm.model.config import Kernels
 from modellink_rm.parallel.failures import ending_together
@@ -77,7 +78,7 @@ def export_adapter(config: ExportConfig, parallel: ParallelConfig) -> None:
     files = {"README.md": _card(plan, contract).encode(), CONTRACT_NAME: contract.to_json()}
     directory = Path(config.output)
     platform = detect_platform(parallel.distributed_backend)
-    with process_groups(parallel, platform, seed=0) as ranks, ending_together():
+    with making(config.output), process_groups(parallel, platform, seed=0) as ranks, ending_together():
         chunks = build_and_load_model(
             _without_base(plan),
             model=ModelConfig(),

@@ -5,7 +5,6 @@ than each (Rame et al. 2024, "WARM", arXiv 2401.12187).
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from modellink_rm.config.average import AverageConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.conversion.output import check_is_new, making
 from modellink_rm.model.config import Kernels
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import process_groups, world_size_from_environment
@@ -55,8 +55,7 @@ def plan_average(config: AverageConfig, parallel: ParallelConfig) -> AveragePlan
             base model, tokenizer or template; or --output cannot be made.
     """
     parallel.check_world_size(world_size_from_environment())
-    if os.path.lexists(config.output):
-        raise UserError(f"--output {config.output} is there already; give a name that is not")
+    check_is_new(config.output)
     sources = [open_source(load) for load in config.load]
     checkpoints = [_checkpoint_of(source) for source in sources]
     _check_each_once(checkpoints)
@@ -85,7 +84,11 @@ def average_checkpoints(plan: AveragePlan) -> Path:
     config = plan.config
     platform = detect_platform(plan.parallel.distributed_backend)
     precision = PrecisionConfig(bf16=plan.bf16)
-    with process_groups(plan.parallel, platform, seed=0) as ranks, ending_together():
+    with (
+        making(config.output, is_checkpoint=True),
+        process_groups(plan.parallel, platform, seed=0) as ranks,
+        ending_together(),
+    ):
         chunks = build_and_load_model(
             plan.model,
             model=ModelConfig(),
@@ -157,9 +160,13 @@ def _check_belongs_to(source: ModelSource, first: ModelSource) -> None:
         )
     assert source.contract is not None
     assert first.contract is not None
-    for name, what in (("tokenizer_fingerprint", "tokenizer"), ("template_fingerprint", "template")):
+    for name, what in (
+        ("tokenizer_fingerprint", "tokenizer"),
+        ("template_fingerprint", "template"),
+        ("attributes", "list of attributes"),
+    ):
         if getattr(source.contract, name) != getattr(first.contract, name):
-            raise UserError(f"{both}: they read another {what}")
+            raise UserError(f"{both}: they have another {what}")
 
 
 def _contract_of(sources: Sequence[ModelSource]) -> InferenceContract:

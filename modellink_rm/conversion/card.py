@@ -242,7 +242,8 @@ def _last_metrics(checkpoint: CheckpointInfo) -> dict[str, object]:
     except (OSError, ValueError):  # the card goes without
         return {}
     for row in rows:
-        if isinstance(row, Mapping) and row.get("iteration", 0) <= checkpoint.run.iteration:
+        iteration = row.get("iteration", 0) if isinstance(row, Mapping) else None
+        if isinstance(iteration, int) and iteration <= checkpoint.run.iteration:
             names = held_out_names([row])
             kinds = {f"{name}/": "validation" if name == VALIDATION else name for name in names}
             for prefix, kind in {"": "training", **kinds}.items():

@@ -16,6 +16,7 @@ from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.conversion.check import check_scores
+from modellink_rm.conversion.output import making
 from modellink_rm.conversion.plan import ExportPlan
 from modellink_rm.conversion.samples import Sample
 from modellink_rm.dataset.example import Example, Response
@@ -30,11 +31,15 @@ def export_checkpoint(plan: ExportPlan) -> None:
     """Write the directory, which gets its name when transformers scores it as the checkpoint does.
 
     Raises:
-        UserError: something is there meanwhile, or a score differs.
+        UserError: something is there meanwhile, another run is making it, or a score differs.
     """
     platform = detect_platform(plan.parallel.distributed_backend)
     directory = Path(plan.config.output)
-    with process_groups(plan.parallel, platform, seed=0) as ranks, ending_together():
+    with (
+        making(plan.config.output),
+        process_groups(plan.parallel, platform, seed=0) as ranks,
+        ending_together(),
+    ):
         scores, unfinished = _written(plan, platform, ranks)
 
         def check(unfinished: Path) -> None:

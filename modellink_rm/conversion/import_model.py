@@ -1,7 +1,6 @@
 """A directory of another program as a checkpoint of weights, written by all processes of a torchrun."""
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.conversion.output import check_is_new, making
 from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.model.config import Kernels
 from modellink_rm.parallel.failures import ending_together
@@ -62,8 +62,7 @@ def plan_import(
     weights = source.hugging_face
     if weights is None:
         raise UserError(f"--load {config.load} is a checkpoint already; export writes a directory of it")
-    if os.path.lexists(config.output):
-        raise UserError(f"--output {config.output} is there already; give a name that is not")
+    check_is_new(config.output)
     model_config = ModelConfig(post_layer_norm=_reads_after_norm(weights))
     model = plan_model(source, model_config, parallel, loosely=config.load_checkpoint_loosely)
     tokenizer_config = tokenizer_of(tokenizer_config, source)
@@ -138,11 +137,20 @@ def _template(
 
 
 def import_directory(plan: ImportPlan) -> Path:
-    """Write the checkpoint; the directory iter_0000000."""
+    """Write the checkpoint; the directory iter_0000000.
+
+    Raises:
+        UserError: something is there meanwhile, or another run is making it.
+        CheckpointNotWrittenError: on every process: it cannot be written.
+    """
     root = Path(plan.config.output)
     platform = detect_platform(plan.parallel.distributed_backend)
     precision = PrecisionConfig(bf16=plan.bf16)
-    with process_groups(plan.parallel, platform, seed=plan.config.seed) as ranks, ending_together():
+    with (
+        making(plan.config.output, is_checkpoint=True),
+        process_groups(plan.parallel, platform, seed=plan.config.seed) as ranks,
+        ending_together(),
+    ):
         chunks = build_and_load_model(
             plan.model,
             model=ModelConfig(),

@@ -1,7 +1,6 @@
 """The plan of an export: everything that can be checked before any process group starts."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.json_files import read_json_object
 from modellink_rm.base.log import info, warn_once
 from modellink_rm.checkpoint.base_model import BASE_MODEL_FOLDER
 from modellink_rm.checkpoint.contract import (
@@ -29,6 +29,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.conversion.card import CARD_NAME, model_card
+from modellink_rm.conversion.output import check_is_new
 from modellink_rm.conversion.padding import PadToken, choose_pad_token, existing_pad_token
 from modellink_rm.conversion.publisher_code import (
     check_token_classifier,
@@ -233,8 +234,7 @@ def check_output(config: ExportConfig, checkpoint: CheckpointInfo) -> None:
         UserError: it is there already, lies in the checkpoint, or its parent cannot be written.
     """
     output = Path(config.output)
-    if os.path.lexists(output):
-        raise UserError(f"--output {output} is there already; give a name that is not")
+    check_is_new(config.output)
     if checkpoint.path.resolve() in output.resolve().parents:
         raise UserError(f"--output {output} lies in {checkpoint.path}, which is read; give another name")
     nearest = output.absolute().parent
@@ -257,8 +257,7 @@ def _base_config(checkpoint: CheckpointInfo) -> dict[str, Any]:
             "started from random weights, or an earlier version wrote it; a run of one step with --finetune "
             "does not add it, one that starts with --load of a Hugging Face directory does"
         )
-    config: dict[str, Any] = json.loads(path.read_bytes())
-    return config
+    return read_json_object(path)
 
 
 def _template(contract: InferenceContract, checkpoint: CheckpointInfo) -> Template | None:

@@ -33,6 +33,14 @@ _MAINS = {
     "train": "train",
     "train in background": "train",
     "score": "score",
+    "export": "export",
+    "import": "import_model",
+    "evaluate": "evaluate",
+    "report": "report",
+    "filter": "filter",
+    "best-of-n": "best_of_n",
+    "make-pairs": "make_pairs",
+    "estimate": "estimate",
 }
 
 HANDLER = "--handler-name SharegptStylePairwiseHandler --tokenizer-name-or-path model --prompt-type llama2"
@@ -119,7 +127,7 @@ def start(
     """Start a command in `directory`.
 
     Args:
-        command: one of preprocess, merge, train and score.
+        command: one of TRIALS or WRITERS.
         words: its flags.
         first: called in the command's process before it; a function of a module, or a partial of one.
     """
@@ -210,6 +218,18 @@ TRIALS = {
     "train": f"{TRAIN} --save run --auto-resume",
     "train in background": f"{TRAIN} --save run --auto-resume --async-save --keep-last 2",
     "score": f"{SCORE} --output scores.jsonl",
+}
+
+# Commands that write one file or directory, and its name.
+WRITERS = {
+    "export": ("--load trained --no-check-scores --output out", "out"),
+    "import": ("--load model --load-checkpoint-loosely --prompt-type llama2 --output out", "out"),
+    "evaluate": ("--load trained --data held-out=pairs.json --output out.json", "out.json"),
+    "report": ("trained --output out.html", "out.html"),
+    "filter": ("--input rows.jsonl --min-score 0 --output out.jsonl", "out.jsonl"),
+    "best-of-n": ("--input rows.jsonl --output out.parquet", "out.parquet"),
+    "make-pairs": ("--input rows.jsonl --output out.jsonl", "out.jsonl"),
+    "estimate": ("--load model --gpus 1x80G --output out.json", "out.json"),
 }
 
 # The prefix of the data set that a command writes.

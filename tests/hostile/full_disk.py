@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base import files
-from tests.hostile.commands import PREPROCESS, TRIALS, Material, Outcome, remains, run, written
+from tests.hostile.commands import PREPROCESS, TRIALS, WRITERS, Material, Outcome, remains, run, written
 
 _CREATES = os.O_CREAT | os.O_WRONLY | os.O_RDWR | os.O_APPEND
 
@@ -110,6 +111,32 @@ def offences(material: Material, command: str, first: int, directory: Path) -> t
     if command.startswith("train"):
         told += _broken_run(target)
     return [f"{command}, full from {first} on: {one}" for one in told], True
+
+
+def writer_offences(material: Material, command: str, first: int, directory: Path) -> tuple[list[str], bool]:
+    """As `offences`, of a command of WRITERS: all files stay as they were, an older output too."""
+    target = material.copy(directory / "trial")
+    rows = [{"prompt": "a", "response": f"b{number}", "score": number} for number in range(9)]
+    (target / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words, output = WRITERS[command]
+    if "." in output:
+        (target / output).write_text("what was there")
+    before = _files(target)
+    outcome = run(command, words, target, first=functools.partial(fill, first, target))
+    if outcome.code == 0:
+        return [], False
+    told = [] if outcome.is_one_line() else [f"exit code {outcome.code}: {outcome.stderr[-1500:]}"]
+    changed = sorted(name for name, _ in _files(target).items() ^ before.items())
+    told += [f"changed: {changed}"] if changed else []
+    return [f"{command}, full from {first} on: {one}" for one in told], True
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    """Every file and directory, links apart, and what it holds."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else b""
+        for path in directory.rglob("*")
+    }
 
 
 def with_old_output(material: Material, command: str, directory: Path) -> Path:

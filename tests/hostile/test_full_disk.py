@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.commands import Material
-from tests.hostile.full_disk import offences
+from tests.hostile.commands import WRITERS, Material
+from tests.hostile.full_disk import offences, writer_offences
 from tests.marks import full
 
 
@@ -32,6 +32,21 @@ def test_a_disk_that_fills_is_one_line_and_the_older_output_stays(
     num_met, was_met = 0, True
     while was_met:
         told, was_met = offences(material, command, first + step * num_met, tmp_path)
+        found += told
+        num_met += was_met
+    assert found == []
+    assert num_met > 0
+
+
+@pytest.mark.parametrize("command", [name if name == "filter" else full(name) for name in WRITERS])
+@pytest.mark.timeout(3600)
+def test_a_disk_that_fills_changes_no_file_of_a_command_that_writes_one(
+    command: str, material: Material, tmp_path: Path
+) -> None:
+    found: list[str] = []
+    num_met, was_met = 0, True
+    while was_met:
+        told, was_met = writer_offences(material, command, 1 + 3 * num_met, tmp_path)
         found += told
         num_met += was_met
     assert found == []

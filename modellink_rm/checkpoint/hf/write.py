@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from modellink_rm.base.errors import AgreedError, UserError
-from modellink_rm.base.files import replace_directory
+from modellink_rm.base.files import name_directory
 from modellink_rm.checkpoint.files import describe_files, files_json
 from modellink_rm.checkpoint.hf.contents import Contents
 from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE, INDEX_FILE, SINGLE_FILE
@@ -117,13 +117,14 @@ def finish(
     """Give what `write_unfinished` wrote its name, once `check` passes it on the first process; a collective.
 
     Raises:
-        AgreedError: `check` raised a UserError, and nothing is left of the directory.
+        AgreedError: `check` raised a UserError, or something has that name, and nothing is left of what
+            was written.
     """
     failure: list[str | None] = [None]
     if ranks.rank == 0:
         try:
             check(unfinished)
-            replace_directory(unfinished, directory)
+            name_directory(unfinished, directory)
         except UserError as error:
             failure[0] = str(error)
             shutil.rmtree(unfinished, ignore_errors=True)

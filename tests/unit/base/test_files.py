@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.files import exclusive, replace_directory, whole_file, whole_files, write_whole
+from modellink_rm.base.files import (
+    exclusive,
+    name_directory,
+    replace_directory,
+    whole_file,
+    whole_files,
+    write_whole,
+)
 
 
 def test_a_file_has_its_name_only_when_whole(tmp_path: Path) -> None:
@@ -123,6 +130,15 @@ def test_a_directory_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         replace_directory(tmp_path / "new", tmp_path / "old")
     assert os.listdir(tmp_path) == ["old"]
+
+
+def test_a_directory_takes_a_name_that_nothing_has(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="taken is there already"):
+        name_directory(tmp_path / "new", tmp_path / "taken")
+    name_directory(tmp_path / "new", tmp_path / "free")
+    assert sorted(os.listdir(tmp_path)) == ["free", "taken"]
 
 
 @pytest.fixture

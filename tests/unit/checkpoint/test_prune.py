@@ -86,6 +86,16 @@ def test_a_removal_that_is_interrupted_leaves_nothing_of_a_checkpoints_name(
     assert left(root) == [2]
 
 
+def test_a_checkpoint_whose_replacement_was_interrupted_has_its_name_again(tmp_path: Path) -> None:
+    root = write_checkpoints(tmp_path, 1, 2, 3)
+    for number in (2, 3):
+        os.rename(root / f"iter_000000{number}", root / f"iter_000000{number}.old")
+    write_checkpoints(root, 2)
+    remove_unfinished(root)
+    assert left(root) == [1, 2, 3]
+    assert (root / "iter_0000003" / "run.json").read_text() == "x"
+
+
 def test_what_cannot_be_removed_is_told_and_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,12 +69,17 @@ def bf16(run: dict[str, Any]) -> None:
         (
             "inference_contract.json",
             lambda one: one.update(tokenizer_fingerprint="0"),
-            "read another tokenizer",
+            "have another tokenizer",
         ),
         (
             "inference_contract.json",
             lambda one: one.update(template_fingerprint="0"),
-            "read another template",
+            "have another template",
+        ),
+        (
+            "inference_contract.json",
+            lambda one: one.update(attributes=["b", "a"]),
+            "have another list of attributes",
         ),
     ],
 )
@@ -112,6 +117,8 @@ def test_checkpoint_given_twice_and_an_output_that_is_there_are_refused(tmp_path
         (("a",), (), "average takes two checkpoints or more, got a"),
         (("a", "b"), (1.0,), "--weights takes one for each of the 2 checkpoints, got 1"),
         (("a", "b"), (1.0, 0.0), "--weights must be above 0, got 0"),
+        (("a", "b"), (1e308, 1e308), "--weights must have a share of their sum above 0"),
+        (("a", "b"), (1e-308, 1e308), "--weights must have a share of their sum above 0"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(

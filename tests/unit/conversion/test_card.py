@@ -33,6 +33,18 @@ def card_of(directory: Path, objective: ObjectiveConfig) -> str:
     )
 
 
+def test_a_row_of_metrics_that_is_none_is_left_out(tmp_path: Path) -> None:
+    rows = [
+        '{"iteration": "1", "loss": 9}',
+        '{"iteration": null, "loss": 8}',
+        "[]",
+        '{"iteration": 1, "loss": 7}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
+    card = card_of(tmp_path / "iter_0000002", ObjectiveConfig())
+    assert "| training loss | 7 |" in card
+
+
 def test_card_names_what_was_added_to_the_loss(tmp_path: Path) -> None:
     plain = card_of(tmp_path / "plain", ObjectiveConfig())
     assert "| loss | sigmoid |" in plain
