@@ -97,8 +97,13 @@ def _write_normalization(config: EvaluateConfig, results: "EvaluationResults", c
     """Normalize the scores of the first model by one of its sets from now on.
 
     Raises:
-        AgreedError: all scores are equal.
+        UserError: all scores are equal, or they may be of another checkpoint.
     """
+    if find_checkpoint(Path(results.models[0].load)) != checkpoint:
+        raise UserError(
+            f"--write-normalization: {results.models[0].load} has a newer checkpoint by now, and nothing is "
+            "written; give one of its iter_ directories"
+        )
     (found,) = (one for one in results.models[0].sets if one.name == config.write_normalization)
     try:
         normalization = normalization_of_pairs(

@@ -66,8 +66,7 @@ def mixture_of(config: DataConfig, prefixes: Sequence[str], sizes: Sequence[int]
 
 def _tempered(sizes: Sequence[int], temperature: float) -> list[int]:
     """Weights in proportion to sizes^(1/T) (Arivazhagan et al. 2019, arXiv 1907.05019)."""
-    logarithms = [math.log(size) / temperature for size in sizes]
-    powers = [math.exp(one - max(logarithms)) for one in logarithms]
+    powers = [math.exp(math.log(size / max(sizes)) / temperature) for size in sizes]
     return [max(1, round(_TEMPERED_TOTAL * power / sum(powers))) for power in powers]
 
 
@@ -95,7 +94,13 @@ def names_of(prefixes: Sequence[str]) -> tuple[str, ...]:
                 break
         return ".".join(part.strip("/") for part in own[-length:])
 
-    return tuple(map(name, range(len(prefixes))))
+    found: list[str] = []
+    for number in range(len(prefixes)):
+        own = name(number)
+        while own in found:  # of hh/pairs beside hh.pairs
+            own += "'"
+        found.append(own)
+    return tuple(found)
 
 
 class Turns:

@@ -21,9 +21,12 @@ class Attributes:
     weights: tuple[float, ...] = (1.0,)
 
     def score(self, outputs: Sequence[float]) -> float:
-        """The weighted sum of a response's outputs; an output of weight 0 is left out."""
+        """The weighted sum of a response's outputs; an output of weight 0 is left out. NaN where none is."""
         pairs = zip(outputs, self.weights, strict=True)
-        return math.fsum(value * weight for value, weight in pairs if weight)
+        try:
+            return math.fsum(value * weight for value, weight in pairs if weight)
+        except (ValueError, OverflowError):  # of infinities of both signs, or beyond the largest number
+            return math.nan
 
     def named(self, outputs: Sequence[float]) -> dict[str, float]:
         """The outputs of a response by name; {} where there are no names."""
@@ -51,13 +54,19 @@ def weighted_attributes(names: tuple[str, ...], given: str | None, *, load: str)
         if given is not None:
             raise UserError(f"--attribute-weights: {load} gives one score, not ratings of attributes")
         return Attributes()
+    if len(set(names)) < len(names):
+        raise UserError(f"{load} has two attributes of one name: {', '.join(names)}; name them apart")
     if given is None:
         return Attributes(names=names, weights=(1.0, *[0.0] * (len(names) - 1)))
     weights = dict.fromkeys(names, 0.0)
+    seen: set[str] = set()
     for word in given.split(","):
         name, _, number = (part.strip() for part in word.partition("="))
         if name not in weights:
             raise UserError(unknown_name_message("attribute of --attribute-weights", name, names))
+        if name in seen:
+            raise UserError(f"--attribute-weights {given}: {name} is there twice")
+        seen.add(name)
         try:
             weights[name] = float(number)
         except ValueError:

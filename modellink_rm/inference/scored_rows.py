@@ -1,13 +1,12 @@
 """Rows that `score` wrote, read again: scores, gaps, and the responses of a prompt."""
 
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import orjson
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import info
@@ -137,7 +136,7 @@ class _Gathering:
             UserError: its prompt came before, and another one since.
         """
         row = record.fields
-        prompt = orjson.dumps(row[self._config.prompt], option=orjson.OPT_SORT_KEYS)
+        prompt = json.dumps(row[self._config.prompt], sort_keys=True).encode()
         digest = hashlib.blake2b(prompt, digest_size=8).digest()
         if digest != self._prompt:
             if digest in self._seen:

@@ -25,6 +25,24 @@ def duplicate_key(text: bytes, value: Any) -> str | None:
     with contextlib.suppress(orjson.JSONEncodeError):  # nested more deeply than orjson can write
         if text.count(b":") == orjson.dumps(value).count(b":") and _ESCAPED_COLON not in text:
             return None
+    return _found_by_key(text)
+
+
+def key_twice(text: bytes) -> str | None:
+    """As `duplicate_key`, of a text that may be no JSON, or what only Python's own parser takes for it.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:  # of NaN, and of UTF-16 too
+        return _found_by_key(text)
+    return duplicate_key(text, value)
+
+
+def _found_by_key(text: bytes) -> str | None:
     try:
         json.loads(text, object_pairs_hook=_checked)
     except _DuplicateKeyError as error:

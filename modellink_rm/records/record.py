@@ -1,5 +1,6 @@
 """One record: its text, its fields, or why it cannot be used."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -13,6 +14,10 @@ from modellink_rm.records.duplicate_keys import duplicate_key
 _NOT_UTF8 = "invalid UTF-8"
 _HALF_A_PAIR = "half of a surrogate pair"
 _NESTED = "nested too deeply"
+_TOO_MANY_DIGITS = "a number with more digits than Python reads"
+# An integer of more than 64 bits has so many digits: orjson rounds it, and Python's own parser does not.
+_MANY_DIGITS = b"0" * 19
+_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 _LONGEST_MESSAGE = 300  # characters; a message may quote the record
 
@@ -103,10 +108,14 @@ def parse_record(raw: RawRecord) -> Record | BadRecord:
         return BadRecord(raw.place, raw.problem, raw.problem)
     try:
         value = orjson.loads(raw.text)
+        if _MANY_DIGITS in raw.text.translate(_AS_ZEROS):
+            value = json.loads(raw.text)
     except orjson.JSONDecodeError as error:
         return _not_parsed(raw, error)
     except RecursionError:
         return BadRecord(raw.place, _NESTED, _NESTED)
+    except ValueError:
+        return BadRecord(raw.place, _TOO_MANY_DIGITS, _TOO_MANY_DIGITS)
     if not isinstance(value, dict):
         reason = "not an object"
         return BadRecord(raw.place, reason, f"a record must be a JSON object, this is {type(value).__name__}")

@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-import orjson
-
 from modellink_rm.base.files import exclusive, remove_remains, whole_file
 from modellink_rm.records.table_output import PARQUET, write_parquet
 
@@ -29,7 +27,7 @@ def json_line(row: Mapping[str, Any]) -> bytes:
 def json_rows(lines: Iterator[bytes]) -> Iterator[list[dict[str, Any]]]:
     """The rows of lines that `json_line` wrote, some at a time."""
     while block := list(islice(lines, _ROWS_AT_A_TIME)):
-        yield [orjson.loads(line) for line in block]
+        yield [json.loads(line) for line in block]
 
 
 @contextmanager

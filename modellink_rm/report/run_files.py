@@ -13,6 +13,7 @@ from modellink_rm.base.json_types import known_fields
 METRICS_NAME = "metrics.jsonl"
 SCORES_NAME = "scores.jsonl"
 ABOUT_NAME = "about.json"
+_MOST_DIGITS = 19
 VALIDATION = "valid"  # the validation part of --split
 TRAINING = "train"  # a sample of what is trained on
 
@@ -90,16 +91,43 @@ def read_run(directory: Path) -> RunFiles:
         name=directory.resolve().name,
         rows=rows,
         scores=tuple(_scored_examples(scores)) if scores.is_file() else (),
-        about=_json_object(about.read_bytes(), f"{about}") if about.is_file() else {},
+        about=_about(about) if about.is_file() else {},
     )
 
 
 def _scored_examples(path: Path) -> Iterator[ScoredExample]:
     for place, row in _json_lines(path):
         try:
-            yield ScoredExample(**known_fields(ScoredExample, row, str(path)))
+            example = ScoredExample(**known_fields(ScoredExample, row, str(path)))
+            _check_lengths(example)
+            yield example
         except TypeError as error:
             raise UserError(f"{place} is no line of scores ({error}); remove the file") from None
+
+
+def _check_lengths(example: ScoredExample) -> None:
+    """Every response has a score, a rank and a length.
+
+    Raises:
+        TypeError: one has not.
+    """
+    numbers = {len(example.scores), len(example.ranks), len(example.num_tokens)}
+    if example.responses is not None:
+        numbers.add(len(example.responses))
+    if len(numbers) > 1:
+        raise TypeError("scores, ranks, num_tokens and responses are not equally many")
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What about.json says.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    about = _json_object(path.read_bytes(), f"{path}")
+    if not isinstance(about.get("train_iters", 0), int) or not isinstance(about.get("flags", {}), dict):
+        raise UserError(f"{path} is not what a run writes: the file is damaged")
+    return about
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -113,9 +141,14 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _json_object(content: bytes, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(content)
+        value = json.loads(content, parse_int=_number)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise UserError(f"{place} holds no JSON object: the file is damaged")
     return value
+
+
+def _number(digits: str) -> int | float:
+    """The number; one of more than 64 bits, which no run writes, as numpy can hold it."""
+    return int(digits) if len(digits) < _MOST_DIGITS else float(digits)

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import write_in_one_call, write_whole
 from modellink_rm.base.log import info
+from modellink_rm.report.run_files import METRICS_NAME, SCORES_NAME
 
 
 class RowsFile:
@@ -35,24 +37,60 @@ class RowsFile:
 
 
 def keep_rows(path: Path, *, last_iteration: int) -> None:
-    """Remove the rows after `last_iteration`, and a last row that was cut off, if there are any."""
+    """Remove the rows after `last_iteration`, and a last row that was cut off, if there are any.
+
+    Raises:
+        UserError: another line is no row.
+    """
     if not path.exists():
         return
-    kept = rows_until(path, last_iteration)
+    kept = rows_until(path, last_iteration) if last_iteration >= 0 else []
     write_whole(path, "".join(kept).encode())
     info(f"{path}: {len(kept)} rows kept up to iteration {max(0, last_iteration)}")
 
 
+def check_rows(directory: Path) -> None:
+    """The files of rows under --save are what a run wrote.
+
+    Raises:
+        UserError: a line of one is no row.
+    """
+    for name in (METRICS_NAME, SCORES_NAME):
+        rows_until(directory / name, -1)
+
+
 def rows_until(path: Path, last_iteration: int) -> list[str]:
-    """The lines up to an iteration, without a last row that was cut off; [] where there is no file."""
+    """The lines up to an iteration, without a last row that was cut off; [] where there is no file.
+
+    Raises:
+        UserError: another line is no row.
+    """
     if not path.exists():
         return []
     kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines) and not line.endswith(b"\n"):
             break
-        if row["iteration"] <= last_iteration:
-            kept.append(line + "\n")
+        if _iteration_of(line, f"{path}:{number}") <= last_iteration:
+            kept.append(line.decode())
     return kept
+
+
+def _iteration_of(line: bytes, place: str) -> int:
+    """The iteration of a row.
+
+    Raises:
+        UserError: the line is no row.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    iteration = row.get("iteration") if isinstance(row, dict) else None
+    if type(iteration) is not int:
+        raise UserError(
+            f"{place} is no row of a run: the file is damaged; copy it again from where it is whole, or move "
+            "it away to go on without its rows"
+        )
+    return iteration

@@ -40,6 +40,7 @@ from modellink_rm.train.continuing import (
     with_margins_as_before,
 )
 from modellink_rm.train.held_out import HeldOutSet, metric_of, plan_held_out
+from modellink_rm.train.metrics_files import check_rows
 from modellink_rm.train.plan_data import (
     handler_of,
     open_datasets,
@@ -118,6 +119,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     source, continues = find_source(config.checkpoint, existing)
     _check_outside_of_checkpoint(directories, source)
     resumed = source.checkpoint.run if source.checkpoint is not None and continues else None
+    if resumed is not None and config.checkpoint.save is not None:
+        check_rows(Path(config.checkpoint.save))
     config = with_margins_as_before(config, resumed)
     stage = STAGES[config.training.stage]
     objective = stage.objective(config)

@@ -5,6 +5,12 @@ import io
 import json
 from pathlib import Path
 
+import pytest
+
+from modellink_rm.base.flags import parse_flags
+from modellink_rm.base.parts import first_difference
+from modellink_rm.commands.score import GROUPS, _identity
+from modellink_rm.config.score import ScoreConfig
 from tests.distributed import Workers
 
 CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
@@ -35,3 +41,18 @@ def test_first_ten_inputs_without_a_score_are_named_and_the_others_counted(
     assert num_kept < 10  # messages that are printed once; not those of records
     rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [list(row) for row in rows] == [["score"], *[["error"]] * 25]
+
+
+@pytest.mark.parametrize(
+    ("name", "difference"),
+    [("model.safetensors", "weights"), ("tokenizer.json", "model, tokenizer or handler")],
+)
+def test_a_change_in_the_middle_of_a_model_is_another_run(name: str, difference: str, tmp_path: Path) -> None:
+    for file in ("model.safetensors", "tokenizer.json", "config.json", "in.jsonl"):
+        (tmp_path / file).write_bytes(bytes(300_000))
+    words = f"--load {tmp_path} --input {tmp_path}/in.jsonl --output x --resume"
+    parsed = parse_flags(words.split(), (ScoreConfig, *GROUPS.values()), prog="score", description="")
+    before = _identity(parsed[ScoreConfig], parsed)
+    assert _identity(parsed[ScoreConfig], parsed) == before
+    (tmp_path / name).write_bytes(bytes(150_000) + b"1" + bytes(149_999))
+    assert first_difference(before, _identity(parsed[ScoreConfig], parsed)) == difference

@@ -50,6 +50,18 @@ def test_the_best_response_of_a_list_is_picked(tmp_path: Path, capsys: pytest.Ca
     ]
 
 
+def test_quantiles_of_the_largest_numbers_are_numbers(tmp_path: Path) -> None:
+    rows = [{"id": 1, "score": 1.7e308}, {"id": 2, "score": 0.0}, {"id": 3, "score": -1.7e308}]
+    _, found = run(filter.main, rows, "--quantiles 0.4,1", tmp_path)
+    assert [row["id"] for row in found] == [1, 2]
+
+
+def test_an_integer_of_more_than_64_bits_is_kept_and_groups_prompts(tmp_path: Path) -> None:
+    rows = [{**row, "prompt": {"n": 2**70 + number // 2}, "id": 3**50} for number, row in enumerate(SINGLE)]
+    _, found = run(best_of_n.main, rows, "", tmp_path)
+    assert [(row["prompt"], row["id"]) for row in found] == [({"n": 2**70}, 3**50), ({"n": 2**70 + 1}, 3**50)]
+
+
 def test_rows_of_one_prompt_are_one_list(tmp_path: Path) -> None:
     _, ranked = run(best_of_n.main, SINGLE, "--rank", tmp_path)
     assert ranked == [

@@ -93,3 +93,9 @@ def test_data_sets_that_are_neither_shuffled_nor_weighted_follow_each_other() ->
 def test_names_of_data_sets_are_short_and_differ() -> None:
     assert names_of(["data/hh/pairs", "data/safe/pairs", "data/math"]) == ("hh.pairs", "safe.pairs", "math")
     assert names_of(["/pairs", "a/pairs"]) == (".pairs", "a.pairs")
+    assert names_of(["hh.pairs", "hh/pairs", "a/pairs"]) == ("hh.pairs", "hh.pairs'", "a.pairs")
+
+
+@pytest.mark.parametrize(("temperature", "weights"), [(5e-324, (1, 1000000)), (1e308, (1, 1))])
+def test_any_temperature_gives_weights(temperature: float, weights: tuple[int, ...]) -> None:
+    assert mixture((10, 1000), data_temperature=temperature).weights == weights

@@ -1,5 +1,7 @@
 """The score of a model of several attributes, and the weights that make it."""
 
+import math
+
 import pytest
 
 from modellink_rm.base.errors import UserError
@@ -17,6 +19,13 @@ def test_score_is_the_weighted_sum_of_the_attributes() -> None:
     assert found.score((3.0, 9.0, 2.0)) == pytest.approx(0.65 * 3 - 0.4 * 2)
     assert str(found) == "helpfulness=0.65,verbosity=-0.4"
     assert found.named((3.0, 9.0, 2.0)) == {"helpfulness": 3.0, "correctness": 9.0, "verbosity": 2.0}
+
+
+def test_no_sum_of_infinities_is_a_score() -> None:
+    found = weighted_attributes(NAMES, "helpfulness=1,correctness=1,verbosity=1e308", load="x")
+    assert math.isnan(found.score((math.inf, -math.inf, 1.0)))
+    assert not math.isfinite(found.score((1.0, 1.0, 1e30)))
+    assert math.isnan(found.score((1e308, 1e308, 1.0)))
 
 
 def test_first_attribute_is_the_score_by_default() -> None:
@@ -37,6 +46,8 @@ def test_score_of_a_model_without_attributes_is_its_output() -> None:
         (NAMES, "helpfulness", "takes NAME=NUMBER"),
         (NAMES, "helpfulness=nan", "takes NAME=NUMBER"),
         (NAMES, "helpfulness=0", "every weight is 0"),
+        (NAMES, "helpfulness=1,helpfulness=2", "helpfulness is there twice"),
+        (("a", "a"), None, "x has two attributes of one name: a, a"),
     ],
 )
 def test_weights_that_make_no_score_are_refused(names: tuple[str, ...], given: str, message: str) -> None:

@@ -35,6 +35,14 @@ def test_json_file_may_hold_lines(tmp_path):
     assert [record.place for record in read_records(path)] == [f"{path}:1", f"{path}:2"]
 
 
+def test_integers_of_any_size_keep_their_digits(tmp_path):
+    numbers = [2**63, -(2**63) - 1, 2**64, 123456789012345678901234567890, -(10**300)]
+    path = written(tmp_path / "x.jsonl", "".join(f'{{"a": [{number}], "b": 0.1}}\n' for number in numbers))
+    assert [record.fields for record in read_records(path)] == [{"a": [one], "b": 0.1} for one in numbers]
+    (bad,) = read_records(written(tmp_path / "y.jsonl", f'{{"a": 0.{"1" * 5000}, "b": -0.0}}'))
+    assert bad.fields == {"a": 1 / 9, "b": 0.0}
+
+
 @pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
 def test_byte_order_mark_is_skipped(tmp_path, name):
     path = written(tmp_path / name, b'\xef\xbb\xbf{"a": 1}\n')

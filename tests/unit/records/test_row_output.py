@@ -53,6 +53,11 @@ def test_a_column_of_several_kinds_holds_json(tmp_path: Path) -> None:
     assert [json.loads(row["a"]) for row in written(tmp_path / "y.parquet", later)] == [[1]] * 1024 + ["text"]
 
 
+def test_a_column_with_an_integer_of_more_than_64_bits_holds_json(tmp_path: Path) -> None:
+    found = written(tmp_path / "x.parquet", [{"id": 1}, {"id": 2**70}])
+    assert [row["id"] for row in found] == ["1", str(2**70)]
+
+
 def test_a_file_appears_when_it_is_whole_and_has_one_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,11 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.report.run_files import ScoredExample, read_run
 from tests.unit.report.runs import NUM_PAIRS, write_run
 
+LINE = (
+    '{"iteration": 1, "set": "a", "dataset": "b", "row": 0, "source": "", "scores": [1.0], "ranks": %s, '
+    '"num_tokens": [3]}'
+)
+
 
 def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run"))
@@ -46,7 +51,11 @@ def test_a_run_of_an_earlier_version_has_metrics_alone(tmp_path: Path) -> None:
         ("scores.jsonl", '{"iteration": 1}\n', "scores.jsonl:1 is no line of scores"),
         ("scores.jsonl", '{"iteration": "1"}\n', "scores.jsonl:1 is no line of scores"),
         ("scores.jsonl", "\xff\n", "scores.jsonl:1 holds no JSON object"),
+        ("scores.jsonl", f"{LINE % '[1, 2]'}\n", "scores.jsonl:1 is no line of scores"),
+        ("scores.jsonl", f"{LINE % '[]'}\n", "scores, ranks, num_tokens and responses are not equally many"),
         ("about.json", "{", "about.json holds no JSON object"),
+        ("about.json", '{"train_iters": "8"}', "about.json is not what a run writes"),
+        ("about.json", '{"flags": []}', "about.json is not what a run writes"),
     ],
 )
 def test_odd_files_are_one_line(name: str, content: str | None, message: str, tmp_path: Path) -> None:
