@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import check_minimums, flag
 
+_SLOWEST, _FASTEST = 1e-6, 1e6  # TFLOP/s of any device: products of one number a microsecond, and no GPU yet
+
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateConfig:
@@ -55,6 +57,10 @@ class EstimateConfig:
 
     def __post_init__(self) -> None:
         check_minimums(self)
+        if self.peak_tflops is not None and not _SLOWEST <= self.peak_tflops <= _FASTEST:
+            raise UserError(
+                f"--peak-tflops must lie between {_SLOWEST:g} and {_FASTEST:g}, got {self.peak_tflops:g}"
+            )
         if self.mean_length is not None and self.mean_length > self.seq_length:
             raise UserError(
                 f"--mean-length {self.mean_length} is above --seq-length {self.seq_length}, the longest"

@@ -77,7 +77,7 @@ def _time_lines(choice: Choice, cluster: Cluster, config: EstimateConfig) -> lis
     if not cluster.gpu.tflops:
         return [f"step           {time.flops / 1e12:,.2f} TFLOP; --peak-tflops gives its time"]
     length = config.mean_length or config.seq_length
-    whose = f"{cluster.gpu.tflops:,.0f} TFLOP/s"
+    whose = f"{cluster.gpu.tflops:,.4g} TFLOP/s"
     if config.peak_tflops is None and cluster.name not in GPUS:
         whose += f" (taken from {UNNAMED}; name the GPU or give --peak-tflops)"
     return [

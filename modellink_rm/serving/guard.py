@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from modellink_rm.records.duplicate_keys import key_twice
+from modellink_rm.records.record import shortened
 from modellink_rm.serving.metrics import ServerMetrics
 
 Scope = MutableMapping[str, Any]
@@ -70,8 +72,10 @@ class Guard:
         try:
             self._check_token(scope)
             await self._read_body(scope, receive, held)
+            body = bytes(held)
+            _check_keys(body)
             start = time.perf_counter()
-            await self._answered(scope, _replay(bytes(held)), receive, answer)
+            await self._answered(scope, _replay(body), receive, answer)
         except _RefusedError as refusal:
             await answer.refuse(refusal)
         finally:
@@ -172,6 +176,16 @@ def error_body(status: int, message: str) -> dict[str, Any]:
     """The JSON of an error, in the form of OpenAI's servers."""
     kind = "invalid_request_error" if 400 <= status < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "code": status}}
+
+
+def _check_keys(body: bytes) -> None:
+    """No object of the body has a key twice, of which the application would silently take one value."""
+    try:
+        key = key_twice(body) if body else None
+    except (ValueError, RecursionError):
+        return  # the application says what is wrong with it
+    if key is not None:
+        raise _RefusedError(400, shortened(f"an object of the body has the key {key!r} twice"))
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

@@ -148,9 +148,9 @@ class InputReader:
         longest = self._inputs.seq_length
         kept = ids
         if last_tokens is not None:
-            kept = ids[-min(longest, last_tokens if last_tokens > 0 else longest) :]
+            kept = ids[-(longest if last_tokens == -1 else last_tokens) :]
         if len(kept) > longest:
-            reason = f"{len(ids)} tokens are more than --seq-length {longest}"
+            reason = f"{len(kept)} tokens are more than --seq-length {longest}"
             raise RecordError(reason, f"{reason}; truncating a rendered text would cut its answer")
         ends = _ends_of(kept, self._end_ids) if self._end_ids is not None else None
         return Encoded((kept,), is_truncated=len(kept) < len(ids), step_ends=ends)

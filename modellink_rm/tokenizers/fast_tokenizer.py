@@ -33,7 +33,9 @@ class FastTokenizer(Tokenizer):
     ) -> None:
         try:
             backend = tokenizers.Tokenizer.from_str(serialized.decode())
-        except Exception as error:  # the library raises Exception itself
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # the library raises Exception itself, and where Rust panics a sister
             raise UserError(f"{name} cannot be read as a tokenizer: {error}") from None
         backend.no_truncation()
         backend.no_padding()

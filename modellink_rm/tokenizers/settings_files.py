@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_files import read_json_object
 
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -28,8 +29,23 @@ class TokenizerSettings:
 
 
 def read_tokenizer_settings(directory: Path) -> TokenizerSettings:
-    """What tokenizer_config.json, special_tokens_map.json and added_tokens.json declare, if they exist."""
+    """What tokenizer_config.json, special_tokens_map.json and added_tokens.json declare, if they exist.
+
+    Raises:
+        UserError: one is damaged, or has a value that it cannot have.
+    """
     files = tuple(directory / name for name in SETTINGS_FILES if (directory / name).is_file())
+    try:
+        return _settings_in(files)
+    except UserError:
+        raise
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        names = " or ".join(path.name for path in files)
+        reason = " ".join(str(error).split())
+        raise UserError(f"{directory}: {names} has a value that it cannot have ({reason})") from None
+
+
+def _settings_in(files: tuple[Path, ...]) -> TokenizerSettings:
     content = {path.name: read_json_object(path) for path in files}
     config = content.get("tokenizer_config.json", {})
     # After a null in tokenizer_config.json the older file decides, as in transformers.
@@ -51,6 +67,8 @@ def read_tokenizer_settings(directory: Path) -> TokenizerSettings:
         entries = declared.get(key) or []
         entries = entries.values() if isinstance(entries, dict) else entries
         special.update(token for token in map(_token_text, entries) if token is not None)
+    for token in (*added, *special):
+        token.encode()  # half of a surrogate pair is no text
     return TokenizerSettings(named=named, added=added, special=frozenset(special), files=files)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from modellink_rm.metrics.steps import probability_of
 from modellink_rm.serving.inputs import Encoded, InputReader
@@ -29,9 +29,18 @@ class ClassifyRequest(InputRequest):
     text: str | list[str] | None = Field(None, description="SGLang: rendered texts")
     input_ids: Ids | None = Field(None, description="SGLang: token ids")
     add_special_tokens: bool = Field(True, description="begin with the BOS where the text does not")
-    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="keep so many of the last tokens")
+    truncate_prompt_tokens: int | None = Field(
+        None, description="keep so many of the last tokens; -1 for --seq-length"
+    )
     use_activation: bool | None = Field(None, description="no effect: scores are never squashed")
     activation: bool | None = Field(None, description="the name of use_activation before vLLM 0.11.2")
+
+    @field_validator("truncate_prompt_tokens")
+    @classmethod
+    def _keeps_some(cls, value: int | None) -> int | None:
+        if value is not None and value != -1 and value < 1:  # vLLM fails with 0: no token is left
+            raise ValueError(f"must be at least 1, or -1 for all that --seq-length takes; got {value}")
+        return value
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "ClassifyRequest":

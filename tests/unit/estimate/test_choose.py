@@ -1,5 +1,6 @@
 """What is chosen for GPUs of a given memory, and what is said where nothing fits."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -142,6 +143,23 @@ def test_the_report_adds_up_and_the_file_says_the_same() -> None:
 def test_the_speed_of_a_gpu_that_is_not_named_is_said_to_be_taken() -> None:
     asked = question("8x80G")
     assert any("taken from A100-80G" in line for line in report_lines(asked, best_choice(asked)))
+
+
+@pytest.mark.parametrize("rate", [1e-6, 3.5, 1e6])
+def test_lines_of_any_speed_are_short(rate: float) -> None:
+    asked = question("1xH200", published_shape("llama-3.2-3b-instruct"), peak_tflops=rate)
+    gpu = dataclasses.replace(asked.cluster.gpu, tflops=rate)
+    asked = dataclasses.replace(asked, cluster=dataclasses.replace(asked.cluster, gpu=gpu))
+    (line,) = (line for line in report_lines(asked, best_choice(asked)) if "TFLOP/s" in line)
+    assert f"of {rate:.4g} TFLOP/s" in line
+    assert len(line) < 150
+
+
+@pytest.mark.parametrize("rate", [1e-300, 1e-7, 1e7, 1e300])
+def test_a_speed_that_no_device_has_is_refused(rate: float) -> None:
+    told = f"--peak-tflops must lie between 1e-06 and 1e+06, got {rate:g}"
+    with pytest.raises(UserError, match=re.escape(told)):
+        question("1xH200", peak_tflops=rate)
 
 
 def test_a_cpu_has_no_time_and_float32() -> None:

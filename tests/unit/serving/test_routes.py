@@ -66,6 +66,11 @@ ASKED = {
     "vllm last tokens": Asked(
         "/classify", {"input": "the cat " * 400 + RENDERED[0], "truncate_prompt_tokens": -1}
     ),
+    "last four": Asked("/classify", {"input": RENDERED[0], "truncate_prompt_tokens": 4}),
+    "last none": Asked("/classify", {"input": RENDERED[0], "truncate_prompt_tokens": 0}),
+    "more last tokens than fit": Asked(
+        "/classify", {"input": "the cat " * 400 + RENDERED[0], "truncate_prompt_tokens": 97}
+    ),
     # SGLang's documentation, and OpenAI's client, which asks for base64
     "sglang texts": Asked("/classify", {"model": "rm", "text": RENDERED}),
     "sglang text": Asked("/classify", {"text": RENDERED[0]}),
@@ -78,6 +83,10 @@ ASKED = {
     "slime own": Asked("/v1/score", {"prompt": PROMPT, "response": ANSWERS[0]}),
     # what is refused
     "no json": Asked("/v1/score", b'{"prompt": '),
+    "key twice": Asked("/v1/score", b'{"prompt": "a", "response": "b", "prompt": "c"}'),
+    "key twice in a list": Asked("/v1/score", b'[{"prompt": "a", "response": {"role": "x", "role": "y"}}]'),
+    "key twice in UTF-16": Asked("/get_reward", '{"query": "a", "query": "b"}'.encode("utf-16")),
+    "key twice beside NaN": Asked("/slime", b'{"prompt": "a", "response": "b", "response": "c", "x": NaN}'),
     "no type": Asked(
         "/v1/score",
         b'{"prompt": "a", "response": "b"}',
@@ -213,6 +222,7 @@ def test_a_bos_is_added_where_it_lacks_and_never_twice(answers: dict[str, Any], 
 
 def test_tokens_at_the_end_are_kept_where_vllms_client_asks_for_that(answers: dict[str, Any]) -> None:
     assert answers["vllm last tokens"]["usage"]["prompt_tokens"] == 96
+    assert answers["last four"]["usage"]["prompt_tokens"] == 4
 
 
 def test_sglangs_own_classify_answers_with_embeddings(answers: dict[str, Any], served: Any) -> None:
@@ -237,6 +247,12 @@ def test_slime_reads_the_answer_itself(answers: dict[str, Any], served: Any) -> 
     [
         ("no json", 400, "the body is not JSON, at character 11"),
         ("nested", 400, ""),
+        ("key twice", 400, "an object of the body has the key 'prompt' twice"),
+        ("key twice in a list", 400, "an object of the body has the key 'role' twice"),
+        ("key twice in UTF-16", 400, "an object of the body has the key 'query' twice"),
+        ("key twice beside NaN", 400, "an object of the body has the key 'response' twice"),
+        ("last none", 422, "truncate_prompt_tokens: must be at least 1, or -1 for all that --seq-length"),
+        ("more last tokens than fit", 422, "97 tokens are more than --seq-length 96"),
         ("no type", 415, "send the header Content-Type: application/json"),
         ("no form", 422, "give messages; prompt and response; prompt and responses"),
         ("two forms", 422, "got prompt, response, responses"),
