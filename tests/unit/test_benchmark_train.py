@@ -73,3 +73,24 @@ def test_others_get_every_pair_of_a_prompt(train: Any) -> None:
         train.parse_arguments([*words, "4", "--peer-micro-batch-size", "7"])
     with pytest.raises(UserError, match="--responses 1: a pair has 2"):
         train.parse_arguments([*words, "1"])
+
+
+def test_adapters_are_compared_with_trl_alone(train: Any) -> None:
+    words = ["--reference", "r", "--data", "d", "--lora", "16"]
+    assert train.parse_arguments(words).trainers == ["packed", "shared", "trl"]
+    with pytest.raises(UserError, match="--lora compares packed, shared, trl; leave others out"):
+        train.parse_arguments([*words, "--trainers", "plain_loop"])
+
+
+def test_adapter_of_the_benchmark_fits_the_model(train: Any, tmp_path: Path) -> None:
+    from modellink_rm.checkpoint.source import open_source, plan_model
+    from modellink_rm.config.model import ModelConfig
+    from modellink_rm.config.parallel import ParallelConfig
+    from tests.tiny_models import write_tiny_llama
+
+    write_tiny_llama(tmp_path / "model", value_head=True, sharded=True)
+    train.write_random_adapter(tmp_path / "model", tmp_path / "adapter", rank=4)
+    source = open_source(str(tmp_path / "model"), adapter=str(tmp_path / "adapter"))
+    lora = plan_model(source, ModelConfig(), ParallelConfig(), loosely=True).spec.lora
+    assert lora is not None
+    assert (lora.rank, lora.alpha, len(lora.targets)) == (4, 8, 7)
