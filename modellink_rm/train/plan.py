@@ -124,13 +124,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     config = with_margins_as_before(config, resumed)
     stage = STAGES[config.training.stage]
     objective = stage.objective(config)
-    if config.objective.length_penalty_weight and (
-        config.model.attention_dropout or config.model.hidden_dropout
-    ):
-        raise UserError(
-            "--length-penalty-weight goes without dropout: the correlation is of the scores of the step, "
-            "which a first pass computes with the same weights"
-        )
+    _check_no_dropout_with_length_penalty(config)
     check_trackers(config.reporting)
     if config.checkpoint.save is None:
         warn_once("without --save the trained weights are not kept")
@@ -220,6 +214,26 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         info_files={**contract_files(contract, tokenizer), **base_model_files(source)},
         reference=reference,
     )
+
+
+def _check_no_dropout_with_length_penalty(config: RunConfig) -> None:
+    """The scores of a step are those of the pass before it, of which the penalty has its correlation.
+
+    Raises:
+        UserError: dropout would make them others.
+    """
+    dropouts = {
+        "--attention-dropout": config.model.attention_dropout,
+        "--hidden-dropout": config.model.hidden_dropout,
+        "--head-dropout": config.model.head_dropout,
+        "--lora-dropout": config.lora.lora_dropout,
+    }
+    given = [f"{name} {value:g}" for name, value in dropouts.items() if value]
+    if config.objective.length_penalty_weight and given:
+        raise UserError(
+            f"--length-penalty-weight goes without dropout, got {given[0]}: the correlation is of the scores "
+            "of the step, which a pass before it computes"
+        )
 
 
 def _check_writable(flag: str, directory: str | None) -> None:

@@ -122,17 +122,18 @@ def test_penalty_is_off_by_default() -> None:
 
 def test_penalty_reads_the_data_as_its_objective_does() -> None:
     rows = SimpleNamespace(
-        attributes=(), margin=None, probability=None, first_without_preference=lambda: None
+        attributes=(), holds_steps=False, margin=None, probability=None, first_without_preference=lambda: None
     )
     rankings = SimpleNamespace(prefix="x", rows=rows, holds_rankings=True)
     assert penalized().for_data([rankings]).labels.examples == "prompts"  # type: ignore[list-item]
 
 
-def test_dropout_is_refused(tmp_path: object) -> None:
+@pytest.mark.parametrize("dropout", ["--hidden-dropout 0.1", "--head-dropout 0.1"])
+def test_dropout_is_refused(dropout: str) -> None:
     from modellink_rm.base.errors import UserError
     from modellink_rm.train.plan import plan_run
 
     words = "--stage rm --is-pairwise-dataset --data-path x --train-iters 1 --length-penalty-weight 0.1"
-    config = run_config([*words.split(), "--hidden-dropout", "0.1"])
-    with pytest.raises(UserError, match="--length-penalty-weight goes without dropout"):
+    config = run_config([*words.split(), *dropout.split()])
+    with pytest.raises(UserError, match=f"--length-penalty-weight goes without dropout, got {dropout}"):
         plan_run(config, world_size=1)
