@@ -101,6 +101,10 @@ def _check_flags(config: ExportConfig, checkpoint: CheckpointInfo) -> None:
         raise UserError(f"{flag} is about a whole model; give --merge too, or leave it out")
     if checkpoint.run.spec.is_language_model:
         raise UserError("the adapters of a language model are written with it: give --merge")
+    if checkpoint.run.spec.scores_steps:
+        raise UserError(
+            "PEFT's form has no place for the head of a model that scores steps; --merge writes it"
+        )
     if checkpoint.run.spec.head_bias:
         raise UserError(
             "PEFT's form has no place for the bias of this model's head; --merge --form llamafactory has"
