@@ -109,8 +109,6 @@ def _check_flags(config: ExportConfig, checkpoint: CheckpointInfo) -> None:
         raise UserError(
             "PEFT's form has no place for the bias of this model's head; --merge --form llamafactory has"
         )
-    if checkpoint.run.spec.scores_steps:
-        raise UserError("adapters of a model that scores steps are not written in PEFT's form; give --merge")
     if not checkpoint.run.spec.post_layer_norm:
         raise UserError(
             "a model trained with --no-post-layer-norm cannot be written in PEFT's form: its scores are read "

@@ -3,8 +3,9 @@
     python -m modellink_rm.conversion.transformers_scores DIR < request.json
 
 reads {"samples": [{"messages": [...], "input_ids": [...], "step_ends": null}], "rendered": [indices],
-"is_language_model": false}, with indices of tokens for "step_ends" of a sample in steps, and writes the fields
-of `Scores`. The scores of a language model are the mean log-probabilities of the samples' tokens but the first.
+"is_language_model": false}, with indices of tokens for "step_ends" of a sample in steps, and writes the
+fields of `Scores`. The scores of a language model are the mean log-probabilities of the samples' tokens, all
+but the first.
 """
 
 import dataclasses
