@@ -122,7 +122,8 @@ def written(texts, handler, map_keys, template, directory, output):
         refused[entry["place"]] = entry["reason"]
     rows = iter(range(len(chosen)))
     others = iter(rejected[index].tolist() for index in range(len(rejected)))
-    sizes = rejected.documents if "3" in manifest.num_responses else [1] * len(chosen)
+    num_others = 0 if set(manifest.num_responses) == {"1"} else 1  # of single responses, or of pairs
+    sizes = rejected.documents if "3" in manifest.num_responses else [num_others] * len(chosen)
 
     def stored():
         row = next(rows)
