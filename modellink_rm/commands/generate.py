@@ -14,7 +14,7 @@ from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import info, set_up_logging
 from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.layout import find_checkpoint
-from modellink_rm.commands.output import files_of_model, prepare_output
+from modellink_rm.commands.output import files_of_model, identity_of_files, prepare_output
 from modellink_rm.commands.progress import progress_over
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.generate import GenerateConfig, PolicyConfig, SamplingConfig
@@ -171,14 +171,17 @@ def _identity(config: GenerateConfig, parsed: Mapping[type[Any], Any]) -> bytes:
     flags = {name: value for kind in GROUPS for name, value in dataclasses.asdict(parsed[kind]).items()}
     policy: PolicyConfig = parsed[PolicyConfig]
     handler = (policy.handler_name or "").rpartition(":")[0]
-    others = [*tokenizer_files(parsed[TokenizerConfig]), *([Path(handler)] if handler else [])]
+    read = [
+        *hugging_face_files(Path(policy.load)),
+        *tokenizer_files(parsed[TokenizerConfig]),
+        *([Path(handler)] if handler else []),
+    ]
     return rows_identity(
         {
             **{name: value for name, value in flags.items() if name not in _NOT_OF_THE_ROWS},
             "package_version": __version__,
             "input_files": [file_identity(path) for path in input_files(config.input)],
-            "weights": [file_identity(path) for path in hugging_face_files(Path(policy.load))],
-            "other files": [file_identity(path) for path in others if path.is_file()],
+            **identity_of_files(read),
         }
     )
 

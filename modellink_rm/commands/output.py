@@ -3,14 +3,19 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from modellink_rm.base.checksums import sha256_of_all
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs
+from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.layout import LATEST_NAME, find_checkpoint
 from modellink_rm.config.selection import RowsConfig
 from modellink_rm.records import input_files
 from modellink_rm.records.table_output import check_table_output
 from modellink_rm.tokenizers.directory import hugging_face_files
+
+_SUFFIXES_OF_WEIGHTS = (".safetensors", ".bin")
 
 
 def prepare_output(output: str | None, *, inputs: Iterable[Path], flag: str = "--output") -> None:
@@ -71,6 +76,20 @@ def files_of_model(load: Path, adapter: str | None = None) -> list[Path]:
     if checkpoint is None:
         return [*hugging_face_files(load), *of_adapter]
     return [checkpoint, checkpoint.parent / LATEST_NAME, checkpoint.parent / "metrics.jsonl", *of_adapter]
+
+
+def identity_of_files(paths: Iterable[Path]) -> dict[str, list[Any]]:
+    """What tells the files of a model, its tokenizer and a handler from others, for the parts of a run."""
+    files = [path for path in paths if path.is_file()]
+    # Reading all of the weights would take as long as loading them; who changes some changes their time.
+    weights = [path for path in files if path.suffix in _SUFFIXES_OF_WEIGHTS]
+    others = [path for path in files if path not in weights]
+    return {
+        "weights": [(*file_identity(path), path.stat().st_mtime_ns) for path in weights],
+        "model, tokenizer or handler": [
+            (path.name, digest) for path, digest in zip(others, sha256_of_all(others), strict=True)
+        ],
+    }
 
 
 def peft_files(adapter: Path) -> list[Path]:

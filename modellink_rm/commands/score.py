@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from modellink_rm.base.checksums import sha256_of_all
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.log import info, is_first_process, set_up_logging
@@ -17,7 +16,7 @@ from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.contract import NORMALIZATION_NAME
 from modellink_rm.checkpoint.files import FILES_NAME
 from modellink_rm.checkpoint.layout import find_checkpoint
-from modellink_rm.commands.output import files_of_model, peft_files, prepare_output
+from modellink_rm.commands.output import files_of_model, identity_of_files, peft_files, prepare_output
 from modellink_rm.commands.progress import progress_over
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.score import ScoreConfig, ScorerConfig
@@ -35,7 +34,6 @@ from modellink_rm.version import __version__
 
 GROUPS = groups_of(ScorerOptions)
 _NOT_OF_THE_ROWS = ("output", "resume")
-_SUFFIXES_OF_WEIGHTS = (".safetensors", ".bin")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -141,20 +139,13 @@ def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> bytes:
         model += [*_weights_of(Path(scorer.load_adapter)), *peft_files(Path(scorer.load_adapter))]
     handler = (parsed[ScorerConfig].handler_name or "").rpartition(":")[0]
     read = [*model, *tokenizer_files(parsed[TokenizerConfig]), *([Path(handler)] if handler else [])]
-    files = [path for path in read if path.is_file()]
-    # Reading all of the weights would take as long as loading them; who changes some changes their time.
-    weights = [path for path in files if path.suffix in _SUFFIXES_OF_WEIGHTS]
-    others = [path for path in files if path not in weights]
     return rows_identity(
         {
             **{name: value for name, value in flags.items() if name not in _NOT_OF_THE_ROWS},
             "package_version": __version__,
             "number of processes": int(os.environ.get("WORLD_SIZE", "1")),
             "input_files": [file_identity(path) for path in input_files(config.input)],
-            "weights": [(*file_identity(path), path.stat().st_mtime_ns) for path in weights],
-            "model, tokenizer or handler": [
-                (path.name, digest) for path, digest in zip(others, sha256_of_all(others), strict=True)
-            ],
+            **identity_of_files(read),
         }
     )
 
