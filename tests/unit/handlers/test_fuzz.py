@@ -82,6 +82,15 @@ GOOD["NectarResponsesHandler"] = {
     "prompt": "\n\nHuman: q\n\nAssistant: a\n\nHuman: q\n\nAssistant: ",
     "answers": [{"answer": "a", "model": "m", "rank": rank} for rank in (2.0, 1.0, 3.0)],
 }
+GOOD["StepwiseHandler"] = {"prompt": "q", "completions": ["a", "b"], "labels": [True, 0.5]}
+GOOD["MathShepherdHandler"] = {
+    "input": "q Step 1: a \u043a\u0438\nStep 2: b \u043a\u0438",
+    "label": "q Step 1: a +\nStep 2: b -",
+}
+GOOD["Prm800kHandler"] = {
+    "question": {"problem": "q"},
+    "label": {"steps": [{"completions": [{"text": "a", "rating": 1}], "chosen_completion": 0}]},
+}
 GOOD["RatedResponseHandler"] = {
     "prompt": [message("user", "q")],
     "system": "s",
