@@ -175,8 +175,9 @@ def _changed_flags(config: RunConfig, run: RunInfo) -> Iterator[str]:
 
 def _changed_mixture(config: DataConfig, run: RunInfo) -> Iterator[str]:
     """What differs in the weights of data sets; a run of an earlier version did not mix its data sets."""
-    words = run.setting("data", "data_path") or ()
-    before, now = weighted_prefixes(words)[1], config.data_weights
+    words = run.setting("data", "data_path")
+    paths = tuple(map(str, words)) if isinstance(words, list | tuple) else ()
+    before, now = weighted_prefixes(paths)[1], config.data_weights
     if [one / sum(now) for one in now] != [one / sum(before) for one in before]:
         yield (
             f"the weights {_weights(now)} of its data sets; it started with {_weights(before)}, and what "

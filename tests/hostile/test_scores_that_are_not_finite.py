@@ -23,15 +23,15 @@ def directory(material: Material, tmp_path: Path) -> Path:
 
 def spoil_the_second_score() -> None:
     """Let the model say NaN of one input, as one of a tensor's many rows can make it."""
-    from modellink_rm.inference.scorer import Scorer
+    from modellink_rm.inference.scoring_model import ScoringModel
 
-    scores = Scorer.score_examples
+    outputs = ScoringModel.outputs_of
 
-    def spoilt(self: Scorer, examples: list) -> list[tuple[float, ...]]:
-        found = scores(self, examples)
-        return [found[0], (math.nan,), *found[2:]]
+    def spoilt(self: ScoringModel, examples: list) -> list:
+        found = outputs(self, examples)
+        return [found[0], ((math.nan,),), *found[2:]]
 
-    Scorer.score_examples = spoilt  # type: ignore[assignment, method-assign]
+    ScoringModel.outputs_of = spoilt  # type: ignore[assignment, method-assign]
 
 
 def test_a_score_that_is_not_finite_is_an_error_row(directory: Path) -> None:
