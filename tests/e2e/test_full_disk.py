@@ -59,10 +59,10 @@ SCORE = (
 @pytest.mark.parametrize(
     ("flags", "num_bytes", "line"),
     [
-        (f"{PREPROCESS} out", 20_000, "error: .out.parts: no space left on device; free"),
+        full(f"{PREPROCESS} out", 20_000, "error: .out.parts: no space left on device; free"),
         (TRAIN, 20_000, "error: the checkpoint run/iter_0000001 could not be written: "),
         full(f"{TRAIN} --train-iters 20", 9_000, "error: run/metrics.jsonl: no space left on device; free"),
-        (SCORE, 5_000, "error: .scores.jsonl.parts: no space left on device; free"),
+        full(SCORE, 5_000, "error: .scores.jsonl.parts: no space left on device; free"),
     ],
 )
 def test_full_disk_is_one_line_and_leaves_nothing_half_written(

@@ -29,7 +29,7 @@ def spoil_when_saving(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [
-        ("exp_avg", ""),
+        full("exp_avg", ""),
         full("exp_avg_sq", "--use-distributed-optimizer"),
         full("exp_avg", "--bf16"),
     ],

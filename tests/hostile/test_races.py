@@ -13,7 +13,7 @@ from tests.marks import full
     ("command", "times"),
     [
         ("preprocess", 2),
-        ("score", 1),
+        full("score", 1),
         full("preprocess", 20),
         full("merge", 20),
         full("train", 20),
