@@ -254,7 +254,7 @@ def test_second_run_with_the_same_save_is_refused(directory: Path, tmp_path: Pat
     [
         ("--output {tmp}", "--output {tmp}: {tmp} is not a regular file"),
         ("--output {tmp}/empty.jsonl/out.jsonl", "its directory cannot be made"),
-        ("--input {tmp}/empty.jsonl --output {tmp}/out.jsonl", "holds no record"),
+        full("--input {tmp}/empty.jsonl --output {tmp}/out.jsonl", "holds no record"),
         ("--map-keys {{}} --output {tmp}/out.jsonl", "--map-keys needs --handler-name"),
     ],
 )
@@ -270,6 +270,7 @@ def test_mistakes_in_scorer_options_are_found_before_loading(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.full
 def test_a_record_whose_handler_is_not_known_ends_the_command(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(json.dumps({"instruction": "q", "chosen": "a", "rejected": "b"}))
     flags = (

@@ -197,6 +197,7 @@ def import_without_final_norm(load: str, output: str) -> None:
     import_directory(dataclasses.replace(plan, model=dataclasses.replace(plan.model, spec=spec)))
 
 
+@pytest.mark.full
 def test_chatglm_that_scores_before_the_norm_is_written_as_its_publisher_reads_it(
     workers: Workers, tmp_path: Path
 ) -> None:
