@@ -172,11 +172,9 @@ def in_transformers(doors: Doors) -> list[float]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(doors.export, local_files_only=True)
-    samples = [
-        {"messages": [], "input_ids": tokenizer(text, add_special_tokens=False)["input_ids"]}
-        for text in doors.texts
-    ]
-    return list(scores_with_transformers(doors.export, samples, rendered=[]).together)
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in doors.texts]
+    samples = [{"messages": [], "input_ids": one, "step_ends": None} for one in ids]
+    return [score for (score,) in scores_with_transformers(doors.export, samples, rendered=[]).together]
 
 
 def asked(doors: Doors, peer: Peer) -> list[float]:

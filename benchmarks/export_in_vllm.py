@@ -54,8 +54,9 @@ def main(argv: Sequence[str]) -> int:
     tokenizer = AutoTokenizer.from_pretrained(flags.directory, local_files_only=True)
     texts = [tokenizer.apply_chat_template(_messages(turns), tokenize=False) for turns in CONVERSATIONS]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    samples = [{"messages": [], "input_ids": one} for one in ids]
-    expected = scores_with_transformers(flags.directory, samples, rendered=[]).together
+    samples = [{"messages": [], "input_ids": one, "step_ends": None} for one in ids]
+    found = scores_with_transformers(flags.directory, samples, rendered=[])
+    expected = [score for (score,) in found.together]
     bos = tokenizer.bos_token or ""
     server = _start(flags)
     try:
