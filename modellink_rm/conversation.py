@@ -94,8 +94,35 @@ class Ranking:
         return None
 
 
+class _NoPreference:
+    """A conversation none of whose responses is preferred to another."""
+
+    __slots__ = ()
+
+    @property
+    def margins(self) -> tuple[float, ...] | None:
+        """None: no response is preferred."""
+        return None
+
+    @property
+    def probabilities(self) -> tuple[float, ...] | None:
+        """None: no response is preferred."""
+        return None
+
+
+class _OneResponse(_NoPreference):
+    """A conversation with one response, which is trained on for itself."""
+
+    __slots__ = ()
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """1 for the only response."""
+        return (1,)
+
+
 @dataclass(frozen=True, slots=True)
-class Unranked:
+class Unranked(_NoPreference):
     """A prompt and responses without an order of preference: for scoring, not for training.
 
     A prompt that is to be answered has no response yet.
@@ -119,19 +146,9 @@ class Unranked:
         """Empty: no response has a rank."""
         return ()
 
-    @property
-    def margins(self) -> tuple[float, ...] | None:
-        """None: there are no margins."""
-        return None
-
-    @property
-    def probabilities(self) -> tuple[float, ...] | None:
-        """None: no response is preferred."""
-        return None
-
 
 @dataclass(frozen=True, slots=True)
-class Rated:
+class Rated(_OneResponse):
     """A prompt and a response with ratings of its attributes.
 
     Attributes:
@@ -155,24 +172,9 @@ class Rated:
         """The one response."""
         return (self.response,)
 
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """1 for the only response."""
-        return (1,)
-
-    @property
-    def margins(self) -> tuple[float, ...] | None:
-        """None: there is nothing to prefer the response to."""
-        return None
-
-    @property
-    def probabilities(self) -> tuple[float, ...] | None:
-        """None, as of the margins."""
-        return None
-
 
 @dataclass(frozen=True, slots=True)
-class Stepwise:
+class Stepwise(_OneResponse):
     """A prompt and one response to it in steps, which are scored one by one.
 
     Attributes:
@@ -196,21 +198,6 @@ class Stepwise:
     def responses(self) -> tuple[Message, ...]:
         """The response as one message, a line for each step."""
         return (Message("assistant", "\n".join(self.steps)),)
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """1: it is the only response."""
-        return (1,)
-
-    @property
-    def margins(self) -> tuple[float, ...] | None:
-        """None: there is no other response."""
-        return None
-
-    @property
-    def probabilities(self) -> tuple[float, ...] | None:
-        """None: there is no other response."""
-        return None
 
 
 Conversation = Pair | Ranking | Unranked | Rated | Stepwise

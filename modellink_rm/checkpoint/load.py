@@ -10,8 +10,9 @@ from modellink_rm.base.megatron_compat import single_optimizers
 from modellink_rm.base.platform import Platform
 from modellink_rm.checkpoint.distributed import load_weights
 from modellink_rm.checkpoint.hf.load import load_hugging_face_weights
+from modellink_rm.checkpoint.model_plan import ModelPlan
 from modellink_rm.checkpoint.peft.load import load_peft_adapter
-from modellink_rm.checkpoint.source import ModelPlan, ModelSource
+from modellink_rm.checkpoint.source import ModelSource
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig

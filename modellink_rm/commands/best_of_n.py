@@ -9,7 +9,7 @@ from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.selection import BestOfNConfig
 from modellink_rm.inference.rows import SCORE, SCORES
 from modellink_rm.inference.scored_rows import Counts, Row, ScoredList, lists_of, write_rows
-from modellink_rm.records import read_records
+from modellink_rm.records import input_files, read_records
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         example="python -m modellink_rm best-of-n --input scores.jsonl --output best.jsonl",
     )
     config: BestOfNConfig = parsed[BestOfNConfig]
-    prepare_rows(config)
+    prepare_rows(config.output, inputs=input_files(config.input))
     counts = Counts()
     lists = lists_of(read_records(config.input, config), config, counts)
     write_rows(_rows(lists, config), config.output, counts)

@@ -11,7 +11,7 @@ from modellink_rm.commands.output import prepare_rows
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.selection import FilterConfig
 from modellink_rm.inference.scored_rows import Counts, Row, gap_of, rows_of, score_of, write_rows
-from modellink_rm.records import Record, read_records
+from modellink_rm.records import Record, input_files, read_records
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         example="python -m modellink_rm filter --input scores.jsonl --quantiles 0.75,1 --output best.jsonl",
     )
     config: FilterConfig = parsed[FilterConfig]
-    prepare_rows(config)
+    prepare_rows(config.output, inputs=input_files(config.input))
     bounds = _score_bounds(config)
     counts = Counts()
     rows = rows_of(read_records(config.input, config), counts)

@@ -14,7 +14,7 @@ from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import info, set_up_logging
 from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.layout import find_checkpoint
-from modellink_rm.commands.output import files_of_model, identity_of_files, prepare_output
+from modellink_rm.commands.output import files_of_model, identity_of_files, prepare_rows
 from modellink_rm.commands.progress import progress_over
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.generate import GenerateConfig, PolicyConfig, SamplingConfig
@@ -27,7 +27,6 @@ from modellink_rm.inference.reader import check_first
 from modellink_rm.inference.rows import kept_fields
 from modellink_rm.records import blocks_of, input_files, read_raw_records, read_records
 from modellink_rm.records.row_parts import RowParts, row_parts, rows_identity
-from modellink_rm.records.table_output import check_table_output
 from modellink_rm.tokenizers.directory import hugging_face_files, tokenizer_files
 from modellink_rm.version import __version__
 
@@ -141,9 +140,7 @@ def _check_files(config: GenerateConfig, parsed: Mapping[type[Any], Any]) -> Non
         *files_of_model(Path(parsed[PolicyConfig].load)),
         *tokenizer_files(parsed[TokenizerConfig]),
     ]
-    prepare_output(config.output, inputs=inputs)
-    if config.output is not None:
-        check_table_output(Path(config.output))
+    prepare_rows(config.output, inputs=inputs)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from modellink_rm.commands.output import prepare_rows
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.selection import MakePairsConfig
 from modellink_rm.inference.scored_rows import Counts, Row, ScoredList, lists_of, write_rows
-from modellink_rm.records import read_records
+from modellink_rm.records import input_files, read_records
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         example="python -m modellink_rm make-pairs --input scores.jsonl --min-margin 1 --output pairs.jsonl",
     )
     config: MakePairsConfig = parsed[MakePairsConfig]
-    prepare_rows(config)
+    prepare_rows(config.output, inputs=input_files(config.input))
     counts = Counts(what="rows and pairs")
     lists = lists_of(read_records(config.input, config), config, counts)
     write_rows(_pairs(lists, config, counts), config.output, counts)

@@ -10,8 +10,6 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs
 from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.layout import LATEST_NAME, find_checkpoint
-from modellink_rm.config.selection import RowsConfig
-from modellink_rm.records import input_files
 from modellink_rm.records.table_output import check_table_output
 from modellink_rm.tokenizers.directory import hugging_face_files
 
@@ -54,15 +52,15 @@ def made_directory(flag: str, name: str) -> Path:
     return directory
 
 
-def prepare_rows(config: RowsConfig) -> None:
-    """Check the input and --output of a command that reads rows and writes rows.
+def prepare_rows(output: str | None, *, inputs: Iterable[Path]) -> None:
+    """`prepare_output` of a command that writes rows, as JSON lines or a table.
 
     Raises:
-        UserError: an input does not exist, or the output cannot be written.
+        UserError: the output cannot be written there, or is one of the inputs.
     """
-    prepare_output(config.output, inputs=input_files(config.input))
-    if config.output is not None:
-        check_table_output(Path(config.output))
+    prepare_output(output, inputs=inputs)
+    if output is not None:
+        check_table_output(Path(output))
 
 
 def files_of_model(load: Path, adapter: str | None = None) -> list[Path]:

@@ -16,7 +16,7 @@ from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.contract import NORMALIZATION_NAME
 from modellink_rm.checkpoint.files import FILES_NAME
 from modellink_rm.checkpoint.layout import find_checkpoint
-from modellink_rm.commands.output import files_of_model, identity_of_files, peft_files, prepare_output
+from modellink_rm.commands.output import files_of_model, identity_of_files, peft_files, prepare_rows
 from modellink_rm.commands.progress import progress_over
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.score import ScoreConfig, ScorerConfig
@@ -28,7 +28,6 @@ from modellink_rm.inference.rows import kept_fields
 from modellink_rm.inference.totals import NoFiniteScoreError
 from modellink_rm.records import blocks_of, input_files, parse_record, read_raw_records
 from modellink_rm.records.row_parts import rows_identity
-from modellink_rm.records.table_output import check_table_output
 from modellink_rm.tokenizers.directory import hugging_face_files, tokenizer_files
 from modellink_rm.version import __version__
 
@@ -98,9 +97,7 @@ def _check_files(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> None:
         *files_of_model(Path(parsed[ScorerConfig].load), parsed[ScorerConfig].load_adapter),
         *tokenizer_files(parsed[TokenizerConfig]),
     ]
-    prepare_output(config.output, inputs=inputs)
-    if config.output is not None:
-        check_table_output(Path(config.output))
+    prepare_rows(config.output, inputs=inputs)
 
 
 @contextmanager

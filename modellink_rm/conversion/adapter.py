@@ -9,8 +9,9 @@ from modellink_rm.checkpoint.contract import CONTRACT_NAME, InferenceContract
 from modellink_rm.checkpoint.hf.write import finish
 from modellink_rm.checkpoint.layout import CheckpointInfo
 from modellink_rm.checkpoint.load import build_and_load_model
+from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model
 from modellink_rm.checkpoint.peft.write import write_unfinished_adapter
-from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model
+from modellink_rm.checkpoint.source import ModelSource, open_source
 from modellink_rm.config.export import ExportConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig

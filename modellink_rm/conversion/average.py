@@ -17,8 +17,9 @@ from modellink_rm.checkpoint.base_model import base_model_files
 from modellink_rm.checkpoint.contract import CONTRACT_NAME, TOKENIZER_FOLDER, InferenceContract
 from modellink_rm.checkpoint.layout import CheckpointInfo, RunInfo
 from modellink_rm.checkpoint.load import build_and_load_model, check_finite
+from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model
 from modellink_rm.checkpoint.save import CheckpointSaver
-from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model
+from modellink_rm.checkpoint.source import ModelSource, open_source
 from modellink_rm.config.average import AverageConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig

@@ -13,8 +13,9 @@ from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights
 from modellink_rm.checkpoint.layout import RunInfo
 from modellink_rm.checkpoint.load import build_and_load_model
 from modellink_rm.checkpoint.megatron.weights import MegatronWeights
+from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model
 from modellink_rm.checkpoint.save import CheckpointSaver
-from modellink_rm.checkpoint.source import ModelPlan, open_source, plan_model, tokenizer_of
+from modellink_rm.checkpoint.source import open_source, tokenizer_of
 from modellink_rm.config.export import ImportConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig

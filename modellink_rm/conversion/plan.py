@@ -22,7 +22,8 @@ from modellink_rm.checkpoint.contract import (
 from modellink_rm.checkpoint.hf.contents import Contents, config_of_run
 from modellink_rm.checkpoint.hf.form import Form, choose_form
 from modellink_rm.checkpoint.layout import CheckpointInfo
-from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model
+from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model
+from modellink_rm.checkpoint.source import ModelSource, open_source
 from modellink_rm.config.export import ExportConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig

@@ -1,6 +1,5 @@
 """Records of files to rows of answers, block by block, continued where an earlier run was stopped."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,18 +11,16 @@ from modellink_rm.generation.rows import Answer, answer_row
 from modellink_rm.inference.rows import KeptFields
 from modellink_rm.records import Record, RecordBlock, parse_record
 from modellink_rm.records.row_output import json_line
-from modellink_rm.records.row_parts import RowParts, RowsPart, part_of_block
+from modellink_rm.records.row_parts import RowCounts, RowParts, RowsPart, part_of_block
+from modellink_rm.records.row_run import BAD_INPUTS_SHOWN, run_blocks
 
 MAGIC = b"MLRMANSWER"
-_BAD_INPUTS_SHOWN = 10
 
 
 @dataclass
-class AnswerTotals:
+class AnswerTotals(RowCounts):
     """Counts over the inputs so far."""
 
-    inputs: int = 0
-    bad: int = 0
     answers: int = 0
     tokens: int = 0
     cut: int = 0
@@ -35,11 +32,6 @@ class AnswerTotals:
         self.answers += len(answers)
         self.tokens += sum(one.num_tokens for one in answers)
         self.cut += sum(not one.ended for one in answers)
-
-    def add_all(self, others: "AnswerTotals") -> None:
-        """Add the counts of other inputs."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(others, field.name))
 
     def line(self) -> str:
         """The summary, printed at the end."""
@@ -87,27 +79,17 @@ class AnswerRun:
         Raises:
             InputChangedError: the records of a finished part are others now.
         """
-        totals = AnswerTotals()
-        for part in self._finished(blocks):
-            totals.add_all(part.totals)
-            self.took(part)
-        for block in blocks:
-            part = self._answered(block, totals)
-            totals.add_all(part.totals)
-            self.write(part)
-            self.took(part)
-        if totals.bad > _BAD_INPUTS_SHOWN:
-            info(f"... and {totals.bad - _BAD_INPUTS_SHOWN:,} more inputs that are not answered")
-        return totals
-
-    def _finished(self, blocks: Iterator[RecordBlock]) -> list[AnswersPart]:
-        """The parts of an earlier run, whose blocks are passed over."""
-        found = [part.without_rows() for part in self.parts.whole_parts()] if self.parts is not None else []
-        for part in found:
-            part.check_input(next(blocks, RecordBlock()))
-        if found:
-            info(f"--resume: {sum(part.num_records for part in found):,} records were answered already")
-        return found
+        return run_blocks(
+            blocks,
+            AnswerTotals(),
+            finished=[part.without_rows() for part in self.parts.whole_parts()]
+            if self.parts is not None
+            else [],
+            make=self._answered,
+            write=self.write,
+            took=self.took,
+            what="answered",
+        )
 
     def _answered(self, block: RecordBlock, before: AnswerTotals) -> AnswersPart:
         """The rows of a block; the first bad inputs are named.
@@ -128,7 +110,7 @@ class AnswerRun:
         for record, prompt in zip(records, prompts, strict=True):
             answers = []
             if isinstance(prompt, NotAnswered):
-                if before.bad + totals.bad < _BAD_INPUTS_SHOWN:
+                if before.bad + totals.bad < BAD_INPUTS_SHOWN:
                     info(f"warning: {prompt.message}")
             else:
                 answers = [self._answer(next(made)) for _ in range(self.num_answers)]

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.contract import InferenceContract
-from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model, tokenizer_of
+from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model
+from modellink_rm.checkpoint.source import ModelSource, open_source, tokenizer_of
 from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER, placeholder_text
 from modellink_rm.config.score import ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions

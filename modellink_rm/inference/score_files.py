@@ -14,11 +14,11 @@ from modellink_rm.inference.totals import Totals
 from modellink_rm.records import BadRecord, Record, RecordBlock, parse_record
 from modellink_rm.records.row_output import json_line
 from modellink_rm.records.row_parts import part_of_block
+from modellink_rm.records.row_run import BAD_INPUTS_SHOWN, run_blocks
 
 # Examples of equal prompts share their computation within a block, and a kill loses at most one.
 BLOCK_RECORDS = 1024
 BLOCK_BYTES = 8 << 20
-_BAD_INPUTS_SHOWN = 10
 
 
 class ScoresRecords(Protocol):
@@ -51,29 +51,22 @@ class ScoreRun:
         Raises:
             InputChangedError: the records of a finished part are others now.
         """
-        totals = Totals()
-        for part in self._finished(blocks):
-            totals.add_all(part.totals)
-            self.took(part)
-        for block in blocks:
-            part = self._scored(block, num_bad=totals.bad)
-            totals.add_all(part.totals)
-            self.write(part)
-            self.took(part)
-        if totals.bad > _BAD_INPUTS_SHOWN:
-            info(f"... and {totals.bad - _BAD_INPUTS_SHOWN:,} more inputs that are not scored")
-        return totals
+        return run_blocks(
+            blocks,
+            Totals(),
+            finished=self._finished(),
+            make=lambda block, before: self._scored(block, num_bad=before.bad),
+            write=self.write,
+            took=self.took,
+            what="scored",
+        )
 
-    def _finished(self, blocks: Iterator[RecordBlock]) -> list[ScoredPart]:
+    def _finished(self) -> list[ScoredPart]:
         """The parts of an earlier run, of whose blocks no process scores any; a collective."""
         found = [part.without_rows() for part in self.parts.whole_parts()] if self.parts is not None else []
         shared = [found]
         if torch.distributed.get_world_size() > 1:
             torch.distributed.broadcast_object_list(shared, src=0)
-        for part in shared[0]:
-            part.check_input(next(blocks, RecordBlock()))
-        if shared[0]:
-            info(f"--resume: {sum(part.num_records for part in shared[0]):,} records were scored already")
         return shared[0]
 
     def _scored(self, block: RecordBlock, *, num_bad: int) -> ScoredPart:
@@ -82,7 +75,7 @@ class ScoreRun:
         totals, rows = Totals(), []
         for record, result in zip(records, self.scorer.results(records), strict=True):
             totals.add(result)
-            if isinstance(result, NotScored) and num_bad + totals.bad <= _BAD_INPUTS_SHOWN:
+            if isinstance(result, NotScored) and num_bad + totals.bad <= BAD_INPUTS_SHOWN:
                 info(f"warning: {result.message}")
             if is_first_process():
                 fields = record.fields if isinstance(record, Record) else {}

@@ -1,11 +1,11 @@
 """Counts over the inputs of `score`, and its summary."""
 
-import dataclasses
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import AgreedError
 from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
 from modellink_rm.metrics.accuracy import accuracy
+from modellink_rm.records.row_parts import RowCounts
 
 
 class NoFiniteScoreError(AgreedError):
@@ -13,11 +13,9 @@ class NoFiniteScoreError(AgreedError):
 
 
 @dataclass
-class Totals:
+class Totals(RowCounts):
     """Counts and sums over the inputs so far."""
 
-    inputs: int = 0
-    bad: int = 0
     not_finite: int = 0
     truncated: int = 0
     pairs: int = 0
@@ -44,11 +42,6 @@ class Totals:
         self.wins += chosen > rejected
         self.ties += chosen == rejected
         self.margin += chosen - rejected
-
-    def add_all(self, others: "Totals") -> None:
-        """Add the counts of other inputs."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(others, field.name))
 
     def lines(self) -> list[str]:
         """The summary, printed at the end."""

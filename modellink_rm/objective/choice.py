@@ -28,11 +28,15 @@ def choose_objective(
     """
     config = config or ObjectiveConfig()
     if stage == PROCESS_STAGE:
-        _check_is_default(config)
+        _check_no_flag_of_preferences(
+            config, f"with --stage {PROCESS_STAGE}: its loss is the cross entropy of each step"
+        )
         return ProcessObjective()
     loss = LOSSES[loss_type]
     if isinstance(loss, RatingLossType):
-        _check_no_flag_of_pairs(loss_type, config)
+        _check_no_flag_of_preferences(
+            config, f"for --loss-type {loss_type}, whose outputs are compared with ratings"
+        )
         return RegressionObjective(loss=loss)
     if config.tie_threshold and not (isinstance(loss, LossType) and loss.uses_margins):
         raise UserError(
@@ -54,32 +58,18 @@ def choose_objective(
     return objective
 
 
-def _check_no_flag_of_pairs(loss_type: str, config: ObjectiveConfig) -> None:
-    """No flag is given: all of them are of losses of pairs, and of scores that have no scale of their own.
+def _check_no_flag_of_preferences(config: ObjectiveConfig, why: str) -> None:
+    """No flag is given: all of them are about losses of preferences.
 
-    Raises:
-        UserError: one is.
-    """
-    for field in dataclasses.fields(config):
-        if getattr(config, field.name) not in (field.default, 0.0):
-            raise UserError(
-                f"{flag_name(field.name)} has no meaning for --loss-type {loss_type}, whose outputs are "
-                "compared with ratings"
-            )
-
-
-def _check_is_default(config: ObjectiveConfig) -> None:
-    """No flag of the losses of preferences is given.
+    Args:
+        why: what they have no meaning for, with the reason.
 
     Raises:
         UserError: one is.
     """
     for field in dataclasses.fields(config):
         if getattr(config, field.name) != field.default:
-            raise UserError(
-                f"{flag_name(field.name)} has no meaning with --stage {PROCESS_STAGE}: its loss is the cross "
-                "entropy of each step"
-            )
+            raise UserError(f"{flag_name(field.name)} has no meaning {why}")
 
 
 def _terms(config: ObjectiveConfig) -> list[Term]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, cast
+from typing import Any, BinaryIO, Generic, Self, TypeVar, cast
 
 from modellink_rm.base.files import remove_remains, whole_file
 from modellink_rm.base.json_types import check_types
@@ -17,10 +17,25 @@ from modellink_rm.records.record import RecordBlock
 from modellink_rm.records.row_output import is_parquet, json_rows, only_writer
 from modellink_rm.records.table_output import write_parquet
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-Counts = TypeVar("Counts", bound="DataclassInstance")
+@dataclass
+class RowCounts:
+    """Counts over the inputs of a run so far, which a command adds its own to.
+
+    Attributes:
+        bad: inputs that could not be used.
+    """
+
+    inputs: int = 0
+    bad: int = 0
+
+    def add_all(self, others: Self) -> None:
+        """Add the counts of other inputs."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(others, field.name))
+
+
+Counts = TypeVar("Counts", bound=RowCounts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,8 @@ from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.base_model import base_model_files
 from modellink_rm.checkpoint.contract import contract_files, make_contract
 from modellink_rm.checkpoint.layout import latest_checkpoint
-from modellink_rm.checkpoint.source import (
-    ModelPlan,
-    ModelSource,
-    open_source,
-    plan_model,
-    tokenizer_of,
-    with_attributes,
-)
+from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model, with_attributes
+from modellink_rm.checkpoint.source import ModelSource, open_source, tokenizer_of
 from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.run import RunConfig
 from modellink_rm.dataset.blend import Blend

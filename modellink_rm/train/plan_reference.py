@@ -5,7 +5,8 @@ import json
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.source import ModelPlan, ModelSource, open_source, plan_model
+from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model
+from modellink_rm.checkpoint.source import ModelSource, open_source
 from modellink_rm.config.run import RunConfig
 from modellink_rm.model.spec import LANGUAGE_MODEL_HEAD, ModelSpec
 

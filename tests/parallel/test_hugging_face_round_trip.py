@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.hf.contents import config_of_run
 from modellink_rm.checkpoint.hf.form import LLAMA_FACTORY
-from modellink_rm.checkpoint.source import open_source, plan_model
+from modellink_rm.checkpoint.model_plan import plan_model
+from modellink_rm.checkpoint.source import open_source
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.model.families.registry import shape_from_config

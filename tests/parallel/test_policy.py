@@ -286,7 +286,8 @@ def test_export_is_the_policy_for_transformers(
 
 
 def test_checkpoint_of_a_policy_gives_no_scores(directory: Path, workers: Workers, tmp_path: Path) -> None:
-    from modellink_rm.checkpoint.source import open_source, plan_model
+    from modellink_rm.checkpoint.model_plan import plan_model
+    from modellink_rm.checkpoint.source import open_source
     from modellink_rm.config.model import ModelConfig
     from modellink_rm.config.parallel import ParallelConfig
 

@@ -74,7 +74,8 @@ def step(
     from modellink_rm.base.platform import detect_platform
     from modellink_rm.batching.batch import pack_examples
     from modellink_rm.checkpoint.load import build_and_load_model
-    from modellink_rm.checkpoint.source import open_source, plan_model
+    from modellink_rm.checkpoint.model_plan import plan_model
+    from modellink_rm.checkpoint.source import open_source
     from modellink_rm.config.model import ModelConfig
     from modellink_rm.config.optim import OptimConfig
     from modellink_rm.config.parallel import ParallelConfig

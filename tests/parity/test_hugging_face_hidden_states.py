@@ -38,7 +38,8 @@ def hidden_states_at_scored_tokens(directory: str, flags: list[str]) -> list[np.
     from modellink_rm.base.platform import detect_platform
     from modellink_rm.batching.batch import pack_examples
     from modellink_rm.checkpoint.load import load_model_weights
-    from modellink_rm.checkpoint.source import open_source, plan_model
+    from modellink_rm.checkpoint.model_plan import plan_model
+    from modellink_rm.checkpoint.source import open_source
     from modellink_rm.config.model import ModelConfig
     from modellink_rm.config.parallel import ParallelConfig
     from modellink_rm.config.precision import PrecisionConfig

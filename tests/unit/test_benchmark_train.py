@@ -83,7 +83,8 @@ def test_adapters_are_compared_with_trl_alone(train: Any) -> None:
 
 
 def test_adapter_of_the_benchmark_fits_the_model(train: Any, tmp_path: Path) -> None:
-    from modellink_rm.checkpoint.source import open_source, plan_model
+    from modellink_rm.checkpoint.model_plan import plan_model
+    from modellink_rm.checkpoint.source import open_source
     from modellink_rm.config.model import ModelConfig
     from modellink_rm.config.parallel import ParallelConfig
     from tests.tiny_models import write_tiny_llama

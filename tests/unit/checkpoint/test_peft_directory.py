@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.model_plan import plan_model
 from modellink_rm.checkpoint.peft.directory import PeftDirectory
-from modellink_rm.checkpoint.source import open_source, plan_model
+from modellink_rm.checkpoint.source import open_source
 from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.source import ModelPlan, open_source, plan_model
+from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model
+from modellink_rm.checkpoint.source import open_source
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.model.spec import REWARD_HEAD, STEP_HEAD

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.source import open_source, plan_model
+from modellink_rm.checkpoint.model_plan import plan_model
+from modellink_rm.checkpoint.source import open_source
 from modellink_rm.commands.train import run_config
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
