@@ -213,11 +213,13 @@ def prepare(arguments: argparse.Namespace, work: Path) -> Setting:
     if arguments.device == "cuda":
         write_random_model(arguments.shape, work / arguments.shape, device="cuda", tokenizer_of=model)
         model = work / arguments.shape
-    records, handler = arguments.data / "dpo_en_demo.json", "SharegptStylePairwiseHandler"
+    examples = json.loads((arguments.data / "dpo_en_demo.json").read_text())
+    handler = "SharegptStylePairwiseHandler"
     if arguments.responses > 2:
-        rankings = rankings_of(json.loads(records.read_text()), arguments.responses)
-        records, handler = work / "rankings.json", "RankedResponsesHandler"
-        records.write_text(json.dumps(rankings))
+        examples, handler = rankings_of(examples, arguments.responses), "RankedResponsesHandler"
+    records = work / "records.json"
+    # No more than is trained: before --stage dpo, the reference is computed over all of them.
+    records.write_text(json.dumps(examples[: (arguments.steps + 1) * arguments.batch_size]))
     run_measured(
         [
             *(sys.executable, str(ROOT / "preprocess_data.py")),
