@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import check_minimums, flag
+from modellink_rm.base.flags import LARGEST_NUMBER, check_minimums, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,8 @@ class DataConfig:
         for flag_, values in (("--data-epochs", self.data_epochs), ("--max-samples", self.max_samples)):
             if values and not min(values) > 0:
                 raise UserError(f"{flag_} must be above 0, got {min(values)}")
+            if values and not max(values) < LARGEST_NUMBER:
+                raise UserError(f"{flag_} must be below {LARGEST_NUMBER}, got {max(values):g}")
 
 
 def weighted_prefixes(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[Fraction, ...]]:
@@ -121,7 +123,7 @@ def weighted_prefixes(words: Sequence[str]) -> tuple[tuple[str, ...], tuple[Frac
         )
     for weight in weights:
         if not 0 < float(weight) < float("inf"):
-            raise UserError(f"--data-path: a weight must be above 0, got {weight}")
+            raise UserError(f"--data-path: a weight must be a finite number above 0, got {weight}")
     return tuple(prefixes), tuple(map(Fraction, weights))
 
 

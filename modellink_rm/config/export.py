@@ -7,6 +7,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import flag
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?B)?", re.IGNORECASE)
+_LARGEST_FILE = 2**62
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -62,7 +63,8 @@ class ExportConfig:
             raise UserError(
                 f"--max-shard-size must be a size such as 5GB or 500MB, got {self.max_shard_size!r}"
             )
-        return int(float(found[1]) * _UNITS[(found[2] or "B").upper()])
+        size = float(found[1]) * _UNITS[(found[2] or "B").upper()]
+        return int(min(size, _LARGEST_FILE))  # of 400 digits it is infinite
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,11 +73,8 @@ class OptimConfig:
             raise UserError(
                 f"--lr-warmup-init must lie between 0 and --lr {self.lr}, got {self.lr_warmup_init}"
             )
-        if self.lr_wsd_decay_iters is not None and self.lr_decay_style != "WSD":
-            raise UserError(
-                f"--lr-wsd-decay-iters needs --lr-decay-style WSD, got {self.lr_decay_style}: the others "
-                "decay from warmup to --lr-decay-iters"
-            )
+        if self.lr_decay_style != "WSD":
+            self._check_without_wsd()
         if self.adam_eps <= 0:
             raise UserError(f"--adam-eps must be above 0, got {self.adam_eps}")
         for name in ("adam_beta1", "adam_beta2"):
@@ -87,6 +84,22 @@ class OptimConfig:
             raise UserError("--overlap-param-gather needs --use-distributed-optimizer")
         if self.overlap_param_gather and not self.overlap_grad_reduce:
             raise UserError("--overlap-param-gather needs --overlap-grad-reduce")
+
+    def _check_without_wsd(self) -> None:
+        """No flag of WSD is given.
+
+        Raises:
+            UserError: one is.
+        """
+        given = {
+            "--lr-wsd-decay-iters": self.lr_wsd_decay_iters is not None,
+            "--lr-wsd-decay-style": self.lr_wsd_decay_style != "exponential",
+        }
+        for name in (name for name, is_given in given.items() if is_given):
+            raise UserError(
+                f"{name} needs --lr-decay-style WSD, got {self.lr_decay_style}: the others decay from warmup "
+                "to --lr-decay-iters"
+            )
 
     def divides_state(self, precision: PrecisionConfig) -> bool:
         """Whether the engine's distributed optimizer is used: if requested, and always with --bf16.

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.flags import check_minimums, flag
+from modellink_rm.base.flags import LARGEST_NUMBER, check_minimums, flag
 
 # Of data that are not pairs.
 RATINGS_LOSS = "regression"
@@ -149,12 +149,21 @@ class TrainingConfig:
             num_examples: of one epoch.
             done: steps of it that were taken before, perhaps with batches of another size.
             consumed_samples: examples (pairs) of those steps.
+
+        Raises:
+            UserError: --train-samples or --train-epochs make no step, or more than any run takes.
         """
         if self.train_iters is not None:
             return self.train_iters
         if self.train_epochs is not None:
             # Rounded, so that 3 epochs of 0.1 of ten pairs are 3 pairs.
-            num_samples = math.ceil(round(self.train_epochs * num_examples, 6))
+            samples = round(self.train_epochs * num_examples, 6)
+            if not 0 < samples < LARGEST_NUMBER * batch_size:
+                raise UserError(
+                    f"--train-epochs {self.train_epochs:g} of {num_examples} examples must make a step at "
+                    f"least, and fewer than {LARGEST_NUMBER}"
+                )
+            num_samples = math.ceil(samples)
             return done + max(0, math.ceil((num_samples - consumed_samples) / batch_size))
         assert self.train_samples is not None
         if self.train_samples < batch_size:

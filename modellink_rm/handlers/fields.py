@@ -1,13 +1,15 @@
 """What handlers share: their protocol, and functions that read fields and report wrong ones."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from modellink_rm.conversation import Conversation, Pair
 from modellink_rm.records import RecordError
+
+# Data sets hold margins and ratings in float32; the difference of two such numbers is one too.
+_LARGEST_NUMBER = 1e38
 
 
 class Handler(Protocol):
@@ -193,8 +195,10 @@ def _number(value: Any, name: str) -> float:
             value = float(value)
         except ValueError:
             raise wrong_type(name, "a number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise wrong_type(name, "a number")
+    if not abs(value) <= _LARGEST_NUMBER:  # or it is NaN
+        raise wrong_type(name, f"a number up to {_LARGEST_NUMBER:g}")
     return float(value)
 
 

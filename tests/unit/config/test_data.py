@@ -23,9 +23,9 @@ def test_weights_stand_before_prefixes() -> None:
         ("a 0.7 b", "before every prefix or before none"),
         ("0.3 a 0.7", "before every prefix or before none"),
         ("3 4", "a prefix that is a number is written as ./7"),
-        ("0 a 1 b", "a weight must be above 0, got 0"),
-        ("nan a 1 b", "a weight must be above 0, got nan"),
-        ("inf a 1 b", "a weight must be above 0, got inf"),
+        ("0 a 1 b", "a weight must be a finite number above 0, got 0"),
+        ("nan a 1 b", "a weight must be a finite number above 0, got nan"),
+        ("inf a 1 b", "a weight must be a finite number above 0, got inf"),
     ],
 )
 def test_weights_that_cannot_be_meant_are_refused(words: str, message: str) -> None:
@@ -38,6 +38,7 @@ def test_weights_that_cannot_be_meant_are_refused(words: str, message: str) -> N
     [
         ({"data_epochs": (1.0,)}, "--data-epochs takes a number for each of the 2 data sets"),
         ({"data_epochs": (1.0, 0.0)}, "--data-epochs must be above 0, got 0.0"),
+        ({"data_epochs": (1.0, 1e300)}, "--data-epochs must be below 2147483648, got 1e.300"),
         ({"max_samples": (1, 2, 3)}, "--max-samples takes one number, or one for each of the 2 data sets"),
         ({"max_samples": (0,)}, "--max-samples must be above 0, got 0"),
         ({"data_temperature": 0.0}, "--data-temperature must be above 0"),

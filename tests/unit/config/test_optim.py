@@ -25,3 +25,5 @@ def test_wsd_decay_that_does_not_fit_is_refused() -> None:
         OptimConfig(lr_decay_style="WSD", lr_wsd_decay_iters=99).wsd_decay((8, 400), 4)
     with pytest.raises(UserError, match="--lr-wsd-decay-iters needs --lr-decay-style WSD, got cosine"):
         OptimConfig(lr_decay_style="cosine", lr_wsd_decay_iters=5)
+    with pytest.raises(UserError, match="--lr-wsd-decay-style needs --lr-decay-style WSD, got constant"):
+        OptimConfig(lr_wsd_decay_style="linear")

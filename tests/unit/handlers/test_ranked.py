@@ -98,6 +98,10 @@ def test_tools_of_a_record_are_kept(name, record, keys):
         ({"responses": ["a", "b"], "ranks": 1}, "field 'ranks' must be a list of numbers"),
         ({"responses": ["a", "b"], "ranks": [1, True]}, "field 'ranks' must be a number"),
         ({"responses": ["a", "b"], "ranks": [1, None]}, "field 'ranks' is null"),
+        # A margin of float32 would be infinite.
+        ({"responses": ["a", "b"], "ratings": [1, 3e38]}, "field 'ratings' must be a number up to 1e+38"),
+        ({"responses": ["a", "b"], "ratings": [1, 10**400]}, "field 'ratings' must be a number up to 1e+38"),
+        ({"responses": ["a", "b"], "ratings": [1, "nan"]}, "field 'ratings' must be a number up to 1e+38"),
         ({"responses": ["a", "b"], "ranks": [1, 1]}, "neither response is preferred"),
         ({"responses": ["a", 3], "ranks": [1, 2]}, "field 'response 2' must be a text or a list of messages"),
         (
