@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from modellink_rm.checkpoint.best import BestCheckpoint
+from modellink_rm.base.log import info
+from modellink_rm.checkpoint.best import FILE_NAME, BestCheckpoint, read_best, write_best
+from modellink_rm.checkpoint.layout import checkpoint_directory
 from modellink_rm.train.metrics_files import rows_until
 
 LOWEST_IS_BEST = "loss"
@@ -77,3 +79,28 @@ def best_so_far(
     found = BestSoFar(metric=metric, patience=patience)
     found.add_rows(known[0])
     return found
+
+
+def correct_best(root: Path, iteration: int, best: BestSoFar | None) -> None:
+    """Let best.json under --save name nothing that a resumed run writes over, or that is of another metric.
+
+    A run that was taken back to an earlier checkpoint writes its own ones in the place of those beyond.
+
+    Args:
+        iteration: of the run now.
+        best: of the run so far; None without --save-best.
+    """
+    named = read_best(root)
+    if named is None:
+        return
+    is_of_metric = best is None or best.metric == named.metric
+    if named.iteration <= iteration and is_of_metric:
+        return
+    found = best.best if best is not None else None
+    if found is not None and checkpoint_directory(root, found.iteration).is_dir():
+        write_best(root, found)
+        told = f"{found.metric} {found.value:.4f} at iteration {found.iteration}"
+    else:
+        (root / FILE_NAME).unlink()
+        told = "none whose checkpoint is there"
+    info(f"best so far: {told}; {FILE_NAME} named {named.metric} at iteration {named.iteration}")

@@ -11,6 +11,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.base_model import base_model_files
+from modellink_rm.checkpoint.best import read_best
 from modellink_rm.checkpoint.contract import contract_files, make_contract
 from modellink_rm.checkpoint.layout import latest_checkpoint
 from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model, with_attributes
@@ -115,6 +116,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     resumed = source.checkpoint.run if source.checkpoint is not None and continues else None
     if resumed is not None and config.checkpoint.save is not None:
         check_rows(Path(config.checkpoint.save))
+    if config.checkpoint.save is not None:
+        read_best(Path(config.checkpoint.save))  # every save reads it, to keep what it names
     config = with_margins_as_before(config, resumed)
     stage = STAGES[config.training.stage]
     objective = stage.objective(config)

@@ -25,7 +25,7 @@ from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.report.run_files import ABOUT_NAME, METRICS_NAME
 from modellink_rm.train.about import about_run
-from modellink_rm.train.best import BestSoFar, best_so_far
+from modellink_rm.train.best import BestSoFar, best_so_far, correct_best
 from modellink_rm.train.data_sets import DataSets
 from modellink_rm.train.evaluations import Evaluations
 from modellink_rm.train.leaving import Leaving
@@ -126,6 +126,8 @@ def _take_steps(
         open_saver(checkpoint, ranks) as saver,
     ):
         _write_about(plan, platform, ranks)
+        if ranks.rank == 0 and checkpoint.save is not None:
+            correct_best(Path(checkpoint.save), state.iteration, best)
         evaluations = Evaluations(
             plan, state, log, best, packing=packing, ranks=ranks, device=platform.device
         )

@@ -1,10 +1,12 @@
 """The best evaluation of a run, and when it no longer improves."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from modellink_rm.train.best import BestSoFar
+from modellink_rm.checkpoint.best import BestCheckpoint, read_best, write_best
+from modellink_rm.train.best import BestSoFar, correct_best
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,45 @@ def test_a_run_is_exhausted_after_its_patience_and_not_before() -> None:
     best.add_rows(rows[2:])
     assert best.is_exhausted
     assert best.best.iteration == 1
+
+
+LOSS = "valid/loss"
+
+
+def named(metric: str = "valid/accuracy", *, iteration: int, value: float = 0.9) -> BestCheckpoint:
+    return BestCheckpoint(iteration=iteration, metric=metric, value=value)
+
+
+@pytest.mark.parametrize(
+    ("before", "metric", "so_far", "after"),
+    [
+        (None, "valid/accuracy", named(iteration=2), None),
+        (named(iteration=2), "valid/accuracy", named(iteration=2), named(iteration=2)),
+        (named(iteration=2), None, None, named(iteration=2)),
+        (named(iteration=2), "valid/accuracy", None, named(iteration=2)),  # without the rows before
+        # Of a run that was taken back to iteration 4, which writes another iteration 6.
+        (named(iteration=6), "valid/accuracy", named(iteration=2, value=0.8), named(iteration=2, value=0.8)),
+        (named(iteration=6), "valid/accuracy", named(iteration=3, value=0.8), None),
+        (named(iteration=6), "valid/accuracy", None, None),
+        (named(iteration=6), None, None, None),
+        (
+            named(iteration=2),
+            "valid/loss",
+            named("valid/loss", iteration=4),
+            named("valid/loss", iteration=4),
+        ),
+    ],
+)
+def test_a_resumed_run_keeps_no_best_checkpoint_that_it_writes_over(
+    before: BestCheckpoint | None,
+    metric: str | None,
+    so_far: BestCheckpoint | None,
+    after: BestCheckpoint | None,
+    tmp_path: Path,
+) -> None:
+    for iteration in (2, 4, 6):  # that of iteration 3 is gone
+        (tmp_path / f"iter_{iteration:07d}").mkdir()
+    if before is not None:
+        write_best(tmp_path, before)
+    correct_best(tmp_path, 4, None if metric is None else BestSoFar(metric=metric, best=so_far))
+    assert read_best(tmp_path) == after
