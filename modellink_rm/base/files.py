@@ -40,13 +40,13 @@ def check_outputs(outputs: Iterable[tuple[str, Path]], *, inputs: Iterable[Path]
     for flag, path in outputs:
         if path.exists() and not path.is_file():
             raise UserError(f"{flag}: {path} is not a regular file; name one that may be replaced")
-        for place in (path, *path.resolve().parents):
+        for place in (path, *_resolved(path).parents):
             found = read.get(_identity(place))
             if found is not None:
                 lies = "is" if place is path else "lies in"
                 raise UserError(f"{flag}: {path} {lies} {found}, which this command reads; give another name")
         # Two files that are not there yet, and would be one where names have no case.
-        for identity in (_identity(path), str(path.resolve()).casefold()):
+        for identity in (_identity(path), str(_resolved(path)).casefold()):
             other = written.setdefault(identity, flag)
             if other != flag:
                 raise UserError(f"{flag}: {path} is also written by {other}; give another name")
@@ -57,8 +57,13 @@ def _identity(path: Path) -> object:
     try:
         status = path.stat()
     except OSError:
-        return str(path.resolve())
+        return str(_resolved(path))
     return status.st_dev, status.st_ino
+
+
+def _resolved(path: Path) -> Path:
+    """The path with links followed; of links in a circle, where `Path.resolve` fails, as far as they go."""
+    return Path(os.path.realpath(path))
 
 
 def remove_remains(paths: Iterable[Path]) -> None:

@@ -9,7 +9,7 @@ from modellink_rm.base.checksums import sha256_of_all
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs
 from modellink_rm.base.parts import file_identity
-from modellink_rm.checkpoint.layout import LATEST_NAME, find_checkpoint
+from modellink_rm.checkpoint.layout import LATEST_NAME, find_checkpoint, read_checkpoint_info
 from modellink_rm.records.table_output import check_table_output
 from modellink_rm.tokenizers.directory import hugging_face_files
 
@@ -68,12 +68,34 @@ def files_of_model(load: Path, adapter: str | None = None) -> list[Path]:
 
     Args:
         adapter: --load-adapter, of which the same is read.
+
+    Raises:
+        UserError: a checkpoint is damaged.
     """
-    of_adapter = [] if adapter is None else [*files_of_model(Path(adapter)), *peft_files(Path(adapter))]
-    checkpoint = find_checkpoint(load)
+    files = [file for place in places_of_model(load, adapter) for file in _files_at(place)]
+    return files if adapter is None else [*files, *peft_files(Path(adapter))]
+
+
+def places_of_model(load: Path, adapter: str | None = None) -> list[Path]:
+    """The directories that a model is read from: of adapters also that of the model that they update.
+
+    Args:
+        adapter: --load-adapter.
+
+    Raises:
+        UserError: a checkpoint is damaged.
+    """
+    places = [load] if adapter is None else [load, Path(adapter)]
+    checkpoints = [find_checkpoint(place) for place in places]
+    bases = [read_checkpoint_info(one).run.base for one in checkpoints if one is not None]
+    return [*places, *(Path(base.path) for base in bases if base is not None)]
+
+
+def _files_at(place: Path) -> list[Path]:
+    checkpoint = find_checkpoint(place)
     if checkpoint is None:
-        return [*hugging_face_files(load), *of_adapter]
-    return [checkpoint, checkpoint.parent / LATEST_NAME, checkpoint.parent / "metrics.jsonl", *of_adapter]
+        return hugging_face_files(place)
+    return [checkpoint, checkpoint.parent / LATEST_NAME, checkpoint.parent / "metrics.jsonl"]
 
 
 def identity_of_files(paths: Iterable[Path]) -> dict[str, list[Any]]:

@@ -16,7 +16,13 @@ from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.contract import NORMALIZATION_NAME
 from modellink_rm.checkpoint.files import FILES_NAME
 from modellink_rm.checkpoint.layout import find_checkpoint
-from modellink_rm.commands.output import files_of_model, identity_of_files, peft_files, prepare_rows
+from modellink_rm.commands.output import (
+    files_of_model,
+    identity_of_files,
+    peft_files,
+    places_of_model,
+    prepare_rows,
+)
 from modellink_rm.commands.progress import progress_over
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.score import ScoreConfig, ScorerConfig
@@ -131,9 +137,10 @@ def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> bytes:
     kinds: list[type[Any]] = [ScoreConfig, *GROUPS.values()]
     flags = {name: value for kind in kinds for name, value in dataclasses.asdict(parsed[kind]).items()}
     scorer: ScorerConfig = parsed[ScorerConfig]
-    model = _weights_of(Path(scorer.load))
+    places = places_of_model(Path(scorer.load), scorer.load_adapter)
+    model = [file for place in places for file in _weights_of(place)]
     if scorer.load_adapter is not None:
-        model += [*_weights_of(Path(scorer.load_adapter)), *peft_files(Path(scorer.load_adapter))]
+        model += peft_files(Path(scorer.load_adapter))
     handler = (parsed[ScorerConfig].handler_name or "").rpartition(":")[0]
     read = [*model, *tokenizer_files(parsed[TokenizerConfig]), *([Path(handler)] if handler else [])]
     return rows_identity(

@@ -20,6 +20,9 @@ _PATTERNS = (
     "*.safetensors",
     "*.safetensors.index.json",
     "pytorch_model*",
+    # Of exports of this package.
+    "inference_contract.json",
+    "modellink_rm_checksums.json",
 )
 
 

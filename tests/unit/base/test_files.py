@@ -10,6 +10,7 @@ import pytest
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import (
+    check_outputs,
     exclusive,
     name_directory,
     replace_directory,
@@ -139,6 +140,14 @@ def test_a_directory_takes_a_name_that_nothing_has(tmp_path: Path) -> None:
         name_directory(tmp_path / "new", tmp_path / "taken")
     name_directory(tmp_path / "new", tmp_path / "free")
     assert sorted(os.listdir(tmp_path)) == ["free", "taken"]
+
+
+def test_links_in_a_circle_are_a_file_that_is_read_like_any_other(tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    check_outputs([("--output", tmp_path / "output")], inputs=[circle])
+    with pytest.raises(UserError, match="which this command reads"):
+        check_outputs([("--output", circle)], inputs=[circle])
 
 
 @pytest.fixture
