@@ -24,7 +24,7 @@ from modellink_rm.config.average import AverageConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.conversion.output import check_is_new, making
+from modellink_rm.conversion.output import check_is_new, check_outside, making
 from modellink_rm.model.config import Kernels
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import process_groups, world_size_from_environment
@@ -60,6 +60,8 @@ def plan_average(config: AverageConfig, parallel: ParallelConfig) -> AveragePlan
     sources = [open_source(load) for load in config.load]
     checkpoints = [_checkpoint_of(source) for source in sources]
     _check_each_once(checkpoints)
+    for checkpoint in checkpoints:
+        check_outside(config.output, checkpoint.path)
     for source in sources[1:]:
         _check_belongs_to(source, sources[0])
     model = plan_model(sources[0], ModelConfig(), parallel, loosely=False)
@@ -165,6 +167,7 @@ def _check_belongs_to(source: ModelSource, first: ModelSource) -> None:
         ("tokenizer_fingerprint", "tokenizer"),
         ("template_fingerprint", "template"),
         ("attributes", "list of attributes"),
+        ("placeholder_token", "token after each step"),
     ):
         if getattr(source.contract, name) != getattr(first.contract, name):
             raise UserError(f"{both}: they have another {what}")

@@ -30,6 +30,16 @@ def check_is_new(output: str) -> None:
     raise UserError(f"--output {output} is there already; give a name that is not")
 
 
+def check_outside(output: str, checkpoint: Path) -> None:
+    """--output does not lie in a checkpoint iter_N that is read.
+
+    Raises:
+        UserError: it does.
+    """
+    if Path(os.path.realpath(checkpoint)) in Path(os.path.realpath(output)).parents:
+        raise UserError(f"--output {output} lies in {checkpoint}, which is read; give another name")
+
+
 @contextmanager
 def making(output: str, *, is_checkpoint: bool = False) -> Iterator[None]:
     """A block in which no other run makes --output; the first process sees to it, and that a failure leaves

@@ -59,6 +59,11 @@ def bf16(run: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
+        (
+            "inference_contract.json",
+            lambda contract: contract.update(placeholder_token="<step>"),
+            "they have another token after each step",
+        ),
         ("run.json", lambda run: run.update(padded_vocab_size=9999), "their models have other shapes"),
         ("run.json", bf16, "one has weights in bfloat16, the other in float32"),
         (
@@ -126,3 +131,10 @@ def test_flags_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         AverageConfig(load=load, output="mean", weights=weights)
+
+
+def test_an_average_is_not_written_into_a_checkpoint_that_it_reads(tmp_path: Path) -> None:
+    other = edited(tmp_path / "other", "run.json", lambda run: run.update(iteration=7))
+    config = AverageConfig(load=(str(CHECKPOINT), str(other)), output=str(other / "mean"))
+    with pytest.raises(UserError, match=r"--output .*mean lies in .*iter_0000002, which is read"):
+        plan_average(config, ParallelConfig())
