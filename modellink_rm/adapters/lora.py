@@ -7,6 +7,9 @@ from typing import Literal
 from modellink_rm.base.errors import UserError
 
 ADAPTER = "adapter"
+_MOST_RANKS = 2**31
+# Of the scaling, which multiplies float32 numbers: smaller ones are 0 there, larger ones infinite.
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**127
 # Within the name of a parameter of the engine's; "a" or "b" follows.
 ADAPTER_INFIX = f".{ADAPTER}."
 
@@ -40,11 +43,16 @@ class Lora:
         Raises:
             UserError: a rank below 1, no target, or a number out of range.
         """
-        if self.rank < 1 or not self.targets:
+        if not 1 <= self.rank < _MOST_RANKS or not self.targets:
             raise UserError(f"adapters need a rank from 1 and a target, got {self.rank} and {self.targets}")
         if not 0 < self.alpha < float("inf") or not 0 <= self.dropout < 1:
             raise UserError(
                 f"adapters need an alpha above 0 and a dropout in [0, 1), got {self.alpha} and {self.dropout}"
+            )
+        if not _SMALLEST <= self.scaling <= _LARGEST:
+            raise UserError(
+                f"adapters of rank {self.rank} and alpha {self.alpha:g} have the scaling {self.scaling:g}, "
+                "which float32 does not hold: give another alpha"
             )
 
     @property

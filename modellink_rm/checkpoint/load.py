@@ -122,12 +122,13 @@ def load_model_weights(
         load_hugging_face_weights(chunks, source.hugging_face, ranks, verifies=verifies)
     elif source.checkpoint is not None:
         load_weights(chunks, source.checkpoint, ranks, verifies=verifies)
-    if source.adapter is not None:
-        load_peft_adapter(chunks, source.adapter, ranks)
     if source.is_random:
         return
     holds_adapters = source.checkpoint is not None and source.checkpoint.run.spec.lora is not None
     check_finite(chunks, source.name, trained_alone=holds_adapters)
+    if source.adapter is not None:
+        load_peft_adapter(chunks, source.adapter, ranks, verifies=verifies)
+        check_finite(chunks, source.adapter_name, trained_alone=True)
 
 
 def check_finite(chunks: Sequence[RewardModel], name: str, *, trained_alone: bool = False) -> None:

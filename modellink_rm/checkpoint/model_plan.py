@@ -64,8 +64,7 @@ def plan_model(
         if head not in (None, spec.head):
             raise UserError(_other_head_message(source.name, spec.head))
     elif source.hugging_face is not None:
-        brings_head = source.adapter is not None and source.adapter.has_head(source.hugging_face.tensors)
-        loosely = loosely or brings_head
+        loosely = loosely or source.outputs_of_adapter is not None
         spec = _spec_of_hugging_face(source.hugging_face, model, parallel, loosely=loosely, head=head)
     else:
         warn_once("without --load the weights are random")
@@ -78,6 +77,8 @@ def plan_model(
             head=head or REWARD_HEAD,
         )
     check_parallel_fits_shape(parallel, spec.shape)
+    if source.outputs_of_adapter is not None:
+        spec = _with_head_of_adapter(spec, source.outputs_of_adapter, source)
     spec = dataclasses.replace(spec, lora=_adapters(source, spec, lora or LoraConfig()))
     _check_adapters(source, spec, parallel)
     return ModelPlan(source=source, spec=spec)
@@ -94,22 +95,37 @@ def with_attributes(model: ModelPlan, attributes: tuple[str, ...]) -> ModelPlan:
     """
     known, source = model.source.attributes, model.source
     number = max(len(attributes), 1)
-    has_head = source.checkpoint is not None or (
-        source.hugging_face is not None and source.hugging_face.head() is not None
-    )
+    has_head = source.has_own_head or source.outputs_of_adapter is not None
+    name = f"--load {source.name}"
+    if source.outputs_of_adapter is not None:
+        name = f"--load-adapter {source.adapter_name}"
     if has_head and number != model.spec.num_outputs:
         outputs = f"the attributes {', '.join(known)}" if known else "one score"
         wanted = f"ratings of {', '.join(attributes)}" if attributes else "preferences, of one score"
         raise UserError(
-            f"--load {source.name} has a head of {outputs}, and the data are {wanted}: load its base model "
+            f"{name} has a head of {outputs}, and the data are {wanted}: load its base model "
             "with --load-checkpoint-loosely, or give other data"
         )
     if has_head and known and attributes and known != attributes:
         raise UserError(
-            f"--load {source.name} has a head of the attributes {', '.join(known)}, and the data are ratings "
+            f"{name} has a head of the attributes {', '.join(known)}, and the data are ratings "
             f"of {', '.join(attributes)}: preprocess with the names in that order"
         )
     return dataclasses.replace(model, spec=dataclasses.replace(model.spec, num_outputs=number))
+
+
+def _with_head_of_adapter(spec: ModelSpec, num_outputs: int, source: ModelSource) -> ModelSpec:
+    """The model with the head that its adapters bring, in place of its own.
+
+    Raises:
+        UserError: its own one is of another kind.
+    """
+    if spec.head != REWARD_HEAD or (source.has_own_head and spec.num_outputs != num_outputs):
+        raise UserError(
+            f"{source.adapter_name} brings a head with {num_outputs} output(s) of a reward model of whole "
+            f"responses, and {source.name} has another head; give the model that the adapter was trained on"
+        )
+    return dataclasses.replace(spec, num_outputs=num_outputs)
 
 
 def _adapters(source: ModelSource, spec: ModelSpec, flags: LoraConfig) -> Lora | None:

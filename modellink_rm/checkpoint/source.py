@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.log import info
+from modellink_rm.base.log import info, warn_once
 from modellink_rm.checkpoint.base_reference import (
     BaseReference,
     checkpoint_reference,
@@ -24,6 +24,7 @@ from modellink_rm.checkpoint.peft.directory import CONFIG_FILE, PeftDirectory
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.model.families.tensors import TensorTable
 from modellink_rm.model.resolve import resolve_shape
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.tokenizers.tokenizer import Tokenizer
@@ -67,9 +68,31 @@ class ModelSource:
     @property
     def attributes(self) -> tuple[str, ...]:
         """What each output of its head says; empty where its one output is the score."""
+        if self.adapter is not None and self.outputs_of_adapter is not None:
+            return self.adapter.attributes(self._tensors)
         if self.hugging_face is not None:
             return self.hugging_face.attributes
         return self.contract.attributes if self.contract is not None else ()
+
+    @property
+    def outputs_of_adapter(self) -> int | None:
+        """The outputs of the head that came with adapters of another program's form; None if none did."""
+        return self.adapter.num_outputs(self._tensors) if self.adapter is not None else None
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether a head comes with the weights, apart from adapters."""
+        if self.checkpoint is not None:
+            return True
+        return self.hugging_face is not None and self.hugging_face.head() is not None
+
+    @property
+    def _tensors(self) -> TensorTable:
+        """Names of the tensors of its family."""
+        if self.hugging_face is not None:
+            return self.hugging_face.tensors
+        assert self.checkpoint is not None
+        return FAMILIES[self.checkpoint.run.spec.shape.family].tensors
 
     def appended_token(self, tokenizer: Tokenizer) -> str:
         """The token that the publisher's class appends to what it scores, of a directory; "" for none."""
@@ -180,6 +203,12 @@ def _opened_checkpoint(checkpoint: CheckpointInfo, base_elsewhere: str | None) -
             f"{checkpoint.path} holds adapters of {place}, which is not there; give the model as --load, and "
             f"--load-adapter {checkpoint.path}"
         )
+    inner = find_checkpoint(Path(place))
+    if inner is not None and read_checkpoint_info(inner).run.base is not None:
+        raise UserError(
+            f"{checkpoint.path}: its run.json is damaged (it holds adapters of {place}, which holds adapters "
+            "itself)"
+        )
     return _of_adapters(checkpoint, open_source(place))
 
 
@@ -210,7 +239,9 @@ def _with_adapter(base: ModelSource, adapter: str) -> ModelSource:
         raise UserError(f"--load-adapter {adapter} needs the model that it updates as --load, which {reason}")
     path = Path(adapter)
     if (path / CONFIG_FILE).is_file():
-        return dataclasses.replace(base, adapter=PeftDirectory(path))
+        source = dataclasses.replace(base, adapter=PeftDirectory(path))
+        _warn_of_another_base(source)
+        return source
     checkpoint = find_checkpoint(path) if path.is_dir() or path.name == DIRECTORY_NAME else None
     if checkpoint is None:
         raise UserError(
@@ -220,6 +251,27 @@ def _with_adapter(base: ModelSource, adapter: str) -> ModelSource:
     if info.run.base is None:
         raise UserError(f"--load-adapter {adapter} holds a whole model and no adapters; give it as --load")
     return _of_adapters(info, base)
+
+
+def _warn_of_another_base(source: ModelSource) -> None:
+    """Say where adapters in PEFT's form were trained on another model than they are to update.
+
+    They carry little that tells: of those that this package wrote a fingerprint, else a name. A copy of the
+    model in another form has another fingerprint, so this is no error.
+    """
+    adapter = source.adapter
+    assert adapter is not None
+    fingerprint, name = adapter.base_fingerprint, adapter.base_name
+    here = str(Path(source.name).resolve())
+    if fingerprint is not None:
+        is_other = fingerprint != source.reference.fingerprint
+    else:
+        is_other = bool(name) and Path(name).name.casefold() not in here.casefold()
+    if is_other:
+        warn_once(
+            f"{source.adapter_name} was trained on {name or 'another model'}, which {source.name} is not, or "
+            "not in the same files: scores are right only where its weights are the same"
+        )
 
 
 def _open_megatron(directory: Path, load: str, base_model: str | None) -> HuggingFaceWeights:

@@ -90,8 +90,9 @@ def export_adapter(config: ExportConfig, parallel: ParallelConfig) -> None:
             ranks=ranks,
             verifies=config.verify_checksums,
         )
-        base = source.reference.path
-        unfinished = write_unfinished_adapter(directory, chunks, ranks, dtype=dtype, base=base, files=files)
+        unfinished = write_unfinished_adapter(
+            directory, chunks, ranks, dtype=dtype, base=source.reference, files=files
+        )
         finish(unfinished, directory, ranks)
     info(f"wrote {directory}")
 

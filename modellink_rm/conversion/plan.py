@@ -30,7 +30,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.conversion.card import CARD_NAME, model_card
-from modellink_rm.conversion.output import check_is_new
+from modellink_rm.conversion.output import check_is_new, check_outside
 from modellink_rm.conversion.padding import PadToken, choose_pad_token, existing_pad_token
 from modellink_rm.conversion.publisher_code import (
     check_token_classifier,
@@ -91,6 +91,11 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
     parallel.check_world_size(world_size_from_environment())
     source = open_source(config.load, adapter=config.load_adapter)
     checkpoint = source.checkpoint
+    if source.adapter is not None:
+        raise UserError(
+            f"--load-adapter {config.load_adapter} has PEFT's form already; PEFT's merge_and_unload makes a "
+            "whole model of it and its base"
+        )
     if checkpoint is None:
         raise UserError(
             f"--load {config.load} is a Hugging Face directory already; import makes a checkpoint of it, "
@@ -236,8 +241,7 @@ def check_output(config: ExportConfig, checkpoint: CheckpointInfo) -> None:
     """
     output = Path(config.output)
     check_is_new(config.output)
-    if checkpoint.path.resolve() in output.resolve().parents:
-        raise UserError(f"--output {output} lies in {checkpoint.path}, which is read; give another name")
+    check_outside(config.output, checkpoint.path)
     nearest = output.absolute().parent
     while not os.path.lexists(nearest):
         nearest = nearest.parent

@@ -14,6 +14,7 @@ import torch
 from modellink_rm.base.errors import run_command
 from modellink_rm.commands.preprocess import main as preprocess_main
 from modellink_rm.dataset.dataset import open_dataset
+from modellink_rm.dataset.manifest import column_files
 from modellink_rm.preprocess.parts import read_shard
 from modellink_rm.preprocess.rows import to_bytes
 from tests.distributed import Workers
@@ -57,6 +58,8 @@ def rows_of(prefix: Path) -> list[object]:
             *([one.input_ids.tolist(), one.num_prompt_tokens] for one in rows.responses(row)),
             rows.margins(row),
             rows.source(row),
+            rows.ranks_of(row),
+            repr(rows.ratings_of(row)),  # NaN is not equal to itself
         ]
         for row in range(len(dataset))
     ]
@@ -90,6 +93,37 @@ def test_no_flipped_bit_of_a_data_set_changes_rows(directory: Path, tmp_path: Pa
     assert len(paths) == 8 + 2 * 2 + 2
     counts = {path.name: outcomes_of_flips(path, lambda: rows_of(tmp_path / "x")) for path in paths}
     assert_none_is_silent(counts)
+
+
+RANKINGS = {"prompt": "the sun", "responses": ["a dog", "cats", "birds sing"], "ratings": [3, 1.5, 1.5]}
+RATINGS = {"prompt": "the sun", "response": "a dog runs", "good": 3, "long": None}
+
+
+@pytest.mark.parametrize(
+    ("handler", "record", "keys", "columns"),
+    [
+        ("RankedResponsesHandler", RANKINGS, {}, ["margin", "ranks"]),
+        ("RatedResponseHandler", RATINGS, {"attributes": "good,long"}, ["ranks", "ratings"]),
+    ],
+)
+def test_no_flipped_bit_of_rankings_and_ratings_changes_rows(
+    handler: str,
+    record: dict[str, object],
+    keys: dict[str, str],
+    columns: list[str],
+    directory: Path,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "in.jsonl").write_text("\n".join([json.dumps(record)] * 30))
+    words = f"--handler-name {handler} --prompt-type llama2 --tokenizer-name-or-path {directory}/model"
+    words += f" --input {tmp_path}/in.jsonl --output-prefix {tmp_path}/x"
+    assert run_command(preprocess_main, [*words.split(), "--map-keys", json.dumps(keys)]) == 0
+    found = [path for name in columns for path in column_files(tmp_path / "x", name)]
+    assert all(path.exists() for path in found)
+    paths = [*found, tmp_path / "x_checksums.crc32", tmp_path / "x_manifest.json"]
+    assert_none_is_silent(
+        {path.name: outcomes_of_flips(path, lambda: rows_of(tmp_path / "x")) for path in paths}
+    )
 
 
 def test_no_flipped_bit_of_a_shard_changes_its_rows(directory: Path, tmp_path: Path) -> None:
@@ -129,4 +163,29 @@ def test_no_flipped_bit_of_a_safetensors_header_changes_scores(
     for path in sorted(model.glob("*.safetensors")):
         header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
         (counts[path.name],) = workers.run(flips_while_scoring, 1, path, model, keywords, header)
+    assert_none_is_silent(counts)
+
+
+def export_on_rank(load: Path, output: Path) -> None:
+    from modellink_rm.config.export import ExportConfig
+    from modellink_rm.config.parallel import ParallelConfig
+    from modellink_rm.conversion.adapter import export_adapter
+
+    export_adapter(ExportConfig(load=str(load), output=str(output)), ParallelConfig())
+
+
+def test_no_flipped_bit_of_adapters_changes_scores(directory: Path, tmp_path: Path, workers: Workers) -> None:
+    """adapter_config.json apart, which people edit."""
+    run = f"--stage rm --is-pairwise-dataset --load {directory}/model --seq-length 64 --lora-r 4"
+    run += f" --data-path {directory}/rows --global-batch-size 2 --train-iters {STEPS} --prompt-type llama2"
+    save = tmp_path / "save"
+    run_training(workers, 1, [*run.split(), "--load-checkpoint-loosely"], save)
+    workers.run(export_on_rank, 1, save, tmp_path / "peft")
+    counts = {}
+    for path in sorted(path for path in (save / f"iter_{STEPS:07d}").iterdir() if path.is_file()):
+        (counts[path.name],) = workers.run(flips_while_scoring, 1, path, save, {})
+    keywords = {"load_adapter": str(tmp_path / "peft"), "prompt_type": "llama2"}
+    for name in ("adapter_model.safetensors", "modellink_rm_checksums.json"):
+        path = tmp_path / "peft" / name
+        (counts[name],) = workers.run(flips_while_scoring, 1, path, directory / "model", keywords)
     assert_none_is_silent(counts)

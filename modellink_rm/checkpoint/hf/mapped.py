@@ -1,6 +1,6 @@
 """A safetensors file that is mapped into memory while it is read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,11 @@ class MappedFile:
         """The names of its tensors."""
         names: Iterable[str] = self._file().keys()
         return names
+
+    def metadata(self) -> Mapping[str, str]:
+        """The notes in its header."""
+        notes: Mapping[str, str] | None = self._file().metadata()
+        return notes or {}
 
     def get_slice(self, name: str) -> Any:
         """The library's view of a tensor, which is read where it is sliced."""

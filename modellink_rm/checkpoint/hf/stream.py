@@ -37,13 +37,16 @@ class SafetensorsWriter:
     Args:
         path: of the file, which must not be there yet.
         types: of every tensor, by name.
+        notes: for the header.
     """
 
-    def __init__(self, path: Path, types: Mapping[str, TensorType]) -> None:
+    def __init__(
+        self, path: Path, types: Mapping[str, TensorType], *, notes: Mapping[str, str] | None = None
+    ) -> None:
         self._types = types
         self._missing = set(types)
         self._path = path
-        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        entries: dict[str, object] = {"__metadata__": {"format": "pt", **(notes or {})}}
         self._starts: dict[str, int] = {}
         start = 0
         for name, kind in sorted(types.items(), key=lambda item: -item[1].dtype.itemsize):

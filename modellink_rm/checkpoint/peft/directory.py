@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from modellink_rm.adapters.lora import Lora
 from modellink_rm.base.errors import UserError, listed
 from modellink_rm.base.json_files import read_json_object
+from modellink_rm.base.log import warn_once
+from modellink_rm.checkpoint.contract import CONTRACT_NAME, read_contract
 from modellink_rm.checkpoint.hf.heads import check_number_type
 from modellink_rm.checkpoint.hf.mapped import MappedFile
 from modellink_rm.checkpoint.peft.names import WRAPPED, adapted, expected_shapes
@@ -20,6 +22,8 @@ from modellink_rm.model.spec import ModelSpec
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
+# In the header of the tensors that this package writes: of the model that they update.
+BASE_FINGERPRINT = "base_fingerprint"
 # Fields of adapter_config.json that change numbers, with the values that mean no change.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -39,7 +43,18 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None, []),
     "arrow_config": (None,),
     "corda_config": (None,),
+    "use_bdlora": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
 }
+# Those that change nothing of an adapter that was trained, or whose effect is seen in the tensors.
+_WITHOUT_EFFECT = (
+    {"task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
+    | {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save"}
+    | {"layers_to_transform", "layers_pattern", "megatron_config", "megatron_core", "loftq_config"}
+    | {"eva_config", "lora_ga_config", "velora_config", "qalora_group_size", "runtime_config"}
+    | {"ensure_weight_tying"}
+)
 
 
 class PeftDirectory:
@@ -59,12 +74,17 @@ class PeftDirectory:
         self.config: Mapping[str, Any] = read_json_object(self.directory / CONFIG_FILE)
         for name, plain in _PLAIN.items():
             value = self.config.get(name)
-            if value not in plain:
+            # Not 1 for True, which PEFT takes for it, while readers that ask for True do not.
+            if not any(value == one and type(value) is type(one) for one in plain):
                 raise UserError(
                     f"{self.directory / CONFIG_FILE}: {name} {value!r} is not supported; only plain LoRA of "
                     "linear layers is, with or without use_rslora, into which PEFT's save_pretrained "
                     "converts some kinds (path_initial_model_for_weight_conversion)"
                 )
+        unknown = self.config.keys() - _PLAIN.keys() - _WITHOUT_EFFECT
+        for name in sorted(name for name in unknown if self.config[name]):
+            value = self.config[name]
+            warn_once(f"{self.directory / CONFIG_FILE}: {name} {value!r} is not known, and ignored")
         path = self.directory / TENSORS_FILE
         if not path.is_file():
             raise UserError(f"{self.directory} has no {TENSORS_FILE}; save the adapter as safetensors")
@@ -84,19 +104,19 @@ class PeftDirectory:
             for number in _numbers_of(name)
         }
         values = {name: self.config.get(name) for name in ("r", "lora_alpha", "lora_dropout")}
-        rank, alpha, dropout = values.values()
-        are_numbers = type(rank) is int and all(type(one) in (int, float) for one in (alpha, dropout or 0))
-        if not are_numbers or not targets:
+        rank = values["r"]
+        alpha, dropout = _number(values["lora_alpha"]), _number(values["lora_dropout"] or 0)
+        if type(rank) is not int or alpha is None or dropout is None or not targets:
             raise UserError(f"{self.directory / CONFIG_FILE} or {TENSORS_FILE} is damaged: {values}")
-        assert isinstance(rank, int)
         lora = Lora(
             rank=rank,
-            alpha=float(alpha),  # type: ignore[arg-type]
+            alpha=alpha,
             targets=tuple(sorted(targets)),
-            dropout=float(dropout or 0.0),
+            dropout=dropout,
             use_rslora=self.config.get("use_rslora") is True,
         )
         self._check_tensors(lora, spec)
+        self._check_named()
         return lora
 
     def _check_tensors(self, lora: Lora, spec: ModelSpec) -> None:
@@ -125,9 +145,56 @@ class PeftDirectory:
                     "the model that the adapter was trained on"
                 )
 
-    def has_head(self, table: TensorTable) -> bool:
-        """Whether the reward head was trained with the adapter."""
-        return not self._names.isdisjoint(_head_names(table))
+    def _check_named(self) -> None:
+        """Check that adapter_config.json leaves out no matrix that has tensors: PEFT would not read them.
+
+        Raises:
+            UserError: it does.
+        """
+        for name in sorted(self._names):
+            matrix = name.removeprefix(WRAPPED).removesuffix(".lora_A.weight")
+            field = _left_out_by(self.config, matrix) if name.endswith(".lora_A.weight") else None
+            if field is not None:
+                raise UserError(
+                    f"{self.directory / CONFIG_FILE}: {field} {self.config[field]!r} leaves out {matrix}, of "
+                    f"which {TENSORS_FILE} has an update: one of the two files is of another adapter"
+                )
+
+    def num_outputs(self, table: TensorTable) -> int | None:
+        """The outputs of the reward head that was trained with the adapter; None if none was."""
+        for name in _head_names(table):
+            if name in self._names:
+                shape = self._file.get_slice(name).get_shape()
+                return max(1, int(shape[0])) if shape else 1
+        return None
+
+    def attributes(self, table: TensorTable) -> tuple[str, ...]:
+        """What each output of the head says; empty where its one output is the score.
+
+        As the contract in a directory that this package exported names them, or as transformers does.
+
+        Raises:
+            UserError: the contract is damaged.
+        """
+        number = self.num_outputs(table) or 1
+        if number == 1:
+            return ()
+        if (self.directory / CONTRACT_NAME).is_file():
+            names = read_contract(self.directory).attributes
+            if len(names) == number:
+                return names
+        return tuple(f"LABEL_{index}" for index in range(number))
+
+    @property
+    def base_name(self) -> str:
+        """The path or name of the model that it was trained on, as it says; "" where it does not."""
+        name = self.config.get("base_model_name_or_path")
+        return name if isinstance(name, str) else ""
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """What tells that model from others; of an adapter that this package wrote."""
+        return self._file.metadata().get(BASE_FINGERPRINT)
 
     def head(self, table: TensorTable) -> Tensor | None:
         """The head's weight [1, h], float32; None if the adapter has none."""
@@ -144,6 +211,35 @@ class PeftDirectory:
     def release(self) -> None:
         """Give the memory back that reading has mapped."""
         self._file.release()
+
+
+def _number(value: Any) -> float | None:
+    """The value as a float; None for what is no number, or one that no float holds."""
+    try:
+        return float(value) if type(value) in (int, float) else None
+    except OverflowError:
+        return None
+
+
+def _left_out_by(config: Mapping[str, Any], matrix: str) -> str | None:
+    """The field by which PEFT leaves the matrix out (0.21, `check_target_module_exists`); None for none.
+
+    Of a field that is a regular expression it is not asked.
+    """
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    layers = config.get("layers_to_transform")
+    if isinstance(targets, list) and not _is_named(matrix, targets):
+        return "target_modules"
+    if isinstance(excluded, list) and _is_named(matrix, excluded):
+        return "exclude_modules"
+    numbers = [layers] if isinstance(layers, int) else layers
+    if isinstance(numbers, list) and numbers and not {*map(str, numbers)}.intersection(_numbers_of(matrix)):
+        return "layers_to_transform"
+    return None
+
+
+def _is_named(matrix: str, names: Sequence[Any]) -> bool:
+    return any(matrix == name or matrix.endswith(f".{name}") for name in names)
 
 
 def _numbers_of(name: str) -> list[str]:

@@ -5,16 +5,31 @@ from typing import Any
 
 import torch
 
+from modellink_rm.checkpoint.files import read_files
+from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE
 from modellink_rm.checkpoint.peft.directory import PeftDirectory
 from modellink_rm.checkpoint.peft.names import adapted, own_tensors
+from modellink_rm.checkpoint.verify import check_contents_together
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
 
 
 @torch.no_grad()
-def load_peft_adapter(chunks: Sequence[RewardModel], adapter: PeftDirectory, ranks: Ranks) -> None:
-    """Fill the adapters and the head; a head that is not there stays as it is."""
+def load_peft_adapter(
+    chunks: Sequence[RewardModel], adapter: PeftDirectory, ranks: Ranks, *, verifies: bool = True
+) -> None:
+    """Fill the adapters and the head; a head that is not there stays as it is. A collective.
+
+    Args:
+        verifies: compare the tensors with the checksums beside them, where this package wrote some.
+
+    Raises:
+        CheckpointNotReadError: on every process: they are not what was written.
+    """
+    checksums = adapter.directory / CHECKSUMS_FILE
+    if verifies and checksums.is_file():
+        check_contents_together(adapter.directory, read_files(checksums), ranks)
     spec, stored = chunks[0].spec, adapter.tensors()
     linears = adapted(spec)
     for chunk in chunks:

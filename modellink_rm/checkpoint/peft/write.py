@@ -11,9 +11,12 @@ from torch import Tensor
 
 from modellink_rm.adapters.lora import Lora
 from modellink_rm.base.errors import AgreedError
+from modellink_rm.checkpoint.base_reference import BaseReference
+from modellink_rm.checkpoint.files import describe_files, files_json
+from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE
 from modellink_rm.checkpoint.hf.gather import is_writer
 from modellink_rm.checkpoint.hf.stream import SafetensorsWriter, TensorType
-from modellink_rm.checkpoint.peft.directory import CONFIG_FILE, TENSORS_FILE
+from modellink_rm.checkpoint.peft.directory import BASE_FINGERPRINT, CONFIG_FILE, TENSORS_FILE
 from modellink_rm.checkpoint.peft.names import WRAPPED, adapted, stored_tensors
 from modellink_rm.model.adapter_targets import shortest_names
 from modellink_rm.model.families.registry import FAMILIES
@@ -32,7 +35,7 @@ def write_unfinished_adapter(
     ranks: Ranks,
     *,
     dtype: torch.dtype,
-    base: str,
+    base: BaseReference,
     files: Mapping[str, bytes],
 ) -> Path:
     """Write everything of `directory` under a temporary name beside it; a collective over all processes.
@@ -40,7 +43,7 @@ def write_unfinished_adapter(
     Args:
         chunks: this process's stage, or its virtual stages.
         dtype: of the adapters; the head is in float32.
-        base: path of the model that they update.
+        base: the model that they update.
         files: other small files to write, by name.
 
     Returns:
@@ -60,10 +63,13 @@ def write_unfinished_adapter(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         types = {name: TensorType(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-        with SafetensorsWriter(unfinished / TENSORS_FILE, types) as writer:
+        notes = {BASE_FINGERPRINT: base.fingerprint}
+        with SafetensorsWriter(unfinished / TENSORS_FILE, types, notes=notes) as writer:
             for name, tensor in tensors.items():
                 writer.write(name, tensor)
-        config = json.dumps(adapter_config(spec, spec.lora, base=base), indent=2)
+        written = describe_files(unfinished, [unfinished / TENSORS_FILE])
+        (unfinished / CHECKSUMS_FILE).write_bytes(files_json(written))
+        config = json.dumps(adapter_config(spec, spec.lora, base=base.path), indent=2)
         (unfinished / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
         for name, content in files.items():
             (unfinished / name).write_bytes(content)

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.model_plan import plan_model
-from modellink_rm.checkpoint.peft.directory import PeftDirectory
+from modellink_rm.checkpoint.base_reference import directory_reference
+from modellink_rm.checkpoint.contract import CONTRACT_NAME
+from modellink_rm.checkpoint.model_plan import plan_model, with_attributes
+from modellink_rm.checkpoint.peft.directory import BASE_FINGERPRINT, PeftDirectory
 from modellink_rm.checkpoint.source import open_source
 from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
@@ -44,13 +46,14 @@ def copied(
     *,
     config: dict[str, Any] | None = None,
     change: Callable[[Tensors], object] = lambda tensors: None,
+    notes: dict[str, str] | None = None,
 ) -> Path:
     """The adapter with fields of its config or tensors changed."""
     fields = json.loads((model / "adapter" / "adapter_config.json").read_text())
     (directory / "adapter_config.json").write_text(json.dumps(fields | (config or {})))
     tensors = load_file(model / "adapter" / "adapter_model.safetensors")
     change(tensors)
-    save_file(tensors, directory / "adapter_model.safetensors")
+    save_file(tensors, directory / "adapter_model.safetensors", metadata=notes)
     return directory
 
 
@@ -82,6 +85,19 @@ def test_flags_that_say_the_same_are_taken_and_others_refused(model: Path) -> No
         ({"lora_alpha": None}, "is damaged"),
         ({"lora_dropout": "none"}, "is damaged"),
         ({"lora_alpha": -1}, "adapters need an alpha above 0"),
+        ({"lora_alpha": 10**400}, "is damaged"),
+        ({"lora_alpha": 1e308}, "have the scaling 5e.307, which float32 does not hold"),
+        ({"lora_alpha": 1e-310}, "which float32 does not hold"),
+        ({"r": 10**400}, "adapters need a rank from 1"),
+        # PEFT takes 1 for True; read as no more than "not True", it scaled the updates otherwise.
+        ({"use_rslora": 1}, "use_rslora 1 is not supported"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora .* is not supported"),
+        ({"kasa_config": {"beta": 1e-4}}, "kasa_config .* is not supported"),
+        ({"monteclora_config": {"num_samples": 3}}, "monteclora_config .* is not supported"),
+        ({"target_modules": ["q_proj"]}, r"target_modules \['q_proj'\] leaves out model.layers.0.mlp.down"),
+        ({"exclude_modules": ["q_proj"]}, "exclude_modules .* leaves out model.layers.0.self_attn.q_proj"),
+        ({"layers_to_transform": [0, 2, 3]}, "layers_to_transform .* leaves out model.layers.1.mlp"),
+        ({"layers_to_transform": 0}, "layers_to_transform 0 leaves out model.layers.1.mlp.down_proj"),
         ({"r": 3}, r"q_proj.lora_A.weight has shape \(4, 64\), and \(3, 64\) in the model|lora_A.weight has"),
     ],
 )
@@ -93,13 +109,98 @@ def test_other_adapters_are_refused(
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": ["self_attn.q_proj", "down_proj"]},
+        {"exclude_modules": ["lm_head"]},
+        {"layers_to_transform": [0, 1, 2, 3]},
+        {"layers_to_transform": []},
+        {"eva_config": {"rho": 2.0}},
+    ],
+)
+def test_fields_that_say_the_same_as_the_tensors_are_taken(
+    config: dict[str, Any], model: Path, tmp_path: Path
+) -> None:
+    assert planned(model, copied(model, tmp_path, config=config)) == planned(model, model / "adapter")
+
+
+def test_a_field_that_is_not_known_is_told_of(model: Path, tmp_path: Path, told: list[str]) -> None:
+    planned(model, copied(model, tmp_path, config={"new_scaling": 2, "new_switch": False}))
+    assert [line.split(": ", 1)[1] for line in told if line.endswith("ignored")] == [
+        "new_scaling 2 is not known, and ignored"
+    ]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    for module in ("source", "peft.directory"):
+        monkeypatch.setattr(f"modellink_rm.checkpoint.{module}.warn_once", lines.append)
+    return lines
+
+
+def test_an_adapter_that_names_another_model_is_told_of(model: Path, tmp_path: Path, told: list[str]) -> None:
+    planned(model, copied(model, tmp_path, config={"base_model_name_or_path": "hub/MODEL"}))
+    assert told == []
+    planned(model, copied(model, tmp_path, config={"base_model_name_or_path": "hub/other-model-7b"}))
+    (line,) = told
+    assert "was trained on hub/other-model-7b, which" in line
+
+
+def test_an_exported_adapter_knows_its_model_by_more_than_its_name(
+    model: Path, tmp_path: Path, told: list[str]
+) -> None:
+    own = directory_reference(model / "model").fingerprint
+    adapter = copied(model, tmp_path, notes={BASE_FINGERPRINT: own})
+    planned(model, adapter)
+    assert told == []
+    copied(model, tmp_path, notes={BASE_FINGERPRINT: own[::-1]})
+    planned(model, adapter)
+    assert len(told) == 1
+
+
+def with_two_outputs(tensors: Tensors) -> None:
+    tensors[f"{WRAPPED}score.weight"] = torch.ones(2, 64)
+
+
+def test_a_head_of_attributes_comes_with_the_adapter(model: Path, tmp_path: Path) -> None:
+    adapter = copied(model, tmp_path, change=with_two_outputs)
+    assert planned(model, adapter).num_outputs == 2
+    source = open_source(str(model / "model"), adapter=str(adapter))
+    assert source.attributes == ("LABEL_0", "LABEL_1")
+    contract = {"prompt_type": None, "template_fingerprint": None, "eos_rule": None, "truncation": "right"}
+    contract |= {"tokenizer_fingerprint": "x", "tokenizer_not_use_fast": False, "seq_length": 8}
+    (adapter / CONTRACT_NAME).write_text(json.dumps({**contract, "attributes": ["good", "long"]}))
+    assert source.attributes == ("good", "long")
+
+
+def test_data_of_other_outputs_than_the_head_of_an_adapter_are_refused(model: Path, tmp_path: Path) -> None:
+    """A head of one output filled both rows of one for two attributes."""
+    source = open_source(str(model / "model"), adapter=str(model / "adapter"))
+    plan = plan_model(source, ModelConfig(), ParallelConfig(), loosely=False)
+    with pytest.raises(UserError, match=r"--load-adapter .*adapter has a head of one score, and the data"):
+        with_attributes(plan, ("good", "long"))
+    assert with_attributes(plan, ()).spec.num_outputs == 1
+
+
+def test_a_head_beside_another_one_of_the_model_is_refused(model: Path, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "scored", kind="score")
+    (tmp_path / "adapter").mkdir()
+    adapter = copied(model, tmp_path / "adapter", change=with_two_outputs)
+    source = open_source(str(tmp_path / "scored"), adapter=str(adapter))
+    with pytest.raises(UserError, match=r"brings a head with 2 output\(s\) .* and .*scored has another head"):
+        plan_model(source, ModelConfig(), ParallelConfig(), loosely=False)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda tensors: tensors.pop(f"{FIRST}.lora_A.weight"), f"misses {FIRST}.lora_A.weight"),
         (lambda tensors: tensors.update({f"{FIRST}.bias": torch.ones(2)}), f"has {FIRST}.bias"),
         (
-            lambda tensors: tensors.update({f"{WRAPPED}score.weight": torch.ones(3, 64)}),
-            r"score.weight has shape \(3, 64\), and \(1, 64\) in the model",
+            lambda tensors: tensors.update({f"{WRAPPED}score.weight": torch.ones(1, 63)}),
+            r"score.weight has shape \(1, 63\), and \(1, 64\) in the model",
         ),
         (
             lambda tensors: tensors.update({f"{FIRST}.lora_B.weight": torch.ones(64, 4, dtype=torch.int8)}),
