@@ -189,7 +189,7 @@ def exclusive(path: Path, message: str) -> Iterator[BinaryIO]:
         message: what to tell where another run holds it.
 
     Raises:
-        UserError: another run, still alive, holds it.
+        UserError: another run, still alive, holds it; or the name is a symbolic link.
     """
     deadline = time.monotonic() + SECONDS_FOR_A_DYING_RUN
     name = path.absolute()
@@ -207,7 +207,14 @@ def exclusive(path: Path, message: str) -> Iterator[BinaryIO]:
 
 def _locked(path: Path) -> io.FileIO | None:
     """The open file `path` with a lock on it; None if that must be tried again."""
-    file = _NamedFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{path} is a symbolic link, whose target would be written over: remove it") from None
+    file = _NamedFile(descriptor, "r+b", path)
     try:
         # Unlike flock's, this lock is not kept by forked children of a process that is gone. It is the
         # process's, whoever in it opens the file: `_held` keeps a second one out.

@@ -213,3 +213,13 @@ def test_a_lock_of_a_removed_file_is_not_taken(tmp_path: Path) -> None:
         path.unlink()
     with exclusive(path, "held") as file:
         assert os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def test_a_link_in_place_of_a_lock_is_refused_and_its_target_stays(tmp_path: Path) -> None:
+    """Parts are written into the locked file: through a link they would take the place of what it names."""
+    target, link = tmp_path / "precious", tmp_path / ".out.parts"
+    target.write_text("content")
+    link.symlink_to(target)
+    with pytest.raises(UserError, match=r"\.out\.parts is a symbolic link"), exclusive(link, "held"):
+        raise AssertionError("it was opened")
+    assert target.read_text() == "content"
