@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.json_types import check_types
 from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model
 from modellink_rm.checkpoint.source import ModelSource, open_source
 from modellink_rm.config.run import RunConfig
@@ -29,16 +30,30 @@ class Reference:
     fingerprint: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class WrittenReference:
+    """What a checkpoint keeps of its run's reference, in REFERENCE_NAME; attributes as in `Reference`."""
+
+    load: str
+    fingerprint: str
+
+
 def plan_reference(config: RunConfig, model: ModelPlan, *, continues: bool) -> Reference:
     """The reference that the flags name, or that of the run that is continued.
 
     Raises:
-        UserError: there is no such model, or one of another shape than the policy's.
+        UserError: there is no such model, or one of another shape than the policy's; or a run that had none
+            is continued without saying which.
     """
     given = config.dpo.reference_load
     known = _read_reference(model.source) if continues else None
     if known is not None and given is None:
         return known
+    if continues and given is None:
+        raise UserError(
+            f"the run in {model.source.name} has no reference model so far, and --dpo-loss-type "
+            f"{config.dpo.dpo_loss_type} needs one: give --reference-load"
+        )
     load = given if given is not None else str(config.checkpoint.load)
     source = model.source if given is None else open_reference(load, config, model.spec)
     return Reference(load=load, source=source, fingerprint=known.fingerprint if known is not None else None)
@@ -79,6 +94,8 @@ def _read_reference(source: ModelSource) -> Reference | None:
         return None
     try:
         values = json.loads(path.read_bytes())
-        return Reference(load=values["load"], source=None, fingerprint=values["fingerprint"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error})") from None
+        check_types(WrittenReference, values)
+        written = WrittenReference(**values)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): copy the checkpoint again") from None
+    return Reference(load=written.load, source=None, fingerprint=written.fingerprint)

@@ -21,6 +21,7 @@ from modellink_rm.base.platform import Platform
 from modellink_rm.batching.micro_batches import Packing, micro_batches_of
 from modellink_rm.checkpoint.base_reference import checkpoint_reference
 from modellink_rm.checkpoint.load import load_model_weights
+from modellink_rm.checkpoint.peft.directory import CONFIG_FILE
 from modellink_rm.checkpoint.source import ModelSource
 from modellink_rm.dataset.blend import DatasetRows, Part
 from modellink_rm.dataset.dataset import Dataset
@@ -31,7 +32,7 @@ from modellink_rm.parallel.groups import Ranks, of_every_process
 from modellink_rm.parallel.pipeline import forward_scores
 from modellink_rm.train.evaluate import FoundScores
 from modellink_rm.train.plan import RunPlan
-from modellink_rm.train.plan_reference import REFERENCE_NAME, Reference, open_reference
+from modellink_rm.train.plan_reference import REFERENCE_NAME, Reference, WrittenReference, open_reference
 
 _ROWS_OF_A_PART = 512
 
@@ -65,8 +66,9 @@ def with_references(
                 prefix=dataset.prefix, identity=_identity(plan, dataset, fingerprint=fingerprint)
             )
             columns[str(dataset.prefix)] = _column(column, dataset, model, ranks)
-    written = {"load": plan.reference.load, "fingerprint": fingerprint}
-    info_files = {**plan.info_files, REFERENCE_NAME: json.dumps(written, indent=1).encode()}
+    written = WrittenReference(load=plan.reference.load, fingerprint=fingerprint)
+    content = json.dumps(dataclasses.asdict(written), indent=1).encode()
+    info_files = {**plan.info_files, REFERENCE_NAME: content}
     return dataclasses.replace(_with_columns(plan, columns), info_files=info_files)
 
 
@@ -130,6 +132,11 @@ def _compute(column: ReferenceColumn, dataset: Dataset, model: "_ReferenceModel"
     lengths = dataset.rows.num_responses()
     part = model.part_of(dataset)
     with reference_parts(column) if ranks.rank == 0 else nullcontext() as parts:
+        # Another run may have come to the end of it while this one waited.
+        if of_every_process(parts is not None and column.open() is not None)[0]:
+            if parts is not None:
+                parts.remove()
+            return
         values = parts.finished(column.identity_json) if parts is not None else []
         num_values = of_every_process(sum(map(len, values)))[0]
         first = int(np.searchsorted(np.cumsum(lengths), num_values, side="right"))
@@ -268,7 +275,8 @@ def weights_fingerprint(source: ModelSource) -> str:
     """What tells a model from others, its adapters included, without reading all of its weights."""
     parts = [source.reference.fingerprint]
     if source.adapter is not None:
-        parts += sha256_of_all(sorted(source.adapter.directory.glob("*.safetensors")))
+        directory = source.adapter.directory  # lora_alpha and the like are in its config
+        parts += sha256_of_all([directory / CONFIG_FILE, *sorted(directory.glob("*.safetensors"))])
     if source.base is not None and source.checkpoint is not None:
         parts.append(checkpoint_reference(source.checkpoint.path).fingerprint)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
