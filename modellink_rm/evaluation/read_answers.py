@@ -1,13 +1,14 @@
 """Rows that `score` wrote of policies' answers, read as sets of answers to the same prompts."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import info
 from modellink_rm.config.limits import Limits
 from modellink_rm.config.selection import ListsConfig
 from modellink_rm.config.study import StudyConfig
@@ -21,6 +22,7 @@ from modellink_rm.report.answer_sets import AnswerSet, Study, make_study
 
 _ONE_SET = "prompts"
 _NUM_TOKENS, _ENDED = "num_tokens", "ended"  # as `generate` writes them
+_LARGEST = 1e100  # of scores and lengths; squares of more are infinite
 
 
 def read_study(config: StudyConfig) -> Study:
@@ -29,7 +31,7 @@ def read_study(config: StudyConfig) -> Study:
     Raises:
         UserError: a file holds no scored answers, or two policies were asked different prompts.
     """
-    policies = {name: _lists(path, config) for name, path in config.named_answers}
+    policies = {name: _lists(name, path, config) for name, path in config.named_answers}
     (first, wanted), *others = policies.items()
     for name, lists in others:
         _check_same_prompts(name, lists, first, wanted)
@@ -46,11 +48,11 @@ def read_study(config: StudyConfig) -> Study:
     return make_study(sets, unit=unit, seen=_range(config), seed=config.seed)
 
 
-def _lists(path: str, limits: Limits) -> list[ScoredList]:
-    """The scored answers of a file.
+def _lists(name: str, path: str, limits: Limits) -> list[ScoredList]:
+    """The scored answers of a policy's file; rows without any are told.
 
     Raises:
-        UserError: it has none.
+        UserError: it has none, or numbers that no model and no text have.
     """
     counts = Counts()
     config = ListsConfig(input=(path,))
@@ -58,7 +60,18 @@ def _lists(path: str, limits: Limits) -> list[ScoredList]:
     if not found:
         reasons = ", ".join(f"{count:,} x {reason}" for reason, count in counts.dropped.most_common())
         raise UserError(f"--answers {path} holds no scored answer ({reasons}): give what score wrote")
+    _tell_dropped(f"--answers {name}", counts)
+    largest = max((score for one in found for score in one.scores), key=abs)
+    if abs(largest) > _LARGEST:
+        raise UserError(f"--answers {path} holds the score {largest:g}, which no model gives: it is damaged")
     return found
+
+
+def _tell_dropped(what: str, counts: Counts) -> None:
+    """Name the rows that nothing is said of."""
+    reasons = ", ".join(f"{count:,} x {reason}" for reason, count in counts.dropped.most_common())
+    if reasons:
+        info(f"{what}: {counts.dropped.total():,} of {counts.read:,} rows are left out ({reasons})")
 
 
 def _check_same_prompts(
@@ -83,7 +96,12 @@ def _check_same_prompts(
 
 
 def _key(one: ScoredList) -> bytes:
-    return orjson.dumps([one.fields.get(name) for name in ("prompt", "system", "tools")])
+    return _json([one.fields.get(name) for name in ("prompt", "system", "tools")]).encode()
+
+
+def _json(value: Any) -> str:
+    """JSON of any value that a record can hold, integers of any size too."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _set_of(one: ScoredList, by: str | None) -> str:
@@ -105,7 +123,7 @@ def _answer_set(policy: str, name: str, lists: Sequence[ScoredList], *, unit: st
     lengths = (
         [count for one in lists for count in one.fields[_NUM_TOKENS]] if unit == "tokens" else map(len, texts)
     )
-    ended = [value for one in lists for value in one.fields.get(_ENDED) or ()]
+    ended = [value for one in lists for value in _ended(one)]
     return AnswerSet(
         policy=policy,
         name=name,
@@ -125,14 +143,22 @@ def _has_tokens(one: ScoredList) -> bool:
     return (
         isinstance(counts, list)
         and len(counts) == len(one.scores)
-        and all(isinstance(count, int) and count >= 0 for count in counts)
+        and all(type(count) is int and 0 <= count < _LARGEST for count in counts)
     )
+
+
+def _ended(one: ScoredList) -> list[bool]:
+    """Whether each answer was ended by the policy; [] where the row does not say."""
+    values = one.fields.get(_ENDED)
+    if not isinstance(values, list) or len(values) != len(one.scores):
+        return []
+    return values if all(isinstance(value, bool) for value in values) else []
 
 
 def _text_of(response: Any) -> str:
     if isinstance(response, dict) and isinstance(response.get("content"), str):
         return str(response["content"])
-    return response if isinstance(response, str) else orjson.dumps(response).decode()
+    return response if isinstance(response, str) else _json(response)
 
 
 def _prompt_text(one: ScoredList) -> str:
@@ -157,12 +183,15 @@ def _range(config: StudyConfig) -> tuple[float, float] | None:
     if not config.training_scores:
         return None
     found: list[float] = []
-    for row in rows_of(read_records(config.training_scores, config, flag="--training-scores"), Counts()):
-        fields = row.fields
-        values = [fields.get(name) for name in (SCORE, CHOSEN, REJECTED)] + list(fields.get(SCORES) or ())
-        found += [float(value) for value in values if isinstance(value, int | float)]
+    counts = Counts()
+    for row in rows_of(read_records(config.training_scores, config, flag="--training-scores"), counts):
+        several = row.fields.get(SCORES)
+        values = [row.fields.get(name) for name in (SCORE, CHOSEN, REJECTED)]
+        values += several if isinstance(several, list) else []
+        found += [float(one) for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
     if not found:
         raise UserError(f"--training-scores {' '.join(config.training_scores)} holds no score")
+    _tell_dropped("--training-scores", counts)
     return min(found), max(found)
 
 

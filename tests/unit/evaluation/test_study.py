@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from modellink_rm.base.errors import run_command
+from modellink_rm.base.errors import UserError, run_command
 from modellink_rm.commands.study import main
 from modellink_rm.config.study import StudyConfig
 from modellink_rm.evaluation.read_answers import read_study
+from modellink_rm.evaluation.study_table import study_json
 from modellink_rm.report.answer_sets import Study
 from tests.unit.report.runs import HOSTILE
 
@@ -127,6 +128,56 @@ def test_answers_that_cannot_be_compared_are_refused(
     tuned.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert study(base, tuned, flags)[0] == 2
     assert message in capsys.readouterr().err
+
+
+def test_rows_that_nothing_is_said_of_are_told(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that neither policy has a score for would be missing without a word."""
+    tuned = write_scores(tmp_path / "tuned.jsonl", gain=0.0, longer=0, seed=3)
+    seen = tmp_path / "seen.jsonl"
+    seen.write_text('{"score": 2.0, "scores": 5}\n{"error": "x"}\n')
+    for path in (base, tuned):
+        path.write_text('{"prompt": "a", "error": "x"}\n' + path.read_text())
+    answers = (f"base={base}", f"tuned={tuned}")
+    read_study(StudyConfig(answers=answers, output="study.html", training_scores=(str(seen),)))
+    told = capsys.readouterr().err
+    for what in ("--answers base: 1 of 41", "--answers tuned: 1 of 41", "--training-scores: 1 of 2"):
+        assert f"{what} rows are left out (1 x not scored)" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prompt", 10**30),
+        ("responses", [{"content": None, "n": 10**30}, 7]),
+        ("ended", True),
+        ("ended", [5, 7]),
+        ("ended", ["yes", "no"]),
+        ("num_tokens", [10**300, 1]),
+    ],
+)
+def test_odd_values_of_a_row_are_passed_over(name: str, value: Any, base: Path, tmp_path: Path) -> None:
+    for path in (base, tmp_path / "tuned.jsonl"):
+        write_scores(path, gain=0.0, longer=0, seed=3)
+        with_value(path, name, value)
+    found = numbers_of(base, tmp_path / "tuned.jsonl")
+    assert found.unit == ("characters" if name == "num_tokens" else "tokens")
+    assert (found.summaries[0].ended is None) == (name == "ended")
+    assert study_json(found)
+
+
+def test_a_score_whose_square_is_no_number_is_refused(base: Path) -> None:
+    with_value(base, "scores", [1e200, -1e300])
+    with pytest.raises(UserError, match=r"base.jsonl holds the score -1e\+300, which no model gives"):
+        numbers_of(base, base)
+
+
+def with_value(path: Path, name: str, value: Any) -> None:
+    """Give the fourth row another value."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[3][name] = value
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.mark.parametrize(
