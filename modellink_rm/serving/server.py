@@ -25,6 +25,7 @@ from modellink_rm.serving.service import ScoringService
 from modellink_rm.serving.waiting import Waiting
 
 _CONNECTIONS_BESIDE_THE_QUEUE = 1024
+_MOST_UNACCEPTED = 2048  # connections, as uvicorn's own backlog
 _SECONDS_TO_END = 10.0
 # Longer than clients keep a connection (aiohttp: 15): one that the server closed loses what is just sent.
 _SECONDS_KEPT_ALIVE = 75
@@ -86,8 +87,9 @@ class HttpThread:
         self.is_ending = False
 
     def start(self, app: Any, *, when_ended: Any) -> None:
-        """Accept requests."""
+        """Accept requests; from now on a client connects, and waits for the thread at most."""
         _allow_open_files()
+        self._listener.listen(_MOST_UNACCEPTED)
         # What is wrong with a request is the client's to know.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         settings = uvicorn.Config(
