@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import math
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any, Literal, TypeVar
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import warn_once
 from modellink_rm.base.registry import unknown_name_message
+from modellink_rm.base.terminal import num_columns
 
 Group = TypeVar("Group")
 # No real count, size or seed is this large; a mistyped one would loop forever or fill the memory.
@@ -107,6 +109,22 @@ class _Parser(argparse.ArgumentParser):
         return arg_line.split("#", 1)[0].split()
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """argparse's, except that no flag is broken at its hyphens: a broken one cannot be found or copied."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return textwrap.fill(
+            " ".join(text.split()),
+            width,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+        )
+
+
 def flag_name(field_name: str, *, negated: bool = False) -> str:
     """`seq_length` -> `--seq-length`, or `--no-seq-length`."""
     return ("--no-" if negated else "--") + field_name.replace("_", "-")
@@ -180,11 +198,14 @@ def build_parser(
 
     Rarely needed flags come after all groups, again by group.
     """
-    form = f"{prog} {usage} [flag ...]" + (f"\nexample: {example}" if example else "")
+    form = _command_lines(" ".join(filter(None, [prog, usage, "[flag ...]"])), label="usage: ")
+    if example:
+        form += f"\nexample: {_command_lines(example, label='example: ')}"
     parser = _Parser(
         prog=prog,
         usage=form.replace("%", "%%"),
         description=description,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
         fromfile_prefix_chars="@",
     )
@@ -197,6 +218,18 @@ def build_parser(
             for field in fields:
                 _add_flag(section, field, hints[field.name])
     return parser
+
+
+def _command_lines(command: str, *, label: str) -> str:
+    """A command that fits the terminal after the label, in lines that begin with a flag and can be pasted."""
+    lines: list[str] = []
+    for words in re.split(r" (?=\[?--)", command):
+        width = num_columns() - (len(label) if len(lines) == 1 else 0) - len(" \\")
+        if lines and len(lines[-1]) + 1 + len(words) <= width:
+            lines[-1] += f" {words}"
+        else:
+            lines.append(f"    {words}" if lines else words)
+    return " \\\n".join(lines)
 
 
 def _add_flag(section: Any, field: "dataclasses.Field[Any]", hint: Any) -> None:
@@ -218,7 +251,7 @@ def _add_flag(section: Any, field: "dataclasses.Field[Any]", hint: Any) -> None:
         "help": help_text
         if required or field.default in (None, (), "") or help_text == argparse.SUPPRESS
         else f"{help_text} (default: %(default)s)",
-        "metavar": metadata["metavar"] or _METAVARS.get(value_type),
+        "metavar": metadata["metavar"] or _METAVARS.get(value_type) or _METAVARS_OF_NAMES.get(field.name),
         "required": required,
         "default": None if required or field.default == "" else field.default,
     }
@@ -261,6 +294,19 @@ def _shortened(word: str) -> str:
 
 
 _METAVARS = {int: "N", float: "X"}
+# Of flags that several commands have.
+_METAVARS_OF_NAMES = {
+    "load": "DIR",
+    "save": "DIR",
+    "output": "FILE",
+    "png": "DIR",
+    "handler_name": "NAME",
+    "map_keys": "JSON",
+    "prompt_type": "NAME",
+    "prompt": "FIELD",
+    "responses": "FIELD",
+    "response": "FIELD",
+}
 _CONVERTERS = {str: _text, int: _whole_number, float: _number}
 
 

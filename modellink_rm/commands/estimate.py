@@ -27,8 +27,8 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m modellink_rm estimate",
         description="Choose how to train a model on given GPUs: memory of each, time of a step, flags.",
         usage="--load DIR --gpus NxKIND",
-        example="python -m modellink_rm estimate --load llama-2-7b-hf --gpus 8x80G \\\n"
-        "    --seq-length 4096 --global-batch-size 128",
+        example="python -m modellink_rm estimate --load llama-2-7b-hf --gpus 8x80G "
+        "--seq-length 4096 --global-batch-size 128",
         ignored=IGNORED_TRAINER_FLAGS,
     )
     from modellink_rm.base.files import write_whole

@@ -15,7 +15,7 @@ from modellink_rm.base.log import info, set_up_logging
 from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.layout import find_checkpoint
 from modellink_rm.commands.output import files_of_model, identity_of_files, prepare_rows
-from modellink_rm.commands.progress import progress_over
+from modellink_rm.commands.progress import progress_of_rows
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.generate import GenerateConfig, PolicyConfig, SamplingConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
@@ -62,7 +62,10 @@ def main(argv: Sequence[str]) -> int:
     check_first(reader.handler_for, [first])
     policy = parsed[PolicyConfig] = _exported(parsed[PolicyConfig], resume=config.resume)
     plan = plan_generation(policy, sampling, parsed[TokenizerConfig], reader)
-    with _output(config, parsed) as (parts, write), progress_over(config.input, output=config.output) as took:
+    with (
+        _output(config, parsed) as (parts, write),
+        progress_of_rows(config.input, output=config.output) as took,
+    ):
         # It needs torch, and time: what is wrong with the flags is reported immediately.
         engine = load_engine(
             policy,

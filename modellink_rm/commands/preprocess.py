@@ -35,10 +35,9 @@ def main(argv: Sequence[str]) -> int:
         prog="preprocess_data.py",
         description=f"{_DESCRIPTION} Files are merged with --merge-shards or --merge-group-keys, which have "
         "flags of their own (--merge-shards --help).",
-        usage="--input PATH ... --handler-name NAME --tokenizer-name-or-path DIR \\\n"
-        "    --output-prefix PREFIX",
-        example="python preprocess_data.py --input pairs.jsonl --handler-name AlpacaStylePairwiseHandler \\\n"
-        "    --prompt-type llama2 --tokenizer-name-or-path llama-2-7b-hf --output-prefix data/pairs",
+        usage="--input PATH ... --handler-name NAME --tokenizer-name-or-path DIR --output-prefix PREFIX",
+        example="python preprocess_data.py --input pairs.jsonl --handler-name AlpacaStylePairwiseHandler "
+        "--prompt-type llama2 --tokenizer-name-or-path llama-2-7b-hf --output-prefix data/pairs",
         ignored=IGNORED_FLAGS,
     )
     # Imported late, so that --help answers at once.

@@ -23,7 +23,7 @@ from modellink_rm.commands.output import (
     places_of_model,
     prepare_rows,
 )
-from modellink_rm.commands.progress import progress_over
+from modellink_rm.commands.progress import progress_of_rows
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.score import ScoreConfig, ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         _output(config, parsed) as (parts, write),
         Scorer(plan) as scorer,
         ending_together(),
-        progress_over(config.input, output=config.output) as progress,
+        progress_of_rows(config.input, output=config.output) as progress,
     ):
         run = ScoreRun(scorer=scorer, keep=keep, took=progress, write=write, parts=parts)
         totals = run.score(chain([first], blocks))

@@ -44,11 +44,10 @@ def run_config(argv: Sequence[str]) -> RunConfig:
         tuple(GROUPS.values()),
         prog="pretrain_rm.py",
         description="Train a reward model or a policy on preference pairs, under torchrun or as one process.",
-        usage="--stage rm --is-pairwise-dataset --data-path PREFIX --train-iters N \\\n"
-        "    --load DIR --save DIR",
-        example="torchrun --standalone --nproc_per_node 2 pretrain_rm.py --stage rm \\\n"
-        "    --is-pairwise-dataset --data-path data/pairs --train-iters 500 --load llama-2-7b-hf \\\n"
-        "    --load-checkpoint-loosely --tensor-model-parallel-size 2 --save checkpoints/llama2",
+        usage="--stage rm --is-pairwise-dataset --data-path PREFIX --train-iters N --load DIR --save DIR",
+        example="torchrun --standalone --nproc_per_node 2 pretrain_rm.py --stage rm "
+        "--is-pairwise-dataset --data-path data/pairs --train-iters 500 --load llama-2-7b-hf "
+        "--load-checkpoint-loosely --tensor-model-parallel-size 2 --save checkpoints/llama2",
         ignored=IGNORED_TRAINER_FLAGS,
     )
     return RunConfig(**{name: parsed[group] for name, group in GROUPS.items()})

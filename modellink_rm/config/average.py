@@ -11,7 +11,9 @@ class AverageConfig:
     """Averaging."""
 
     load: tuple[str, ...] = flag(help="checkpoints of this tool, of one shape and base", metavar="CHECKPOINT")
-    output: str = flag(help="directory to make, as of --save: the checkpoint is its iter_0000000")
+    output: str = flag(
+        help="directory to make, as of --save: the checkpoint is its iter_0000000", metavar="DIR"
+    )
     weights: tuple[float, ...] = flag((), help="a weight for each checkpoint; by default all weigh the same")
     verify_checksums: bool = flag(
         True, level="rare", help="take checkpoints as they are read, without comparing them with checksums"

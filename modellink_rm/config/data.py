@@ -14,7 +14,8 @@ class DataConfig:
 
     data_path: tuple[str, ...] = flag(
         help="prefixes that preprocess_data.py wrote (its --output-prefix); several are mixed by their rows, "
-        "or by a weight before each: 0.3 A 0.7 B"
+        "or by a weight before each: 0.3 A 0.7 B",
+        metavar="PREFIX",
     )
     data_temperature: float | None = flag(
         None,
@@ -40,7 +41,9 @@ class DataConfig:
         accumulates=True,
     )
     split: str = flag(
-        "969,30,1", help="parts of each data set's rows, in file order, for training, validation and test"
+        "969,30,1",
+        help="parts of each data set's rows, in file order, for training, validation and test",
+        metavar="A,B,C",
     )
     seq_length: int = flag(
         1024, minimum=2, help="longest prompt + response, in tokens; longer ones are truncated"

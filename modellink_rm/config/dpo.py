@@ -35,6 +35,7 @@ class DpoConfig:
         None,
         help="reference model, a Hugging Face directory or a checkpoint of this stage; by default that of "
         "--load",
+        metavar="DIR",
     )
 
     def __post_init__(self) -> None:

@@ -76,7 +76,9 @@ class ImportConfig:
         "Megatron-LM (mp_rank_ directories)",
         metavar="DIR",
     )
-    output: str = flag(help="directory to make, as of --save: the checkpoint is its iter_0000000")
+    output: str = flag(
+        help="directory to make, as of --save: the checkpoint is its iter_0000000", metavar="DIR"
+    )
     base_model: str | None = flag(
         None,
         help="of a checkpoint of ModelLink 1.0 or Megatron-LM: the Hugging Face directory of its base model, "

@@ -127,7 +127,7 @@ class PreprocessConfig(Limits):
         check_minimums(self)
         if (self.dataset_dir is None) != bool(self.handler_name):
             raise UserError(
-                "--handler-name is required: it says how to read a record"
+                "--handler-name is required: it says how to read a record, and --handler-name list names all"
                 if self.dataset_dir is None
                 else "--handler-name and --dataset-dir exclude each other: dataset_info.json has the handler"
             )

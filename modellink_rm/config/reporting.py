@@ -11,10 +11,15 @@ class ReportingConfig:
     """Reporting."""
 
     log_interval: int = flag(1, minimum=1, help="steps between log lines")
-    tensorboard_dir: str | None = flag(None, help="directory for TensorBoard events")
-    wandb_project: str | None = flag(None, help="project of Weights & Biases that gets the metrics")
+    tensorboard_dir: str | None = flag(None, help="directory for TensorBoard events", metavar="DIR")
+    wandb_project: str | None = flag(
+        None, help="project of Weights & Biases that gets the metrics", metavar="NAME"
+    )
     wandb_exp_name: str | None = flag(
-        None, level="rare", help="with --wandb-project: the run's name; by default that of --save"
+        None,
+        level="rare",
+        help="with --wandb-project: the run's name; by default that of --save",
+        metavar="NAME",
     )
     wandb_mode: str = flag(
         "online",
@@ -22,7 +27,7 @@ class ReportingConfig:
         help="with --wandb-project: offline writes to --save, for `wandb sync`",
         choices=("online", "offline"),
     )
-    swanlab_project: str | None = flag(None, help="project of SwanLab that gets the metrics")
+    swanlab_project: str | None = flag(None, help="project of SwanLab that gets the metrics", metavar="NAME")
     swanlab_mode: str = flag(
         "cloud",
         level="rare",

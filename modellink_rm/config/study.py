@@ -18,7 +18,9 @@ class StudyConfig(Limits):
         accumulates=False,
     )
     by: str | None = flag(
-        None, help="field that names the set of a prompt, as train and held-out; by default all are one set"
+        None,
+        help="field that names the set of a prompt, as train and held-out; by default all are one set",
+        metavar="FIELD",
     )
     training_scores: tuple[str, ...] = flag(
         (),

@@ -29,6 +29,7 @@ class TrainingConfig:
         "sigmoid",
         level="rare",
         help="loss of a pair, or regression on ratings (any other word lists them all)",
+        metavar="NAME",
     )
     micro_batch_size: int = flag(
         1,

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modellink_rm.base.terminal import progress_bar
 from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.evaluation.compare import PairedComparison, compare_set
@@ -28,6 +27,7 @@ from modellink_rm.inference.reader import RecordReader, check_first
 from modellink_rm.inference.scorer import Scorer
 from modellink_rm.metrics.paired_test import paired_difference
 from modellink_rm.parallel.failures import ending_together
+from modellink_rm.preprocess.report import Progress, progress_over
 from modellink_rm.records import read_records
 
 
@@ -92,13 +92,19 @@ def _scored(plan: ScoringPlan, inputs: EvaluationInputs, *, shows_progress: bool
     sets, benchmarks = [], []
     with Scorer(plan) as scorer, ending_together():
         for named in inputs.sets:
-            with progress_bar(total=None, unit="record", is_shown=shows_progress, desc=named.name) as bar:
-                sets.append(score_set(scorer, named, advance=bar.update))
+            with progress_over(named.path, is_shown=shows_progress, name=named.name) as took:
+                sets.append(score_set(scorer, named, took=took))
         for rows in inputs.benchmarks:
-            total, name = len(rows.rows), rows.named.name
-            with progress_bar(total=total, unit="row", is_shown=shows_progress, desc=name) as bar:
-                benchmarks.append(score_benchmark(scorer, rows, advance=bar.update))
+            benchmarks.append(_scored_benchmark(scorer, rows, shows_progress=shows_progress))
     return ScoredModel(load=plan.options.scorer.load, sets=tuple(sets), benchmarks=tuple(benchmarks))
+
+
+def _scored_benchmark(scorer: Scorer, rows: BenchmarkInput, *, shows_progress: bool) -> ScoredBenchmark:
+    num_rows, name = len(rows.rows), rows.named.name
+    with Progress(num_rows, log_interval=1, is_shown=shows_progress, name=name) as progress:
+        return score_benchmark(
+            scorer, rows, advance=lambda done: progress.add(num_records=done, num_bytes=done, bad=[])
+        )
 
 
 def _result(model: ScoredModel, inputs: EvaluationInputs, *, seed: int) -> ModelResult:

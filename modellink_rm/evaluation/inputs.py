@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
-from modellink_rm.records import BadRecord, Record, input_files, read_records
+from modellink_rm.records import BadRecord, RawRecord, Record, input_files, parse_record, read_raw_records
 
 _NAME = re.compile(r"[\w.+-]+")
 
@@ -40,7 +40,15 @@ class NamedInput:
         Raises:
             UserError: as `files`, or a file is cut off or damaged.
         """
-        return read_records(self.path, self.limits, flag=f"{self.flag} {self.name}:")
+        return map(parse_record, self.raw_records())
+
+    def raw_records(self) -> Iterator[RawRecord]:
+        """The texts of the records, one at a time.
+
+        Raises:
+            UserError: as `records`.
+        """
+        return read_raw_records(self.path, self.limits, flag=f"{self.flag} {self.name}:")
 
 
 def named_inputs(flag: str, words: Sequence[str], limits: Limits = DEFAULT_LIMITS) -> list[NamedInput]:

@@ -14,7 +14,7 @@ from modellink_rm.evaluation.pairs import EvaluatedPairs, PairCollector
 from modellink_rm.evaluation.sets import RecordCounts, SwapCheck, swap_check
 from modellink_rm.inference.record_tokenizer import PlacedConversation
 from modellink_rm.inference.result import NotScored, Scored
-from modellink_rm.records import BadRecord, Record
+from modellink_rm.records import BadRecord, Record, parse_record
 
 RECORDS_AT_A_TIME = 512
 NUM_SWAPPED = 256
@@ -66,22 +66,25 @@ class _Progress:
 
 
 def score_set(
-    scorer: ScoresItems, named: NamedInput, *, advance: Callable[[int], object] = lambda num_records: None
+    scorer: ScoresItems,
+    named: NamedInput,
+    *,
+    took: Callable[[int, int], object] = lambda num_records, num_bytes: None,
 ) -> ScoredSet:
     """The scores of all pairs of a set; a collective, with equal results on all processes.
 
     Args:
-        advance: told the number of records that were done.
+        took: told how many records were done, and the bytes of their texts.
 
     Raises:
         AgreedError: no record is a pair with finite scores.
     """
     progress = _Progress()
-    records = named.records()
+    records = named.raw_records()
     while block := list(islice(records, RECORDS_AT_A_TIME)):
-        for record, result in zip(block, scorer.results(block), strict=True):
+        for record, result in zip(block, scorer.results(list(map(parse_record, block))), strict=True):
             progress.add(record.place, result)
-        advance(len(block))
+        took(len(block), sum(len(record.text) for record in block))
     if not progress.to_swap:
         reasons = ", ".join(f"{count} {reason}" for reason, count in progress.not_scored.most_common(3))
         raise AgreedError(

@@ -1,4 +1,4 @@
-"""The results as text for a terminal of 100 columns."""
+"""The results as text: 80 columns, and up to 100 where names are long."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from modellink_rm.evaluation.sets import SetResult
 from modellink_rm.metrics.bootstrap import Estimate
 
 WIDTH = 100
+_NOTE_WIDTH = 80
 _GAP = "  "
 
 
@@ -28,7 +29,7 @@ def _model_lines(model: ModelResult) -> Iterator[str]:
     yield model.load
     if model.sets:
         yield from aligned(
-            ["set", "pairs", "accuracy", "95% interval", "longer", "loss", "ECE", "AUC", "ties"],
+            ["set", "pairs", "accuracy", "95% interval", "longer", "loss", "ECE", "AUC"],
             [
                 [
                     one.name,
@@ -39,7 +40,6 @@ def _model_lines(model: ModelResult) -> Iterator[str]:
                     f"{one.loss.value:.4f}",
                     f"{one.ece:.4f}",
                     f"{one.auc:.4f}",
-                    f"{one.ties:,}",
                 ]
                 for one in model.sets
             ],
@@ -54,17 +54,19 @@ def _model_lines(model: ModelResult) -> Iterator[str]:
 
 def _set_lines(result: SetResult) -> Iterator[str]:
     parts = (
-        ("by source", result.by_source),
-        ("by characters that chosen is longer", result.by_length_difference),
-        ("by margin of the data", result.by_margin),
+        ("source", "source", result.by_source),
+        ("length", "characters that chosen is longer", result.by_length_difference),
+        ("margin of the data", "margin", result.by_margin),
     )
-    for what, groups in parts:
+    for what, head, groups in parts:
         if groups:
             yield ""
-            yield from _group_lines(f"{result.name}, {what}", groups)
+            yield f"{result.name}, by {what}"
+            yield from _group_lines(head, groups)
     yield ""
+    yield f"{result.name}, by confidence"
     yield from aligned(
-        [f"{result.name}, by confidence", "pairs", "accuracy", "confidence"],
+        ["confidence", "pairs", "accuracy", "mean confidence"],
         [
             [f"{one.low:.2f} to {one.high:.2f}", f"{one.num_pairs:,}", *_four(one.accuracy, one.confidence)]
             for one in result.reliability
@@ -73,12 +75,12 @@ def _set_lines(result: SetResult) -> Iterator[str]:
     yield ""
     swap, records = result.swap, result.records
     yield (
-        f"{result.name}: {swap.num_pairs:,} pairs swapped: accuracy {swap.swapped_accuracy:.4f}, "
-        f"as given {swap.accuracy:.4f}, largest difference of a score {swap.largest_difference:.1e}"
+        f"{result.name}: {swap.num_pairs:,} swapped: accuracy {swap.swapped_accuracy:.4f}, "
+        f"as given {swap.accuracy:.4f}, scores within {swap.largest_difference:.1e}"
     )
     yield (
         f"{result.name}: records {records.total:,} | truncated {records.truncated:,} | "
-        f"not scored {sum(records.not_scored.values()):,}"
+        f"not scored {sum(records.not_scored.values()):,} | ties {result.ties:,}"
     )
 
 
@@ -94,13 +96,13 @@ def _benchmark_lines(result: BenchmarkResult) -> Iterator[str]:
     )
     for note in result.notes:
         yield from textwrap.wrap(
-            f"{result.name}: {note}", WIDTH, subsequent_indent=_GAP, break_on_hyphens=False
+            f"{result.name}: {note}", _NOTE_WIDTH, subsequent_indent=_GAP, break_on_hyphens=False
         )
 
 
-def _group_lines(title: str, groups: Sequence[Group]) -> list[str]:
+def _group_lines(head: str, groups: Sequence[Group]) -> list[str]:
     return aligned(
-        [title, "pairs", "accuracy", "95% interval", "longer"],
+        [head, "pairs", "accuracy", "95% interval", "longer"],
         [
             [
                 one.name,

@@ -256,7 +256,9 @@ def _nothing_kept_message(writer: RowWriter, identity: RunIdentity) -> str:
         return f"--input {' '.join(identity.input)} holds no records; nothing was written"
     reasons = ", ".join(f"{count:,} x {reason}" for reason, count in writer.dropped.most_common())
     lacks_fields = any(reason.endswith("is missing") for reason in writer.dropped)
-    remedy = "; if your fields have other names, give them with --map-keys" if lacks_fields else ""
+    remedy = (
+        "; give the names of your fields with --map-keys, or another --handler-name" if lacks_fields else ""
+    )
     return f"none of the {writer.num_read:,} records was kept ({reasons}); nothing was written{remedy}"
 
 

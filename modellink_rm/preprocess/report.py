@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +13,8 @@ from modellink_rm.base.log import info
 from modellink_rm.base.terminal import has_colours, progress_bar
 from modellink_rm.dataset.manifest import Manifest
 from modellink_rm.preprocess.rows import Refused
+from modellink_rm.records import input_files, text_bytes
+from modellink_rm.records.tables import parquet_rows
 
 _BAD_RECORDS_SHOWN = 10
 _SECONDS_BETWEEN_LINES = 10.0
@@ -24,9 +27,11 @@ class Progress:
         num_bytes: of the whole input as text, or its size in another unit; 0 if that is not known.
         log_interval: records between two updates.
         is_shown: False never shows a bar.
+        name: what is read, where a command reads several inputs in turn.
     """
 
-    def __init__(self, num_bytes: int, *, log_interval: int, is_shown: bool = True) -> None:
+    def __init__(self, num_bytes: int, *, log_interval: int, is_shown: bool = True, name: str = "") -> None:
+        self._name = f"{name}: " if name else ""
         self._num_bytes = num_bytes
         self._log_interval = log_interval
         self._num_records = 0
@@ -39,9 +44,10 @@ class Progress:
             unit="B",
             is_shown=is_shown,
             unit_scale=True,
-            bar_format="{percentage:3.0f}% {bar} {elapsed} gone, {remaining} left{postfix}"
+            desc=self._name,
+            bar_format="{desc}{percentage:3.0f}% {bar} {elapsed} gone, {remaining} left{postfix}"
             if num_bytes
-            else "{elapsed} gone{postfix}",
+            else "{desc}{elapsed} gone{postfix}",
             colour="green" if has_colours(sys.stderr) else None,
         )
 
@@ -80,7 +86,24 @@ class Progress:
         if now - self._line_time >= _SECONDS_BETWEEN_LINES:
             self._line_time = now
             share = f"{self._bytes_done / self._num_bytes:.0%} of the input, " if self._num_bytes else ""
-            info(f"{self._num_records:,} records, {share}{rate:,.0f} records/s")
+            info(f"{self._name}{self._num_records:,} records, {share}{rate:,.0f} records/s")
+
+
+@contextmanager
+def progress_over(
+    input: str | Sequence[str], *, is_shown: bool = True, name: str = ""
+) -> Iterator[Callable[[int, int], None]]:
+    """A function that counts done records and the bytes of their texts, beside those of all of --input."""
+    files = input_files(input)
+    num_bytes = text_bytes(files)
+    total = num_bytes or parquet_rows(files)
+
+    def took(num_records: int, num_text_bytes: int) -> None:
+        done = num_text_bytes if num_bytes else num_records
+        progress.add(num_records=num_records, num_bytes=done if total else 0, bad=[])
+
+    with Progress(total, log_interval=1, is_shown=is_shown, name=name) as progress:
+        yield took
 
 
 def closing_lines(manifest: Manifest, prefix: Path, *, seconds: float) -> str:

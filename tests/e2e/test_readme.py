@@ -116,6 +116,14 @@ def benchmark_flags() -> set[str]:
     return {flag for script in scripts for flag in re.findall(r'"(--[a-z0-9-]+)"', script.read_text())}
 
 
+@pytest.mark.parametrize("program", sorted({**COMMANDS, **DESCRIBED}))
+def test_help_says_what_kind_of_value_a_flag_takes(program: str) -> None:
+    groups, _ = {**COMMANDS, **DESCRIBED}[program]
+    actions = build_parser(groups, prog=program, description="")._actions
+    # Without a word of its own argparse repeats the flag's name: `--load LOAD`.
+    assert [action.dest for action in actions if action.nargs != 0 and action.metavar is None] == []
+
+
 def shown_commands() -> list[Command]:
     """Every whole command of a bash block, and of an indented line."""
     commands = []

@@ -187,6 +187,34 @@ def test_help_begins_with_the_form_and_ends_with_what_is_rare(capsys: pytest.Cap
     assert "--is-flat" not in text
 
 
+def test_help_fits_the_terminal_and_breaks_no_flag(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Wide:
+        """Wide."""
+
+        long_name: int = flag(1, help="in cm, as --very-long-name-of-another-flag has it, or --a-shorter-one")
+
+    monkeypatch.setenv("COLUMNS", "60")
+    command = "draw --long-name 3 --very-long-name-of-another-flag 4 --a-shorter-one 5"
+    with pytest.raises(SystemExit):
+        parse_flags(
+            ["--help"],
+            [Wide],
+            prog="draw",
+            description="Draws by --very-long-name-of-another-flag and by --a-shorter-one.",
+            usage="--long-name N [--very-long-name-of-another-flag N] [--a-shorter-one N]",
+            example=command,
+        )
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 60
+    assert text.count("--very-long-name-of-another-flag") == 4
+    assert text.count("--a-shorter-one") == 4
+    example = text.split("example: ")[1].split("\n\n")[0]
+    assert example.replace("\\\n    ", "") == command
+
+
 def test_a_flag_that_help_hides_is_known() -> None:
     shape, _ = parse("--num-sides", "4", "--is-flat")
     assert shape.is_flat

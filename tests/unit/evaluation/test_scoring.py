@@ -55,8 +55,9 @@ def test_a_scorer_of_the_response_alone_passes_the_swap_check(tmp_path: Path) ->
     path = pairs_file(tmp_path / "x.jsonl", [(3, 1), (2, 2), (5, 1)])
     (named,) = named_inputs("--data", [f"a={path}"])
     done = []
-    scored = score_set(TextScorer(length), named, advance=done.append)
-    assert sum(done) == len(scored.pairs) == 3
+    scored = score_set(TextScorer(length), named, took=lambda *counts: done.append(counts))
+    assert done == [(3, path.stat().st_size)]
+    assert len(scored.pairs) == 3
     assert scored.pairs.credits.tolist() == scored.pairs.length_credits.tolist() == [1.0, 0.5, 1.0]
     assert scored.swap.accuracy == pytest.approx(2.5 / 3)
     assert scored.swap.swapped_accuracy == pytest.approx(0.5 / 3)

@@ -120,7 +120,7 @@ def test_strict_stops_at_the_first_bad_record(run, capsys, workers):
     [
         ([], "in.jsonl holds no records"),
         (["{"], "none of the 1 records was kept (1 x invalid JSON); nothing was written\n"),
-        ([{"question": "q"}], "if your fields have other names, give them with --map-keys"),
+        ([{"question": "q"}], "give the names of your fields with --map-keys, or another --handler-name"),
     ],
 )
 def test_nothing_kept_is_an_error_without_files(run, capsys, records, message):

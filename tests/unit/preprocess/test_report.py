@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from modellink_rm.preprocess import report
-from modellink_rm.preprocess.report import Progress
-from modellink_rm.records import text_bytes
+from modellink_rm.preprocess.report import progress_over
 
 
 @pytest.mark.parametrize(("name", "share"), [("a.jsonl", ", 50% of the input"), ("a.jsonl.zst", "")])
@@ -17,6 +16,6 @@ def test_a_share_of_the_input_is_told_only_where_it_is_known(
     monkeypatch.setattr(report, "info", told.append)
     monkeypatch.setattr(report, "_SECONDS_BETWEEN_LINES", 0.0)
     (tmp_path / name).write_bytes(b"x" * 10)
-    with Progress(text_bytes([tmp_path / name]), log_interval=1) as progress:
-        progress.add(num_records=3, num_bytes=5, bad=[])
-    assert told[0].startswith(f"3 records{share}, ")
+    with progress_over(str(tmp_path / name), name="held-out") as took:
+        took(3, 5)
+    assert told[0].startswith(f"held-out: 3 records{share}, ")
