@@ -14,7 +14,6 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_types import known_fields
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.base_reference import BaseReference
-from modellink_rm.checkpoint.best import DIRECTORY_NAME, FILE_NAME, read_best
 from modellink_rm.checkpoint.files import (
     FILES_NAME,
     TENSOR_SUFFIX,
@@ -23,6 +22,7 @@ from modellink_rm.checkpoint.files import (
     read_files,
 )
 from modellink_rm.model.spec import ModelSpec
+from modellink_rm.report.best import DIRECTORY_NAME, FILE_NAME, read_best
 
 LATEST_NAME = "latest_checkpointed_iteration.txt"
 RUN_NAME = "run.json"

@@ -12,7 +12,6 @@ from modellink_rm.checkpoint.base_reference import (
     checkpoint_reference,
     directory_reference,
 )
-from modellink_rm.checkpoint.best import DIRECTORY_NAME
 from modellink_rm.checkpoint.contract import InferenceContract, contract_tokenizer, read_contract
 from modellink_rm.checkpoint.hf.directory import (
     HuggingFaceWeights,
@@ -27,6 +26,7 @@ from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.tensors import TensorTable
 from modellink_rm.model.resolve import resolve_shape
 from modellink_rm.model.shape import ModelShape
+from modellink_rm.report.best import DIRECTORY_NAME
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 
 

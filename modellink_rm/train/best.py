@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from modellink_rm.base.log import info
-from modellink_rm.checkpoint.best import FILE_NAME, BestCheckpoint, read_best, write_best
 from modellink_rm.checkpoint.layout import checkpoint_directory
+from modellink_rm.report.best import FILE_NAME, BestCheckpoint, read_best, write_best
 from modellink_rm.train.metrics_files import rows_until
 
 LOWEST_IS_BEST = "loss"

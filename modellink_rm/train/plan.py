@@ -11,7 +11,6 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import check_outputs
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.base_model import base_model_files
-from modellink_rm.checkpoint.best import read_best
 from modellink_rm.checkpoint.contract import contract_files, make_contract
 from modellink_rm.checkpoint.layout import latest_checkpoint
 from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model, with_attributes
@@ -25,6 +24,7 @@ from modellink_rm.model.fits import (
     check_training_fits_shape,
 )
 from modellink_rm.objective.objective import Objective
+from modellink_rm.report.best import read_best
 from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 from modellink_rm.train.continuing import (

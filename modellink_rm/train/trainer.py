@@ -10,7 +10,6 @@ from modellink_rm.base.platform import Platform
 from modellink_rm.batching.head_dropout import HeadDropout
 from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.batching.prefetch import GlobalBatches, prefetch
-from modellink_rm.checkpoint.best import BestCheckpoint, kept_iterations, write_best
 from modellink_rm.checkpoint.distributed import load_train_state
 from modellink_rm.checkpoint.layout import RunInfo
 from modellink_rm.checkpoint.load import build_and_load_model, check_finite, check_finite_state
@@ -23,6 +22,7 @@ from modellink_rm.model.frozen import freeze
 from modellink_rm.model.kernel_choice import check_requested_kernels, choose_kernels
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
+from modellink_rm.report.best import BestCheckpoint, kept_iterations, write_best
 from modellink_rm.report.run_files import ABOUT_NAME, METRICS_NAME
 from modellink_rm.train.about import about_run
 from modellink_rm.train.best import BestSoFar, best_so_far, correct_best

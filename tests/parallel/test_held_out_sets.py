@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.best import read_best
 from modellink_rm.checkpoint.source import open_source
 from modellink_rm.commands.preprocess import main as preprocess_main
 from modellink_rm.commands.train import run_config
+from modellink_rm.report.best import read_best
 from modellink_rm.report.run_files import ScoredExample, read_run
 from modellink_rm.train.plan import plan_run
 from tests.distributed import Workers

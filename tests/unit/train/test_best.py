@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modellink_rm.checkpoint.best import BestCheckpoint, read_best, write_best
+from modellink_rm.report.best import BestCheckpoint, read_best, write_best
 from modellink_rm.train.best import BestSoFar, correct_best
 
 
