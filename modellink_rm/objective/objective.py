@@ -20,11 +20,14 @@ class ObjectiveResult:
             `sum_names`.
         credits: float64 [n], the accuracy of each example, without gradient, for the accuracy of each data
             set; None of an objective without one.
+        counts: float64 [n], the labelled steps of each example, over which its loss is a sum and its credit
+            the number of hits; None where an example has one loss and one accuracy.
     """
 
     losses: Tensor
     sums: dict[str, Tensor]
     credits: Tensor | None = None
+    counts: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,9 +60,12 @@ class ProcessObjective:
             "right_hits": is_right & says_right,
             "wrong_hits": is_wrong & ~says_right,
         }
+        hits = sums["right_hits"] | sums["wrong_hits"]
         return ObjectiveResult(
             losses=targets.step_weight * targets.sum_by_example(losses, targets.examples),
             sums={name: values.double().sum() for name, values in sums.items()},
+            credits=targets.sum_by_example(hits.double(), targets.examples),
+            counts=targets.sum_by_example(is_labelled.double(), targets.examples),
         )
 
     def reported(self, scores: Tensor, targets: Targets) -> Tensor:

@@ -1,6 +1,6 @@
 """Losses and accuracies of each data set of a mixture, in training and in evaluations."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from modellink_rm.base.platform import tensor_on
+from modellink_rm.batching.batch import Batch
 from modellink_rm.dataset.blend import Part
 from modellink_rm.dataset.example import RowName
 from modellink_rm.dataset.mixture import names_of
 from modellink_rm.objective.objective import ObjectiveResult
 from modellink_rm.train.sums import Sums
 
-_SUMS = ("examples", "loss", "with_credit", "credit")
+_SUMS = ("examples", "counted", "loss", "with_credit", "credit")
 DataSetMetrics = Mapping[str, Mapping[str, float]]  # by the name of the data set
 
 
@@ -26,16 +27,20 @@ class ExampleFigures:
         names: of the examples.
         losses: float32 [n].
         credits: float64 [n], or None; see `ObjectiveResult`.
+        counts: float64 [n], or None; likewise.
     """
 
     names: tuple[RowName, ...]
     losses: Tensor
     credits: Tensor | None
+    counts: Tensor | None = None
 
     @classmethod
-    def of(cls, result: ObjectiveResult, names: tuple[RowName, ...]) -> "ExampleFigures":
-        """The figures of examples, without their gradients."""
-        return cls(names, result.losses.detach(), result.credits)
+    def of(cls, result: ObjectiveResult, batch: Batch) -> "ExampleFigures":
+        """The figures of a micro-batch's examples, without their gradients."""
+        # What a step weighs depends on the global batch, and a mean over steps does not.
+        losses = result.losses.detach() / batch.targets.step_weight
+        return cls(batch.names, losses, result.credits, result.counts)
 
 
 class DataSets:
@@ -65,13 +70,16 @@ class DataSets:
         return total
 
     def metrics(self, total: Mapping[str, float]) -> dict[str, dict[str, float]]:
-        """Mean loss, accuracy and number of the examples of each data set that has some, by name."""
+        """Mean loss, accuracy and number of the examples of each data set that has some, by name.
+
+        Of process rewards, loss and accuracy are means over labelled steps.
+        """
         found = {}
         for name in self.names:
-            examples, loss, with_credit, credit = (total[f"{name}/{one}"] for one in _SUMS)
-            if examples:
+            examples, counted, loss, with_credit, credit = (total[f"{name}/{one}"] for one in _SUMS)
+            if counted:
                 accuracy = {"accuracy": credit / with_credit} if with_credit else {}
-                found[name] = {"loss": loss / examples, **accuracy, "examples": round(examples)}
+                found[name] = {"loss": loss / counted, **accuracy, "examples": round(examples)}
         return found
 
     def _sums(self, values: Tensor) -> Sums:
@@ -81,15 +89,12 @@ class DataSets:
 
 
 def _by_number(figures: ExampleFigures, numbers: Tensor, num_data_sets: int) -> Tensor:
-    """The sums [num_data_sets, 4] float64 of examples [n] of the data sets `numbers` [n]."""
+    """The sums [num_data_sets, 5] float64 of examples [n] of the data sets `numbers` [n]."""
     losses = figures.losses.double()
-    ones = torch.ones_like(losses)
-    credits = figures.credits
-    columns: Sequence[Tensor] = (
-        (ones, losses, torch.zeros_like(ones), torch.zeros_like(ones))
-        if credits is None
-        else (ones, losses, ones, credits)
-    )
+    ones, zeros = torch.ones_like(losses), torch.zeros_like(losses)
+    counts = ones if figures.counts is None else figures.counts
+    with_credit, credits = (zeros, zeros) if figures.credits is None else (counts, figures.credits)
+    columns = (ones, counts, losses, with_credit, credits)
     is_of = numbers == torch.arange(num_data_sets, device=numbers.device)[:, None]
     # Not a product with ones and zeros: what is not finite in one data set stays there.
-    return torch.stack(list(columns), dim=-1).masked_fill(~is_of[..., None], 0.0).sum(dim=1)
+    return torch.stack(columns, dim=-1).masked_fill(~is_of[..., None], 0.0).sum(dim=1)

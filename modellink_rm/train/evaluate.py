@@ -98,7 +98,7 @@ def evaluate(
                 if ranks.reports_scores:
                     result = objective(scores, batch.targets)
                     sums += sums_of(result, batch)
-                    by_data_set += data_sets.sums([ExampleFigures.of(result, batch.names)], device)
+                    by_data_set += data_sets.sums([ExampleFigures.of(result, batch)], device)
                     found.add(objective.reported(scores, batch.targets), batch)
     for chunk in chunks:
         chunk.train()

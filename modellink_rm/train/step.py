@@ -68,7 +68,7 @@ class StepLoss:
             "sums": sums_of(result, batch),
             "losses": detached,
             "names": batch.names,
-            "figures": ExampleFigures.of(result, batch.names),
+            "figures": ExampleFigures.of(result, batch),
         }
         # A loss that is not finite makes the gradient NaN, so one check of the gradient norm covers
         # both without further communication.

@@ -1,5 +1,6 @@
 """InternLM2's focal ranking loss."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +23,10 @@ class FocalLoss:
     def __call__(self, pairs: ScoredPairs) -> Tensor:
         """The loss of each pair [n], float32."""
         difference = pairs.chosen - pairs.rejected
-        # 1 - 2 (p - 1/2) = 2 sigmoid(-difference): exact where p rounds to 1.
-        factor = torch.where(difference > 0, 2 * torch.sigmoid(-difference), 1.0)
-        return factor**self.gamma * -logsigmoid(difference)
+        # 1 - 2 (p - 1/2) = 2 sigmoid(-difference): exact where p rounds to 1. By its logarithm, since the
+        # derivative of 0^gamma is infinite for a gamma below 1.
+        log_factor = torch.where(difference > 0, math.log(2) + logsigmoid(-difference), 0.0)
+        return torch.exp(self.gamma * log_factor) * -logsigmoid(difference)
 
 
 LOSSES.add(LossType(make=lambda config: FocalLoss(gamma=config.focal_gamma)), "focal")

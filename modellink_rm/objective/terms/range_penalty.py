@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import relu
 
 from modellink_rm.batching.targets import Targets
 
@@ -30,9 +31,12 @@ class RangePenalty:
 
     def __call__(self, scores: Tensor, targets: Targets) -> Tensor:
         """The term of each example [num_examples]."""
-        inside = scores.clamp(self.low + _EDGE, self.high - _EDGE)
-        barrier = -torch.log(self.high - inside) - torch.log(inside - self.low)
-        at = inside.detach()
-        slope = 1 / (self.high - at) - 1 / (at - self.low)
-        barrier = barrier + slope * (scores - inside)
+        # By the distances from the ends, which float32 has exactly near them: those of a clamped score
+        # would round the 0.001 to three digits.
+        to_high, to_low = self.high - scores, scores - self.low
+        farthest = self.high - self.low - _EDGE
+        at_high, at_low = to_high.clamp(_EDGE, farthest), to_low.clamp(_EDGE, farthest)
+        slope = (1 / at_high - 1 / at_low).detach()
+        outside = relu(_EDGE - to_high) - relu(_EDGE - to_low)
+        barrier = -torch.log(at_high) - torch.log(at_low) + slope * outside
         return self.weight * targets.mean_by_example(barrier, targets.examples)

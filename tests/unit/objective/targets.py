@@ -1,4 +1,4 @@
-"""Targets of examples that have nothing but ranks and margins."""
+"""Targets of examples that have nothing but ranks and margins, or labelled steps."""
 
 import numpy as np
 
@@ -26,3 +26,15 @@ def pairs(number: int, margins: list[float | None] | None = None) -> Targets:
     """Targets of so many pairs."""
     of_pairs = tuple(None if margin is None else (margin,) for margin in margins or [None] * number)
     return targets(*[(1, 2)] * number, margins=of_pairs)
+
+
+def steps(*labels: tuple[float, ...], weight: float = 1.0) -> Targets:
+    """Targets of one response in steps for each tuple of labels."""
+    ids = np.ones(9, np.int32)
+    return targets_of(
+        [
+            Example(index, (Response(ids, 1, step_ends=tuple(range(1, len(one) + 1)), step_labels=one),))
+            for index, one in enumerate(labels)
+        ],
+        step_weight=weight,
+    )

@@ -79,6 +79,17 @@ def test_loss_and_gradient_are_finite_at_scores_far_apart(name: str, size: float
     assert losses[0] > losses[1] >= 0.0
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.5])
+def test_focal_loss_has_a_finite_gradient_for_any_exponent_and_difference(gamma: float) -> None:
+    chosen = torch.tensor([1e4, 200.0, 0.0, -1e4], requires_grad=True)
+    nothing = torch.full((4,), math.nan)
+    FocalLoss(gamma=gamma)(
+        ScoredPairs(chosen=chosen, rejected=torch.zeros(4), margins=nothing)
+    ).sum().backward()
+    assert chosen.grad is not None
+    assert chosen.grad.tolist() == pytest.approx([0.0, 0.0, -0.5, -1.0])
+
+
 @pytest.mark.parametrize("name", OF_PREFERENCES)
 def test_gradient_is_that_of_the_function(name: str) -> None:
     scores = torch.tensor([0.3, -1.0, 2.0, 1.5, -0.7, 0.2], dtype=torch.float64, requires_grad=True)
@@ -104,6 +115,17 @@ def test_score_outside_the_range_is_pulled_back() -> None:
     assert scores.grad is not None
     assert scores.grad[0] > 1.0
     assert scores.grad[1] < -1.0
+
+
+def test_range_penalty_outside_the_range_is_the_tangent_of_the_barrier() -> None:
+    """In float32, where the distance from the end to the edge of the barrier has three digits."""
+    scores = torch.tensor([7.0, -6.0], requires_grad=True)
+    found = RangePenalty(weight=1.0, low=-5.0, high=5.0)(scores, pairs(1))
+    found.sum().backward()
+    at_edge, slope = -math.log(1e-3) - math.log(9.999), 1 / 1e-3 - 1 / 9.999
+    assert found.item() == pytest.approx(at_edge + slope * (2.001 + 1.001) / 2, rel=1e-6)
+    assert scores.grad is not None
+    assert scores.grad.tolist() == pytest.approx([slope / 2, -slope / 2], rel=1e-6)
 
 
 @pytest.mark.parametrize(

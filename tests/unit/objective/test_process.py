@@ -2,31 +2,17 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.batching.targets import Targets, targets_of
 from modellink_rm.config.objective import ObjectiveConfig
-from modellink_rm.dataset.example import Example, Response
 from modellink_rm.model.heads.steps import StepHead
 from modellink_rm.objective.choice import choose_objective
 from modellink_rm.objective.process import ProcessObjective
+from tests.unit.objective.targets import steps
 
 NAN = math.nan
-
-
-def steps(*labels: tuple[float, ...], weight: float = 1.0) -> Targets:
-    """Targets of one response in steps for each tuple of labels."""
-    ids = np.ones(9, np.int32)
-    return targets_of(
-        [
-            Example(index, (Response(ids, 1, step_ends=tuple(range(1, len(one) + 1)), step_labels=one),))
-            for index, one in enumerate(labels)
-        ],
-        step_weight=weight,
-    )
 
 
 def softplus(value: float) -> float:

@@ -1,5 +1,6 @@
 """Figures of each data set of a mixture."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from modellink_rm.dataset.example import RowName
+from modellink_rm.objective.process import ProcessObjective
 from modellink_rm.train.data_sets import DataSets, ExampleFigures
+from tests.unit.objective.targets import steps
 
 CPU = torch.device("cpu")
 
@@ -46,6 +49,23 @@ def test_losses_and_accuracies_are_those_of_each_data_set_over_all_micro_batches
 def test_objective_without_an_accuracy_has_losses_alone() -> None:
     found = metrics(DataSets(part_of("data/a", "data/b")), figures("ab", [1.0, 2.0], None))
     assert found == {"a": {"loss": 1.0, "examples": 1}, "b": {"loss": 2.0, "examples": 1}}
+
+
+def test_loss_and_accuracy_of_steps_are_means_over_the_labelled_steps_of_each_data_set() -> None:
+    """Whatever the responses of the other data set, which the weight of a step in its global batch is of."""
+    labels, others = (1.0, 0.0), (1.0,) * 6
+    scores = torch.tensor([2.0, -1.0, *[0.0] * 6])
+    names = (RowName("data/short", 0), RowName("data/long", 0))
+    parts = []
+    for weight in (0.25, 3.0):
+        batch: Any = SimpleNamespace(names=names, targets=steps(labels, others, weight=weight))
+        parts.append(ExampleFigures.of(ProcessObjective()(scores, batch.targets), batch))
+    found = metrics(DataSets(part_of("data/short", "data/long")), *parts)
+    loss = (math.log1p(math.exp(-2.0)) + math.log1p(math.exp(-1.0))) / 2
+    assert found == {
+        "short": {"loss": pytest.approx(loss, rel=1e-6), "accuracy": 1.0, "examples": 2},
+        "long": {"loss": pytest.approx(math.log(2), rel=1e-6), "accuracy": 0.0, "examples": 2},
+    }
 
 
 def test_loss_that_is_not_finite_stays_in_its_data_set() -> None:
