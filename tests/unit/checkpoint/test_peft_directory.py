@@ -169,7 +169,12 @@ def test_a_head_of_attributes_comes_with_the_adapter(model: Path, tmp_path: Path
     assert planned(model, adapter).num_outputs == 2
     source = open_source(str(model / "model"), adapter=str(adapter))
     assert source.attributes == ("LABEL_0", "LABEL_1")
-    contract = {"prompt_type": None, "template_fingerprint": None, "eos_rule": None, "truncation": "right"}
+    contract: dict[str, object] = {
+        "prompt_type": None,
+        "template_fingerprint": None,
+        "eos_rule": None,
+        "truncation": "right",
+    }
     contract |= {"tokenizer_fingerprint": "x", "tokenizer_not_use_fast": False, "seq_length": 8}
     (adapter / CONTRACT_NAME).write_text(json.dumps({**contract, "attributes": ["good", "long"]}))
     assert source.attributes == ("good", "long")
