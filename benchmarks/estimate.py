@@ -4,9 +4,10 @@
     python benchmarks/estimate.py --shapes llama mixtral --layouts tp2
 
 Five models of random float32 weights are trained for two steps in one process, and in two: tensor, pipeline
-and data parallel, and data parallel with the distributed optimizer. Each process notes its resident memory
-once everything is imported, and the most that it took until the end; the table has the difference, in MB, of
-the process that took the most. The exit code is 1 where an estimate is more than a tenth off.
+and data parallel, and data parallel with the distributed optimizer; in one, also with recomputation, and with
+the head, the last two layers or adapters trained alone. Each process notes its resident memory once all is
+imported, and the most that it took until the end; the table has the difference, in MB, of the process that
+took the most. The exit code is 1 where an estimate is more than a tenth off.
 """
 
 import argparse
@@ -46,6 +47,9 @@ LAYOUTS = {
     "dp2": Layout(2),
     "divided": Layout(2, ("--use-distributed-optimizer",)),
     "recompute": Layout(1, ("--recompute-granularity", "full")),
+    "head": Layout(1, ("--freeze-base",)),
+    "last2": Layout(1, ("--train-last-n-layers", "2")),
+    "lora": Layout(1, ("--lora-r", "8")),
 }
 _LLAMA = {
     "vocab_size": VOCAB_SIZE,

@@ -11,6 +11,16 @@ import torch
 
 from tests.distributed import Workers
 
+# What expert tensor parallelism divides of the tensors of an expert.
+_DIVIDED_OF_EXPERTS = {
+    "fc1.weight": 0,
+    "fc1.adapter.a": None,
+    "fc1.adapter.b": 0,
+    "fc2.weight": 1,
+    "fc2.adapter.a": 1,
+    "fc2.adapter.b": None,
+}
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -78,7 +88,7 @@ def train_part(argv: list[str], saves: bool = True) -> dict[str, Any]:
             dimension = tensor.partition_dim if getattr(tensor, "tensor_model_parallel", False) else None
             rank = ranks.tp_rank
             if ".experts." in name and ranks.etp_size > 1:
-                dimension, rank = (0 if name.endswith("fc1.weight") else 1), ranks.etp_rank
+                dimension, rank = _DIVIDED_OF_EXPERTS[name.split(".", 6)[6]], ranks.etp_rank
             parameters[name] = (dimension, rank, tensor.detach().float().clone().numpy())
         return {"dp_rank": ranks.dp_rank, "parameters": parameters}
 

@@ -18,13 +18,13 @@ ADAPTER_INFIX = f".{ADAPTER}."
 class Lora:
     """Low-rank updates of a frozen model's matrices (Hu et al. 2021, arXiv 2106.09685).
 
-    A matrix W [out, in] becomes W + scaling * B A, with A [r, in] and B [out, r].
+    A matrix W [out, in] becomes W + scaling * B A, with A [r, in] and B [out, r]; each expert has its own.
 
     Attributes:
         rank: r.
         alpha: the scaling is alpha / r.
         targets: the matrices that have one, as the family stores them: names within a layer, sorted, such as
-            "self_attn.q_proj".
+            "self_attn.q_proj"; of experts as transformers has them, "mlp.experts.down_proj".
         dropout: of the input of A, in training.
         use_rslora: the scaling is alpha / sqrt(r) (Kalajdzievski 2023, arXiv 2312.03732).
         quantization: how the layers' own matrices are held; "" as they were trained.

@@ -6,6 +6,7 @@ the numbers of a matrix again on a GPU.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,12 +80,23 @@ class NF4Weight(nn.Module):
             first: heads of each group.
             by_head: the rows as (groups, heads of a group, rows of a head).
         """
+        return self._made_of(lambda tensor: tensor.view(*by_head, tensor.shape[1])[:, first].flatten(0, 2))
+
+    def stacked(self, number: int) -> list["NF4Weight"]:
+        """The `number` equally large matrices that lie one after another in this one, which they share."""
+        size = len(self.codes) // number
+        return [
+            self._made_of(lambda tensor, start=start: tensor[start : start + size])  # type: ignore[misc]
+            for start in range(0, number * size, size)
+        ]
+
+    def _made_of(self, rows: Callable[[Tensor], Tensor]) -> "NF4Weight":
+        """A matrix of some of the rows of the codes, and of those of the scales."""
         part = NF4Weight.__new__(NF4Weight)
         nn.Module.__init__(part)
         part.dtype = self.dtype
         for name, tensor in (("codes", self.codes), ("scales", self.scales)):
-            heads = tensor.view(*by_head, tensor.shape[1])[:, first]
-            part.register_buffer(name, heads.flatten(0, 2), persistent=False)
+            part.register_buffer(name, rows(tensor), persistent=False)
         return part
 
 

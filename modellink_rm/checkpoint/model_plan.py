@@ -64,7 +64,11 @@ def plan_model(
         if head not in (None, spec.head):
             raise UserError(_other_head_message(source.name, spec.head))
     elif source.hugging_face is not None:
-        loosely = loosely or source.outputs_of_adapter is not None
+        brought = source.head_of_adapter
+        if brought is not None:
+            if head not in (None, brought):
+                raise UserError(_other_head_message(source.adapter_name, brought, flag="--load-adapter"))
+            loosely, head = True, brought
         spec = _spec_of_hugging_face(source.hugging_face, model, parallel, loosely=loosely, head=head)
     else:
         warn_once("without --load the weights are random")
@@ -120,7 +124,7 @@ def _with_head_of_adapter(spec: ModelSpec, num_outputs: int, source: ModelSource
     Raises:
         UserError: its own one is of another kind.
     """
-    if spec.head != REWARD_HEAD or (source.has_own_head and spec.num_outputs != num_outputs):
+    if spec.head != source.head_of_adapter or (source.has_own_head and spec.num_outputs != num_outputs):
         raise UserError(
             f"{source.adapter_name} brings a head with {num_outputs} output(s) of a reward model of whole "
             f"responses, and {source.name} has another head; give the model that the adapter was trained on"
@@ -162,7 +166,7 @@ def _check_adapters(source: ModelSource, spec: ModelSpec, parallel: ParallelConf
             f"--load-in-4bit needs a Hugging Face directory: {base.name} is a checkpoint; python -m "
             f"modellink_rm export --load {base.name} --output DIR makes one of it"
         )
-    check_quantized_sizes(spec, tensor_parallel_size=parallel.tensor_model_parallel_size)
+    check_quantized_sizes(spec, parallel)
 
 
 def _of_language_model(source: ModelSource) -> ModelSource:
@@ -233,11 +237,11 @@ def _spec_of_hugging_face(
     )
 
 
-def _other_head_message(name: str, found: str) -> str:
+def _other_head_message(name: str, found: str, *, flag: str = "--load") -> str:
     stages = {REWARD_HEAD: "rm", STEP_HEAD: "prm"}
     what = {REWARD_HEAD: "whole responses", STEP_HEAD: "steps"}
     return (
-        f"--load {name} holds a model with a head for {what[found]}, which --stage {stages[found]} trains; "
+        f"{flag} {name} holds a model with a head for {what[found]}, which --stage {stages[found]} trains; "
         "give that stage, or weights without a head"
     )
 

@@ -80,6 +80,11 @@ class ModelSource:
         return self.adapter.num_outputs(self._tensors) if self.adapter is not None else None
 
     @property
+    def head_of_adapter(self) -> str | None:
+        """What that head says, as `ModelSpec.head`; None if none came."""
+        return self.adapter.head_kind(self._tensors) if self.adapter is not None else None
+
+    @property
     def has_own_head(self) -> bool:
         """Whether a head comes with the weights, apart from adapters."""
         if self.checkpoint is not None:

@@ -47,6 +47,10 @@ class EstimateConfig:
     recompute_granularity: str | None = flag(
         None, help="what is recomputed in the backward pass", choices=("none", "selective", "full")
     )
+    freeze_base: bool = flag(False, help="train the reward head alone")
+    train_last_n_layers: int | None = flag(
+        None, minimum=1, help="train only the last N layers, the final norm and the reward head"
+    )
     dtype: str | None = flag(
         None, help="of weights and activations; by default bf16, on a CPU fp32", choices=("bf16", "fp32")
     )
@@ -57,6 +61,10 @@ class EstimateConfig:
 
     def __post_init__(self) -> None:
         check_minimums(self)
+        if self.freeze_base and self.train_last_n_layers is not None:
+            raise UserError(
+                "--freeze-base and --train-last-n-layers exclude each other: the first trains no layer"
+            )
         if self.peak_tflops is not None and not _SLOWEST <= self.peak_tflops <= _FASTEST:
             raise UserError(
                 f"--peak-tflops must lie between {_SLOWEST:g} and {_FASTEST:g}, got {self.peak_tflops:g}"
@@ -65,3 +73,8 @@ class EstimateConfig:
             raise UserError(
                 f"--mean-length {self.mean_length} is above --seq-length {self.seq_length}, the longest"
             )
+
+    @property
+    def num_trained_layers(self) -> int | None:
+        """The last layers that are trained, 0 for the head alone; None where nothing is frozen."""
+        return 0 if self.freeze_base else self.train_last_n_layers

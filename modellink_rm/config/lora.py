@@ -22,7 +22,7 @@ class LoraConfig:
         (),
         metavar="MODULE",
         help="matrices that have one: linear_qkv, linear_proj, linear_fc1, linear_fc2, or names of the "
-        "model's own, as q_proj; by default all but those of experts",
+        "model's own, as q_proj or experts.down_proj; by default all but those of experts",
     )
     lora_dropout: float | None = flag(None, help="dropout of the updates' input; by default none")
     lora_use_rslora: bool = flag(False, help="multiply by --lora-alpha / sqrt(rank)")

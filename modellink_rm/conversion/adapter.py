@@ -16,9 +16,12 @@ from modellink_rm.config.export import ExportConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
+from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
 from modellink_rm.conversion.output import making
 from modellink_rm.conversion.plan import DTYPES, check_output
+from modellink_rm.conversion.publisher_code import check_token_classifier
 from modellink_rm.model.config import Kernels
+from modellink_rm.model.heads.steps import NUM_LABELS
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import process_groups, world_size_from_environment
 from modellink_rm.version import __version__
@@ -27,27 +30,38 @@ _CARD = """\
 ---
 base_model: {base}
 library_name: peft
-pipeline_tag: text-classification
+pipeline_tag: {task}
 tags:
 - reward-model
 - lora
 ---
 # Adapters of a reward model
 
-{lora}, trained with modellink-rm {version}; the reward head is with them. A higher score is a better answer,
-read at the last token of the rendered response.{template}
+{lora}, trained with modellink-rm {version}; the reward head is with them. {meaning}{template}
 
 ```python
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import {classifier}
 
-base = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels={outputs}, dtype="auto")
+base = {classifier}.from_pretrained({base!r}, num_labels={outputs}, dtype="auto")
 model = PeftModel.from_pretrained(base, DIRECTORY).eval()
 with torch.no_grad():
-    print(model(input_ids=ids).logits[0, 0].item())
+    print({read})
 ```
 """
+_OF_RESPONSES = {
+    "task": "text-classification",
+    "classifier": "AutoModelForSequenceClassification",
+    "meaning": "A higher score is a better answer, read at the last token of the rendered response.",
+    "read": "model(input_ids=ids).logits[0, 0].item()",
+}
+_OF_STEPS = {
+    "task": "token-classification",
+    "classifier": "AutoModelForTokenClassification",
+    "meaning": "They give the probability that a step of an answer is right, read at {end} after each step.",
+    "read": "model(input_ids=ids).logits[0, ends].softmax(dim=-1)[:, 1].tolist()",
+}
 
 
 def is_of_adapters(config: ExportConfig) -> bool:
@@ -104,10 +118,8 @@ def _check_flags(config: ExportConfig, checkpoint: CheckpointInfo) -> None:
     if checkpoint.run.spec.is_language_model:
         raise UserError("the adapters of a language model are written with it: give --merge")
     if checkpoint.run.spec.scores_steps:
-        raise UserError(
-            "PEFT's form has no place for the head of a model that scores steps; --merge writes it"
-        )
-    if checkpoint.run.spec.head_bias:
+        check_token_classifier(checkpoint.run.spec.shape.family)
+    elif checkpoint.run.spec.head_bias:
         raise UserError(
             "PEFT's form has no place for the bias of this model's head; --merge --form llamafactory has"
         )
@@ -127,10 +139,10 @@ def _card(plan: ModelPlan, contract: InferenceContract) -> str:
     base, template = plan.source.reference.path, ""
     if contract.prompt_type is not None:
         template = f" Prompts are rendered by the template {contract.prompt_type}, see {CONTRACT_NAME}."
+    texts, outputs = _OF_RESPONSES, plan.spec.num_outputs
+    if plan.spec.scores_steps:
+        end = f"`{contract.placeholder_token or DEFAULT_PLACEHOLDER}`"
+        texts, outputs = _OF_STEPS | {"meaning": _OF_STEPS["meaning"].format(end=end)}, NUM_LABELS
     return _CARD.format(
-        base=base,
-        lora=plan.spec.lora,
-        version=__version__,
-        template=template,
-        outputs=plan.spec.num_outputs,
+        base=base, lora=plan.spec.lora, version=__version__, template=template, outputs=outputs, **texts
     )

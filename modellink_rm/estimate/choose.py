@@ -16,7 +16,7 @@ from modellink_rm.estimate.gpus import GIB, Cluster
 from modellink_rm.estimate.memory import CPU, CUDA, Memory, Workload, largest_micro_batch, memory_of
 from modellink_rm.estimate.step_time import StepTime, step_time
 from modellink_rm.model.adapter_targets import new_adapters
-from modellink_rm.model.fits import check_parallel_fits_shape
+from modellink_rm.model.fits import check_parallel_fits_shape, check_trained_layers
 from modellink_rm.model.resolve import padded_vocab_size
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
@@ -58,6 +58,9 @@ class Choice:
         words += ["--use-distributed-optimizer"] if self.run.optim.use_distributed_optimizer else []
         if precision.recompute_granularity is not None:
             words.append(f"--recompute-granularity {precision.recompute_granularity}")
+        if self.run.num_trained_layers is not None:
+            last = self.run.num_trained_layers
+            words.append(f"--train-last-n-layers {last}" if last else "--freeze-base")
         return [*words, f"--max-tokens-per-micro-batch {self.max_tokens}"]
 
 
@@ -89,6 +92,9 @@ def best_choice(question: Question) -> Choice:
     Raises:
         UserError: none fits, with what would, or the sizes that are given cannot be.
     """
+    check_trained_layers(
+        question.config.num_trained_layers, question.shape, has_adapters=bool(question.lora.given)
+    )
     choices = list(_choices(question))
     if not choices:
         raise UserError(_impossible(question))
@@ -133,6 +139,7 @@ def _choices(question: Question) -> Iterator[Choice]:
                 num_micro_batches=max(1, -(-pairs * 2 * _mean_length(config) // max_tokens)),
                 device=CPU if cluster.is_cpu else CUDA,
                 compiles_elementwise=not cluster.is_cpu,
+                num_trained_layers=config.num_trained_layers,
             )
             time = step_time(
                 run, cluster, batch_size=config.global_batch_size, mean_length=_mean_length(config)

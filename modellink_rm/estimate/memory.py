@@ -53,6 +53,8 @@ class Workload:
         world_size: processes of the run.
         num_tokens: of its largest micro-batch, over all processes that share it.
         num_micro_batches: of a step, of one replica.
+        num_trained_layers: the last layers, where the others and the embedding are frozen; 0 where only the
+            head is trained.
         compiles_elementwise: whether norm, rotation and gate are compiled.
     """
 
@@ -65,6 +67,13 @@ class Workload:
     num_micro_batches: int
     device: Device
     compiles_elementwise: bool = False
+    num_trained_layers: int | None = None
+
+    @property
+    def first_trained_layer(self) -> int:
+        """The number of the first layer that is not frozen; with adapters of layers, 0."""
+        num_layers = self.spec.shape.num_layers
+        return 0 if self.num_trained_layers is None else num_layers - self.num_trained_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +116,16 @@ def memory_of(run: Workload) -> Memory:
 
 def memory_of_stage(run: Workload, stage: int) -> Memory:
     """The memory of each process of a pipeline stage, from 0."""
-    parameters = parameters_of_stage(run.spec, run.parallel, stage)
+    parameters = parameters_of_stage(run.spec, run.parallel, stage, num_trained_layers=run.num_trained_layers)
     size = 2 if run.precision.bf16 else 4
     gradients = 4 * parameters.trained
-    adapters = size * (parameters.adapters or 0)
-    weights = size * (parameters.total - parameters.quantized) + adapters
+    weights = size * (parameters.total - parameters.quantized + parameters.adapters)
     weights += round(_NF4_BYTES * parameters.quantized)
     activations, transient = _activations(run, stage)
     # The more micro-batches wait, the more of them find the blocks that others left.
     share = (1 + 1 / _chunks_in_flight(run, stage)) / 2
     # A gradient, before it is added to the float32 sum, or a matrix of 4 bits while it is multiplied.
-    has_largest = parameters.adapters is None or parameters.quantized
-    largest = parameters.largest * size if has_largest else 0
+    largest = parameters.largest * size
     slack = (run.device.slack - 1) * share * (activations + transient)
     is_divided = run.optim.divides_state(run.precision)
     has_replicas = run.parallel.data_parallel_size(run.world_size) * run.parallel.context_parallel_size > 1
@@ -141,10 +148,10 @@ def _optimizer_bytes(run: Workload, parameters: Parameters) -> int:
         return size * parameters.trained
     stage_size = run.world_size // run.parallel.pipeline_model_parallel_size
     copies = stage_size // run.parallel.tensor_model_parallel_size
-    if parameters.adapters is not None:
-        return size * -(-parameters.adapters // copies)
     expert_copies = stage_size // run.parallel.expert_group_size
-    return size * (-(-parameters.ordinary // copies) + -(-parameters.experts // expert_copies))
+    return size * (
+        -(-parameters.trained_ordinary // copies) + -(-parameters.trained_experts // expert_copies)
+    )
 
 
 def _activations(run: Workload, stage: int) -> tuple[float, float]:
@@ -160,7 +167,10 @@ def _activations(run: Workload, stage: int) -> tuple[float, float]:
     )
     layers = layers_of_stage(shape.num_layers, parallel, stage)
     num_chunks = parallel.num_virtual_stages(shape.num_layers)
-    of_layers = [bytes_of_layer(shape, layer, parallel, operations) for layer in layers]
+    whole = [bytes_of_layer(shape, layer, parallel, operations) for layer in layers]
+    of_layers = [
+        0.0 if layer < run.first_trained_layer else size for layer, size in zip(layers, whole, strict=True)
+    ]
     of_input = bytes_of_input(shape, parallel, operations)
     kept, recomputed = _recomputed(run.precision, of_layers, of_input, num_chunks)
     # A stage's output is kept until its backward pass.

@@ -43,11 +43,14 @@ class StepTime:
 
 
 @cache
-def flops_of_pair(shape: ModelShape, length: int, *, trains_weights: bool = True) -> int:
+def flops_of_pair(
+    shape: ModelShape, length: int, *, trained_share: float = 1.0, trains_weights: bool = True
+) -> int:
     """FLOPs to train on a pair of `length` tokens a side, half of it a prompt that both share."""
     ids = np.zeros(length, dtype=np.int32)
     sides = (Response(ids, length // 2), Response(ids + np.arange(length) // (length // 2), length // 2))
-    return training_flops(shape, pack_examples([Example(0, sides)]), trains_weights=trains_weights)
+    batch = pack_examples([Example(0, sides)])
+    return training_flops(shape, batch, trained_share=trained_share, trains_weights=trains_weights)
 
 
 def step_time(run: Workload, cluster: Cluster, *, batch_size: int, mean_length: int) -> StepTime:
@@ -57,7 +60,12 @@ def step_time(run: Workload, cluster: Cluster, *, batch_size: int, mean_length: 
         mean_length: tokens of prompt and response of a pair's side, of which half are prompt.
     """
     parallel, shape = run.parallel, run.spec.shape
-    flops = batch_size * flops_of_pair(shape, mean_length, trains_weights=run.spec.lora is None)
+    flops = batch_size * flops_of_pair(
+        shape,
+        mean_length,
+        trained_share=1 - run.first_trained_layer / shape.num_layers,
+        trains_weights=run.spec.lora is None,
+    )
     peak = (cluster.gpu.tflops or 1.0) * 1e12 * run.world_size  # without a speed, to compare choices
     computed = flops * _COST_OF_RECOMPUTING[run.precision.recompute_granularity]
     busy = computed / (peak * _share(run, cluster))
@@ -91,7 +99,11 @@ def _seconds_of_exchanges(run: Workload, cluster: Cluster) -> float:
     if stage_size == parallel.tensor_model_parallel_size:
         return 0.0
     size = 2 if run.precision.bf16 else 4
-    parameters = parameters_of_stage(run.spec, parallel, 0).trained
+    stages = range(parallel.pipeline_model_parallel_size)
+    parameters = max(
+        parameters_of_stage(run.spec, parallel, stage, num_trained_layers=run.num_trained_layers).trained
+        for stage in stages
+    )
     is_in_node = run.world_size <= cluster.per_node
     rate = _BYTES_PER_SECOND_IN_NODE if is_in_node else _BYTES_PER_SECOND_BETWEEN_NODES
     return parameters * (4 + size) / rate

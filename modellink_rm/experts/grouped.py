@@ -1,8 +1,12 @@
 """Linear layers of several experts at once."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from modellink_rm.adapters.nf4 import NF4Weight, dequantized
 
 _BYTES_OF_ALIGNMENT = 16
 
@@ -24,6 +28,35 @@ def grouped_linear(rows: Tensor, weight: Tensor, counts: Tensor, bias: Tensor | 
     biases = [None] * len(weight) if bias is None else bias.unbind(0)
     parts = zip(torch.split(rows, counts.tolist()), weight.unbind(0), biases, strict=True)
     return torch.cat([functional.linear(part, matrix, vector) for part, matrix, vector in parts])
+
+
+def grouped_nf4_linear(rows: Tensor, weight: NF4Weight, counts: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `grouped_linear`, with the matrices of the experts one after another in 4 bits.
+
+    They are made again for the backward pass: only their codes and scales are kept.
+    """
+    output: Tensor = _Product.apply(rows, weight.codes, weight.scales, counts)  # type: ignore[no-untyped-call]
+    return output if bias is None else output + _bias_of_rows(bias, counts, num_rows=len(rows))
+
+
+class _Product(torch.autograd.Function):
+    """The product with matrices that are not updated."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, codes: Tensor, scales: Tensor, counts: Tensor) -> Tensor:
+        ctx.save_for_backward(codes, scales, counts)
+        return grouped_linear(rows, _matrices(codes, scales, counts, rows.dtype), counts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        codes, scales, counts = ctx.saved_tensors
+        transposed = _matrices(codes, scales, counts, gradient.dtype).transpose(1, 2)
+        return grouped_linear(gradient, transposed, counts), None, None, None
+
+
+def _matrices(codes: Tensor, scales: Tensor, counts: Tensor, dtype: torch.dtype) -> Tensor:
+    """Those of all experts, [E, out, in]."""
+    return dequantized(codes, scales, dtype).unflatten(0, (len(counts), -1))
 
 
 def _bias_of_rows(bias: Tensor, counts: Tensor, *, num_rows: int) -> Tensor:

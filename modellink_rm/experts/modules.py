@@ -1,5 +1,6 @@
 """The weights of a mixture of experts: the router's, the shared expert's gate, and the experts'."""
 
+import math
 from typing import Any
 
 import torch
@@ -11,9 +12,12 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modellink_rm.adapters.lora import Lora
+from modellink_rm.adapters.nf4 import NF4Weight
+from modellink_rm.experts.adapter import ExpertsAdapter
 from modellink_rm.experts.balance import Routing, balanced
 from modellink_rm.experts.dispatch import ExpertProcesses
-from modellink_rm.experts.grouped import grouped_linear
+from modellink_rm.experts.grouped import grouped_linear, grouped_nf4_linear
 from modellink_rm.experts.shape import Experts
 
 
@@ -113,17 +117,22 @@ class LocalExperts(MegatronModule):
 
     def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
         """Outputs [m, h] of rows [m, h] in the order of the experts, `counts` of each."""
-        fc1_bias = None if self.fc1.bias is None else self.fc1.bias.flatten(1, 2)
-        gate_and_up = grouped_linear(rows, self.fc1.weight.flatten(1, 2), counts, fc1_bias)
-        return grouped_linear(self.activation(gate_and_up), self.fc2.weight, counts, self.fc2.bias)
+        output: Tensor = self.fc2(self.activation(self.fc1(rows, counts)), counts)
+        return output
 
 
 class ExpertWeights(nn.Module):
     """One matrix of every local expert: [experts, 2, f, h] for gate and up, [experts, h, f] for down.
 
     Attributes:
+        shape: of the weight.
         bias: [experts, 2, f] or [experts, h], or None.
+        adapter: an update of each expert's matrix; None for none.
+        quantized: the matrices one after another, where `weight` is None.
     """
+
+    adapter: ExpertsAdapter | None
+    quantized: NF4Weight | None
 
     def __init__(
         self,
@@ -140,15 +149,24 @@ class ExpertWeights(nn.Module):
             divided_axis: what expert tensor parallelism divides.
         """
         super().__init__()
+        self.shape = shape
         self.divided_axis = divided_axis
         self.processes = processes
-        device = torch.cuda.current_device()
-        self.weight = nn.Parameter(torch.empty(shape, dtype=config.params_dtype, device=device))
-        if config.perform_initialization:
-            config.init_method(self.weight)
+        self.dtype = config.params_dtype
+        self.device = device = torch.device(torch.cuda.current_device())
+        self.register_module("adapter", None)
+        self.register_module("quantized", None)
+        self.register_parameter("weight", None)
+        if config.quantizes_weights:
+            rows = math.prod(shape[:-1])
+            self.quantized = NF4Weight(rows, shape[-1], dtype=self.dtype, device=device)
+        else:
+            self.weight = nn.Parameter(torch.empty(shape, dtype=self.dtype, device=device))
+            if config.perform_initialization:
+                config.init_method(self.weight)
         self.bias = None
         if has_bias:
-            self.bias = nn.Parameter(torch.zeros(shape[:-1], dtype=config.params_dtype, device=device))
+            self.bias = nn.Parameter(torch.zeros(shape[:-1], dtype=self.dtype, device=device))
         # Their gradients are reduced over the processes that hold the same experts, and each of those that
         # do not counts them in the gradient norm. Without expert parallelism too, so that checkpoints are the
         # same.
@@ -156,13 +174,50 @@ class ExpertWeights(nn.Module):
             parameter.allreduce = False  # type: ignore[attr-defined]
             set_tensor_model_parallel_attributes(parameter, True, 0, 1)
 
+    def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """Each row [m, in] times the matrix of its expert, plus the expert's bias, [m, out].
+
+        Args:
+            counts: int64 [experts], rows of each, which lie in their order.
+        """
+        bias = None if self.bias is None else self.bias.flatten(1)
+        if self.quantized is None:
+            output = grouped_linear(rows, self.weight.flatten(1, -2), counts, bias)
+        else:
+            output = grouped_nf4_linear(rows, self.quantized, counts, bias)
+        return output if self.adapter is None else self.adapter(output, rows, counts)
+
+    def add_adapter(self, lora: Lora) -> ExpertsAdapter:
+        """Give the experts updates, which are not initialized."""
+        self.adapter = ExpertsAdapter(
+            lora,
+            self.shape,
+            divides_inputs=self.divided_axis == len(self.shape) - 1,
+            dtype=self.dtype,
+            device=self.device,
+            processes=self.processes,
+        )
+        return self.adapter
+
+    @torch.no_grad()
+    def make_dense(self) -> None:
+        """Take the weight that is computed with: dequantized, the updates added and taken away."""
+        weight = self.weight if self.quantized is None else self.quantized.dense().view(self.shape)
+        if self.adapter is not None:
+            for number, matrix in enumerate(weight):
+                updated = matrix.flatten(0, -2).float() + self.adapter.delta(number)
+                matrix.copy_(updated.view(matrix.shape))
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.register_module("quantized", None)
+        self.register_module("adapter", None)
+
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: Any = None
     ) -> dict[str, Any]:
         """The parameters as parts of those of all experts, for megatron-core's checkpoints."""
         first, where = len(sharded_offsets), self.processes
         divided = {"weight": [(first + self.divided_axis, where.etp_rank, where.etp_size)], "bias": []}
-        return {
+        found = {
             f"{prefix}{name}": ShardedTensor.from_rank_offsets(
                 f"{prefix}{name}",
                 parameter,
@@ -172,5 +227,8 @@ class ExpertWeights(nn.Module):
                 replica_id=(0, 0, parallel_state.get_expert_data_parallel_rank()),
                 prepend_axis_num=first,
             )
-            for name, parameter in self.named_parameters()
+            for name, parameter in self.named_parameters(recurse=False)
         }
+        if self.adapter is not None:
+            found |= self.adapter.sharded_state_dict(f"{prefix}adapter.", sharded_offsets, metadata)
+        return found

@@ -4,16 +4,20 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
+
 from modellink_rm.adapters.adapter import ColumnAdapter, RowAdapter
 from modellink_rm.adapters.linears import ColumnLinear, Linear, make_dense
 from modellink_rm.adapters.lora import ADAPTER, Lora, is_of_adapter
+from modellink_rm.experts.adapter import ExpertsAdapter
+from modellink_rm.experts.modules import ExpertWeights
 from modellink_rm.model.adapter_targets import adaptable_entries, own_names
 from modellink_rm.model.families.tensors import StoredTensor
 from modellink_rm.model.spec import HEAD_PREFIX, LAYER_PREFIX, ModelSpec
 
 
 def adapted_linears(spec: ModelSpec) -> Iterator[tuple[int, StoredTensor]]:
-    """The layer's number, from 0, and the table's entry of each linear that has an adapter."""
+    """The layer's number, from 0, and the table's entry of each matrix that has an adapter."""
     assert spec.lora is not None
     targets = set(spec.lora.targets)
     for layer in range(spec.shape.num_layers):
@@ -40,10 +44,26 @@ def add_adapters(chunk: Any, spec: ModelSpec, *, seed: int) -> None:
         layer = chunk.layer(number)
         if layer is None:
             continue
-        linear: Linear = layer.get_submodule(entry.engine)
-        adapter = _adapter_of(linear, entry, spec, spec.lora)
+        adapter = _add_adapter(module_of(entry, layer), entry, spec, spec.lora)
         adapter.initialize(zlib.crc32(f"{seed} {LAYER_PREFIX}{number}.{entry.engine}".encode()))
-        linear.register_module(ADAPTER, adapter)
+
+
+def module_of(entry: StoredTensor, layer: nn.Module) -> Linear | ExpertWeights:
+    """What holds a matrix of a layer, or that of every expert."""
+    module = layer.get_submodule(entry.engine.replace("{expert}.", ""))
+    assert isinstance(module, Linear | ExpertWeights)
+    return module
+
+
+def _add_adapter(
+    module: Linear | ExpertWeights, entry: StoredTensor, spec: ModelSpec, lora: Lora
+) -> ColumnAdapter | RowAdapter | ExpertsAdapter:
+    """The adapter of a module, which it has from now on."""
+    if isinstance(module, ExpertWeights):
+        return module.add_adapter(lora)
+    adapter = _adapter_of(module, entry, spec, lora)
+    module.register_module(ADAPTER, adapter)
+    return adapter
 
 
 def _adapter_of(
@@ -79,9 +99,11 @@ def _weight_shape(linear: Linear) -> tuple[int, int]:
 
 def merge_adapters(chunk: Any) -> None:
     """Add the adapters of a stage to its weights, dequantize these, and take the adapters away."""
-    for linear in chunk.modules():
-        if isinstance(linear, Linear):
-            make_dense(linear)
+    for module in chunk.modules():
+        if isinstance(module, Linear):
+            make_dense(module)
+        elif isinstance(module, ExpertWeights):
+            module.make_dense()
 
 
 def is_trained(name: str) -> bool:

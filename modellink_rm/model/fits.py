@@ -5,7 +5,6 @@ from modellink_rm.base.log import info
 from modellink_rm.config.data import DataConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.config.training import TrainingConfig
 from modellink_rm.experts.shape import Experts
 from modellink_rm.model.shape import ModelShape
 
@@ -97,16 +96,26 @@ def check_recompute_fits_shape(
         raise UserError(f"--recompute-num-layers {group} does not divide the {num_layers} layers of a stage")
 
 
-def check_training_fits_shape(training: TrainingConfig, shape: ModelShape) -> None:
-    """Check that the model has the layers that are to be trained.
+def check_trained_layers(num_trained_layers: int | None, shape: ModelShape, *, has_adapters: bool) -> None:
+    """Check that the model has the layers that are to be trained, and that they are to be trained.
+
+    Args:
+        num_trained_layers: of --train-last-n-layers, 0 of --freeze-base, or None.
 
     Raises:
-        UserError: --train-last-n-layers is above their number.
+        UserError: --train-last-n-layers is above their number, or adapters freeze all of them.
     """
-    if training.train_last_n_layers is not None and training.train_last_n_layers > shape.num_layers:
+    if num_trained_layers is None:
+        return
+    if has_adapters:
         raise UserError(
-            f"--train-last-n-layers {training.train_last_n_layers} is above the model's {shape.num_layers} "
-            "layers; leave the flag out to train all of it"
+            "--freeze-base and --train-last-n-layers are about the model's own weights, and adapters freeze "
+            "all of them: leave one of the two out"
+        )
+    if num_trained_layers > shape.num_layers:
+        raise UserError(
+            f"--train-last-n-layers {num_trained_layers} is above the model's {shape.num_layers} layers; "
+            "leave the flag out to train all of it"
         )
 
 

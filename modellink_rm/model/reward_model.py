@@ -1,7 +1,7 @@
 """The model: token embedding, transformer layers, and a head that reads scored positions."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -35,6 +35,8 @@ from modellink_rm.model.heads.choose import make_head, make_language_model_head
 from modellink_rm.model.layers.recompute import recompute_outputs
 from modellink_rm.model.spec import EXPERTS_INFIX, LAYER_PREFIX, ModelSpec
 from modellink_rm.parallel.groups import current_ranks
+
+_Of = TypeVar("_Of")
 
 
 class RewardModel(MegatronModule):
@@ -132,10 +134,24 @@ class RewardModel(MegatronModule):
             yield self._global_name(name), parameter
 
     def quantized_weights(self) -> Iterator[tuple[str, NF4Weight]]:
-        """The pairs (name, matrix) of weights that are held in 4 bits, named as `global_parameters`."""
+        """The pairs (name, matrix) of weights that are held in 4 bits, named as `global_tensors`."""
         for name, module in self.named_modules():
-            if isinstance(module, NF4Weight):
-                yield self._global_name(name).removesuffix("quantized") + "weight", module
+            if not isinstance(module, NF4Weight):
+                continue
+            name = self._global_name(name).removesuffix("quantized") + "weight"
+            if EXPERTS_INFIX not in name:
+                yield name, module
+                continue
+            assert self.spec.shape.experts is not None
+            num_experts = self.spec.shape.experts.number // current_ranks().ep_size
+            yield from self._numbered(name, module.stacked(num_experts))
+
+    def _numbered(self, name: str, of_experts: Sequence[_Of]) -> Iterator[tuple[str, _Of]]:
+        """What is of each of this process's experts, with its number over the whole layer in the name."""
+        before, after = name.split(EXPERTS_INFIX)
+        first = current_ranks().ep_rank * len(of_experts)
+        for number, one in enumerate(of_experts, start=first):
+            yield f"{before}{EXPERTS_INFIX}{number}.{after}", one
 
     def _global_name(self, name: str) -> str:
         """The name with the layer numbered over the whole model."""
@@ -151,7 +167,7 @@ class RewardModel(MegatronModule):
 
         The tensors of experts are views of the parameters, [2f, h] and [h, f], and [2f] and [h] of biases,
         with the expert's number over the whole layer in their names:
-        "decoder.layers.3.mlp.experts.17.fc1.weight".
+        "decoder.layers.3.mlp.experts.17.fc1.weight"; of adapters [r, in] and [out, r].
 
         Args:
             value: of each parameter, with its shape: by default itself; its gradient, say.
@@ -161,11 +177,8 @@ class RewardModel(MegatronModule):
             if EXPERTS_INFIX not in name:
                 yield name, whole
                 continue
-            before, after = name.split(EXPERTS_INFIX)
-            first = current_ranks().ep_rank * len(whole)
             columns = () if name.endswith(".bias") else (whole.shape[-1],)
-            for number, tensor in enumerate(whole, start=first):
-                yield f"{before}{EXPERTS_INFIX}{number}.{after}", tensor.view(-1, *columns)
+            yield from self._numbered(name, [tensor.view(-1, *columns) for tensor in whole])
 
     def sent_shape(self, batch: Batch) -> tuple[int, int, int]:
         """The shape of the hidden states that stages send each other for a batch, and of their gradients."""

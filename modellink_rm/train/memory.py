@@ -16,8 +16,6 @@ def warn_of_memory(plan: RunPlan, platform: Platform, *, world_size: int, compil
     Args:
         compiles_elementwise: whether norm, rotation and gate are compiled.
     """
-    if plan.config.training.num_trained_layers is not None:
-        return  # the estimate takes all weights as trained, and would warn of runs that fit
     on_cpu = is_cpu(platform.device)
     run = workload_of(
         plan,
@@ -66,4 +64,5 @@ def workload_of(plan: RunPlan, device: Device, *, world_size: int, compiles_elem
         num_micro_batches=-(-plan.batch_size // config.parallel.data_parallel_size(world_size)),
         device=device,
         compiles_elementwise=compiles_elementwise,
+        num_trained_layers=config.training.num_trained_layers,
     )

@@ -21,7 +21,7 @@ from modellink_rm.dataset.blend import Blend
 from modellink_rm.model.fits import (
     check_data_fits_shape,
     check_recompute_fits_shape,
-    check_training_fits_shape,
+    check_trained_layers,
 )
 from modellink_rm.objective.objective import Objective
 from modellink_rm.report.best import read_best
@@ -133,11 +133,9 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         lora=config.lora,
         head=stage.head,
     )
-    if model.spec.lora is not None and config.training.num_trained_layers is not None:
-        raise UserError(
-            "--freeze-base and --train-last-n-layers are about the model's own weights, and adapters freeze "
-            "all of them: leave one of the two out"
-        )
+    check_trained_layers(
+        config.training.num_trained_layers, model.shape, has_adapters=model.spec.lora is not None
+    )
     if resumed is not None and model.spec.lora != resumed.spec.lora:
         raise UserError(
             f"--lora-r trains another kind of model than the run in {source.name} did; --finetune starts a "
@@ -145,7 +143,6 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         )
     check_data_fits_shape(config.data, model.shape)
     check_recompute_fits_shape(config.precision, config.parallel, model.shape)
-    check_training_fits_shape(config.training, model.shape)
     tokenizer_config = tokenizer_of(config.tokenizer, source)
     tokenizer = load_tokenizer(tokenizer_config)
     if tokenizer.vocab_size > model.shape.vocab_size:

@@ -31,6 +31,10 @@ SIZES = {
     "tp2_distributed": (2, f"{TP} --use-distributed-optimizer"),
     "pp2": (2, "--pipeline-model-parallel-size 2"),
     "dp2_distributed": (2, "--use-distributed-optimizer"),
+    "ep2": (2, "--expert-model-parallel-size 2"),
+    "ep2_distributed": (2, "--expert-model-parallel-size 2 --use-distributed-optimizer"),
+    "etp2": (2, "--expert-tensor-parallel-size 2"),
+    "tp2_ep2_distributed": (2, f"{TP} --expert-model-parallel-size 2 --use-distributed-optimizer"),
     "dp2_overlapped": (2, "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather"),
 }
 LORA = "--lora-r 4 --lora-alpha 16"

@@ -9,8 +9,10 @@ import pytest
 
 from modellink_rm.commands.preprocess import main as preprocess_main
 from tests.distributed import Workers
+from tests.lora_reference import apply_adapter
 from tests.marks import full
 from tests.parallel.test_export import export_on_rank, import_on_rank
+from tests.parallel.test_lora import export_on_rank as export_adapter_on_rank
 from tests.runs import run_training
 from tests.tiny_data import random_text, write_tokenizer
 from tests.tiny_models import write_tiny_llama
@@ -104,6 +106,55 @@ def test_scores_of_steps_are_those_of_transformers_and_come_back(
         assert three[0] == pytest.approx(one[0], abs=1e-6)
         assert one[2:] == two[2:] == three[2:]
     assert "token-classification" in (Path(written) / "README.md").read_text()
+
+
+def adapter_probabilities(
+    base: str, adapter: str, sequences: list[tuple[list[int], list[int]]], opener: str
+) -> list[list[float]]:
+    """The probabilities of the label 1 at the ends of steps, of an adapter by its formula or by PEFT."""
+    import torch
+    from transformers import AutoModelForTokenClassification
+
+    model = AutoModelForTokenClassification.from_pretrained(base, num_labels=2, dtype=torch.float32).eval()
+    if opener == "peft":
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).eval()
+    else:
+        apply_adapter(model, Path(adapter))
+    with torch.no_grad():
+        return [
+            model(torch.tensor([ids])).logits[0, list(ends)].softmax(dim=-1)[:, 1].tolist()
+            for ids, ends in sequences
+        ]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("size", "opener"), [("one", "formula"), ("tp2", "formula"), ("one", "peft")])
+def test_adapters_in_pefts_form_give_the_scores_of_steps(
+    size: str, opener: str, checkpoint: Path, workers: Workers, tmp_path: Path
+) -> None:
+    if opener == "peft":
+        pytest.importorskip("peft")
+    base, world_size = str(checkpoint.parent / "model"), {"one": 1, "tp2": 2}[size]
+    flags = (
+        f"--stage prm --load {base} --load-checkpoint-loosely --data-path {checkpoint.parent}/steps "
+        "--split 1,0,0 --seq-length 128 --lr 1e-2 --global-batch-size 8 --micro-batch-size 8 --lora-r 4 "
+        f"--train-iters 4 --make-vocab-size-divisible-by 1 --tensor-model-parallel-size {world_size}"
+    )
+    run_training(workers, world_size, flags.split(), tmp_path / "run")
+    adapter = str(tmp_path / "adapter")
+    sizes = {"tensor_model_parallel_size": world_size}
+    workers.run(export_adapter_on_rank, world_size, str(tmp_path / "run"), adapter, {}, sizes)
+    given = records(6, seed=9)
+    (found,) = workers.run(step_scores, 1, str(tmp_path / "run"), given, {})
+    (theirs,) = workers.run(adapter_probabilities, 1, base, adapter, [one[2:] for one in found], opener)
+    for (_, steps, *_), expected in zip(found, theirs, strict=True):
+        assert list(steps) == pytest.approx(expected, abs=1e-5)
+    options = {"load_adapter": adapter, "placeholder_token": PLACEHOLDER, "prompt_type": "llama2"}
+    (again,) = workers.run(step_scores, 1, base, given, options)
+    assert again == found
+    assert "AutoModelForTokenClassification" in (Path(adapter) / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

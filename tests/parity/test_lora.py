@@ -41,6 +41,8 @@ LAYOUTS = {
         2,
         f"{TP} --sequence-parallel --expert-model-parallel-size 2 --use-distributed-optimizer",
     ),
+    "ETP2": (2, "--expert-tensor-parallel-size 2"),
+    "ETP2, distributed optimizer": (2, "--expert-tensor-parallel-size 2 --use-distributed-optimizer"),
     "prompts apart": (1, "--no-prefix-sharing"),
     "recomputed": (1, "--recompute-granularity full"),
     "recomputed in part": (1, "--recompute-granularity selective"),
@@ -126,7 +128,8 @@ def check_weights(run: RunResult, expected: dict[str, torch.Tensor], *, targets:
 
 
 @pytest.mark.parametrize(
-    "layout", [name if name in QUICK else full(name) for name in LAYOUTS if "EP" not in name]
+    "layout",
+    [name if name in QUICK else full(name) for name in LAYOUTS if "EP2" not in name and "ETP2" not in name],
 )
 def test_steps_equal_those_of_the_formula(layout: str, workers: Workers, tmp_path: Path) -> None:
     model, dataset = prepared(tmp_path)

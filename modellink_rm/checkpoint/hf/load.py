@@ -6,9 +6,9 @@ import torch
 
 from modellink_rm.adapters.lora import is_of_adapter
 from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights
-from modellink_rm.checkpoint.hf.mappings import is_of_expert, tensor_plan
+from modellink_rm.checkpoint.hf.mappings import TensorPlan, is_of_expert, tensor_plan
 from modellink_rm.model.reward_model import RewardModel
-from modellink_rm.model.spec import HEAD_PREFIX
+from modellink_rm.model.spec import HEAD_PREFIX, ModelSpec
 from modellink_rm.parallel.groups import Ranks
 
 
@@ -29,17 +29,10 @@ def load_hugging_face_weights(
     for name, tensor in (pair for chunk in chunks for pair in chunk.global_tensors()):
         if name.startswith(HEAD_PREFIX) or is_of_adapter(name):
             continue
-        rank, size = (ranks.tp_rank, ranks.tp_size)
-        if is_of_expert(name):
-            rank, size = (ranks.etp_rank, ranks.etp_size)
-        plan = tensor_plan(name, chunks[0].spec, weights.tensors, tp_rank=rank, tp_size=size)
-        weights.read_into(tensor, plan)
+        weights.read_into(tensor, _plan_of(name, chunks[0].spec, weights, ranks))
     dtype = chunks[0].config.params_dtype
     for name, matrix in (pair for chunk in chunks for pair in chunk.quantized_weights()):
-        plan = tensor_plan(
-            name, chunks[0].spec, weights.tensors, tp_rank=ranks.tp_rank, tp_size=ranks.tp_size
-        )
-        matrix.fill(weights.read(plan, dtype))
+        matrix.fill(weights.read(_plan_of(name, chunks[0].spec, weights, ranks), dtype))
     head = None if chunks[-1].spec.is_language_model else weights.head()
     if chunks[-1].post_process and head is not None:
         weight, bias = head
@@ -48,3 +41,11 @@ def load_hugging_face_weights(
         if model_head.bias is not None and bias is not None:
             model_head.bias.copy_(bias)
     weights.release()
+
+
+def _plan_of(name: str, spec: ModelSpec, weights: HuggingFaceWeights, ranks: Ranks) -> TensorPlan:
+    """How this process's part of a tensor of the engine is read."""
+    rank, size = ranks.tp_rank, ranks.tp_size
+    if is_of_expert(name):
+        rank, size = ranks.etp_rank, ranks.etp_size
+    return tensor_plan(name, spec, weights.tensors, tp_rank=rank, tp_size=size)

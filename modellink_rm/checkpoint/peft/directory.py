@@ -13,17 +13,20 @@ from modellink_rm.base.errors import UserError, listed
 from modellink_rm.base.json_files import read_json_object
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.contract import CONTRACT_NAME, read_contract
-from modellink_rm.checkpoint.hf.heads import check_number_type
+from modellink_rm.checkpoint.hf.heads import TOKEN_SCORE, check_number_type
 from modellink_rm.checkpoint.hf.mapped import MappedFile
-from modellink_rm.checkpoint.peft.names import WRAPPED, adapted, expected_shapes
-from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.checkpoint.peft.experts import adapted_experts
+from modellink_rm.checkpoint.peft.names import WRAPPED, adapted, expected_shapes, head_names, saved_name
+from modellink_rm.model.adapter_targets import EXPERTS_MODULE, EXPERTS_NAMES, check_dropout
 from modellink_rm.model.families.tensors import TensorTable
-from modellink_rm.model.spec import ModelSpec
+from modellink_rm.model.heads.steps import NUM_LABELS
+from modellink_rm.model.spec import REWARD_HEAD, STEP_HEAD, ModelSpec
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 # In the header of the tensors that this package writes: of the model that they update.
 BASE_FINGERPRINT = "base_fingerprint"
+_A = ".lora_A.weight"
 # Fields of adapter_config.json that change numbers, with the values that mean no change.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -38,7 +41,6 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "rank_pattern": (None, {}),
     "alpha_pattern": (None, {}),
     "layer_replication": (None, []),
-    "target_parameters": (None, []),
     "trainable_token_indices": (None, [], {}),
     "alora_invocation_tokens": (None, []),
     "arrow_config": (None,),
@@ -53,7 +55,7 @@ _WITHOUT_EFFECT = (
     | {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save"}
     | {"layers_to_transform", "layers_pattern", "megatron_config", "megatron_core", "loftq_config"}
     | {"eva_config", "lora_ga_config", "velora_config", "qalora_group_size", "runtime_config"}
-    | {"ensure_weight_tying"}
+    | {"ensure_weight_tying", "target_parameters"}
 )
 
 
@@ -97,12 +99,7 @@ class PeftDirectory:
         Raises:
             UserError: they do not fit the model.
         """
-        targets = {
-            name.split(f"layers.{number}.", 1)[1].removesuffix(".lora_A.weight")
-            for name in self._names
-            if name.endswith(".lora_A.weight")
-            for number in _numbers_of(name)
-        }
+        targets = {*self._targets_of_linears(), *self._targets_of_experts()}
         values = {name: self.config.get(name) for name in ("r", "lora_alpha", "lora_dropout")}
         rank = values["r"]
         alpha, dropout = _number(values["lora_alpha"]), _number(values["lora_dropout"] or 0)
@@ -115,25 +112,56 @@ class PeftDirectory:
             dropout=dropout,
             use_rslora=self.config.get("use_rslora") is True,
         )
-        self._check_tensors(lora, spec)
+        check_dropout(lora, spec.shape)
+        self._check_tensors(lora, dataclasses.replace(spec, lora=lora))
         self._check_named()
         return lora
 
+    def _targets_of_linears(self) -> set[str]:
+        """The linears' names within a layer, by the tensors."""
+        return {
+            name.split(f"layers.{number}.", 1)[1].removesuffix(_A)
+            for name in self._names
+            if name.endswith(_A) and EXPERTS_MODULE not in name
+            for number in _numbers_of(name)
+        }
+
+    def _targets_of_experts(self) -> set[str]:
+        """The names of parameters of experts within a layer, by adapter_config.json.
+
+        Raises:
+            UserError: there is something else in their place.
+        """
+        given = self.config.get("target_parameters") or []
+        if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+            raise UserError(f"{self.directory / CONFIG_FILE} is damaged: target_parameters {given!r}")
+        return {
+            own
+            for own in EXPERTS_NAMES.values()
+            if any(own == name or own.endswith(f".{name}") for name in given)
+        }
+
     def _check_tensors(self, lora: Lora, spec: ModelSpec) -> None:
         """Check that the tensors are those of the adapters, and perhaps a head."""
-        linears = adapted(dataclasses.replace(spec, lora=lora))
-        expected = {name: shape for one in linears for name, shape in expected_shapes(one, lora).items()}
+        expected = {
+            name: shape for one in adapted(spec) for name, shape in expected_shapes(one, lora).items()
+        }
+        for experts in adapted_experts(spec):
+            expected |= experts.expected_shapes(lora)
         missing = sorted(expected.keys() - self._names)
-        heads = dict.fromkeys(
-            _head_names(FAMILIES[spec.shape.family].tensors), (spec.num_outputs, spec.shape.hidden_size)
-        )
+        heads = {
+            kept: size
+            for name, size in zip(head_names(spec), _head_shapes(spec), strict=True)
+            for kept in _kept(name)
+        }
         unexpected = sorted(self._names - expected.keys() - heads.keys())
         if missing or unexpected:
             parts = [f"misses {listed(missing)}"] if missing else []
             parts += [f"has {listed(unexpected)}"] if unexpected else []
             raise UserError(
                 f"{self.directory} does not fit the model of --load: it {' and '.join(parts)}; every layer "
-                "must have adapters of the same matrices, and experts none"
+                "must have adapters of the same matrices, experts those of transformers 5 "
+                "(target_parameters)"
             )
         for name in sorted(self._names):
             stored = self._file.get_slice(name)
@@ -152,8 +180,8 @@ class PeftDirectory:
             UserError: it does.
         """
         for name in sorted(self._names):
-            matrix = name.removeprefix(WRAPPED).removesuffix(".lora_A.weight")
-            field = _left_out_by(self.config, matrix) if name.endswith(".lora_A.weight") else None
+            matrix = name.removeprefix(WRAPPED).removesuffix(_A)
+            field = _left_out_by(self.config, matrix) if name.endswith(_A) else None
             if field is not None:
                 raise UserError(
                     f"{self.directory / CONFIG_FILE}: {field} {self.config[field]!r} leaves out {matrix}, of "
@@ -162,7 +190,9 @@ class PeftDirectory:
 
     def num_outputs(self, table: TensorTable) -> int | None:
         """The outputs of the reward head that was trained with the adapter; None if none was."""
-        for name in _head_names(table):
+        if self.head_kind(table) == STEP_HEAD:
+            return 1
+        for name in _kept(table.head_name):
             if name in self._names:
                 shape = self._file.get_slice(name).get_shape()
                 return max(1, int(shape[0])) if shape else 1
@@ -196,13 +226,16 @@ class PeftDirectory:
         """What tells that model from others; of an adapter that this package wrote."""
         return self._file.metadata().get(BASE_FINGERPRINT)
 
-    def head(self, table: TensorTable) -> Tensor | None:
-        """The head's weight [1, h], float32; None if the adapter has none."""
-        for name in _head_names(table):
-            if name in self._names:
-                tensor: Tensor = self._file.get_tensor(name)
-                return tensor.float()
-        return None
+    def head_kind(self, table: TensorTable) -> str | None:
+        """What the head says that was trained with the adapter, as `ModelSpec.head`; None without one."""
+        if not self._names.isdisjoint(_kept(TOKEN_SCORE.bias)):
+            return STEP_HEAD
+        return None if self._names.isdisjoint(_kept(table.head_name)) else REWARD_HEAD
+
+    def head(self, spec: ModelSpec) -> list[Tensor]:
+        """The head's tensors in float32: [outputs, h] and perhaps a bias; none if the adapter has none."""
+        found = [saved for name in head_names(spec) for saved in _kept(name) if saved in self._names]
+        return [self._file.get_tensor(name).float() for name in found]
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors."""
@@ -228,7 +261,7 @@ def _left_out_by(config: Mapping[str, Any], matrix: str) -> str | None:
     """
     targets, excluded = config.get("target_modules"), config.get("exclude_modules")
     layers = config.get("layers_to_transform")
-    if isinstance(targets, list) and not _is_named(matrix, targets):
+    if isinstance(targets, list) and not _is_named(matrix, targets) and not _is_parameter(config, matrix):
         return "target_modules"
     if isinstance(excluded, list) and _is_named(matrix, excluded):
         return "exclude_modules"
@@ -236,6 +269,13 @@ def _left_out_by(config: Mapping[str, Any], matrix: str) -> str | None:
     if isinstance(numbers, list) and numbers and not {*map(str, numbers)}.intersection(_numbers_of(matrix)):
         return "layers_to_transform"
     return None
+
+
+def _is_parameter(config: Mapping[str, Any], matrix: str) -> bool:
+    """Whether the field of parameters names the matrix; those of experts have wrappers in its place."""
+    parameters = config.get("target_parameters") or []
+    is_wrapper = matrix.removesuffix(".base_layer").endswith(f".{EXPERTS_MODULE}")
+    return is_wrapper or _is_named(f"{matrix}.weight", parameters)
 
 
 def _is_named(matrix: str, names: Sequence[Any]) -> bool:
@@ -248,6 +288,14 @@ def _numbers_of(name: str) -> list[str]:
     return [after for before, after in itertools.pairwise(parts) if before == "layers"][:1]
 
 
-def _head_names(table: TensorTable) -> tuple[str, ...]:
-    """The head's weight, where PEFT saves it of `modules_to_save`."""
-    return (f"{WRAPPED}{table.head_name}", f"{WRAPPED}{table.head}.modules_to_save.weight")
+def _kept(head: str) -> tuple[str, str]:
+    """The names that a tensor of the head may have."""
+    return f"{WRAPPED}{head}", saved_name(head)
+
+
+def _head_shapes(spec: ModelSpec) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the head's tensors, in the order of `head_names`."""
+    hidden_size = spec.shape.hidden_size
+    if spec.scores_steps:
+        return (NUM_LABELS, hidden_size), (NUM_LABELS,)
+    return ((spec.num_outputs, hidden_size),)

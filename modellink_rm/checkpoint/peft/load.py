@@ -8,9 +8,11 @@ import torch
 from modellink_rm.checkpoint.files import read_files
 from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE
 from modellink_rm.checkpoint.peft.directory import PeftDirectory
+from modellink_rm.checkpoint.peft.experts import adapted_experts
 from modellink_rm.checkpoint.peft.names import adapted, own_tensors
 from modellink_rm.checkpoint.verify import check_contents_together
-from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.experts.modules import ExpertWeights
+from modellink_rm.model.adapting import module_of
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
 
@@ -31,8 +33,15 @@ def load_peft_adapter(
     if verifies and checksums.is_file():
         check_contents_together(adapter.directory, read_files(checksums), ranks)
     spec, stored = chunks[0].spec, adapter.tensors()
-    linears = adapted(spec)
+    linears, experts = adapted(spec), adapted_experts(spec)
     for chunk in chunks:
+        for one in experts:
+            layer = chunk.layer(one.layer)
+            if layer is not None:
+                weights = module_of(one.entry, layer)
+                assert isinstance(weights, ExpertWeights)
+                assert weights.adapter is not None
+                one.load(weights.adapter, stored)
         for linear in linears:
             layer = chunk.layer(linear.layer)
             if layer is None:
@@ -41,7 +50,7 @@ def load_peft_adapter(
             a, b = own_tensors(linear, stored, ranks.tp_rank, ranks.tp_size)
             module.adapter.a.copy_(a)
             module.adapter.b.copy_(b)
-    head = adapter.head(FAMILIES[spec.shape.family].tensors)
-    if chunks[-1].post_process and head is not None:
-        chunks[-1].rm_head.weight.copy_(head)
+    if chunks[-1].post_process:
+        for name, tensor in zip(("weight", "bias"), adapter.head(spec), strict=False):
+            chunks[-1].rm_head.get_parameter(name).copy_(tensor)
     adapter.release()

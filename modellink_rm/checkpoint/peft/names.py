@@ -7,13 +7,17 @@ import torch
 from torch import Tensor
 
 from modellink_rm.adapters.lora import Lora
+from modellink_rm.checkpoint.hf.heads import TOKEN_SCORE
+from modellink_rm.model.adapter_targets import EXPERTS_NAMES, is_of_experts, shortest_names
 from modellink_rm.model.adapting import adapted_linears, updated_matrices
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.tensors import RowOrder, StoredTensor
+from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 
 # Of a model that PEFT wraps.
 WRAPPED = "base_model.model."
+_TAKEN_FOR_EXPERTS = (".gate_proj", ".up_proj", ".down_proj")
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,13 @@ class AdaptedLinear:
 
 
 def adapted(spec: ModelSpec) -> list[AdaptedLinear]:
-    """Every linear of the model with an adapter."""
+    """Every linear of the model with an adapter; not the experts, which are no linears in PEFT's form."""
     assert spec.lora is not None
-    return [_described(layer, entry, spec, spec.lora) for layer, entry in adapted_linears(spec)]
+    return [
+        _described(layer, entry, spec, spec.lora)
+        for layer, entry in adapted_linears(spec)
+        if not is_of_experts(entry)
+    ]
 
 
 def _described(layer: int, entry: StoredTensor, spec: ModelSpec, lora: Lora) -> AdaptedLinear:
@@ -64,12 +72,12 @@ def _described(layer: int, entry: StoredTensor, spec: ModelSpec, lora: Lora) -> 
 
 
 def a_name(stored: str) -> str:
-    """What PEFT calls the A of a stored matrix."""
+    """What PEFT calls the A of a stored matrix, or of what it wraps."""
     return f"{WRAPPED}{stored}.lora_A.weight"
 
 
 def b_name(stored: str) -> str:
-    """What PEFT calls the B of a stored matrix."""
+    """What PEFT calls the B of a stored matrix, or of what it wraps."""
     return f"{WRAPPED}{stored}.lora_B.weight"
 
 
@@ -118,3 +126,34 @@ def own_tensors(
     if linear.has_divided_outputs:
         return a, b[linear.rows_of_rank(rank, size)]
     return a.chunk(size, dim=1)[rank], b
+
+
+def peft_targets(lora: Lora, shape: ModelShape) -> tuple[list[str], list[str]]:
+    """The targets as PEFT's `target_modules` and `target_parameters`.
+
+    In a family with experts, peft 0.21 takes every module gate_proj, up_proj or down_proj for one of experts
+    (utils/transformers_weight_conversion.py, `_convert_peft_config_moe`). So such linears are named by their
+    parameters there, which changes neither their A and B nor what these compute.
+    """
+    parameters = [name for name in EXPERTS_NAMES.values() if name in lora.targets]
+    modules = []
+    has_experts = any(is_of_experts(entry) for entry in FAMILIES[shape.family].tensors.layer)
+    for name, short in shortest_names(lora, shape).items():
+        if has_experts and name.endswith(_TAKEN_FOR_EXPERTS):
+            parameters.append(f"{name}.weight")
+        else:
+            modules.append(short)
+    return modules, parameters
+
+
+def head_names(spec: ModelSpec) -> tuple[str, ...]:
+    """The names of the head's tensors: of the weight, and of the bias in a model that scores steps."""
+    if spec.scores_steps:
+        return TOKEN_SCORE.weight, TOKEN_SCORE.bias
+    return (FAMILIES[spec.shape.family].tensors.head_name,)
+
+
+def saved_name(head: str) -> str:
+    """What PEFT calls a tensor of the head in the model that it wraps, of `modules_to_save`."""
+    module, kind = head.rsplit(".", 1)
+    return f"{WRAPPED}{module}.modules_to_save.{kind}"

@@ -3,10 +3,12 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from megatron.core import parallel_state
 from torch import Tensor
 
 from modellink_rm.adapters.lora import Lora
@@ -17,15 +19,17 @@ from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE
 from modellink_rm.checkpoint.hf.gather import is_writer
 from modellink_rm.checkpoint.hf.stream import SafetensorsWriter, TensorType
 from modellink_rm.checkpoint.peft.directory import BASE_FINGERPRINT, CONFIG_FILE, TENSORS_FILE
-from modellink_rm.checkpoint.peft.names import WRAPPED, adapted, stored_tensors
-from modellink_rm.model.adapter_targets import shortest_names
-from modellink_rm.model.families.registry import FAMILIES
+from modellink_rm.checkpoint.peft.experts import adapted_experts
+from modellink_rm.checkpoint.peft.names import WRAPPED, adapted, head_names, peft_targets, stored_tensors
+from modellink_rm.model.adapter_targets import is_of_experts
+from modellink_rm.model.adapting import adapted_linears, module_of
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.model.spec import ModelSpec
 from modellink_rm.parallel.groups import Ranks
 
-# Of a linear, by (layer, name in the engine): A and B of a process.
+# Of a matrix, by (layer, name in the engine): A and B of a process.
 _Parts = dict[tuple[int, str], tuple[Tensor, Tensor]]
+_Of = TypeVar("_Of")
 
 
 @torch.no_grad()
@@ -78,56 +82,95 @@ def write_unfinished_adapter(
 
 
 def adapter_config(spec: ModelSpec, lora: Lora, *, base: str) -> dict[str, Any]:
-    """adapter_config.json, for peft from 0.9 on."""
-    return {
+    """adapter_config.json, for peft from 0.9 on; with `target_parameters`, for 0.21 and transformers 5."""
+    modules, parameters = peft_targets(lora, spec.shape)
+    config = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": "TOKEN_CLS" if spec.scores_steps else "SEQ_CLS",
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
+        # peft refuses dropout where it updates parameters; what is opened to score has none.
+        "lora_dropout": 0.0 if parameters else lora.dropout,
         "use_rslora": lora.use_rslora,
-        "target_modules": list(shortest_names(lora, spec.shape)),
-        "modules_to_save": [FAMILIES[spec.shape.family].tensors.head],
+        "target_modules": modules,
+        "modules_to_save": [head_names(spec)[0].rsplit(".", 1)[0]],
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
     }
+    return config | ({"target_parameters": parameters} if parameters else {})
 
 
 def _whole_tensors(chunks: Sequence[RewardModel], ranks: Ranks, dtype: torch.dtype) -> dict[str, Tensor]:
     """Every tensor of the adapters and the head, on the first process; empty on the others."""
     spec = chunks[0].spec
-    holds = ranks.dp_rank == 0 and ranks.cp_rank == 0
-    mine = (ranks.tp_rank, _parts_of(chunks)) if holds else None
-    gathered: list[tuple[int, _Parts] | None] | None = [None] * ranks.world_size if ranks.rank == 0 else None
-    torch.distributed.gather_object(mine, gathered)
-    heads: list[Tensor | None] | None = [None] * ranks.world_size if ranks.rank == 0 else None
+    held = _gathered(_held(chunks, ranks), ranks)
     has_head = chunks[-1].post_process and is_writer(ranks)
-    torch.distributed.gather_object(chunks[-1].rm_head.weight.detach().cpu() if has_head else None, heads)
-    if gathered is None or heads is None:
+    heads = _gathered(_head_of(chunks[-1]) if has_head else None, ranks)
+    if ranks.rank:
         return {}
-    parts = sorted((part for part in gathered if part is not None), key=lambda part: part[0])
     found: dict[str, Tensor] = {}
     for linear in adapted(spec):
         place = linear.layer, linear.entry.engine
-        found |= stored_tensors(linear, [held[place] for _, held in parts if place in held])
-    found = {name: tensor.to(dtype) for name, tensor in found.items()}
-    (head,) = (head for head in heads if head is not None)
-    return found | {f"{WRAPPED}{FAMILIES[spec.shape.family].tensors.head_name}": head.float()}
+        parts = sorted((one for one in held if place in one.linears), key=lambda one: one.tp_rank)
+        found |= stored_tensors(linear, [one.linears[place] for one in parts])
+    for experts in adapted_experts(spec):
+        place = experts.layer, experts.entry.engine
+        found |= experts.stored_tensors(
+            {one.expert_ranks: one.experts[place] for one in held if place in one.experts}
+        )
+    (head,) = heads
+    return {name: tensor.to(dtype) for name, tensor in found.items()} | {
+        f"{WRAPPED}{name}": tensor for name, tensor in zip(head_names(spec), head, strict=True)
+    }
 
 
-def _parts_of(chunks: Sequence[RewardModel]) -> _Parts:
-    """This process's A and B on the host."""
-    found: _Parts = {}
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """A process's A and B on the host; of what other processes have too, those of one process.
+
+    Attributes:
+        expert_ranks: (expert parallel, expert tensor parallel).
+        linears: those of linears.
+        experts: those of experts.
+    """
+
+    tp_rank: int
+    expert_ranks: tuple[int, int]
+    linears: _Parts
+    experts: _Parts
+
+
+def _held(chunks: Sequence[RewardModel], ranks: Ranks) -> _Held:
+    is_first_replica = ranks.dp_rank == 0 and ranks.cp_rank == 0
+    is_first_of_experts = parallel_state.get_expert_data_parallel_rank() == 0
+    linears: _Parts = {}
+    experts: _Parts = {}
     for chunk in chunks:
-        for linear in adapted(chunk.spec):
-            layer = chunk.layer(linear.layer)
-            if layer is not None:
-                adapter: Any = layer.get_submodule(f"{linear.entry.engine}.adapter")
-                found[linear.layer, linear.entry.engine] = (
-                    adapter.a.detach().cpu(),
-                    adapter.b.detach().cpu(),
-                )
-    return found
+        for number, entry in adapted_linears(chunk.spec):
+            of_experts = is_of_experts(entry)
+            layer = chunk.layer(number)
+            if layer is None or not (is_first_of_experts if of_experts else is_first_replica):
+                continue
+            adapter = module_of(entry, layer).adapter
+            assert adapter is not None
+            parts = adapter.a.detach().cpu(), adapter.b.detach().cpu()
+            (experts if of_experts else linears)[number, entry.engine] = parts
+    return _Held(
+        tp_rank=ranks.tp_rank, expert_ranks=(ranks.ep_rank, ranks.etp_rank), linears=linears, experts=experts
+    )
+
+
+def _head_of(chunk: RewardModel) -> list[Tensor]:
+    """The head's weight, and its bias if it has one, in float32 on the host."""
+    tensors = (chunk.rm_head.weight, chunk.rm_head.bias)
+    return [tensor.detach().float().cpu() for tensor in tensors if tensor is not None]
+
+
+def _gathered(value: _Of | None, ranks: Ranks) -> list[_Of]:
+    """The values of all processes that have one, on the first process; a collective."""
+    values: list[_Of | None] | None = [None] * ranks.world_size if ranks.rank == 0 else None
+    torch.distributed.gather_object(value, values)
+    return [one for one in values or () if one is not None]

@@ -18,8 +18,8 @@ from modellink_rm.model.spec import EXPERTS_INFIX, LM_HEAD
 
 EMBEDDING = "embedding.word_embeddings"
 FINAL_LAYERNORM = "decoder.final_layernorm"
-_EXPERT_FC1 = f"{EXPERTS_INFIX}{{expert}}.fc1"
-_EXPERT_FC2 = f"{EXPERTS_INFIX}{{expert}}.fc2"
+EXPERT_FC1 = f"{EXPERTS_INFIX}{{expert}}.fc1"
+EXPERT_FC2 = f"{EXPERTS_INFIX}{{expert}}.fc2"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -378,8 +378,8 @@ def experts_tensors(
     """The tensors of the router and of every expert, from their names."""
     return (
         StoredTensor(engine="mlp.router", names=(router_name,), row_order=router, layers="sparse"),
-        StoredTensor(engine=_EXPERT_FC1, names=gate_and_up, row_order=expert_gate_up, layers="sparse"),
-        StoredTensor(engine=_EXPERT_FC2, names=(output,), row_order=expert_out, layers="sparse"),
+        StoredTensor(engine=EXPERT_FC1, names=gate_and_up, row_order=expert_gate_up, layers="sparse"),
+        StoredTensor(engine=EXPERT_FC2, names=(output,), row_order=expert_out, layers="sparse"),
     )
 
 
@@ -402,8 +402,8 @@ def stacked_experts_tensors(*, router_name: str, gate_and_up: str, output: str) 
                 layers="sparse",
             )
             for engine, name, row_order in (
-                (_EXPERT_FC1, gate_and_up, expert_gate_up_interleaved),
-                (_EXPERT_FC2, output, expert_out),
+                (EXPERT_FC1, gate_and_up, expert_gate_up_interleaved),
+                (EXPERT_FC2, output, expert_out),
             )
         ),
     )

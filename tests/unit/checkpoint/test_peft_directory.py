@@ -18,7 +18,7 @@ from modellink_rm.checkpoint.source import open_source
 from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.model.spec import ModelSpec
+from modellink_rm.model.spec import REWARD_HEAD, ModelSpec
 from tests.lora_reference import WRAPPED, write_adapter
 from tests.tiny_models import write_tiny_llama
 
@@ -233,3 +233,31 @@ def test_an_adapter_alone_is_no_model(model: Path) -> None:
         open_source(str(model / "adapter"))
     with pytest.raises(UserError, match="needs the model that it updates as --load, which is missing"):
         open_source(None, adapter=str(model / "adapter"))
+
+
+def test_an_adapter_with_a_head_of_steps_is_of_that_stage_alone(model: Path, tmp_path: Path) -> None:
+    def with_steps(tensors: Tensors) -> None:
+        tensors |= {f"{WRAPPED}score.weight": torch.ones(2, 64), f"{WRAPPED}score.bias": torch.ones(2)}
+
+    source = open_source(str(model / "model"), adapter=str(copied(model, tmp_path, change=with_steps)))
+    arguments = (source, ModelConfig(), ParallelConfig())
+    spec = plan_model(*arguments, loosely=False).spec
+    assert spec.scores_steps
+    assert source.adapter is not None
+    assert [tuple(one.shape) for one in source.adapter.head(spec)] == [(2, 64), (2,)]
+    with pytest.raises(UserError, match=r"--load-adapter .* with a head for steps, which --stage prm"):
+        plan_model(*arguments, loosely=False, head=REWARD_HEAD)
+
+
+def test_parameters_that_are_not_of_experts_are_refused(model: Path, tmp_path: Path) -> None:
+    def with_router(tensors: Tensors) -> None:
+        for letter, size in (("A", (4, 64)), ("B", (8, 4))):
+            name = f"{WRAPPED}model.layers.0.mlp.gate.lora_{letter}.weight"
+            tensors[name] = torch.ones(size)
+
+    adapter = copied(model, tmp_path, config={"target_parameters": ["mlp.gate.weight"]}, change=with_router)
+    with pytest.raises(UserError, match=r"has .*mlp.gate.lora_A.weight"):
+        planned(model, adapter)
+    copied(model, tmp_path, config={"target_parameters": "gate"})
+    with pytest.raises(UserError, match="is damaged: target_parameters 'gate'"):
+        planned(model, tmp_path)

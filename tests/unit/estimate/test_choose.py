@@ -8,6 +8,7 @@ import pytest
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.config.estimate import EstimateConfig
+from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.estimate.choose import Choice, Question, best_choice
 from modellink_rm.estimate.gpus import parse_gpus
@@ -167,3 +168,31 @@ def test_a_cpu_has_no_time_and_float32() -> None:
     choice = best_choice(asked)
     assert "--bf16" not in choice.flags()
     assert any("--peak-tflops gives its time" in line for line in report_lines(asked, choice))
+
+
+def test_frozen_layers_fit_fewer_gpus_and_are_in_the_flags() -> None:
+    with pytest.raises(UserError, match="the model does not fit"):
+        choose("1x24G", seq_length=1024)
+    choice = choose("1x24G", seq_length=1024, freeze_base=True)
+    assert "--freeze-base" in choice.flags()
+    last = choose("1x40G", seq_length=1024, train_last_n_layers=2)
+    assert "--train-last-n-layers 2" in last.flags()
+    assert choice.time.flops < last.time.flops
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"freeze_base": True, "train_last_n_layers": 2}, "exclude each other"),
+        ({"train_last_n_layers": 33}, "is above the model's 32 layers"),
+    ],
+)
+def test_layers_that_cannot_be_trained_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose("1x80G", **fields)
+
+
+def test_adapters_of_frozen_layers_are_refused() -> None:
+    asked = dataclasses.replace(question("1x80G", freeze_base=True), lora=LoraConfig(lora_r=2))
+    with pytest.raises(UserError, match="adapters freeze all of them"):
+        best_choice(asked)

@@ -147,3 +147,27 @@ def test_outputs_of_norms_and_gates_are_left_out_where_they_are_recomputed() -> 
     assert whole - kept("layernorm") == norms
     assert whole - kept("mlp_act") == gates
     assert kept() == kept("layernorm", "mlp_act") == whole - norms - gates
+
+
+def test_frozen_layers_have_neither_gradients_nor_moments_nor_activations() -> None:
+    whole = memory_of(workload())
+    last = memory_of(dataclasses.replace(workload(), num_trained_layers=8))
+    layer = 2 * 4096 * (4096 + 1024) + 3 * 4096 * 14336 + 2 * 4096
+    trained = 8 * layer + 4096  # with the final norm
+    assert last.weights == whole.weights
+    assert (last.gradients, last.optimizer) == (4 * trained, 12 * trained)
+    assert last.activations == pytest.approx(whole.activations / 4, rel=0.1)
+
+
+def test_a_head_alone_takes_the_weights_and_one_layer_at_a_time() -> None:
+    whole, head = (memory_of(dataclasses.replace(workload(), num_trained_layers=one)) for one in (None, 0))
+    assert head.weights == whole.weights
+    assert (head.gradients, head.optimizer, head.activations) == (0, 0, 0)
+    assert 0 < head.scratch < whole.activations / 20
+
+
+def test_a_stage_of_frozen_layers_keeps_its_outputs_alone() -> None:
+    run = dataclasses.replace(workload(2, pipeline_model_parallel_size=2), num_trained_layers=8)
+    first, last = (memory_of_stage(run, stage) for stage in range(2))
+    assert first.gradients == 0 < last.gradients
+    assert first.activations == 2 * 2 * 8192 * 4096  # of two micro-batches

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from modellink_rm.adapters.nf4 import BLOCK, NF4Weight
 from modellink_rm.experts import grouped
-from modellink_rm.experts.grouped import grouped_linear
+from modellink_rm.experts.grouped import grouped_linear, grouped_nf4_linear
 
 
 @pytest.mark.parametrize("counts", [(3, 0, 4), (0, 0, 7), (0, 0, 0)])
@@ -33,3 +34,29 @@ def test_each_row_is_multiplied_by_the_matrix_of_its_expert(
     found = torch.autograd.grad(output, inputs, gradient)
     for ours, theirs in zip(found, torch.autograd.grad(expected, inputs, gradient), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_matrices_in_4_bits_multiply_as_their_dense_form_and_keep_none() -> None:
+    counts = torch.tensor([3, 0, 2])
+    matrices = torch.randn(3 * 16, BLOCK, generator=torch.Generator().manual_seed(1))
+    weight = NF4Weight(*matrices.shape, dtype=torch.float32, device=torch.device("cpu"))
+    weight.fill(matrices)
+    rows = torch.randn(5, BLOCK, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    bias = torch.randn(3, 16)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+        output = grouped_nf4_linear(rows, weight, counts, bias)
+    expected = grouped_linear(rows, weight.dense().view(3, 16, BLOCK), counts, bias)
+    torch.testing.assert_close(output, expected)
+    assert all(one.numel() < matrices.numel() for one in kept)
+    gradient = torch.randn(output.shape)
+    (ours,), (theirs,) = (torch.autograd.grad(one, rows, gradient) for one in (output, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_matrices_of_experts_in_4_bits_are_filled_one_by_one() -> None:
+    weight = NF4Weight(4, BLOCK, dtype=torch.float32, device=torch.device("cpu"))
+    matrix = torch.randn(2, BLOCK)
+    weight.stacked(2)[1].fill(matrix)
+    assert not weight.dense()[:2].any()
+    torch.testing.assert_close(weight.dense()[2:], matrix, atol=0.5, rtol=0.2)
