@@ -22,6 +22,7 @@ from tests.parallel.test_lora import (
     scores,
     transformers_scores,
 )
+from tests.runs import RunResult
 from tests.tiny_data import write_random_rows, write_tokenizer
 from tests.tiny_models import write_tiny_mixtral, write_tiny_qwen2_moe
 
@@ -50,6 +51,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(directory: Path) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32)
+
+
+def check_close(run: RunResult, reference: RunResult) -> None:
+    """Equal weights: the updates of four steps are some hundredths.
+
+    Adam turns rounding noise in a gradient near 0 into a part of a step, of a few numbers.
+    """
+    for name, weight in run.weights.items():
+        assert (weight - reference.weights[name]).abs().mean() < 1e-4, name
 
 
 def test_checkpoint_holds_what_is_trained_alone(base: Path, workers: Workers, tmp_path: Path) -> None:
@@ -101,9 +111,7 @@ def test_run_continues_at_another_parallel_size(
     resumed = run_lora(workers, base, tmp_path / "half", reader, f"{LORA} --auto-resume")
     assert resumed.column("loss") == pytest.approx(whole.column("loss"), abs=2e-5)
     assert resumed.column("grad_norm") == pytest.approx(whole.column("grad_norm"), rel=1e-3)
-    for name, weight in whole.weights.items():
-        # Adam turns rounding noise in a gradient near 0 into a part of a step.
-        torch.testing.assert_close(resumed.weights[name], weight, atol=1e-3, rtol=1e-3, msg=name)
+    check_close(resumed, whole)
 
 
 @pytest.mark.parametrize("size", ["one", "ep2", "etp2", "tp2", "pp2"])
@@ -188,5 +196,4 @@ def test_experts_in_4_bits_are_trained_above_as_their_dense_form(
     reference = run_lora(workers, tmp_path / "dense", tmp_path / "reference", more=lora)
     assert run.column("loss") == pytest.approx(reference.column("loss"), abs=1e-5)
     assert "decoder.layers.0.mlp.experts.0.fc1.weight" not in run.weights
-    for name, weight in run.weights.items():
-        torch.testing.assert_close(weight, reference.weights[name], atol=1e-3, rtol=1e-3, msg=name)
+    check_close(run, reference)

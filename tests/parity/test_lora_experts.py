@@ -22,6 +22,7 @@ from tests.parity.family_cases import CASES
 from tests.parity.test_lora import LAYOUTS, NUM_ROWS, our_run, reference_run
 from tests.runs import RunResult
 from tests.tiny_data import write_random_rows, write_tokenizer
+from tests.tiny_models import write_tiny_mixtral
 
 # The linears beside the experts that have adapters: of attention, dense layers and shared experts.
 LINEARS = {
@@ -110,6 +111,20 @@ def test_steps_equal_those_of_the_formula_on_one_matrix(
     losses = reference_run(model, dataset)
     run = our_run(workers, layout, tmp_path)
     check(run, losses, trained_tensors(model), family="qwen3-moe", experts=experts)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("layout", ["one process", "EP2"])
+def test_losses_of_small_scores_equal_those_of_peft(layout: str, workers: Workers, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = write_tiny_mixtral(tmp_path / "model", kind="score")
+    write_adapter(model, tmp_path / "adapter", targets=ATTENTION, experts=EXPERTS)
+    write_tokenizer(tmp_path / "tokenizer")
+    dataset = open_dataset(write_random_rows(tmp_path / "pairs", NUM_ROWS))
+    wrapped = peft.PeftModel.from_pretrained(model, tmp_path / "adapter", is_trainable=True)
+    losses = reference_run(wrapped, dataset)
+    # Sums in another order: float32 rounding, grown by four Adam steps.
+    assert our_run(workers, layout, tmp_path).column("loss") == pytest.approx(losses, abs=1e-5)
 
 
 @pytest.mark.full
