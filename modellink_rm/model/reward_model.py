@@ -210,7 +210,8 @@ class RewardModel(MegatronModule):
 
         Scores are [num_scores], or [num_scores, outputs] where the head has several outputs.
 
-        The scores of a language model are the log-probabilities of the responses' answers, in float64.
+        The scores of a language model are the log-probabilities of the responses' answers, in float64, or
+        [num_responses, 2] with the entropies (see `LanguageModelHead`).
         Hidden states are [t, 1, h] of this process's t tokens, or [t/tp, 1, h] under sequence parallelism.
         """
         tally = self._new_tally(batch)

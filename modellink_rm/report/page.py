@@ -23,7 +23,13 @@ from modellink_rm.report.scored_sets import (
 NUM_EXAMPLES = 5  # pairs shown with their texts, of each kind
 _LINES = ("-", "--", ":", "-.")
 # Columns of metrics.jsonl, over training and held-out sets.
-_LEARNT = (("loss", "Loss", None), ("accuracy", "Accuracy", 0.5), ("margin", "Mean margin", 0.0))
+_LEARNT = (
+    ("loss", "Loss", None),
+    ("accuracy", "Accuracy", 0.5),
+    ("margin", "Mean margin", 0.0),
+    ("entropy", "Entropy at answer tokens", None),  # of policies, in evaluations alone
+    ("log_ratio", "Log-ratio to the reference, a token", 0.0),
+)
 # ... and of the steps alone.
 _STEPS = (
     ("learning_rate", "Learning rate", False),
@@ -158,6 +164,8 @@ def _curves(run: NamedRun, place: int, metric: str, num_runs: int) -> Iterator[C
         yield Curve(label=label, iterations=x, values=y, colour=0 if is_alone else place, is_faint=True)
     for number, name in enumerate(held_out_names(run.files.rows)):
         x, y = column(run.files.rows, f"{name}/{metric}")
+        if not len(x):
+            continue
         yield Curve(
             label=name if is_alone else f"{run.name}: {name}",
             iterations=x,

@@ -16,6 +16,7 @@ from modellink_rm.batching.micro_batches import Packing, micro_batches_of
 from modellink_rm.dataset.blend import Part
 from modellink_rm.dataset.example import Example, RowName
 from modellink_rm.metrics.accuracy import pair_credits, ranked_pairs
+from modellink_rm.model.heads.language_model import entropies_given
 from modellink_rm.objective.objective import Objective
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_scores
@@ -86,7 +87,7 @@ def evaluate(
     found = FoundScores(device=device)
     for chunk in chunks:
         chunk.eval()
-    with synced_params(chunks):
+    with synced_params(chunks), entropies_given(chunks):
         for start in range(0, len(part), batch_size):
             examples = [part[index] for index in range(start, min(start + batch_size, len(part)))]
             found.begin(examples)

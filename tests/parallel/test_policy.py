@@ -1,7 +1,9 @@
 """--stage dpo over several processes, resumed, and exported: the numbers of one process, without a break."""
 
+import functools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,20 @@ CASES = {
 }
 QUICK = {"tp2_sp", "cp2"}
 QUICK_TIED = {"pp2"}
+LOSSES = {
+    "hinge": "--dpo-loss-type hinge",
+    "ipo": "--dpo-loss-type ipo",
+    "robust": "--dpo-loss-type robust --dpo-label-smoothing 0.1",
+    "smoothed": "--dpo-label-smoothing 0.1",
+    "simpo": "--dpo-loss-type simpo",
+    "orpo": "--dpo-loss-type orpo",
+    "pref_ftx": "--pref-ftx 0.1",
+}
+# Of four processes: together every way to divide a run, and none of the packing.
+DIVIDED = {
+    "tp2_sp_pp2": "--tensor-model-parallel-size 2 --sequence-parallel --pipeline-model-parallel-size 2",
+    "cp2_dp2_unpacked": "--context-parallel-size 2 --max-tokens-per-micro-batch 1 --no-prefix-sharing",
+}
 MODELS: dict[str, Callable[[Path], Any]] = {
     "untied": lambda directory: write_tiny_llama(directory),
     "tied": lambda directory: write_tiny_llama(directory, tie_word_embeddings=True),
@@ -89,8 +105,12 @@ def check_same(run: RunResult, single: RunResult) -> None:
     evaluations = [[row for row in result.rows if "valid/loss" in row] for result in (run, single)]
     assert len(evaluations[0]) == len(evaluations[1]) == 3
     for ours, theirs in zip(*evaluations, strict=True):
-        for name in ("valid/loss", "valid/margin", "valid/chosen_reward"):
+        assert ours.keys() == theirs.keys()
+        names = {"valid/loss", "valid/margin", "valid/chosen_reward", "valid/entropy", "valid/log_ratio"}
+        for name in names & theirs.keys():  # without a reference there is no ratio
             assert ours[name] == pytest.approx(theirs[name], abs=1e-4), name
+    assert evaluations[0][-1]["valid/entropy"] > 0
+    assert not {"entropy", "log_ratio"} & run.steps[0].keys()  # training computes no entropies
     copy = "lm_head.weight"  # of a tied embedding, on the last of several stages
     assert run.weights.keys() - {copy} == single.weights.keys() - {copy}
     for name, weight in single.weights.items():
@@ -214,16 +234,31 @@ def test_rankings_are_trained_on_at_any_size(directory: Path, workers: Workers, 
     assert two.column("grad_norm") == pytest.approx(one.column("grad_norm"), rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def singles_of_losses(directory: Path, workers: Workers) -> Callable[[str], RunResult]:
+    """The run in one process, by the loss."""
+
+    @functools.cache
+    def single(loss: str) -> RunResult:
+        flags = words(directory, "untied", *LOSSES[loss].split())
+        return run_training(workers, 1, flags, directory / f"single_{loss}", saves=False)
+
+    return single
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("kind", ["hinge", "ipo", "robust", "simpo", "orpo"])
-def test_other_losses_are_the_same_at_any_size(
-    kind: str, directory: Path, workers: Workers, tmp_path: Path
+@pytest.mark.parametrize("case", DIVIDED)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_other_losses_match_one_process(
+    loss: str,
+    case: str,
+    directory: Path,
+    singles_of_losses: Callable[[str], RunResult],
+    workers: Workers,
+    tmp_path: Path,
 ) -> None:
-    flags = words(directory, "untied", "--dpo-loss-type", kind, "--pref-ftx", "0.1")
-    one = run_training(workers, 1, flags, tmp_path / "one", saves=False)
-    two = run_training(workers, 2, [*flags, "--context-parallel-size", "2"], tmp_path / "two", saves=False)
-    assert two.column("loss") == pytest.approx(one.column("loss"), abs=5e-5)
-    assert two.column("grad_norm") == pytest.approx(one.column("grad_norm"), rel=1e-4)
+    flags = words(directory, "untied", *LOSSES[loss].split(), *DIVIDED[case].split())
+    check_same(run_training(workers, 4, flags, tmp_path, saves=False), singles_of_losses(loss))
 
 
 @pytest.mark.full
@@ -261,7 +296,7 @@ def export_on_rank(load: str, output: str, sizes: dict[str, Any], merge: bool = 
 def test_export_is_the_policy_for_transformers(
     kind: str, directory: Path, workers: Workers, tmp_path: Path
 ) -> None:
-    """The exported weights give the held-out log-probabilities of the run's last evaluation."""
+    """The exported weights give the held-out figures of the run's last evaluation."""
     flags = [*words(directory, kind), "--split", "36,4,0", "--eval-iters", "100"]
     pp2 = ["--pipeline-model-parallel-size", "2"]
     run = run_training(workers, 2, [*flags, *pp2], tmp_path / "run")
@@ -270,19 +305,54 @@ def test_export_is_the_policy_for_transformers(
     workers.run(export_on_rank, 2, str(tmp_path / "run"), str(output), sizes)
     config = json.loads((output / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
-    model = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32).eval()
-    data = IndexedReader(directory / "data" / "pairs_packed_chosen_input_ids_document")
-    labels = IndexedReader(directory / "data" / "pairs_packed_chosen_labels_document")
-    found = []
-    with torch.no_grad():
-        for row in range(36, 40):
-            ids, is_answer = torch.from_numpy(data[row].astype(np.int64)), labels[row] != -100
-            log_probs = model(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
-            found.append(float(log_probs[torch.from_numpy(is_answer[1:])].sum()))
+    answers = held_out_answers(directory / "data" / "pairs", range(36, 40))
+    policy, reference = (answer_figures(model, answers) for model in (output, directory / kind))
     last = [row for row in run.rows if "valid/chosen_log_prob" in row][-1]
-    # Rows above 48 tokens are cut in training; these four are not.
-    assert max(len(data[row]) for row in range(36, 40)) <= 48
-    assert last["valid/chosen_log_prob"] == pytest.approx(np.mean(found), rel=1e-5)
+    assert last["valid/chosen_log_prob"] == pytest.approx(policy.chosen_log_prob, rel=1e-5)
+    assert last["valid/entropy"] == pytest.approx(policy.entropy, rel=1e-5)
+    assert last["valid/log_ratio"] == pytest.approx(policy.log_prob - reference.log_prob, abs=1e-5)
+
+
+Answers = list[tuple[str, torch.Tensor, torch.Tensor]]
+
+
+def held_out_answers(prefix: Path, rows: range) -> Answers:
+    """Of each answer its side, its tokens with the prompt, and which of them but the first are predicted."""
+    found = []
+    for side in ("chosen", "rejected"):
+        data = IndexedReader(Path(f"{prefix}_packed_{side}_input_ids_document"))
+        labels = IndexedReader(Path(f"{prefix}_packed_{side}_labels_document"))
+        for row in rows:
+            assert len(data[row]) <= 48  # a longer row is cut in training
+            ids, is_answer = data[row].astype(np.int64), labels[row] != -100
+            found.append((side, torch.from_numpy(ids), torch.from_numpy(is_answer[1:])))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerFigures:
+    """Means over the answers: a chosen one's log-probability, and those over all tokens."""
+
+    chosen_log_prob: float
+    log_prob: float
+    entropy: float
+
+
+@torch.no_grad()
+def answer_figures(load: Path, answers: Answers) -> AnswerFigures:
+    """What transformers makes of the answers."""
+    model = AutoModelForCausalLM.from_pretrained(load, dtype=torch.float32).eval()
+    log_probs, entropies = [], []
+    for _, ids, is_answer in answers:
+        of_all = model(ids[None]).logits[0, :-1].log_softmax(-1)[is_answer]
+        log_probs.append(of_all.gather(1, ids[1:, None][is_answer])[:, 0])
+        entropies.append(torch.distributions.Categorical(logits=of_all).entropy())
+    chosen = [values.sum() for (side, *_), values in zip(answers, log_probs, strict=True) if side == "chosen"]
+    return AnswerFigures(
+        chosen_log_prob=float(torch.stack(chosen).mean()),
+        log_prob=float(torch.cat(log_probs).mean()),
+        entropy=float(torch.cat(entropies).mean()),
+    )
 
 
 def test_checkpoint_of_a_policy_gives_no_scores(directory: Path, workers: Workers, tmp_path: Path) -> None:

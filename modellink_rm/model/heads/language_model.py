@@ -1,5 +1,7 @@
 """The head of a language model, which turns hidden states into log-probabilities of answers."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,11 @@ from torch import Tensor, nn
 from modellink_rm.batching.answers import AnswerTokens
 from modellink_rm.model.attention.packed import ScoredRows
 from modellink_rm.model.families.tensors import EMBEDDING
-from modellink_rm.model.heads.log_probs import Vocabulary, token_log_probs
+from modellink_rm.model.heads.log_probs import (
+    Vocabulary,
+    token_log_probs,
+    token_log_probs_and_entropies,
+)
 from modellink_rm.model.spec import ModelSpec
 
 
@@ -24,7 +30,10 @@ class LanguageModelHead(nn.Module):
     Attributes:
         weight: [padded vocabulary / tp, h]; None where the token embedding of this stage is used. On the last
             of several stages it is a copy of a tied embedding, which the engine keeps equal.
+        gives_entropies: whether `forward` also gives those of the distributions, without gradients.
     """
+
+    gives_entropies = False
 
     def __init__(
         self,
@@ -63,7 +72,9 @@ class LanguageModelHead(nn.Module):
     ) -> Tensor:
         """The log-probability of each response's answer [num_responses], float64, on every process.
 
-        In float32 the sum over a long answer, of thousands, would be off by 1e-4.
+        In float32 the sum over a long answer, of thousands, would be off by 1e-4. With entropies it is
+        [num_responses, 2]: the second column is the sum over the answer's tokens of the entropies of the
+        distributions that predict them, in nats.
 
         Args:
             rows: hidden states of the scored rows [n, h], whole on every tensor-parallel rank.
@@ -73,9 +84,10 @@ class LanguageModelHead(nn.Module):
         assert weight is not None
         whole: Tensor = copy_to_tensor_model_parallel_region(rows, group=self.tp_group)
         held = scored.held  # of a sequence that is divided over processes, each token is on one of them
-        found = token_log_probs(whole[scored.slots[held]], weight, answers.token_ids[held], self.vocabulary)
+        values_of = token_log_probs_and_entropies if self.gives_entropies else token_log_probs
+        found = values_of(whole[scored.slots[held]], weight, answers.token_ids[held], self.vocabulary)
         values = found.double()
-        sums = values.new_zeros(answers.num_answers)
+        sums = values.new_zeros(answers.num_answers, *values.shape[1:])
         sums = sums.index_put((answers.answers[held],), values, accumulate=True)
         if self.cp_group.size() > 1:
             sums = reduce_from_tensor_model_parallel_region(sums, group=self.cp_group)
@@ -99,3 +111,16 @@ class LanguageModelHead(nn.Module):
             dp_cp_group=dp_cp_group,
         )
         return {f"{prefix}weight": described}
+
+
+@contextmanager
+def entropies_given(chunks: Iterable[nn.Module]) -> Iterator[None]:
+    """A block in which the heads of language models give entropies; other models are as ever."""
+    heads = [one for chunk in chunks for one in chunk.modules() if isinstance(one, LanguageModelHead)]
+    for head in heads:
+        head.gives_entropies = True
+    try:
+        yield
+    finally:
+        for head in heads:
+            head.gives_entropies = False

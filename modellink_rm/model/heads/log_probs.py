@@ -47,19 +47,61 @@ def token_log_probs(rows: Tensor, weight: Tensor, token_ids: Tensor, vocabulary:
     return log_probs
 
 
+@torch.no_grad()
+def token_log_probs_and_entropies(
+    rows: Tensor, weight: Tensor, token_ids: Tensor, vocabulary: Vocabulary
+) -> Tensor:
+    """Log-probability of each token, and the entropy of the distribution that it is of [n, 2], float32.
+
+    Equal on every tensor-parallel rank, without gradients. An entropy is -sum_v p(v) log p(v), in nats.
+
+    Args:
+        rows: see `token_log_probs`, as the other arguments.
+    """
+    entropies = rows.new_zeros(len(rows), dtype=torch.float32)
+    own, log_sums = _own_logits_and_log_sums(rows, weight, token_ids, vocabulary, entropies=entropies)
+    whole = _log_sum_over_ranks(log_sums, vocabulary.group)
+    if vocabulary.group.size() > 1:
+        # Of a distribution in parts with the probabilities w and the entropies h it is sum w (h - log w).
+        shares = torch.exp(log_sums - whole)
+        entropies = shares * entropies + torch.special.entr(shares)
+        torch.distributed.all_reduce(entropies, group=vocabulary.group)
+    return torch.stack((own - whole, entropies), dim=-1)
+
+
+def _own_logits_and_log_sums(
+    rows: Tensor,
+    weight: Tensor,
+    token_ids: Tensor,
+    vocabulary: Vocabulary,
+    *,
+    entropies: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Each token's logit [n], and the log-sum of this rank's logits [n], in float32.
+
+    Args:
+        entropies: float32 [n], filled with those of the distribution over this rank's tokens alone.
+    """
+    log_sums = rows.new_full((len(rows),), -torch.inf, dtype=torch.float32)
+    own = torch.zeros_like(log_sums)  # on the rank that has the token
+    for part in _chunks(len(rows), vocabulary):
+        logits = _logits(rows[part], weight, vocabulary)
+        ids, is_here = _local_ids(token_ids[part], vocabulary)
+        log_sums[part] = logits.logsumexp(dim=-1)
+        own[part] = logits.gather(1, ids[:, None])[:, 0].masked_fill_(~is_here, 0.0)
+        if entropies is not None:
+            log_probs = logits.sub_(log_sums[part, None])
+            entropies[part] = -log_probs.exp().mul_(log_probs).sum(dim=-1)
+    if vocabulary.group.size() > 1:
+        torch.distributed.all_reduce(own, group=vocabulary.group)
+    return own, log_sums
+
+
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, token_ids: Tensor, vocabulary: Vocabulary) -> Tensor:
-        log_sums = rows.new_full((len(rows),), -torch.inf, dtype=torch.float32)
-        own = torch.zeros_like(log_sums)  # the token's logit, on the rank that has it
-        for part in _chunks(len(rows), vocabulary):
-            logits = _logits(rows[part], weight, vocabulary)
-            ids, is_here = _local_ids(token_ids[part], vocabulary)
-            log_sums[part] = logits.logsumexp(dim=-1)
-            own[part] = logits.gather(1, ids[:, None])[:, 0].masked_fill_(~is_here, 0.0)
+        own, log_sums = _own_logits_and_log_sums(rows, weight, token_ids, vocabulary)
         log_sums = _log_sum_over_ranks(log_sums, vocabulary.group)
-        if vocabulary.group.size() > 1:
-            torch.distributed.all_reduce(own, group=vocabulary.group)
         ctx.weight, ctx.vocabulary = weight, vocabulary  # the weight itself, for its attributes
         ctx.save_for_backward(rows, token_ids, log_sums)
         return own - log_sums

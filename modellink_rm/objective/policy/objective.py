@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from modellink_rm.base.errors import UserError
@@ -18,6 +19,7 @@ from modellink_rm.objective.policy.losses import POLICY_LOSSES, AnswerPairs
 from modellink_rm.objective.preference import credits_of
 
 _SUMS = ("wins", "half_wins", "chosen_reward", "rejected_reward", "chosen_log_prob", "rejected_log_prob")
+_TOKEN_SUMS = ("answer_tokens", "entropy", "log_ratio")  # over the tokens of all answers
 _LABELS = Labels(
     examples="pairs",
     names={"accuracy": "acc"},
@@ -30,6 +32,7 @@ _LABELS = Labels(
         "rejected: {rejected_log_prob:.2f}",
     ),
     short={"accuracy": ".3f", "margin": "6.3f"},
+    short_evaluation={"entropy": ".3f"},
 )
 
 
@@ -46,6 +49,12 @@ class PolicyObjective:
     minus rejected, and those of the answers' log-probabilities. Those of an example with K answers are the
     means over its pairs of different ranks.
 
+    Evaluations also have two means over the tokens of all answers: the entropy of the distributions that
+    predict them, -sum_v p(v) log p(v), as TRL's DPOTrainer (1.16.0) reports it; and, with a reference, the
+    log-ratio log p - log p_ref. Of answers that were drawn from the reference its negative is the estimate
+    k1 of KL(p_ref || p) a token (Schulman 2020, joschu.net/blog/kl-approx.html); of answers from elsewhere it
+    is what the policy gained over the reference in likelihood, and no divergence.
+
     Attributes:
         labels: how lines show its metrics.
         has_rankings: some example has more than two answers.
@@ -55,13 +64,19 @@ class PolicyObjective:
     labels: Labels = _LABELS
     has_rankings: bool = False
 
-    details = ()
-    sum_names = _SUMS
+    details = ("entropy", "log_ratio")
+    sum_names = _SUMS + _TOKEN_SUMS
 
     def __call__(self, scores: Tensor, targets: Targets) -> ObjectiveResult:
-        """The loss of each of n examples, for the log-probabilities [r] of their answers, float64."""
+        """The loss of each of n examples.
+
+        Args:
+            scores: the log-probabilities [r] of their answers, float64, or with their entropies [r, 2].
+        """
+        scores, entropies = _columns(scores)
         config, num_tokens = self.config, targets.num_predicted.clamp(min=1).to(scores.dtype)
-        values = scores - targets.reference if config.has_reference else scores
+        ratios = scores - targets.reference if config.has_reference else torch.zeros_like(scores)
+        values = ratios if config.has_reference else scores
         if self.has_rankings:
             losses = listwise_loss(config.dpo_beta * values, targets)
         else:
@@ -77,29 +92,37 @@ class PolicyObjective:
             losses = losses - config.pref_ftx * _mean_of_best(scores / num_tokens, targets)
         detached = scores.detach()
         rewards = self.reported(detached, targets)
+        of_tokens = (targets.num_predicted, entropies, ratios.detach())
+        totals = (values.double().sum() for values in of_tokens)
         return ObjectiveResult(
             losses=losses.float(),
-            sums=_sums(rewards, detached, targets),
+            sums=_sums(rewards, detached, targets) | dict(zip(_TOKEN_SUMS, totals, strict=True)),
             credits=credits_of(rewards, targets),
         )
 
     def reported(self, scores: Tensor, targets: Targets) -> Tensor:
         """The implicit rewards [r] of the answers."""
+        scores, _ = _columns(scores)
         if self.config.has_reference:
             return self.config.dpo_beta * (scores - targets.reference)
         return self.config.dpo_beta * scores / targets.num_predicted.clamp(min=1)
 
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
-        """The metrics over all examples; see the class."""
+        """The metrics over all examples; see the class. The entropy is 0 where the scores are without it."""
         means = {name: sums[name] / num_examples for name in _SUMS[2:]}
-        return {
+        num_tokens = max(sums["answer_tokens"], 1.0)
+        found = {
             "accuracy": accuracy(sums["wins"], sums["half_wins"], num_examples),
             "chosen_reward": means["chosen_reward"],
             "rejected_reward": means["rejected_reward"],
             "margin": means["chosen_reward"] - means["rejected_reward"],
             "chosen_log_prob": means["chosen_log_prob"],
             "rejected_log_prob": means["rejected_log_prob"],
+            "entropy": sums["entropy"] / num_tokens,
         }
+        if self.config.has_reference:
+            found["log_ratio"] = sums["log_ratio"] / num_tokens
+        return found
 
     def for_data(self, datasets: Sequence[Dataset]) -> "PolicyObjective":
         """This objective as it trains on these data sets.
@@ -136,6 +159,14 @@ class PolicyObjective:
                 )
         labels = dataclasses.replace(self.labels, examples="prompts") if has_rankings else self.labels
         return dataclasses.replace(self, labels=labels, has_rankings=has_rankings)
+
+
+def _columns(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-probabilities [r] and the entropies [r], zeros where there are none."""
+    if scores.dim() == 1:
+        return scores, torch.zeros_like(scores)
+    log_probs, entropies = scores.unbind(dim=1)
+    return log_probs, entropies
 
 
 def _mean_of_best(values: Tensor, targets: Targets) -> Tensor:

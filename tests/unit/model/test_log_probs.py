@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from modellink_rm.model.heads import log_probs
-from modellink_rm.model.heads.log_probs import Vocabulary, token_log_probs
+from modellink_rm.model.heads.log_probs import Vocabulary, token_log_probs, token_log_probs_and_entropies
+from tests.distributed import Workers
 
 NUM_IDS, NUM_ROWS, HIDDEN, NUM_TOKENS = 37, 48, 8, 23  # 11 rows pad the vocabulary
 
@@ -43,6 +44,57 @@ def test_chunks_give_the_values_and_gradients_of_all_logits(
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(of_found, of_expected)
     assert not of_found[1][NUM_IDS:].any()  # rows that pad the vocabulary
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("tokens_of_a_chunk", [5, NUM_TOKENS])
+def test_entropies_are_those_of_the_distributions(
+    softcap: float | None, tokens_of_a_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_probs, "_LOGITS_OF_A_CHUNK", tokens_of_a_chunk * NUM_IDS)
+    rows, weight, token_ids, _ = inputs()
+    vocabulary = Vocabulary(start=0, num_ids=NUM_IDS, group=Alone(), softcap=softcap)
+    found = token_log_probs_and_entropies(rows, weight, token_ids, vocabulary)
+    logits = rows @ weight[:NUM_IDS].t()
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    torch.testing.assert_close(found[:, 0], token_log_probs(rows, weight, token_ids, vocabulary))
+    torch.testing.assert_close(found[:, 1], torch.distributions.Categorical(logits=logits).entropy())
+    assert not found.requires_grad
+
+
+def entropies_on_rank(starts: list[int], num_rows: int) -> list[list[float]]:
+    rows, weight, token_ids, _ = inputs()
+    start = starts[torch.distributed.get_rank()]
+    num_ids = min(max(NUM_IDS - start, 0), num_rows)
+    vocabulary = Vocabulary(start=start, num_ids=num_ids, group=torch.distributed.group.WORLD)
+    found: list[list[float]] = token_log_probs_and_entropies(
+        100 * rows, weight[start : start + num_rows], token_ids, vocabulary
+    ).tolist()
+    return found
+
+
+def in_a_group(starts: list[int], num_rows: int) -> list[list[float]]:
+    torch.distributed.init_process_group("gloo")
+    try:
+        return entropies_on_rank(starts, num_rows)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("starts", "num_rows"),
+    [([0, 24], 24), pytest.param([0, NUM_IDS], NUM_IDS, id="a rank without tokens")],
+)
+def test_entropies_of_a_divided_vocabulary_are_those_of_the_whole(
+    starts: list[int], num_rows: int, workers: Workers
+) -> None:
+    # Of logits of hundreds, where one rank has all of the probability.
+    ranks = workers.run(in_a_group, 2, starts, num_rows)
+    rows, weight, _, _ = inputs()
+    logits = 100 * rows @ weight[:NUM_IDS].t()
+    expected = torch.distributions.Categorical(logits=logits).entropy().tolist()
+    assert ranks[0] == ranks[1]
+    assert [entropy for _, entropy in ranks[0]] == pytest.approx(expected, abs=1e-4)
 
 
 def test_gradient_of_the_weight_goes_to_its_buffer() -> None:

@@ -93,7 +93,32 @@ def test_metrics_are_means_of_implicit_rewards() -> None:
         "margin": pytest.approx(BETA * 2.0 / 2),
         "chosen_log_prob": pytest.approx(-6.0),
         "rejected_log_prob": pytest.approx(-5.75),
+        "entropy": 0.0,
+        "log_ratio": pytest.approx((0.5 - 2.0 - 1.0 - 0.5) / 14),
     }
+
+
+def test_entropy_is_the_mean_over_the_tokens_of_all_answers() -> None:
+    objective = PolicyObjective(config=DpoConfig(dpo_beta=BETA))
+    entropies = [6.0, 3.0, 1.0, 9.0]
+    log_probs = torch.tensor(POLICY, dtype=torch.float64)
+    with_entropies = torch.stack((log_probs, torch.tensor(entropies, dtype=torch.float64)), dim=1)
+    result, without = (objective(scores, of_pairs()) for scores in (with_entropies, log_probs))
+    metrics = objective.metrics({name: float(value) for name, value in result.sums.items()}, 2)
+    assert metrics["entropy"] == pytest.approx(19 / 14)
+    assert torch.equal(result.losses, without.losses)
+    assert torch.equal(
+        objective.reported(with_entropies, of_pairs()), objective.reported(log_probs, of_pairs())
+    )
+    assert {"entropy", "log_ratio"} <= set(objective.details)  # evaluations alone report them
+
+
+def test_log_ratio_is_of_losses_with_a_reference_alone() -> None:
+    objective = PolicyObjective(config=DpoConfig(dpo_loss_type="orpo"))
+    result = objective(torch.tensor(POLICY, dtype=torch.float64), of_pairs())
+    metrics = objective.metrics({name: float(value) for name, value in result.sums.items()}, 2)
+    assert "log_ratio" not in metrics
+    assert "entropy" in metrics
 
 
 def test_equal_rewards_count_half() -> None:

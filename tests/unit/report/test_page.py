@@ -107,6 +107,17 @@ def test_a_run_without_scores_has_its_curves(run: RunFiles) -> None:
     assert "has written no scores of pairs" in page
 
 
+def test_entropy_and_log_ratio_of_a_policy_have_curves(run: RunFiles) -> None:
+    names = ("training_entropy", "training_log_ratio")
+    rows = tuple(
+        {**row, "valid/entropy": 2.5, "valid/log_ratio": -0.1} if "valid/loss" in row else row
+        for row in run.rows
+    )
+    found = make_page([RunFiles(name="policy", rows=rows, scores=(), about={})])[1]
+    assert [chart.name for chart in found[3:5]] == list(names)
+    assert not {chart.name for chart in make_page([run])[1]} & set(names)
+
+
 def test_pictures_are_png_files(run: RunFiles) -> None:
     bare = RunFiles(name="bare", rows=run.rows[:2], scores=(), about={})
     assert png_of(make_page([bare])[1][0]).startswith(b"\x89PNG")
