@@ -8,7 +8,9 @@ from pathlib import Path, PurePath
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.registry import unknown_name_message
+from modellink_rm.config.checkpoint import BEST_METRICS
 from modellink_rm.config.run import RunConfig
+from modellink_rm.config.training import RATINGS_LOSS
 from modellink_rm.dataset.blend import Blend, DatasetRows, Part
 from modellink_rm.dataset.dataset import Dataset, open_dataset
 from modellink_rm.dataset.reader import ExampleReader
@@ -96,10 +98,11 @@ def metric_of(config: RunConfig, sets: Sequence[HeldOutSet]) -> str | None:
     objective = next(one.objective for one in sets if one.name == name)
     reported = ("loss", *objective.metrics(dict.fromkeys(objective.sum_names, 0.0), 1))
     if metric not in reported:
-        raise UserError(
-            f"--save-best {wanted}: evaluations of --loss-type {config.training.loss_type} have no {metric}; "
-            "give loss"
-        )
+        training = config.training
+        is_of_ratings = training.loss_type == RATINGS_LOSS
+        what = f"--loss-type {training.loss_type}" if is_of_ratings else f"--stage {training.stage}"
+        known = " or ".join(one for one in BEST_METRICS if one in reported)
+        raise UserError(f"--save-best {wanted}: evaluations of {what} have no {metric}; give {known}")
     return f"{name}/{metric}"
 
 

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from modellink_rm.base.errors import UserError
+from modellink_rm.commands.train import run_config
+from modellink_rm.train.plan import plan_run
 from tests.distributed import Workers
 from tests.marks import full
 from tests.parallel.comparison import check_same
@@ -52,3 +55,10 @@ def test_process_rewards_match_one_process(
     run = run_training(workers, world_size, [*of_steps, *flags.split()], tmp_path, saves=False)
     check_same(run, one_process, metrics=METRICS)
     assert "responses_per_second" in run.steps[0]
+
+
+def test_best_checkpoint_needs_a_metric_of_the_stage(of_steps: list[str], tmp_path: Path) -> None:
+    words = [*of_steps, "--save", str(tmp_path / "save"), "--save-best"]
+    with pytest.raises(UserError, match=r"of --stage prm have no margin; give accuracy or loss$"):
+        plan_run(run_config([*words, "margin"]), world_size=1)
+    assert plan_run(run_config([*words, "accuracy"]), world_size=1).best_metric == "valid/accuracy"
