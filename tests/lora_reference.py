@@ -103,7 +103,7 @@ def write_adapter(
     save_file(tensors, directory / "adapter_model.safetensors")
     config = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": "SEQ_CLS" if has_head else "CAUSAL_LM",
         "base_model_name_or_path": "base",
         "r": rank,
         "lora_alpha": alpha,
@@ -111,7 +111,7 @@ def write_adapter(
         "use_rslora": use_rslora,
         "target_modules": list(targets),
         "target_parameters": [f"mlp.experts.{name}" for name in experts],
-        "modules_to_save": ["score"],
+        "modules_to_save": ["score"] if has_head else None,
         "bias": "none",
         "fan_in_fan_out": False,
     }
@@ -120,7 +120,7 @@ def write_adapter(
 
 
 def apply_adapter(model: Any, directory: Path) -> None:
-    """Put the adapter of a directory into a model with a `score`, and freeze all but it and that head."""
+    """Put the adapter of a directory into a model, and freeze all but it and the model's `score`, if any."""
     config = json.loads((directory / "adapter_config.json").read_text())
     tensors = load_file(directory / "adapter_model.safetensors")
     scaling = config["lora_alpha"] / (math.sqrt(config["r"]) if config["use_rslora"] else config["r"])
@@ -140,6 +140,8 @@ def apply_adapter(model: Any, directory: Path) -> None:
             parent = model.get_submodule(before)
             b = tensors[name.replace("lora_A", "lora_B")]
             setattr(parent, own, LoraLinear(getattr(parent, own), a, b, scaling))
+    if not hasattr(model, "score"):
+        return
     for name, parameter in model.score.named_parameters():
         parameter.requires_grad_(True)
         if f"{WRAPPED}score.{name}" in tensors:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modellink_rm.adapters.lora import is_of_adapter
 from modellink_rm.base.checksums import sha256_of_all
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.log import info
@@ -225,7 +226,20 @@ class _ReferenceModel:
         if source is None:
             source = self._reopened()
         self._load(source)
+        if source.adapter is None and source.base is None:
+            self._clear_adapters()
         self._has_weights = self._was_changed = True
+
+    @torch.no_grad()
+    def _clear_adapters(self) -> None:
+        """Take away the adapters that the policy begins with, which the reference has no others for."""
+        own = self._plan.model.source
+        if own.adapter is None and own.base is None:
+            return  # they begin at 0
+        for chunk in self._chunks:
+            for name, parameter in chunk.global_parameters():
+                if is_of_adapter(name):
+                    parameter.zero_()
 
     def _reopened(self) -> ModelSource:
         """The reference of a run that is continued, whose column is gone.

@@ -15,6 +15,7 @@ from modellink_rm.dataset.dataset import Dataset, open_dataset
 from modellink_rm.dataset.order import SampleOrder
 from modellink_rm.dataset.reader import ExampleReader
 from tests.distributed import Workers
+from tests.lora_reference import apply_adapter, write_adapter
 from tests.marks import full
 from tests.runs import RunResult, run_training
 from tests.tiny_data import write_random_rows, write_tokenizer
@@ -134,3 +135,20 @@ def test_dpo_equals_a_plain_loop(family: str, workers: Workers, tmp_path: Path) 
     model, reference, dataset, reader, flags = prepared(tmp_path, family)
     run = run_training(workers, 1, flags, tmp_path / "run", saves=False)
     check_equal(run, plain_loop(model, reference, dataset, reader))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("names_the_base", [False, True])
+def test_dpo_of_adapters_equals_a_plain_loop(names_the_base: bool, workers: Workers, tmp_path: Path) -> None:
+    """The reference is what the run starts from, with its adapters, or the model that is named."""
+    model, reference, dataset, reader, flags = prepared(tmp_path, "llama")
+    adapter = write_adapter(model, tmp_path / "adapter", has_head=False)
+    apply_adapter(model, adapter)
+    flags += ["--load-adapter", str(adapter)]
+    if names_the_base:
+        flags += ["--reference-load", str(tmp_path / "model")]
+    else:
+        apply_adapter(reference, adapter)
+    run = run_training(workers, 1, flags, tmp_path / "run", saves=False)
+    check_equal(run, plain_loop(model, reference, dataset, reader))
+    assert (abs(run.steps[0]["loss"] - np.log(2)) > 1e-3) == names_the_base
