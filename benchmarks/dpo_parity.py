@@ -1,12 +1,17 @@
-"""Train by --stage dpo and by TRL's DPOTrainer on the same pairs, and compare every step.
+"""Train by --stage dpo and by other trainers on the same pairs, and compare every step.
 
     python benchmarks/dpo_parity.py --reference ../shared/reference --data ../shared/data \\
-        --peer-python trl=PATH --loss-types sigmoid ipo
+        --peer-python trl=PATH llama_factory=PATH
 
-Both start from tiny-llama of REFERENCE/make_models.py and read dpo_en_demo (template llama2) in its order, in
-float32 at a constant learning rate; PATH is a python with trl 1.16.0. The table holds the largest differences
-of the loss, of the mean implicit rewards and of the gradient norm (relative) over the steps. The exit code is
-1 where one is above its bound. Words after `--` go to this trainer, to see the same of a divided model:
+All start from tiny-llama of REFERENCE/make_models.py and read dpo_en_demo (template llama2) in its order, in
+float32 at a constant learning rate; the PATHs are pythons with trl 1.16.0 and peft, and with llamafactory
+0.9.5 (benchmarks/train.py --peers-dir makes both). Each case of CASES is trained by this trainer, by the
+peers that have its loss, and by a plain loop in float64, which the python of TRL runs too.
+
+The table holds the largest differences over the steps: of the loss (relative where it is above 1), of the
+mean implicit rewards, and of the gradient norm (relative). This trainer must be within BOUNDS of float64,
+and a peer's difference within that and what float32 leaves of a sum of log-probabilities, or the exit code
+is 1. Words after `--` go to this trainer, to see the same of a divided model:
 
     python benchmarks/dpo_parity.py ... --processes 2 -- --tensor-model-parallel-size 2
 """
@@ -16,35 +21,78 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from random_model import write_random_adapter
+
 from modellink_rm.base.errors import UserError, run_command
+from modellink_rm.config.dpo import WITHOUT_REFERENCE
 from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.reader import ExampleReader
 
 ROOT = Path(__file__).parents[1]
-MODEL = "tiny-llama"
-BETA, LABEL_SMOOTHING, LEARNING_RATE = 0.1, 0.1, "1e-5"
-LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust")
-# Sums in another order, in float32; rewards are beta times differences of sums of hundreds.
+RUNNERS = {
+    "float64": "float64_dpo_runner.py",
+    "trl": "trl_dpo_runner.py",
+    "llama_factory": "llama_factory_dpo_runner.py",
+}
+MODEL, BETA, RANK = "tiny-llama", 0.1, 8
+# Sums in another order, in float32, grown by 40 steps of Adam.
 BOUNDS = {"loss": 1e-5, "chosen_reward": 1e-5, "rejected_reward": 1e-5, "grad_norm": 1e-4}
+LOG_PROBS = ("chosen_log_prob", "rejected_log_prob")
+FLOAT32 = 2.0**-24  # half the distance of two numbers, in parts of them
 Columns = dict[str, list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is trained, by whom.
+
+    Attributes:
+        flags: of the loss, by their names in dpo_protocol.py.
+        peers: those that have it.
+        trains_adapters: adapters alone, from one PEFT directory.
+    """
+
+    flags: Mapping[str, str] = field(default_factory=dict)
+    peers: tuple[str, ...]
+    trains_adapters: bool = False
+    lr: str = "1e-5"
+
+
+# LLaMA-Factory's hinge and ipo are sigmoid (llama_factory_dpo_runner.py); TRL's ORPO adds the likelihood of
+# the prompt too; its DPOTrainer smooths the labels of robust alone.
+CASES = {
+    "sigmoid": Case(flags={"loss-type": "sigmoid"}, peers=("trl", "llama_factory")),
+    "smoothed": Case(flags={"loss-type": "sigmoid", "label-smoothing": "0.1"}, peers=("llama_factory",)),
+    "pref-ftx": Case(flags={"loss-type": "sigmoid", "pref-ftx": "0.5"}, peers=("trl", "llama_factory")),
+    "hinge": Case(flags={"loss-type": "hinge"}, peers=("trl",)),
+    "ipo": Case(flags={"loss-type": "ipo"}, peers=("trl",)),
+    "robust": Case(flags={"loss-type": "robust", "label-smoothing": "0.1"}, peers=("trl",)),
+    "simpo": Case(flags={"loss-type": "simpo"}, peers=("trl", "llama_factory")),
+    "orpo": Case(flags={"loss-type": "orpo"}, peers=("llama_factory",)),
+    "lora": Case(flags={"loss-type": "sigmoid"}, peers=("trl",), trains_adapters=True, lr="1e-4"),
+}
+OUR_NAMES = {"loss-type": "--dpo-loss-type", "label-smoothing": "--dpo-label-smoothing"}
 
 
 def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
+    rows: list[tuple[str, dict[str, float], dict[str, float]]] = []
     with tempfile.TemporaryDirectory(prefix="dpo-parity-") as work:
         prepare(arguments, Path(work))
-        found = {kind: compare(arguments, Path(work), kind) for kind in arguments.loss_types}
-    print(
-        f"\n{arguments.steps} steps of {arguments.batch_size} pairs, lr {LEARNING_RATE}, beta {BETA}: largest"
-    )
-    print(f"{'largest difference in':24s}" + "".join(f"{name:>18s}" for name in BOUNDS))
-    for kind, row in found.items():
-        print(f"{kind:24s}" + "".join(f"{row[name]:18.2e}" for name in BOUNDS))
-    return int(any(row[name] > bound for row in found.values() for name, bound in BOUNDS.items()))
+        for name in arguments.cases:
+            rows += compare(arguments, Path(work), name)
+    print(f"\n{arguments.steps} steps of {arguments.batch_size} pairs, beta {BETA}: largest differences")
+    print(f"{'':44s}" + "".join(f"{name:>18s}" for name in BOUNDS))
+    for label, row, bounds in rows:
+        over = [name for name in BOUNDS if row[name] > bounds[name]]
+        mark = f"  over its bound: {', '.join(over)}" if over else ""
+        print(f"{label:44s}" + "".join(f"{row[name]:18.2e}" for name in BOUNDS) + mark)
+    return int(any(row[name] > bounds[name] for _, row, bounds in rows for name in BOUNDS))
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -57,19 +105,29 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--reference", type=Path, required=True, help="directory of make_models.py")
     parser.add_argument("--data", type=Path, required=True, help="directory of dpo_en_demo.json")
-    parser.add_argument("--peer-python", required=True, metavar="trl=PATH", help="python of TRL")
-    parser.add_argument("--loss-types", nargs="+", choices=LOSS_TYPES, default=LOSS_TYPES, help="default all")
+    parser.add_argument(
+        "--peer-python",
+        nargs="+",
+        required=True,
+        metavar="NAME=PATH",
+        help="of trl and llama_factory",
+    )
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="(default: all)")
     parser.add_argument("--steps", type=int, default=40, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=1, help="pairs of a step (default: %(default)s)")
-    # TRL adds log-probabilities of tokens in float32: of sums of thousands the last bit is 1e-4.
     parser.add_argument("--seq-length", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="of this trainer (default: %(default)s)")
     arguments = parser.parse_args(argv)
     arguments.trainer_flags = trainer_flags
-    peer, _, python = arguments.peer_python.partition("=")
-    if peer != "trl" or not Path(python).is_file():
-        raise UserError(f"--peer-python takes trl=PATH of a python, got {arguments.peer_python!r}")
-    arguments.python = python
+    arguments.pythons = {}
+    for word in arguments.peer_python:
+        peer, _, python = word.partition("=")
+        if peer not in RUNNERS or not Path(python).is_file():
+            raise UserError(f"--peer-python takes trl=PATH and llama_factory=PATH of pythons, got {word!r}")
+        arguments.pythons[peer] = python
+    if "trl" not in arguments.pythons:
+        raise UserError("--peer-python needs trl=PATH, which runs the loop in float64 too")
+    arguments.pythons["float64"] = arguments.pythons["trl"]
     return arguments
 
 
@@ -81,6 +139,7 @@ def prepare(arguments: argparse.Namespace, work: Path) -> None:
         raise UserError(f"--steps {arguments.steps} need {number} pairs, the data have {len(records)}")
     (work / "records.json").write_text(json.dumps(records[:number], ensure_ascii=False))
     run(sys.executable, arguments.reference / "make_models.py", work, "--only", MODEL)
+    write_random_adapter(work / MODEL, work / "adapter", rank=RANK, trains_head=False)
     run(
         *(sys.executable, ROOT / "preprocess_data.py", "--input", work / "records.json"),
         *("--output-prefix", work / "pairs", "--handler-name", "SharegptStylePairwiseHandler"),
@@ -105,9 +164,26 @@ def prepare(arguments: argparse.Namespace, work: Path) -> None:
     (work / "pairs.json").write_text(json.dumps(pairs))
 
 
-def compare(arguments: argparse.Namespace, work: Path, kind: str) -> dict[str, float]:
-    """The largest differences between both runs of a loss."""
-    ours, theirs = run_ours(arguments, work, kind), run_theirs(arguments, work, kind)
+def compare(
+    arguments: argparse.Namespace, work: Path, name: str
+) -> list[tuple[str, dict[str, float], dict[str, float]]]:
+    """The rows of a case: this trainer and each peer beside float64, and both beside each other."""
+    case = CASES[name]
+    exact, ours = run_runner(arguments, work, name, "float64"), run_ours(arguments, work, name)
+    rows = [(f"{name}: ours, float64", differences(ours, exact), dict(BOUNDS))]
+    # What the policy's sum and the reference's are off by where they are added in float32; means are not.
+    rounding = 2 * BETA * FLOAT32 * max(map(abs, ours["chosen_log_prob"] + ours["rejected_log_prob"]))
+    rounding = 0.0 if case.flags["loss-type"] in WITHOUT_REFERENCE else rounding
+    bounds = {column: bound + rounding for column, bound in BOUNDS.items()}
+    for peer in (peer for peer in case.peers if peer in arguments.pythons):
+        theirs = run_runner(arguments, work, name, peer)
+        rows.append((f"{name}: {peer}, float64", differences(theirs, exact), bounds))
+        rows.append((f"{name}: ours, {peer}", differences(ours, theirs), bounds))
+    return rows
+
+
+def differences(ours: Columns, theirs: Columns) -> dict[str, float]:
+    """The largest differences over the steps."""
     found = {}
     for name in BOUNDS:
         steps = list(zip(ours[name], theirs[name], strict=True))
@@ -116,35 +192,34 @@ def compare(arguments: argparse.Namespace, work: Path, kind: str) -> dict[str, f
     return found
 
 
-def smoothing_of(kind: str) -> str:
-    return str(LABEL_SMOOTHING if kind == "robust" else 0.0)
-
-
-def run_ours(arguments: argparse.Namespace, work: Path, kind: str) -> Columns:
-    save = work / f"run_{kind}"
+def run_ours(arguments: argparse.Namespace, work: Path, name: str) -> Columns:
+    case, save = CASES[name], work / f"run_{name}"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", arguments.processes]
+    loss = [word for flag, value in case.flags.items() for word in (OUR_NAMES.get(flag, f"--{flag}"), value)]
     run(
         *(sys.executable, *(launcher if arguments.processes > 1 else []), ROOT / "pretrain_rm.py"),
-        *("--stage", "dpo", "--dpo-loss-type", kind, "--dpo-label-smoothing", smoothing_of(kind)),
-        *("--dpo-beta", BETA, "--load", work / MODEL, "--data-path", work / "pairs", "--split", "100,0,0"),
+        *("--stage", "dpo", *loss, "--dpo-beta", BETA),
+        *("--load", work / MODEL, "--data-path", work / "pairs", "--split", "100,0,0"),
+        *(("--load-adapter", work / "adapter") if case.trains_adapters else ()),
         *("--no-shuffle", "--seq-length", arguments.seq_length, "--global-batch-size", arguments.batch_size),
-        *("--train-iters", arguments.steps, "--lr", LEARNING_RATE, "--lr-decay-style", "constant"),
+        *("--train-iters", arguments.steps, "--lr", case.lr, "--lr-decay-style", "constant"),
         *("--weight-decay", "0", "--clip-grad", "1.0", "--adam-beta1", "0.9", "--adam-beta2", "0.999"),
         *("--adam-eps", "1e-8", "--save", save),
         *arguments.trainer_flags,
     )
     rows = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "loss" in row]
-    return {name: [row[name] for row in steps] for name in BOUNDS}
+    return {column: [row[column] for row in steps] for column in (*BOUNDS, *LOG_PROBS)}
 
 
-def run_theirs(arguments: argparse.Namespace, work: Path, kind: str) -> Columns:
-    output = work / f"trl_{kind}.json"
+def run_runner(arguments: argparse.Namespace, work: Path, name: str, peer: str) -> Columns:
+    case, output = CASES[name], work / f"{name}_{peer}.json"
+    loss = [word for flag, value in case.flags.items() for word in (f"--{flag}", value)]
     run(
-        *(arguments.python, ROOT / "benchmarks" / "peers" / "trl_dpo_runner.py", "--model", work / MODEL),
+        *(arguments.pythons[peer], ROOT / "benchmarks" / "peers" / RUNNERS[peer], "--model", work / MODEL),
         *("--pairs", work / "pairs.json", "--steps", arguments.steps, "--batch-size", arguments.batch_size),
-        *("--lr", LEARNING_RATE, "--beta", BETA, "--loss-type", kind, "--output", output),
-        *("--label-smoothing", smoothing_of(kind)),
+        *("--lr", case.lr, "--beta", BETA, *loss, "--output", output),
+        *(("--adapter", work / "adapter") if case.trains_adapters else ()),
     )
     result: dict[str, Any] = json.loads(output.read_text())
     return {

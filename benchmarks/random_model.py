@@ -60,8 +60,12 @@ def write_random_model(name: str, directory: Path, *, device: str, tokenizer_of:
         shutil.copy(path, directory)
 
 
-def write_random_adapter(model: Path, directory: Path, *, rank: int) -> None:
-    """PEFT's directory of adapters of all linear layers, as PEFT begins with them, and the model's head."""
+def write_random_adapter(model: Path, directory: Path, *, rank: int, trains_head: bool = True) -> None:
+    """PEFT's directory of adapters of all linear layers, as PEFT begins with them.
+
+    Args:
+        trains_head: the model is a reward model, whose value head is in the directory too.
+    """
     import torch
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -78,19 +82,20 @@ def write_random_adapter(model: Path, directory: Path, *, rank: int) -> None:
                 bound = columns**-0.5
                 a = (2 * torch.rand(rank, columns, generator=generator) - 1) * bound
                 tensors |= {f"{stored}.lora_A.weight": a, f"{stored}.lora_B.weight": torch.zeros(rows, rank)}
-    head = load_file(model / "value_head.safetensors")["v_head.summary.weight"]
-    tensors["base_model.model.score.weight"] = head
+    if trains_head:
+        head = load_file(model / "value_head.safetensors")["v_head.summary.weight"]
+        tensors["base_model.model.score.weight"] = head
     directory.mkdir()
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": "SEQ_CLS" if trains_head else "CAUSAL_LM",
         "base_model_name_or_path": str(model),
         "r": rank,
         "lora_alpha": 2 * rank,
         "lora_dropout": 0.0,
         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        "modules_to_save": ["score"],
+        "modules_to_save": ["score"] if trains_head else None,
         "bias": "none",
     }
     (directory / "adapter_config.json").write_text(json.dumps(config))
