@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from modellink_rm.base.ranges import share_of
-from modellink_rm.model.families.tensors import RowOrder, StoredTensor, TensorTable
+from modellink_rm.model.families.row_orders import RowOrder
+from modellink_rm.model.families.tensors import StoredTensor, TensorTable
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import EXPERTS_INFIX, LAYER_PREFIX, ModelSpec
 

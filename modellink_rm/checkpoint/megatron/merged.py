@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from modellink_rm.base.ranges import cut_ranges
-from modellink_rm.model.families.tensors import RowOrder
+from modellink_rm.model.families.row_orders import RowOrder
 
 _TYPE_NAMES = {
     torch.float64: "F64",

@@ -24,7 +24,8 @@ from modellink_rm.checkpoint.megatron.names import (
 from modellink_rm.checkpoint.megatron.pickles import Shard, check_shards, read_shard
 from modellink_rm.checkpoint.verify import check_together
 from modellink_rm.model.families.registry import family_of
-from modellink_rm.model.families.tensors import RowOrder, StoredTensor, TensorTable
+from modellink_rm.model.families.row_orders import RowOrder
+from modellink_rm.model.families.tensors import StoredTensor, TensorTable
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import HEAD_PREFIX, LAYER_PREFIX
 from modellink_rm.parallel.groups import Ranks

@@ -11,7 +11,8 @@ from modellink_rm.checkpoint.hf.heads import TOKEN_SCORE
 from modellink_rm.model.adapter_targets import EXPERTS_NAMES, is_of_experts, shortest_names
 from modellink_rm.model.adapting import adapted_linears, updated_matrices
 from modellink_rm.model.families.registry import FAMILIES
-from modellink_rm.model.families.tensors import RowOrder, StoredTensor
+from modellink_rm.model.families.row_orders import RowOrder
+from modellink_rm.model.families.tensors import StoredTensor
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 

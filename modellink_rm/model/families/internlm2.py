@@ -8,7 +8,8 @@ from modellink_rm.model.families.family import Config, Family
 from modellink_rm.model.families.fields import check_values, key_value_heads, transformers_shape
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.model.families.rotary_fields import whole_rope
-from modellink_rm.model.families.tensors import decoder_tensors, query_key_value_by_group
+from modellink_rm.model.families.row_orders import query_key_value_by_group
+from modellink_rm.model.families.tensors import decoder_tensors
 from modellink_rm.model.shape import ModelShape
 
 _LAYER = "{prefix}layers.{layer}."

@@ -1,6 +1,7 @@
 """How the tensors of latent attention are stored, in the names of DeepSeek's families."""
 
-from modellink_rm.model.families.tensors import RowOrder, StoredTensor
+from modellink_rm.model.families.row_orders import RowOrder
+from modellink_rm.model.families.tensors import StoredTensor
 from modellink_rm.model.latent_shape import LatentShape
 from modellink_rm.model.shape import ModelShape
 
