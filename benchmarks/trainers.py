@@ -17,6 +17,13 @@ from modellink_rm.dataset.example import Example
 
 HERE = Path(__file__).parent
 SEQ_LENGTH = 1024
+MODEL = "mid-llama"  # of the reference files, on a CPU
+OURS = {"packed": "ours, packed", "shared": "ours, prompts shared"}
+LABELS = {
+    **OURS,
+    **{name: peer.label for name, peer in PEERS.items()},
+    "plain_loop": "plain loop, no padding",
+}
 # Those whose gradients of several forward passes can add up to a step (transformers' Trainer).
 ACCUMULATING = ("trl", "llama_factory")
 STAGE_WORDS = {
