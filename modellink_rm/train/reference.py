@@ -27,8 +27,10 @@ from modellink_rm.checkpoint.source import ModelSource
 from modellink_rm.dataset.blend import DatasetRows, Part
 from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.dataset.indexed import IndexedReader
+from modellink_rm.dataset.reader import ExampleReader
 from modellink_rm.dataset.reference import ReferenceColumn, reference_parts
 from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.model.spec import ModelSpec
 from modellink_rm.parallel.groups import Ranks, of_every_process
 from modellink_rm.parallel.pipeline import forward_scores
 from modellink_rm.train.evaluate import FoundScores
@@ -63,9 +65,14 @@ def with_references(
     columns: dict[str, IndexedReader] = {}
     with model:
         for dataset in _datasets_of(plan):
-            column = ReferenceColumn(
-                prefix=dataset.prefix, identity=_identity(plan, dataset, fingerprint=fingerprint)
+            identity = column_identity(
+                dataset,
+                plan.blend.train.reader,
+                plan.model.spec,
+                dtype=plan.config.precision.dtype,
+                fingerprint=fingerprint,
             )
+            column = ReferenceColumn(prefix=dataset.prefix, identity=identity)
             columns[str(dataset.prefix)] = _column(column, dataset, model, ranks)
     written = WrittenReference(load=plan.reference.load, fingerprint=fingerprint)
     content = json.dumps(dataclasses.asdict(written), indent=1).encode()
@@ -93,16 +100,23 @@ def _with_columns(plan: RunPlan, columns: Mapping[str, IndexedReader]) -> RunPla
     return dataclasses.replace(plan, blend=blend, held_out=held_out)
 
 
-def _identity(plan: RunPlan, dataset: Dataset, *, fingerprint: str) -> dict[str, Any]:
-    """All that determines the log-probabilities of a data set."""
-    reader, spec = plan.blend.train.reader, dataclasses.asdict(plan.model.spec)
-    spec.pop("padded_vocab_size")
-    lora = plan.model.spec.lora  # adapters begin as none; but the base may be quantized
-    spec["lora"] = None if lora is None else lora.quantization
+def column_identity(
+    dataset: Dataset, reader: ExampleReader, spec: ModelSpec, *, dtype: torch.dtype, fingerprint: str
+) -> dict[str, Any]:
+    """All that determines the log-probabilities of a data set.
+
+    Args:
+        reader: of its rows.
+        spec: of the run's model; adapters begin as none, but what they update may be quantized.
+        fingerprint: of the reference's weights.
+    """
+    quantization = None if spec.lora is None else spec.lora.quantization or None
+    fields = {**dataclasses.asdict(spec), "lora": quantization}
+    fields.pop("padded_vocab_size")
     return {
         "model": fingerprint,
-        "spec": hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest(),
-        "dtype": str(plan.config.precision.dtype),
+        "spec": hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest(),
+        "dtype": str(dtype),
         "data": dataset.fingerprint()["files"],
         "template": dataset.manifest.template_fingerprint if dataset.manifest is not None else None,
         "seq_length": reader.seq_length,
