@@ -68,8 +68,9 @@ def prompt_of(handler: Handler, fields: Mapping[str, Any]) -> Unranked:
     try:
         conversation = conversation_of(handler, fields)
     except RecordError:
-        unlabelled = {name: value for name, value in fields.items() if name not in label_fields(handler)}
-        stand_ins = dict.fromkeys(missing_answer_fields(handler, fields), "-")
+        own = handler.handler if isinstance(handler, CheckedHandler) else handler
+        unlabelled = {name: value for name, value in fields.items() if name not in label_fields(own)}
+        stand_ins = dict.fromkeys(missing_answer_fields(own, fields), "-")
         conversation = conversation_of(handler, {**unlabelled, **stand_ins})
     return Unranked(
         system=conversation.system,

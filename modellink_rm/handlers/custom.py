@@ -49,12 +49,13 @@ class CheckedHandler:
     """A user's handler whose results are checked.
 
     Attributes:
+        handler: the user's own.
         answer_fields: the fields that hold responses; () if its class has no `answer_keys`.
         rated_attributes: what its ratings are of; () if it has none.
     """
 
     def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+        self.handler = handler
         self.answer_fields = answer_fields(handler)
         self.rated_attributes = rated_attributes(handler)
 
@@ -65,8 +66,8 @@ class CheckedHandler:
             RecordError: the handler says that the record cannot be used.
             UserError: the handler returned something else, or a contradictory conversation.
         """
-        made = self._handler(record)
-        name = type(self._handler).__name__
+        made = self.handler(record)
+        name = type(self.handler).__name__
         if not isinstance(made, Pair | Ranking | Unranked | Rated | Stepwise):
             raise UserError(
                 f"{name} returned {type(made).__name__} instead of a Pair, a Ranking, a Rated, a "

@@ -111,6 +111,15 @@ def test_a_prompt_that_both_answers_begin_with_is_found_without_a_handler() -> N
     assert row["prompt"] == turns
 
 
+def test_a_handler_made_of_one_of_this_package_finds_prompts_without_answers(tmp_path: Path) -> None:
+    """Of the fields of its answers one is enough, as for the one that it is made of."""
+    (tmp_path / "mine.py").write_text(
+        "from modellink_rm.handlers.prompt_response import PromptResponseHandler\n\n\n"
+        "class Mine(PromptResponseHandler):\n    pass\n"
+    )
+    assert prompt(f"{tmp_path}/mine.py:Mine", {"prompt": "hello"}).conversation.prompt == (HELLO,)
+
+
 def test_kept_fields_with_names_of_the_row_get_another_one() -> None:
     record = {"prompt": "hello", "chosen": "a", "id": 3, "ended": "x"}
     asked = prompt("", record)
