@@ -64,6 +64,12 @@ def test_a_model_without_a_head_takes_the_adapters(model: Path) -> None:
     assert lora.targets == ("mlp.down_proj", "self_attn.q_proj")
 
 
+def test_dropout_of_an_adapter_is_that_of_the_run_that_goes_on(model: Path, tmp_path: Path) -> None:
+    lora = planned(model, copied(model, tmp_path, config={"lora_dropout": 0.1})).lora
+    assert lora is not None
+    assert lora.dropout == 0.1
+
+
 def test_flags_that_say_the_same_are_taken_and_others_refused(model: Path) -> None:
     modules = ("q_proj", "linear_fc2")
     spec = planned(model, model / "adapter", lora_r=4, lora_target_modules=modules, lora_use_rslora=True)

@@ -7,6 +7,7 @@ import torch
 
 from modellink_rm.adapters.lora import Lora
 from modellink_rm.checkpoint.peft.names import adapted, expected_shapes, own_tensors, stored_tensors
+from modellink_rm.checkpoint.peft.write import adapter_config
 from modellink_rm.config.lora import LoraConfig
 from modellink_rm.model.adapter_targets import new_adapters, shortest_names, targets_of
 from modellink_rm.model.families.registry import shape_from_config
@@ -70,6 +71,18 @@ def test_names_are_shortened_where_that_names_nothing_else() -> None:
     mixture = spec_of("qwen2-moe", "shared_expert.down_proj")
     assert mixture.lora is not None
     assert [*shortest_names(mixture.lora, mixture.shape).values()] == ["mlp.shared_expert.down_proj"]
+
+
+def test_config_says_all_that_the_flags_say_of_adapters() -> None:
+    shape = spec_of("llama-2").shape
+    flags = LoraConfig(
+        lora_r=3, lora_alpha=7.0, lora_dropout=0.2, lora_use_rslora=True, lora_target_modules=("q_proj",)
+    )
+    lora = new_adapters(flags, shape)
+    assert lora is not None
+    config = adapter_config(ModelSpec(shape=shape, padded_vocab_size=320, lora=lora), lora, base="llama")
+    said = {"r": 3, "lora_alpha": 7.0, "lora_dropout": 0.2, "use_rslora": True, "target_modules": ["q_proj"]}
+    assert {name: config[name] for name in said} == said
 
 
 def test_scaling_is_that_of_the_papers() -> None:

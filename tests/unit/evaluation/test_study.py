@@ -115,6 +115,7 @@ def test_lengths_are_characters_where_a_row_has_no_tokens(base: Path, tmp_path: 
     ("change", "flags", "message"),
     [
         (lambda rows: rows[::-1], "", "scored prompt 1 of tuned is not that of base"),
+        (lambda rows: [{**row, "tools": "[]"} for row in rows], "", "scored prompt 1 of tuned is not that"),
         (lambda rows: rows[:-1], "", "tuned has 39 scored prompts, and base has 40"),
         (lambda rows: [{"prompt": "a", "error": "x"}], "", "holds no scored answer (1 x not scored)"),
         (lambda rows: rows, "--by nothing", "--by nothing: a row has no text there"),
@@ -128,6 +129,16 @@ def test_answers_that_cannot_be_compared_are_refused(
     tuned.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert study(base, tuned, flags)[0] == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_range_of_training_is_of_all_responses_and_holds_its_ends(base: Path, tmp_path: Path) -> None:
+    scores = [score for line in base.read_text().splitlines() for score in json.loads(line)["scores"]]
+    seen = tmp_path / "seen.jsonl"
+    seen.write_text(json.dumps({"scores": [min(scores), 2.0, max(scores)]}) + "\n")
+    answers = (f"base={base}", f"again={base}")
+    found = read_study(StudyConfig(answers=answers, output="study.html", training_scores=(str(seen),)))
+    assert found.seen == (min(scores), max(scores))
+    assert (found.summaries[0].below, found.summaries[0].above) == (0.0, 0.0)
 
 
 def test_rows_that_nothing_is_said_of_are_told(

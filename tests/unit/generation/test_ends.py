@@ -57,6 +57,7 @@ def test_the_text_of_an_answer_stops_at_its_end_and_lacks_what_the_template_writ
     assert ends.text_of([*text, 2, 9, 9]) == "Paris, a large city"
     assert ends.text_of([*text, 5, 6, 2]) == "Paris, a large city"
     assert ends.text_of([2]) == ""
+    assert ends.text_of([*text, 5, 6]) == tokenizer.decode([*text, 5, 6])  # it was cut, and may go on
     assert ends.num_tokens([*text, 2, 9]) == len(text)
     assert ends.num_tokens(text) == len(text)  # it was cut
     beyond = tokenizer.vocab_size + 3  # a row of the model that pads its vocabulary

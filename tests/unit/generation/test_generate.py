@@ -1,6 +1,9 @@
 """The command generate: rows, what score reads of them, and runs that were stopped."""
 
 import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -76,22 +79,61 @@ def test_a_stopped_run_goes_on_with_the_bytes_of_one_that_was_not(
     assert not list(tmp_path.glob(".answers*"))
 
 
-def test_a_run_with_another_seed_is_not_continued(
-    policy: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "answers.jsonl"
-    append = TransformersEngine.token_ids
-    calls = iter([False, True])
+@contextmanager
+def stopped_after_a_block() -> Iterator[None]:
+    """A run is stopped while it answers its second block."""
+    token_ids, calls = TransformersEngine.token_ids, iter([False, True])
 
     def stops(self, requests):
         if next(calls):
             raise KeyboardInterrupt
-        return append(self, requests)
+        return token_ids(self, requests)
 
     with patch.object(TransformersEngine, "token_ids", stops):
+        yield
+
+
+def test_a_run_with_another_seed_is_not_continued(
+    policy: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    with stopped_after_a_block():
         assert generate(policy, prompts, f"--output {output}") == 130
     assert generate(policy, prompts, f"--output {output} --seed 5 --resume") == 2
     assert "is of a run with another seed" in capsys.readouterr().err
+
+
+def test_a_run_with_another_handler_in_the_file_is_not_continued(
+    policy: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler, output = tmp_path / "mine.py", tmp_path / "answers.jsonl"
+    handler.write_text(
+        "from modellink_rm.handlers.prompt_response import PromptResponseHandler\n\n\n"
+        "class Mine(PromptResponseHandler):\n    pass\n"
+    )
+    flags = f"--handler-name {handler}:Mine --output {output}"
+    with stopped_after_a_block():
+        assert generate(policy, prompts, flags) == 130
+    handler.write_text(handler.read_text() + "\n")
+    assert generate(policy, prompts, f"{flags} --resume") == 2
+    assert "is of a run with another model, tokenizer or handler" in capsys.readouterr().err
+
+
+def test_an_export_that_is_there_is_taken_by_a_run_that_goes_on_alone(
+    policy: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """Another run's may be of another checkpoint: export refuses to write over it."""
+    exports = []
+
+    def fails(words, **unused):
+        exports.append(words[3:])
+        return subprocess.CompletedProcess(words, 2)
+
+    with patch("modellink_rm.commands.generate.subprocess.run", fails):
+        with pytest.raises(SystemExit):
+            generate(FIXTURE, prompts, f"--export-to {policy}")
+        assert generate(FIXTURE, prompts, f"--export-to {policy} --output {tmp_path}/a.jsonl --resume") == 0
+    assert exports == [["export", "--load", str(FIXTURE), "--output", str(policy)]]
 
 
 @pytest.mark.parametrize(

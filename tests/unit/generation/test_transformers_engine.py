@@ -71,6 +71,11 @@ def test_drawn_tokens_have_the_probabilities_of_the_logits() -> None:
     assert share[1] == share[4] == 0
 
 
+def test_the_smallest_number_draws_no_token_that_is_left_out() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, 1.0]])
+    assert DrawnToken(torch.zeros(1, 1, dtype=torch.float64))(torch.zeros(1, 1), logits).argmax() == 1
+
+
 def test_settings_of_the_directory_beside_its_ends_do_not_change_tokens(policy: Path, tmp_path: Path) -> None:
     for file in policy.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -38,6 +38,12 @@ def test_only_pairs_of_similar_length_count_where_that_is_asked() -> None:
     assert win_credits(FIRST, SECOND, only_similar=True).tolist() == [1.0]
 
 
+def test_similar_lengths_differ_by_a_tenth_of_the_longer_at_most() -> None:
+    short, long = answers([(1.0, 18)]), answers([(0.0, 20)])
+    assert win_credits(short, long, only_similar=True).tolist() == [1.0]
+    assert win_credits(long, short, only_similar=True).tolist() == [0.0]
+
+
 def test_means_are_of_each_prompt() -> None:
     assert FIRST.means(FIRST.scores).tolist() == [2.0, 0.0]
     assert [one.tolist() for one in FIRST.of_each_prompt(FIRST.lengths)] == [[10, 20], [5]]
@@ -71,6 +77,16 @@ def test_a_better_policy_is_better_at_equal_length_though_it_is_shorter() -> Non
     assert found.low <= 2.0 <= found.high + 0.2
     assert found.value == pytest.approx(2.0, abs=0.2)
     assert better.scores.mean() - base.scores.mean() == pytest.approx(1.0, abs=0.2)
+
+
+def test_bins_of_length_weigh_as_the_first_policys_answers() -> None:
+    # 1 better in the bin of short answers, 3 better in that of long ones.
+    first = answers([(1.0, 10)], [(1.0, 10)], [(1.0, 10)], [(3.0, 100)])
+    second = answers([(0.0, 10)], [(0.0, 100)], [(0.0, 100)], [(0.0, 100)])
+    forth, back = (equal_length_difference(*both, seed=1) for both in ((first, second), (second, first)))
+    assert forth.difference is not None
+    assert back.difference is not None
+    assert (forth.difference.value, back.difference.value) == ((3 * 1 + 3) / 4, -(1 + 3 * 3) / 4)
 
 
 def test_policies_of_no_common_length_are_not_compared_at_equal_length() -> None:

@@ -1,5 +1,6 @@
 """The objective of pairs and rankings and its metrics, against numbers worked out by hand."""
 
+import dataclasses
 import itertools
 import math
 
@@ -93,6 +94,16 @@ def test_label_smoothing_mixes_in_the_loss_of_the_other_label() -> None:
     config = ObjectiveConfig(label_smoothing=0.1)
     result = choose_objective("sigmoid", config)(torch.tensor([2.0, 0.5]), pairs(1))
     assert result.losses.tolist() == pytest.approx([0.9 * softplus(-1.5) + 0.1 * softplus(1.5)], rel=1e-6)
+
+
+def test_smoothing_turns_labels_round_that_are_probabilities_and_the_threshold_holds_for_both() -> None:
+    config = ObjectiveConfig(label_smoothing=0.1, tie_threshold=0.5)
+    known = dataclasses.replace(pairs(1), probabilities=torch.tensor([1.0, 0.7]))
+    objective = dataclasses.replace(choose_objective("sigmoid", config), uses_probabilities=True)  # type: ignore[type-var]
+    result = objective(torch.tensor([2.0, 0.5]), known)
+    right = 0.7 * 0.9 + 0.3 * 0.1
+    by_hand = right * softplus(0.5 - 1.5) + (1 - right) * softplus(0.5 + 1.5)
+    assert result.losses.tolist() == pytest.approx([by_hand], rel=1e-6)
 
 
 def test_margins_of_the_data_are_subtracted_and_weighted() -> None:

@@ -41,6 +41,13 @@ def test_losses_and_metrics_are_over_labelled_steps() -> None:
     assert set(objective.details) < set(metrics)
 
 
+def test_an_even_label_is_of_a_right_step_and_a_score_of_0_says_wrong() -> None:
+    objective = ProcessObjective()
+    result = objective(torch.tensor([1.0, 0.0, 0.0]), steps((0.5, 0.5, 0.0)))
+    metrics = objective.metrics({name: float(value) for name, value in result.sums.items()}, 1)
+    assert (metrics["right_accuracy"], metrics["wrong_accuracy"]) == (0.5, 1.0)
+
+
 def test_metrics_of_a_kind_that_is_not_there_are_left_out() -> None:
     objective = ProcessObjective()
     result = objective(torch.tensor([1.0]), steps((1.0,)))
