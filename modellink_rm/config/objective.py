@@ -40,7 +40,6 @@ class ObjectiveConfig:
     score_range: tuple[float, ...] = flag(
         (-5.0, 5.0), level="rare", metavar="X", help="lowest and highest score of the range penalty"
     )
-
     length_penalty_weight: float = flag(
         0.0,
         minimum=0,

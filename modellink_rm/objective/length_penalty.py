@@ -21,6 +21,7 @@ _SUMS = (
     "length/tokens_squared",
     "length/product",
 )
+NUM_MOMENTS = len(_SUMS)
 # A variance below the rounding of the float32 scores that it is of is none.
 _NO_VARIANCE = 1e-12
 
@@ -75,14 +76,14 @@ class LengthPenalty:
         w / n * ((l - mean l) / (std s * std l) - c * (s - mean s) / var s).
         """
         assert self.moments is not None
-        total = self.moments
-        mean_score, mean_tokens = total[1] / total[0], total[3] / total[0]
-        variance = total[2] / total[0] - mean_score.square()
-        spread = variance * (total[4] / total[0] - mean_tokens.square())
+        weight, score, score_squared, tokens, tokens_squared, product = self.moments.unbind()
+        mean_score, mean_tokens = score / weight, tokens / weight
+        variance = score_squared / weight - mean_score.square()
+        spread = variance * (tokens_squared / weight - mean_tokens.square())
         varies = (variance > _NO_VARIANCE * mean_score.square()) & (spread > 0)
         # Where nothing varies there is no correlation, and no gradient.
         variance, spread = torch.where(varies, variance, 1.0), torch.where(varies, spread, 1.0)
-        covariance = total[5] / total[0] - mean_score * mean_tokens
+        covariance = product / weight - mean_score * mean_tokens
         correlation = torch.where(varies, covariance / spread.sqrt(), 0.0)
         fixed = scores.detach().double()
         slopes = (targets.num_tokens - mean_tokens) / spread.sqrt()

@@ -7,7 +7,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 
 from modellink_rm.batching.batch import Batch
-from modellink_rm.objective.length_penalty import LengthPenalty, length_moments
+from modellink_rm.objective.length_penalty import NUM_MOMENTS, LengthPenalty, length_moments
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import forward_scores
 from modellink_rm.train.optimizer import synced_params
@@ -27,7 +27,7 @@ def with_moments(
     Args:
         micro_batches: of this replica, in host memory; at least one.
     """
-    total = torch.zeros(6, dtype=torch.float64, device=device)
+    total = torch.zeros(NUM_MOMENTS, dtype=torch.float64, device=device)
     for chunk in chunks:
         chunk.eval()  # routers count, and balance, in the step itself
     with synced_params(chunks):
