@@ -64,6 +64,7 @@ def plan_average(config: AverageConfig, parallel: ParallelConfig) -> AveragePlan
         check_outside(config.output, checkpoint.path)
     for source in sources[1:]:
         _check_belongs_to(source, sources[0])
+    _warn_of_other_origins(checkpoints)
     model = plan_model(sources[0], ModelConfig(), parallel, loosely=False)
     contract = _contract_of(sources)
     folder = checkpoints[0].path / TOKENIZER_FOLDER
@@ -171,6 +172,17 @@ def _check_belongs_to(source: ModelSource, first: ModelSource) -> None:
     ):
         if getattr(source.contract, name) != getattr(first.contract, name):
             raise UserError(f"{both}: they have another {what}")
+
+
+def _warn_of_other_origins(checkpoints: Sequence[CheckpointInfo]) -> None:
+    """Say where runs started from directories of other names: their weights may have started as others."""
+    names = [checkpoint.run.setting("checkpoint", "load") for checkpoint in checkpoints]
+    origins = sorted({str(name) for name in names if name is not None})
+    if len(origins) > 1:
+        warn_once(
+            f"the runs started from {' and '.join(origins)}: only what was trained from the same weights has "
+            "a mean"
+        )
 
 
 def _contract_of(sources: Sequence[ModelSource]) -> InferenceContract:

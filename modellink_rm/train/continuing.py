@@ -135,6 +135,7 @@ def check_continues(
         *_changed_flags(config, run),
         *_changed_mixture(config.data, run),
         *_changed_schedule(config, run, length),
+        *_changed_evaluations(config, run),
     )
     for change in changes:
         warn_once(f"the run is resumed with {change}")
@@ -200,6 +201,20 @@ def _changed_schedule(config: RunConfig, run: RunInfo, length: RunLength) -> Ite
     for name, now, before in zip(names, length.schedule, run.schedule, strict=False):
         if now != before:
             yield f"a learning rate whose {name} takes {now} samples; it started with {before}"
+
+
+def _changed_evaluations(config: RunConfig, run: RunInfo) -> Iterator[str]:
+    """What differs in the evaluations by which --save-best knows the best checkpoint."""
+    if config.checkpoint.save_best is None:
+        return
+    for group, name in (("data", "valid_data_path"), ("training", "eval_iters")):
+        now, before = getattr(getattr(config, group), name), run.setting(group, name)
+        before = tuple(before) if isinstance(before, list) else before
+        if before not in (None, now):
+            yield (
+                f"another {flag_name(name)}; --save-best {config.checkpoint.save_best} compares with "
+                "evaluations of what was given before"
+            )
 
 
 def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:

@@ -51,9 +51,12 @@ class DataSets:
     """
 
     def __init__(self, part: Part) -> None:
-        prefixes = [str(one.dataset.prefix) for one in part.datasets if len(one.rows)]
-        self.names: tuple[str, ...] = names_of(prefixes) if len(prefixes) > 1 else ()
-        self._numbers = {prefix: number for number, prefix in enumerate(prefixes)}
+        prefixes = [str(one.dataset.prefix) for one in part.datasets]
+        # The names among all of them, so that a part without rows of some calls the others no other way.
+        named = zip(names_of(prefixes), prefixes, part.datasets, strict=True)
+        kept = [(name, prefix) for name, prefix, one in named if len(one.rows)]
+        self.names: tuple[str, ...] = tuple(name for name, _ in kept) if len(kept) > 1 else ()
+        self._numbers = {prefix: number for number, (_, prefix) in enumerate(kept)}
 
     def no_sums(self, device: torch.device) -> Sums:
         """Sums of zeros."""

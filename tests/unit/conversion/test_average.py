@@ -138,3 +138,20 @@ def test_an_average_is_not_written_into_a_checkpoint_that_it_reads(tmp_path: Pat
     config = AverageConfig(load=(str(CHECKPOINT), str(other)), output=str(other / "mean"))
     with pytest.raises(UserError, match=r"--output .*mean lies in .*iter_0000002, which is read"):
         plan_average(config, ParallelConfig())
+
+
+def test_runs_that_started_from_other_directories_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("modellink_rm.conversion.average.warn_once", told.append)
+
+    def started_from(name: str, load: str) -> Path:
+        return edited(tmp_path / name, "run.json", lambda run: run["config"]["checkpoint"].update(load=load))
+
+    one, other, third = started_from("1", "base"), started_from("2", "base"), started_from("3", "else")
+    plan(tmp_path, one, other, CHECKPOINT)
+    assert told == []
+    plan(tmp_path, one, third)
+    assert len(told) == 1
+    assert told[0].startswith("the runs started from base and else: only what was trained from the same")

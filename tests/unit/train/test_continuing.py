@@ -153,6 +153,17 @@ def test_a_flag_of_another_value_is_treated_as_the_table_says(
     assert all(f"--{name.replace('_', '-')}".removeprefix("--") in line for line in announced)
 
 
+def test_what_the_best_checkpoint_is_known_by_is_announced_when_it_changes(announced: list[str]) -> None:
+    best = "--save run --save-best loss"
+    then = config_of(f"{best} --eval-iters 7 --valid-data-path x=data/x")
+    go_on(then, checkpoint_of(then))
+    go_on(config_of("--valid-data-path x=data/y"), checkpoint_of(then))
+    assert announced == []
+    go_on(config_of(f"{best} --eval-iters 7 --valid-data-path x=data/y"), checkpoint_of(then))
+    (line,) = announced
+    assert "resumed with another --valid-data-path; --save-best loss compares with evaluations of" in line
+
+
 def test_an_unchanged_run_says_nothing(announced: list[str]) -> None:
     config = config_of("--lr-decay-style cosine --lr-warmup-iters 1")
     length = plan_length(config, 1, None, num_examples=10)

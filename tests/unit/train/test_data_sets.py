@@ -77,3 +77,11 @@ def test_a_single_data_set_has_no_figures_of_its_own() -> None:
     data_sets = DataSets(part_of("data/a"))
     assert data_sets.sums([figures("a", [1.0], [1.0])], CPU).names == ()
     assert data_sets.metrics({}) == {}
+
+
+def test_a_data_set_has_one_name_in_training_and_in_a_part_without_rows_of_others() -> None:
+    prefixes = ("hh/pairs", "safe/pairs", "data/math")
+    whole, part = part_of(*prefixes), part_of(*prefixes)
+    part.datasets[1].rows = range(0)
+    assert DataSets(whole).names == ("hh.pairs", "safe.pairs", "math")
+    assert DataSets(part).names == ("hh.pairs", "math")
