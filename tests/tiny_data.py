@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,23 @@ def random_pairs(num_pairs: int, *, seed: int = 11) -> list[dict[str, object]]:
             }
         )
     return records
+
+
+def random_steps(num_records: int, *, seed: int = 11) -> list[dict[str, object]]:
+    """Records of a response in one to four steps, some of which have no label."""
+    generator = random.Random(seed)
+    records: list[dict[str, object]] = []
+    for _ in range(num_records):
+        steps = [random_text(generator) for _ in range(generator.randint(1, 4))]
+        labels = [True, *(generator.choice((True, False, 0.25, None)) for _ in steps[1:])]
+        records.append({"prompt": random_text(generator), "completions": steps, "labels": labels})
+    return records
+
+
+def write_rows(path: Path, records: Iterable[Mapping[str, object]]) -> Path:
+    """JSON lines."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
 
 
 def random_example(index: int, prompt: int, *answers: int) -> Example:

@@ -12,6 +12,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_types import check_types, has_type
 
 FILES_NAME = "files.json"
+CHECKSUMS_FILE = "modellink_rm_checksums.json"  # beside the safetensors that this package wrote
 TENSOR_SUFFIX = ".distcp"
 _CHANGED = "has changed since it was written: copy it again from where it is whole"
 
@@ -25,10 +26,23 @@ def describe_files(directory: Path, paths: Iterable[Path]) -> dict[str, FileEntr
     }
 
 
-def files_json(entries: Mapping[str, FileEntry]) -> bytes:
-    """The content of such a list, with a checksum of itself."""
+def files_json(entries: Mapping[str, FileEntry], *, checkpoint: str = "") -> bytes:
+    """The content of such a list, with a checksum of itself.
+
+    Args:
+        checkpoint: of an export, the fingerprint of the checkpoint that it was made of; "" for none.
+    """
     files = {name: dataclasses.asdict(entries[name]) for name in sorted(entries)}
-    return sealed_json({"files": files}, indent=1)
+    return sealed_json({"files": files, **({"checkpoint": checkpoint} if checkpoint else {})}, indent=1)
+
+
+def exported_checkpoint(directory: Path) -> str | None:
+    """The fingerprint of the checkpoint that an export was made of; None where that is not known."""
+    try:
+        found = unsealed(json.loads((directory / CHECKSUMS_FILE).read_bytes())).get("checkpoint")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def read_files(path: Path) -> dict[str, FileEntry]:

@@ -13,11 +13,12 @@ from modellink_rm.base.checksums import FileEntry
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import version_of
 from modellink_rm.base.log import warn_once
+from modellink_rm.checkpoint.base_reference import checkpoint_reference
 from modellink_rm.checkpoint.files import FILES_NAME, TENSOR_SUFFIX, check_contents, read_files
 from modellink_rm.checkpoint.layout import CheckpointInfo, read_checkpoint_info
 from modellink_rm.checkpoint.pickles import check_pickles, pickles_without_code, reason_of, refused_name
 from modellink_rm.checkpoint.prune import in_use
-from modellink_rm.parallel.groups import Ranks
+from modellink_rm.parallel.groups import Ranks, of_every_process
 
 
 class CheckpointNotReadError(AgreedError):
@@ -54,6 +55,12 @@ def _reading(checkpoint: CheckpointInfo, ranks: Ranks, *, verifies: bool) -> Ite
     path = checkpoint.path
     version = version_of(path / FILES_NAME)
     check_together(lambda: _check_is_still(checkpoint), ranks)
+    # A --save has a newest checkpoint, which may have been another one when another process looked.
+    if len(set(of_every_process(checkpoint_reference(path).fingerprint))) > 1:
+        raise CheckpointNotReadError(
+            f"{path} is not what every process reads: a newer checkpoint was saved beside it meanwhile, or "
+            "the processes do not see the same files; start again, or give one iter_ directory as --load"
+        )
     if verifies:
         entries = read_files(path / FILES_NAME)
         tensors = {name: entry for name, entry in entries.items() if name.endswith(TENSOR_SUFFIX)}

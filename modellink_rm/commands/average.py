@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from modellink_rm.base.flags import parse_flags, with_first_flag
+from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import set_up_logging
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.average import AverageConfig
@@ -24,11 +25,10 @@ def main(argv: Sequence[str]) -> int:
         usage="CHECKPOINT CHECKPOINT ... --output DIR",
         example="python -m modellink_rm average runs/seed1 runs/seed2 runs/seed3 --output runs/mean",
     )
+    end_with_launcher()
     # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
     from modellink_rm.conversion.average import average_checkpoints, plan_average
-    from modellink_rm.parallel.failures import end_with_launcher
 
-    end_with_launcher()
     average_checkpoints(plan_average(parsed[AverageConfig], parsed[ParallelConfig]))
     return 0
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import write_whole
 from modellink_rm.base.flags import groups_of, parse_flags
+from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import info, is_first_process, set_up_logging
 from modellink_rm.checkpoint.contract import read_contract, write_normalization
 from modellink_rm.checkpoint.layout import find_checkpoint
@@ -63,11 +64,10 @@ def main(argv: Sequence[str]) -> int:
     benchmarks = named_inputs("--benchmark", config.benchmark, config)
     _check_files(config, options, [*sets, *benchmarks])
     rows = read_benchmarks(benchmarks)
+    end_with_launcher()
     # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
     from modellink_rm.evaluation.evaluate import EvaluationInputs, evaluate
-    from modellink_rm.parallel.failures import end_with_launcher
 
-    end_with_launcher()
     inputs = EvaluationInputs(
         sets=tuple(sets), benchmarks=tuple(rows), training_data=config.training_data, limits=config
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from modellink_rm.base.flags import parse_flags
+from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import set_up_logging
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.export import ExportConfig
@@ -24,13 +25,12 @@ def main(argv: Sequence[str]) -> int:
         usage="--load CHECKPOINT --output DIR",
         example="python -m modellink_rm export --load checkpoints/llama2 --output llama2-rm",
     )
+    end_with_launcher()
     # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
     from modellink_rm.conversion.adapter import export_adapter, is_of_adapters
     from modellink_rm.conversion.export import export_checkpoint
     from modellink_rm.conversion.plan import plan_export
-    from modellink_rm.parallel.failures import end_with_launcher
 
-    end_with_launcher()
     config, parallel = parsed[ExportConfig], parsed[ParallelConfig]
     if is_of_adapters(config):
         export_adapter(config, parallel)

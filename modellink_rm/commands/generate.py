@@ -11,15 +11,24 @@ from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import parse_flags
+from modellink_rm.base.launcher import environment_of_child
 from modellink_rm.base.log import info, set_up_logging
 from modellink_rm.base.parts import file_identity
-from modellink_rm.checkpoint.layout import find_checkpoint
+from modellink_rm.checkpoint.base_reference import checkpoint_reference
+from modellink_rm.checkpoint.files import exported_checkpoint
+from modellink_rm.checkpoint.layout import find_checkpoint, read_checkpoint_info
 from modellink_rm.commands.output import files_of_model, identity_of_files, prepare_rows
 from modellink_rm.commands.progress import progress_of_rows
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.generate import GenerateConfig, PolicyConfig, SamplingConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.generation.answer_files import MAGIC, AnswerRun, AnswersPart, AnswerTotals
+from modellink_rm.generation.answer_files import (
+    MAGIC,
+    AnswerRun,
+    AnswersPart,
+    AnswerTotals,
+    NoFiniteLogitsError,
+)
 from modellink_rm.generation.load_engine import load_engine
 from modellink_rm.generation.plan import plan_generation
 from modellink_rm.generation.prompts import PromptReader
@@ -88,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
             read_raw_records(config.input, config), num_records=run.block_records, num_bytes=BLOCK_BYTES
         )
         totals = run.answer(blocks)
+        totals.check_some_finite()
     print(totals.line(), file=sys.stderr if config.output is None else sys.stdout, flush=True)
     return 1 if totals.bad else 0
 
@@ -112,10 +122,12 @@ def _exported(policy: PolicyConfig, *, resume: bool) -> PolicyConfig:
     A process of its own exports: its weights and its process groups are gone when the engine starts.
 
     Raises:
-        UserError: --load is a checkpoint and --export-to is missing, or the other way round.
+        UserError: --load is a checkpoint and --export-to is missing, or the other way round; or what is there
+            is of another checkpoint.
         SystemExit: the export failed, and has said why.
     """
-    if find_checkpoint(Path(policy.load)) is None:
+    checkpoint = find_checkpoint(Path(policy.load))
+    if checkpoint is None:
         if policy.export_to is not None:
             raise UserError(f"--export-to is for checkpoints of this tool, and --load {policy.load} is none")
         return policy
@@ -124,9 +136,18 @@ def _exported(policy: PolicyConfig, *, resume: bool) -> PolicyConfig:
             f"--load {policy.load} is a checkpoint of this tool: --export-to DIR makes a Hugging Face "
             "directory of it, with which transformers or vLLM generates"
         )
-    if not (resume and (Path(policy.export_to) / "config.json").is_file()):
-        words = ["export", "--load", policy.load, "--output", policy.export_to]
-        code = subprocess.run([sys.executable, "-m", "modellink_rm", *words], check=False).returncode
+    directory = Path(policy.export_to)
+    if resume and (directory / "config.json").is_file():
+        if exported_checkpoint(directory) != checkpoint_reference(checkpoint).fingerprint:
+            raise UserError(
+                f"--export-to {directory} is there, and not an export of {checkpoint}; give another "
+                "directory, or the checkpoint that was answered with"
+            )
+    else:
+        merge = ["--merge"] if read_checkpoint_info(checkpoint).run.base is not None else []
+        words = ["export", "--load", str(checkpoint), "--output", policy.export_to, *merge]
+        command = [sys.executable, "-m", "modellink_rm", *words]
+        code = subprocess.run(command, env=environment_of_child(), check=False).returncode
         if code:
             raise SystemExit(code)
     return dataclasses.replace(policy, load=policy.export_to, export_to=None)
@@ -160,7 +181,11 @@ def _output(
         return
     identity = _identity(config, parsed)
     with row_parts(config.output, identity, magic=MAGIC, counts=AnswerTotals, resume=config.resume) as parts:
-        yield parts, lambda part: parts.append(part.to_bytes())
+        try:
+            yield parts, lambda part: parts.append(part.to_bytes())
+        except NoFiniteLogitsError:  # what was answered is of no use
+            parts.remove()
+            raise
         parts.write(Path(config.output))
         parts.remove()
     info(f"answers: {config.output}")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from modellink_rm.base.flags import parse_flags
+from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import set_up_logging
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.export import ImportConfig
@@ -25,11 +26,10 @@ def main(argv: Sequence[str]) -> int:
         usage="--load DIR --output CHECKPOINT",
         example="python -m modellink_rm import --load llama2-rm --output checkpoints/llama2",
     )
+    end_with_launcher()
     # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
     from modellink_rm.conversion.import_model import import_directory, plan_import
-    from modellink_rm.parallel.failures import end_with_launcher
 
-    end_with_launcher()
     plan = plan_import(parsed[ImportConfig], parsed[TokenizerConfig], parsed[ParallelConfig])
     import_directory(plan)
     return 0

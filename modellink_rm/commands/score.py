@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import groups_of, parse_flags
+from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import info, is_first_process, set_up_logging
 from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.contract import NORMALIZATION_NAME
@@ -37,6 +38,9 @@ from modellink_rm.records.row_parts import rows_identity
 from modellink_rm.tokenizers.directory import hugging_face_files, tokenizer_files
 from modellink_rm.version import __version__
 
+if TYPE_CHECKING:
+    from modellink_rm.checkpoint.source import ModelSource
+
 GROUPS = groups_of(ScorerOptions)
 _NOT_OF_THE_ROWS = ("output", "resume")
 
@@ -59,11 +63,12 @@ def main(argv: Sequence[str]) -> int:
     config: ScoreConfig = parsed[ScoreConfig]
     keep = kept_fields(config.keep)
     _check_files(config, parsed)
+    end_with_launcher()
     # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
     from modellink_rm.inference.plan import plan_scoring
     from modellink_rm.inference.score_files import BLOCK_BYTES, BLOCK_RECORDS, ScoreRun
     from modellink_rm.inference.scorer import Scorer
-    from modellink_rm.parallel.failures import end_with_launcher, ending_together
+    from modellink_rm.parallel.failures import ending_together
 
     blocks = blocks_of(
         read_raw_records(config.input, config), num_records=BLOCK_RECORDS, num_bytes=BLOCK_BYTES
@@ -71,7 +76,6 @@ def main(argv: Sequence[str]) -> int:
     first = next(blocks, None)
     if first is None:
         raise UserError(f"--input {' '.join(config.input)} holds no record")
-    end_with_launcher()
     plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
     check_first(plan.inputs.reader, [parse_record(raw) for raw in first])
     if plan.attributes.names:
@@ -79,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
     if plan.normalization is not None:
         info(f"scores are normalized: {plan.normalization}; --raw gives the model's own")
     with (
-        _output(config, parsed) as (parts, write),
+        _output(config, parsed, plan.model.source) as (parts, write),
         Scorer(plan) as scorer,
         ending_together(),
         progress_of_rows(config.input, output=config.output) as progress,
@@ -108,7 +112,7 @@ def _check_files(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> None:
 
 @contextmanager
 def _output(
-    config: ScoreConfig, parsed: Mapping[type[Any], Any]
+    config: ScoreConfig, parsed: Mapping[type[Any], Any], source: "ModelSource"
 ) -> Iterator[tuple[ScoreParts | None, Callable[[ScoredPart], object]]]:
     """The parts of --output, if this process writes one, and a function that takes a part.
 
@@ -120,7 +124,7 @@ def _output(
     elif config.output is None:
         yield None, lambda part: print(part.rows.decode(), end="", flush=True)
     else:
-        identity = _identity(config, parsed)
+        identity = _identity(config, parsed, source)
         with score_parts(config.output, identity, resume=config.resume) as parts:
             try:
                 yield parts, lambda part: parts.append(part.to_bytes())
@@ -132,13 +136,21 @@ def _output(
         info(f"scores: {config.output}")
 
 
-def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any]) -> bytes:
-    """All that determines the rows: the flags, and the files that are read."""
+def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any], source: "ModelSource") -> bytes:
+    """All that determines the rows: the flags, and the files that are read.
+
+    Args:
+        source: the model as it was opened; a --save may have a newer checkpoint by now.
+    """
     kinds: list[type[Any]] = [ScoreConfig, *GROUPS.values()]
     flags = {name: value for kind in kinds for name, value in dataclasses.asdict(parsed[kind]).items()}
     scorer: ScorerConfig = parsed[ScorerConfig]
-    places = places_of_model(Path(scorer.load), scorer.load_adapter)
-    model = [file for place in places for file in _weights_of(place)]
+    load, adapter = Path(scorer.load), scorer.load_adapter
+    if source.checkpoint is not None and adapter is not None and source.adapter is None:
+        adapter = str(source.checkpoint.path)
+    elif source.checkpoint is not None:
+        load = source.checkpoint.path
+    model = [file for place in places_of_model(load, adapter) for file in _weights_of(place)]
     if scorer.load_adapter is not None:
         model += peft_files(Path(scorer.load_adapter))
     handler = (parsed[ScorerConfig].handler_name or "").rpartition(":")[0]

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import groups_of, parse_flags
+from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import info, is_first_process, set_up_logging
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.scorer import ScorerOptions
@@ -37,13 +38,13 @@ def main(argv: Sequence[str]) -> int:
 
     token = read_token(config)
     listener = listen(config) if is_first_process() else None
+    end_with_launcher()
     # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
     from modellink_rm.inference.plan import plan_scoring
     from modellink_rm.inference.scorer import Scorer
-    from modellink_rm.parallel.failures import end_with_launcher, ending_together
+    from modellink_rm.parallel.failures import ending_together
     from modellink_rm.serving.server import serve
 
-    end_with_launcher()
     plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
     if plan.normalization is not None:
         info(f"scores are normalized: {plan.normalization}; --raw gives the model's own")

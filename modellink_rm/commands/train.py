@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from modellink_rm.base.errors import print_error
 from modellink_rm.base.flags import groups_of, parse_flags
+from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import set_up_logging
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
@@ -20,6 +21,7 @@ def main(argv: Sequence[str]) -> int:
     """
     set_up_logging()
     config = run_config(argv)
+    end_with_launcher()
     # Everything below needs torch, which takes seconds to import: a wrong flag is reported immediately.
     from modellink_rm.train.leaving import EXIT_CODE
     from modellink_rm.train.run import run

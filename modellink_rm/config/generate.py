@@ -6,6 +6,9 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import check_minimums, flag
 from modellink_rm.config.limits import Limits
 
+LOWEST_TEMPERATURE = 1e-6
+MOST_ANSWERS = 65536  # those of a prompt are in memory together
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(Limits):
@@ -57,6 +60,13 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         check_minimums(self)
+        if self.num_answers > MOST_ANSWERS:
+            raise UserError(f"--num-answers must be at most {MOST_ANSWERS}, got {self.num_answers}")
+        if 0 < self.temperature < LOWEST_TEMPERATURE:
+            raise UserError(
+                f"--temperature must be 0 or at least {LOWEST_TEMPERATURE:g}, got {self.temperature:g}: "
+                "logits divided by less are no finite numbers"
+            )
         if self.top_p > 1:
             raise UserError(f"--top-p must lie between 0 and 1, got {self.top_p}")
         if self.is_greedy and self.num_answers > 1:

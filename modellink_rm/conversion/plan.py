@@ -13,6 +13,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_files import read_json_object
 from modellink_rm.base.log import info, warn_once
 from modellink_rm.checkpoint.base_model import BASE_MODEL_FOLDER
+from modellink_rm.checkpoint.base_reference import checkpoint_reference
 from modellink_rm.checkpoint.contract import (
     CONTRACT_NAME,
     TOKENIZER_FOLDER,
@@ -163,6 +164,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
             merged=merged,
             max_shard_bytes=config.max_shard_bytes,
             attributes=contract.attributes,
+            checkpoint=checkpoint_reference(checkpoint.path).fingerprint,
         ),
         bf16=bf16,
         samples=tuple(steps or samples),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import info
 from modellink_rm.generation.ends import AnswerEnds
 from modellink_rm.generation.engine import Engine, Request
@@ -24,11 +25,17 @@ class AnswerTotals(RowCounts):
     answers: int = 0
     tokens: int = 0
     cut: int = 0
+    not_finite: int = 0
 
-    def add(self, answers: Sequence[Answer]) -> None:
-        """Count the answers to one input; none if it is bad."""
+    def add(self, answers: Sequence[Answer], *, is_finite: bool = True) -> None:
+        """Count the answers to one input; none if it is bad.
+
+        Args:
+            is_finite: False where it is bad because the model's logits are no numbers.
+        """
         self.inputs += 1
         self.bad += not answers
+        self.not_finite += not is_finite
         self.answers += len(answers)
         self.tokens += sum(one.num_tokens for one in answers)
         self.cut += sum(not one.ended for one in answers)
@@ -40,6 +47,22 @@ class AnswerTotals(RowCounts):
             f"prompts: {self.inputs:,} | answers: {self.answers:,} | mean length: {mean:.1f} tokens | "
             f"cut at --max-new-tokens: {self.cut:,} | not answered: {self.bad:,}"
         )
+
+    def check_some_finite(self) -> None:
+        """Some logits are numbers, or the records themselves are at fault.
+
+        Raises:
+            NoFiniteLogitsError: the model answers nothing.
+        """
+        if self.not_finite and self.not_finite == self.bad == self.inputs:
+            raise NoFiniteLogitsError(
+                f"the logits for each of the {self.inputs} prompts are no finite numbers: most likely the "
+                "weights of --load are damaged; copy them again, or give an earlier model"
+            )
+
+
+class NoFiniteLogitsError(UserError):
+    """The model's logits are NaN or infinite for every prompt."""
 
 
 AnswersPart = RowsPart[AnswerTotals]
@@ -108,16 +131,21 @@ class AnswerRun:
         made = iter(self.engine.token_ids(requests) if requests else [])
         totals, rows = AnswerTotals(), []
         for record, prompt in zip(records, prompts, strict=True):
-            answers = []
-            if isinstance(prompt, NotAnswered):
-                if before.bad + totals.bad < BAD_INPUTS_SHOWN:
-                    info(f"warning: {prompt.message}")
-            else:
-                answers = [self._answer(next(made)) for _ in range(self.num_answers)]
-            totals.add(answers)
+            answers = self._answers(made) if isinstance(prompt, Prompt) else []
+            is_finite = bool(answers) or isinstance(prompt, NotAnswered)
+            if not is_finite:
+                prompt = NotAnswered(f"{record.place}: the model's logits are no finite numbers")
+            if isinstance(prompt, NotAnswered) and before.bad + totals.bad < BAD_INPUTS_SHOWN:
+                info(f"warning: {prompt.message}")
+            totals.add(answers, is_finite=is_finite)
             fields = record.fields if isinstance(record, Record) else {}
             rows.append(json_line(answer_row(fields, prompt, answers, self.keep)))
         return part_of_block(block, totals, rows)
+
+    def _answers(self, made: Iterator[list[int] | None]) -> list[Answer]:
+        """The answers to a prompt; none where the model's logits were no numbers for one of them."""
+        found = [ids for ids in (next(made) for _ in range(self.num_answers)) if ids is not None]
+        return list(map(self._answer, found)) if len(found) == self.num_answers else []
 
     def _answer(self, ids: list[int]) -> Answer:
         num_tokens = self.ends.num_tokens(ids)

@@ -58,7 +58,7 @@ def _eos_of_files(directory: Path) -> set[int | None]:
         path = directory / name
         found = read_json_object(path).get("eos_token_id") if path.is_file() else None
         values = found if isinstance(found, list) else [found]
-        ids: set[int | None] = {value for value in values if isinstance(value, int)}
+        ids: set[int | None] = {value for value in values if type(value) is int and value >= 0}
         if ids:
             return ids
     return set()

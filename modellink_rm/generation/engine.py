@@ -38,5 +38,8 @@ class Engine(Protocol):
 
     requests_at_once: int
 
-    def token_ids(self, requests: Sequence[Request]) -> list[list[int]]:
-        """The new tokens of each request, with or without the one that ended it."""
+    def token_ids(self, requests: Sequence[Request]) -> list[list[int] | None]:
+        """The new tokens of each request, with or without the one that ended it.
+
+        None where the model's logits are no numbers, as far as the engine can tell.
+        """

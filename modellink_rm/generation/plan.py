@@ -1,6 +1,7 @@
 """The plan of generation: everything that can be checked before weights are read."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_files import read_json_object
 from modellink_rm.base.log import warn_once
+from modellink_rm.checkpoint.files import CHECKSUMS_FILE, check_contents, check_sizes, read_files
 from modellink_rm.config.generate import PolicyConfig, SamplingConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.generation.ends import AnswerEnds, answer_ends
@@ -17,7 +19,11 @@ from modellink_rm.tokenizers.load import load_tokenizer
 from modellink_rm.tokenizers.word_cache import with_word_cache
 
 _WITHOUT_LANGUAGE_MODEL_HEAD = ("SequenceClassification", "TokenClassification", "Reward")
-_LONGEST = ("max_position_embeddings", "seq_length")  # names of the field, of transformers and of THUDM
+# Names of config.json: of most families, of THUDM, of GPT-2 and of MPT.
+_LONGEST = ("max_position_embeddings", "seq_length", "n_positions", "max_seq_len")
+_NUM_IDS = ("padded_vocab_size", "vocab_size")  # of THUDM, of the others
+# Of config.json: a name with a slash is a kernel of the hub, which transformers would download and run.
+_KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,8 @@ def plan_generation(
         UserError: --load is no language model, or they contradict each other.
     """
     directory = Path(policy.load)
-    config = _model_config(directory)
+    config = _model_config(directory, trust_remote_code=tokenizer_flags.trust_remote_code)
+    _check_contents(directory)
     if tokenizer_flags.tokenizer_name_or_path is None and tokenizer_flags.tokenizer_model is None:
         tokenizer_flags = dataclasses.replace(tokenizer_flags, tokenizer_name_or_path=policy.load)
     tokenizer = load_tokenizer(tokenizer_flags)
@@ -56,7 +63,7 @@ def plan_generation(
             "neither the template nor --load says which token ends an answer: every one has --max-new-tokens "
             f"{sampling.max_new_tokens}"
         )
-    longest = next((config[name] for name in _LONGEST if isinstance(config.get(name), int)), None)
+    longest = _size_of(config, _LONGEST)
     if longest is not None and sampling.max_new_tokens >= longest:
         raise UserError(
             f"--max-new-tokens {sampling.max_new_tokens} leaves no room for a prompt: the model has "
@@ -67,15 +74,40 @@ def plan_generation(
         template=template,
         tokenizer=with_word_cache(tokenizer),
         max_prompt_tokens=None if longest is None else longest - sampling.max_new_tokens,
+        num_ids=_size_of(config, _NUM_IDS),
     )
     return GenerationPlan(prompts=prompts, ends=ends)
 
 
-def _model_config(directory: Path) -> dict[str, Any]:
+def _size_of(config: dict[str, Any], names: Sequence[str]) -> int | None:
+    """The first of these fields that is a size; of a model of images and text that of its part for text."""
+    text = config.get("text_config")
+    for holder in (config, text if isinstance(text, dict) else {}):
+        for value in map(holder.get, names):
+            if type(value) is int and value > 0:
+                return value
+    return None
+
+
+def _check_contents(directory: Path) -> None:
+    """What this package exported is what it wrote: transformers does not compare it.
+
+    Raises:
+        UserError: a file of weights has changed.
+    """
+    checksums = directory / CHECKSUMS_FILE
+    if checksums.is_file():
+        entries = read_files(checksums)
+        check_sizes(directory, entries)
+        check_contents(directory, entries)
+
+
+def _model_config(directory: Path, *, trust_remote_code: bool) -> dict[str, Any]:
     """config.json of a language model.
 
     Raises:
-        UserError: the directory is none of transformers, or of a model without a language-model head.
+        UserError: the directory is none of transformers, or of a model without a language-model head; or
+            it names code to download.
     """
     if not directory.is_dir():
         raise UserError(f"--load {directory}: there is no such directory")
@@ -86,7 +118,14 @@ def _model_config(directory: Path) -> dict[str, Any]:
             "this tool"
         )
     config = read_json_object(path)
-    for name in config.get("architectures") or ():
+    for field in () if trust_remote_code else _KERNELS:
+        if "/" in str(config.get(field)):
+            raise UserError(
+                f"{path}: {field} {config[field]!r} is code of the hub, which runs only with "
+                "--trust-remote-code"
+            )
+    names = config.get("architectures")
+    for name in names if isinstance(names, list) else ():
         if any(kind in str(name) for kind in _WITHOUT_LANGUAGE_MODEL_HEAD):
             raise UserError(
                 f"--load {directory} is a {name}, which has no language-model head to generate with; give "

@@ -83,12 +83,14 @@ class PromptTokenizer:
 
     Attributes:
         max_prompt_tokens: longest prompt that leaves room for an answer; None for any.
+        num_ids: rows of the model's embedding; None if unknown.
     """
 
     reader: PromptReader
     template: Template
     tokenizer: Tokenizer
     max_prompt_tokens: int | None = None
+    num_ids: int | None = None
 
     def __call__(self, record: Record | BadRecord) -> Prompt | NotAnswered:
         """The ids of a record's prompt, or why there are none."""
@@ -105,7 +107,8 @@ class PromptTokenizer:
         """The ids, int32 ("i"), of a prompt with the opener of the answer.
 
         Raises:
-            RecordError: the template has no form for a part of it, a text is no Unicode, or it is too long.
+            RecordError: the template has no form for a part of it, a text is no Unicode, it is too long, or
+                the model does not have one of its tokens.
         """
         texts = [conversation.system or "", conversation.tools, *(one.content for one in conversation.prompt)]
         for text in texts:
@@ -118,5 +121,11 @@ class PromptTokenizer:
                 "prompt too long",
                 f"the prompt has {len(ids):,} tokens, and the model leaves {self.max_prompt_tokens:,} beside "
                 "--max-new-tokens",
+            )
+        if self.num_ids is not None and max(ids) >= self.num_ids:
+            raise RecordError(
+                "a token that the model does not have",
+                f"the prompt has the token id {max(ids)}, and the model {self.num_ids} embedding rows: give "
+                "the tokenizer that belongs to the weights",
             )
         return ids

@@ -52,6 +52,7 @@ class TransformersEngine:
         self._model = _opened(directory, trust_remote_code=trust_remote_code).to(device).eval()
         self._device = device
         self._sampling = sampling
+        self._end_ids = frozenset(end_ids)
         self._pad_id = end_ids[0] if end_ids else 0  # masked
         self._batch_size = batch_size
         self.requests_at_once = _BATCHES_AT_ONCE * batch_size
@@ -67,9 +68,12 @@ class TransformersEngine:
         info(f"{directory}: {dtype} on {name}, {batch_size} answers at a time")
 
     @torch.inference_mode()
-    def token_ids(self, requests: Sequence[Request]) -> list[list[int]]:
-        """The new tokens of each request; those after the end of an answer are padding."""
-        found: dict[int, list[int]] = {}
+    def token_ids(self, requests: Sequence[Request]) -> list[list[int] | None]:
+        """The new tokens of each request; those after the end of an answer are padding.
+
+        None where the model's logits are no numbers.
+        """
+        found: dict[int, list[int] | None] = {}
         for places in self._batches(requests):
             batch = [requests[place] for place in places]
             found |= zip(places, self._generated(batch), strict=True)
@@ -81,25 +85,33 @@ class TransformersEngine:
         for start in range(0, len(order), self._batch_size):
             yield order[start : start + self._batch_size]
 
-    def _generated(self, batch: Sequence[Request]) -> list[list[int]]:
+    def _generated(self, batch: Sequence[Request]) -> list[list[int] | None]:
         longest = max(len(request.prompt_ids) for request in batch)
         ids = torch.full((len(batch), longest), self._pad_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, request in enumerate(batch):
             ids[row, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids, dtype=torch.long)
             mask[row, longest - len(request.prompt_ids) :] = 1
+        usable = UsableSteps(len(batch), self._device)
         made = self._model.generate(
             input_ids=ids.to(self._device),
             attention_mask=mask.to(self._device),
-            logits_processor=LogitsProcessorList(self._processors(batch)),
+            logits_processor=LogitsProcessorList(self._processors(batch, usable)),
         )
-        new: list[list[int]] = made[:, longest:].tolist()
-        return new
+        return [
+            new if self._num_steps(new) <= count else None
+            for new, count in zip(made[:, longest:].tolist(), usable.counts.tolist(), strict=True)
+        ]
 
-    def _processors(self, batch: Sequence[Request]) -> Iterator[LogitsProcessor]:
+    def _num_steps(self, ids: Sequence[int]) -> int:
+        """How many steps an answer took, that of its end included."""
+        return next((step for step, index in enumerate(ids, start=1) if index in self._end_ids), len(ids))
+
+    def _processors(self, batch: Sequence[Request], usable: "UsableSteps") -> Iterator[LogitsProcessor]:
         """What is done to the logits before the largest is taken."""
         sampling = self._sampling
         if sampling.is_greedy:
+            yield usable
             return
         if sampling.temperature != 1:
             yield TemperatureLogitsWarper(sampling.temperature)
@@ -107,8 +119,27 @@ class TransformersEngine:
             yield TopKLogitsWarper(sampling.top_k)
         if sampling.top_p < 1:
             yield TopPLogitsWarper(sampling.top_p)
+        yield usable
         numbers = [request.random_numbers(sampling.max_new_tokens) for request in batch]
         yield DrawnToken(torch.from_numpy(np.array(numbers)).to(self._device))
+
+
+class UsableSteps(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+    """Counts each row's steps before the first whose logits are no numbers: what follows means nothing.
+
+    Attributes:
+        counts: int64 [b], on the device, so that no step waits for it.
+    """
+
+    def __init__(self, num_rows: int, device: torch.device) -> None:
+        self._is_usable = torch.ones(num_rows, dtype=torch.bool, device=device)
+        self.counts = torch.zeros(num_rows, dtype=torch.int64, device=device)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The logits [b, v] as they are."""
+        self._is_usable &= scores.amax(dim=1).isfinite()  # NaN where one is, -inf where all are
+        self.counts += self._is_usable
+        return scores
 
 
 class DrawnToken(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped

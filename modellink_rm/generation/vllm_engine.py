@@ -45,8 +45,8 @@ class VllmEngine:
             trust_remote_code=trust_remote_code,
         )
 
-    def token_ids(self, requests: Sequence[Request]) -> list[list[int]]:
-        """The new tokens of each request."""
+    def token_ids(self, requests: Sequence[Request]) -> list[list[int] | None]:
+        """The new tokens of each request; vLLM does not say whether logits were numbers."""
         prompts = [self._vllm.TokensPrompt(prompt_token_ids=list(one.prompt_ids)) for one in requests]
         found = self._model.generate(prompts, list(map(self._parameters, requests)), use_tqdm=False)
         return [list(one.outputs[0].token_ids) for one in found]

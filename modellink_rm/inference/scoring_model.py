@@ -1,10 +1,14 @@
 """A loaded reward model that scores token ids: what every command, the Scorer and a server share."""
 
+import dataclasses
 import itertools
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from typing import Any
 
+import numpy as np
 import torch
 
 from modellink_rm.base import engine_import  # noqa: F401 (before what needs the engine)
@@ -13,12 +17,14 @@ from modellink_rm.base.platform import Platform, detect_platform, is_cpu
 from modellink_rm.batching.batch import Batch
 from modellink_rm.batching.micro_batches import Packing, micro_batches_of
 from modellink_rm.checkpoint.load import load_for_scoring
+from modellink_rm.config.places import flags_of_all
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.dataset.example import Example
 from modellink_rm.inference.plan import ScoringPlan
 from modellink_rm.inference.shared_prompts import MergedExample, merge_prompts
 from modellink_rm.model.kernel_choice import check_requested_kernels
 from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.parallel.agreement import check_agreed
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import Ranks, process_groups
 from modellink_rm.parallel.pipeline import forward_scores, micro_batches_multiple_of
@@ -68,6 +74,8 @@ class ScoringModel:
         with ExitStack() as resources:
             groups = process_groups(options.parallel, platform, seed=options.scorer.seed)
             self.ranks: Ranks = resources.enter_context(groups)
+            if self.ranks.world_size > 1:
+                check_agreed(_of_all(plan))
             self._chunks: list[RewardModel] = _loaded(plan, platform, self.ranks)
             self.packing = _packing(plan, platform, self._chunks)
             self._resources = resources.pop_all()
@@ -89,6 +97,7 @@ class ScoringModel:
 
         Raises:
             UserError: the model is closed.
+            AgreedError: the processes were given other examples.
         """
         with self._lock, self._platform.of_this_thread():
             if not self._chunks:
@@ -102,6 +111,8 @@ class ScoringModel:
             self._resources.close()
 
     def _outputs(self, examples: Sequence[Example]) -> list[ExampleOutputs]:
+        if self.ranks.world_size > 1:
+            check_agreed({"records": _crc32_of(examples)})
         merged = self._merged(examples)
         number, batches = micro_batches_of([one.example for one in merged], self.packing, self.ranks)
         on_device = (batch.to(self._platform.device) for batch in batches)
@@ -129,6 +140,27 @@ class ScoringModel:
             )
             for number, example in enumerate(examples)
         ]
+
+
+def _of_all(plan: ScoringPlan) -> dict[str, Any]:
+    """What the scorer of every process must have alike: flags, tokenizer, template and weights."""
+    options, source = plan.options, plan.model.source
+    return {
+        **flags_of_all(*(getattr(options, field.name) for field in dataclasses.fields(options))),
+        "tokenizer": plan.inputs.tokenizer.fingerprint,
+        "template": plan.inputs.template.fingerprint,
+        "weights of --load": None if source.is_random else source.reference.fingerprint,
+    }
+
+
+def _crc32_of(examples: Sequence[Example]) -> int:
+    """A checksum of the token ids of all responses, and of where they and their steps end."""
+    found = 0
+    for example in examples:
+        for response in example.responses:
+            found = zlib.crc32(repr((len(response.input_ids), response.step_ends)).encode(), found)
+            found = zlib.crc32(np.ascontiguousarray(response.input_ids).tobytes(), found)
+    return found
 
 
 def _loaded(plan: ScoringPlan, platform: Platform, ranks: Ranks) -> list[RewardModel]:

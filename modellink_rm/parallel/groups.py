@@ -16,6 +16,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from modellink_rm.base.platform import Platform
 from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.places import flags_of_all
+from modellink_rm.parallel.agreement import check_agreed
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> 
     """Start torch.distributed and megatron-core's groups, seed every generator, and end them after the block.
 
     A single process outside torchrun forms a group of one.
+
+    Raises:
+        AgreedError: the processes have other parallel sizes.
     """
     timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
     if "RANK" in os.environ:
@@ -92,6 +97,7 @@ def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> 
             platform.backend, store=HashStore(), rank=0, world_size=1, timeout=timeout
         )
     try:
+        check_agreed(flags_of_all(config))  # groups of other sizes would wait for each other
         yield start_model_parallel(config, seed=seed)
     finally:
         parallel_state.destroy_model_parallel()

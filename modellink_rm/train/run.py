@@ -1,20 +1,27 @@
 """A whole training run as one call, for the command and for Python."""
 
+import dataclasses
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modellink_rm.base import engine_import  # noqa: F401 (before what needs the engine)
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import exclusive
+from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import info, is_first_process
 from modellink_rm.base.platform import Platform, detect_platform
+from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.checkpoint.prune import remove_unfinished
+from modellink_rm.config.places import flags_of_all
 from modellink_rm.config.run import RunConfig
-from modellink_rm.parallel.failures import end_with_launcher, ending_together
+from modellink_rm.parallel.agreement import check_agreed
+from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import Ranks, of_every_process, process_groups, world_size_from_environment
 from modellink_rm.train.memory import warn_of_memory
 from modellink_rm.train.plan import RunPlan, newest_under_save, plan_run
+from modellink_rm.train.reference import weights_fingerprint
 from modellink_rm.train.trainer import check_kernels, kernels_of, train
 
 
@@ -65,6 +72,8 @@ def run(config: RunConfig) -> RunEnd:
         if config.checkpoint.save is not None and ranks.rank == 0:
             remove_unfinished(Path(config.checkpoint.save))
         plan = _plan_under_lock(plan, config, ranks)
+        if world_size > 1:
+            check_agreed(_of_all(plan))
         kernels = kernels_of(plan, platform)
         warn_of_memory(
             plan, platform, world_size=world_size, compiles_elementwise=kernels.compiles_elementwise
@@ -72,6 +81,21 @@ def run(config: RunConfig) -> RunEnd:
         state = train(plan, platform, kernels, ranks)
         is_done = state.iteration >= plan.train_iters or state.is_stopped
         return RunEnd(checkpoint=newest_under_save(config.checkpoint), is_done=is_done)
+
+
+def _of_all(plan: RunPlan) -> dict[str, Any]:
+    """What the run of every process must have alike: flags, data, tokenizer, template and weights."""
+    config, source = plan.config, plan.model.source
+    held_out = [one.dataset for part in plan.held_out for one in part.part.datasets]
+    return {
+        "--save": config.checkpoint.save is not None,
+        **flags_of_all(*(getattr(config, field.name) for field in dataclasses.fields(config))),
+        "data of --data-path": [one["files"] for one in plan.fingerprints],
+        "data of --valid-data-path": [one.fingerprint()["files"] for one in held_out],
+        "tokenizer": plan.tokenizer.fingerprint,
+        "template": plan.info_files[CONTRACT_NAME],
+        "weights of --load": None if source.is_random else weights_fingerprint(source),
+    }
 
 
 def platform_of(config: RunConfig) -> Platform:

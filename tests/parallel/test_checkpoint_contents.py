@@ -88,6 +88,24 @@ def test_flipped_bits_of_tensors_are_refused_by_every_process(workers: Workers, 
     assert refusals(workers, 2, checkpoint) == {""}
 
 
+def refusal_by_rank(checkpoints: list[Path]) -> str:
+    """What each rank says when its --load led it to a checkpoint of its own."""
+    return refusal(checkpoints[int(os.environ["RANK"])], None)
+
+
+def test_processes_that_find_different_newest_checkpoints_mix_no_weights(
+    workers: Workers, checkpoint: Path, tmp_path: Path
+) -> None:
+    """As where a run saves while several processes look for its newest checkpoint."""
+    other = Path(shutil.copytree(checkpoint, tmp_path / "newer"))
+    (other / "common.pt").write_bytes((other / "common.pt").read_bytes() + b" ")
+    seal(other)
+    for said, path in zip(
+        workers.run(refusal_by_rank, 2, [checkpoint, other]), (checkpoint, other), strict=True
+    ):
+        assert said.startswith(f"{path} is not what every process reads: a newer checkpoint was saved")
+
+
 def test_tensors_of_trusted_storage_are_not_compared(workers: Workers, checkpoint: Path) -> None:
     path = checkpoint / f"__0_0{TENSOR_SUFFIX}"
     entry = (checkpoint / FILES_NAME).read_text()

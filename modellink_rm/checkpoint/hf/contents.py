@@ -41,6 +41,7 @@ class Contents:
         merged: the normalization that the head applies itself, as far as it has a place for the mean.
         max_shard_bytes: of tensors in one file; a larger tensor has a file of its own.
         attributes: what each output of the head says; empty where its one output is the score.
+        checkpoint: fingerprint of the checkpoint that is written; "" for none.
     """
 
     base_config: Mapping[str, Any]
@@ -52,6 +53,7 @@ class Contents:
     merged: Normalization | None = None
     max_shard_bytes: int = DEFAULT_SHARD_BYTES
     attributes: tuple[str, ...] = ()
+    checkpoint: str = ""
 
     def config(self, spec: ModelSpec) -> dict[str, Any]:
         """The config.json to write.

@@ -13,7 +13,7 @@ import torch
 
 from modellink_rm.base.errors import UserError, listed
 from modellink_rm.base.json_files import read_json_object
-from modellink_rm.checkpoint.files import read_files
+from modellink_rm.checkpoint.files import CHECKSUMS_FILE, read_files
 from modellink_rm.checkpoint.hf.heads import (
     HEAD_NAME,
     VALUE_HEAD_FILE,
@@ -34,7 +34,6 @@ from modellink_rm.parallel.groups import Ranks
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-CHECKSUMS_FILE = "modellink_rm_checksums.json"  # beside what this package wrote
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import name_directory
-from modellink_rm.checkpoint.files import describe_files, files_json
+from modellink_rm.checkpoint.files import CHECKSUMS_FILE, describe_files, files_json
 from modellink_rm.checkpoint.hf.contents import Contents
-from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE, INDEX_FILE, SINGLE_FILE
+from modellink_rm.checkpoint.hf.directory import INDEX_FILE, SINGLE_FILE
 from modellink_rm.checkpoint.hf.gather import (
     gathered,
     is_writer,
@@ -99,7 +99,7 @@ def write_unfinished(
     torch.distributed.barrier()
     if ranks.rank == 0:
         written = describe_files(unfinished, unfinished.glob("*.safetensors"))
-        (unfinished / CHECKSUMS_FILE).write_bytes(files_json(written))
+        (unfinished / CHECKSUMS_FILE).write_bytes(files_json(written, checkpoint=contents.checkpoint))
         _write_small_files(unfinished, names, [file for stage in all_files for file in stage], contents)
         config = json.dumps(contents.config(chunks[0].spec), indent=2, ensure_ascii=False)
         (unfinished / "config.json").write_text(config + "\n", encoding="utf-8")

@@ -17,7 +17,8 @@ from modellink_rm.experts.adapter import ExpertsAdapter
 from modellink_rm.model.adapter_targets import EXPERTS_MODULE, EXPERTS_NAMES, is_of_experts
 from modellink_rm.model.adapting import adapted_linears
 from modellink_rm.model.families.registry import FAMILIES
-from modellink_rm.model.families.tensors import EXPERT_FC1, RowOrder, StoredTensor
+from modellink_rm.model.families.row_orders import RowOrder
+from modellink_rm.model.families.tensors import EXPERT_FC1, StoredTensor
 from modellink_rm.model.spec import ModelSpec
 
 # The parts (A, B) of the processes, by (expert-parallel rank, expert tensor-parallel rank).

@@ -3,12 +3,14 @@
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.parts import first_difference
+from modellink_rm.checkpoint.source import ModelSource, open_source
 from modellink_rm.commands.score import GROUPS, _identity
 from modellink_rm.config.score import ScoreConfig
 from tests.distributed import Workers
@@ -52,7 +54,22 @@ def test_a_change_in_the_middle_of_a_model_is_another_run(name: str, difference:
         (tmp_path / file).write_bytes(bytes(300_000))
     words = f"--load {tmp_path} --input {tmp_path}/in.jsonl --output x --resume"
     parsed = parse_flags(words.split(), (ScoreConfig, *GROUPS.values()), prog="score", description="")
-    before = _identity(parsed[ScoreConfig], parsed)
-    assert _identity(parsed[ScoreConfig], parsed) == before
+    before = _identity(parsed[ScoreConfig], parsed, ModelSource())
+    assert _identity(parsed[ScoreConfig], parsed, ModelSource()) == before
     (tmp_path / name).write_bytes(bytes(150_000) + b"1" + bytes(149_999))
-    assert first_difference(before, _identity(parsed[ScoreConfig], parsed)) == difference
+    assert first_difference(before, _identity(parsed[ScoreConfig], parsed, ModelSource())) == difference
+
+
+def test_rows_are_of_the_checkpoint_that_was_opened_whatever_is_saved_since(tmp_path: Path) -> None:
+    shutil.copytree(CHECKPOINT, tmp_path / "save" / "iter_0000002")
+    (tmp_path / "in.jsonl").write_text("{}")
+    words = f"--load {tmp_path}/save --input {tmp_path}/in.jsonl --output x --resume"
+    parsed = parse_flags(words.split(), (ScoreConfig, *GROUPS.values()), prog="score", description="")
+    source = open_source(f"{tmp_path}/save")
+    before = _identity(parsed[ScoreConfig], parsed, source)
+    newer = Path(shutil.copytree(CHECKPOINT, tmp_path / "save" / "iter_0000004"))
+    (newer / "files.json").write_bytes((newer / "files.json").read_bytes() + b" ")
+    (tmp_path / "save" / "latest_checkpointed_iteration.txt").write_text("4")
+    assert _identity(parsed[ScoreConfig], parsed, source) == before
+    now = open_source(f"{tmp_path}/save")
+    assert first_difference(before, _identity(parsed[ScoreConfig], parsed, now)) is not None

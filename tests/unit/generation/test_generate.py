@@ -1,19 +1,30 @@
 """The command generate: rows, what score reads of them, and runs that were stopped."""
 
 import json
-import subprocess
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from modellink_rm.base.errors import run_command
+from modellink_rm.checkpoint.base_reference import checkpoint_reference
+from modellink_rm.checkpoint.files import CHECKSUMS_FILE, describe_files, files_json
 from modellink_rm.commands.generate import main
+from modellink_rm.config.generate import PolicyConfig, SamplingConfig
+from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.generation.plan import plan_generation
+from modellink_rm.generation.prompts import PromptReader
 from modellink_rm.generation.transformers_engine import TransformersEngine
 from modellink_rm.inference.reader import RecordReader
+from modellink_rm.tokenizers.load import load_tokenizer
 from tests.marks import full
+from tests.tiny_data import write_rows, write_tokenizer
 from tests.tiny_models import write_tiny_llama
 from tests.unit.generation.conftest import NUM_PROMPTS
 
@@ -119,27 +130,117 @@ def test_a_run_with_another_handler_in_the_file_is_not_continued(
     assert "is of a run with another model, tokenizer or handler" in capsys.readouterr().err
 
 
-def test_an_export_that_is_there_is_taken_by_a_run_that_goes_on_alone(
-    policy: Path, prompts: Path, tmp_path: Path
+@pytest.mark.parametrize("sampling", ["--num-answers 2", "--temperature 0"])
+def test_logits_that_are_no_numbers_are_no_answers(
+    sampling: str, policy: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another run's may be of another checkpoint: export refuses to write over it."""
-    exports = []
+    """NaN in the embedding of a token spoils the prompts that have it; in the head, every one."""
+    output = tmp_path / "answers.jsonl"
+    tensors = load_file(policy / "model.safetensors")
+    with_nan = Path(shutil.copytree(policy, tmp_path / "nan"))
+    cat = load_tokenizer(TokenizerConfig(tokenizer_name_or_path=str(policy))).encode("cat")[-1]
+    write_rows(prompts, [{"prompt": "the sun"}, {"prompt": "the cat"}])
+    for name, row in (("model.embed_tokens.weight", cat), ("lm_head.weight", 5)):
+        damaged = {**tensors, name: tensors[name].clone()}
+        damaged[name][row] = torch.nan
+        save_file(damaged, with_nan / "model.safetensors", metadata={"format": "pt"})
+        code = generate(with_nan, prompts, f"{sampling} --output {output}")
+        told = capsys.readouterr()
+        if name == "lm_head.weight":
+            assert (code, output.exists()) == (2, False)
+            assert "the logits for each of the 2 prompts are no finite numbers" in told.err
+            continue
+        assert code == 1
+        assert ["error" in row for row in rows_of(output)] == [False, True]
+        assert rows_of(output)[1]["error"] == f"{prompts}:2: the model's logits are no finite numbers"
+        output.unlink()
+    assert not list(tmp_path.glob(".answers*"))
 
-    def fails(words, **unused):
-        exports.append(words[3:])
-        return subprocess.CompletedProcess(words, 2)
 
-    with patch("modellink_rm.commands.generate.subprocess.run", fails):
-        with pytest.raises(SystemExit):
-            generate(FIXTURE, prompts, f"--export-to {policy}")
-        assert generate(FIXTURE, prompts, f"--export-to {policy} --output {tmp_path}/a.jsonl --resume") == 0
-    assert exports == [["export", "--load", str(FIXTURE), "--output", str(policy)]]
+def test_a_tokenizer_of_more_ids_than_the_model_is_told_by_the_prompts(
+    policy: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = Path(shutil.copytree(policy, tmp_path / "small"))
+    write_tiny_llama(small, num_hidden_layers=1, vocab_size=270)
+    write_rows(prompts, [{"prompt": "the cat sings"}])
+    assert generate(small, prompts, "") == 1
+    assert "and the model 270 embedding rows: give the tokenizer that belongs" in capsys.readouterr().err
+
+
+def test_an_exported_policy_that_changed_is_not_answered_with(
+    policy: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = Path(shutil.copytree(policy, tmp_path / "exported"))
+    weights = exported / "model.safetensors"
+    (exported / CHECKSUMS_FILE).write_bytes(files_json(describe_files(exported, [weights])))
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 4
+    weights.write_bytes(content)
+    assert generate(exported, prompts, "") == 2
+    assert f"{weights} has changed since it was written" in capsys.readouterr().err
+
+
+def test_an_export_of_another_checkpoint_is_not_continued_with(
+    policy: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = Path(shutil.copytree(policy, tmp_path / "exported"))
+    checkpoint = FIXTURE / "iter_0000002"
+    flags = f"--export-to {exported} --output {tmp_path / 'answers.jsonl'} --resume"
+    for fingerprint, code in (("", 2), ("another", 2), (checkpoint_reference(checkpoint).fingerprint, 0)):
+        entries = describe_files(exported, [exported / "model.safetensors"])
+        (exported / CHECKSUMS_FILE).write_bytes(files_json(entries, checkpoint=fingerprint))
+        assert generate(checkpoint, prompts, flags) == code
+        assert (f"is there, and not an export of {checkpoint}" in capsys.readouterr().err) == (code == 2)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architectures": 5, "eos_token_id": [True, -3, {}, 2], "max_position_embeddings": True},
+        {"architectures": None, "eos_token_id": "2", "max_position_embeddings": -1, "text_config": 7},
+    ],
+)
+def test_odd_values_of_a_config_are_passed_over(
+    fields: dict[str, Any], policy: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """What decides whether they can be used is transformers, which opens the model."""
+    odd = tmp_path / "odd"
+    write_tokenizer(odd)
+    config = json.loads((policy / "config.json").read_text())
+    (odd / "config.json").write_text(json.dumps({**config, **fields}))
+    flags = PolicyConfig(load=str(odd), prompt_type="llama2")
+    plan = plan_generation(flags, SamplingConfig(), TokenizerConfig(), PromptReader(None, None))
+    assert plan.prompts.max_prompt_tokens is None
+    assert 2 in plan.ends.end_ids
+
+
+def test_the_limit_of_a_model_is_found_under_the_names_that_families_give_it(
+    policy: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "odd"
+    write_tokenizer(odd)
+    for fields in ({"n_positions": 600}, {"max_seq_len": 600}, {"text_config": {"seq_length": 600}}):
+        (odd / "config.json").write_text(json.dumps(fields))
+        flags = PolicyConfig(load=str(odd), prompt_type="llama2")
+        plan = plan_generation(flags, SamplingConfig(), TokenizerConfig(), PromptReader(None, None))
+        assert plan.prompts.max_prompt_tokens == 88
+
+
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])
+def test_kernels_of_the_hub_are_foreign_code(
+    field: str, policy: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({field: "someone/attention"}))
+    assert generate(tmp_path, prompts, "") == 2
+    assert f"{field} 'someone/attention' is code of the hub" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--temperature 0 --num-answers 2", "--num-answers 2 with --temperature 0 would be equal answers"),
+        ("--num-answers 1000000000", "--num-answers must be at most 65536, got 1000000000"),
+        ("--temperature 1e-30", "--temperature must be 0 or at least 1e-06, got 1e-30"),
         ("--top-p 1.5", "--top-p must lie between 0 and 1, got 1.5"),
         ("--resume", "--resume needs --output"),
         ("--map-keys {}", "--map-keys needs --handler-name"),
