@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modellink_rm.base.errors import AgreedError
+from modellink_rm.base.files import version_of
 from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.evaluation.compare import PairedComparison, compare_set
@@ -65,14 +67,18 @@ def evaluate(
 
     Raises:
         UserError: a model cannot be scored with, found for all of them before the first is loaded.
-        AgreedError: a set has no pair with finite scores, or a row of a benchmark has none.
+        AgreedError: a set has no pair with finite scores, or a row of a benchmark has none; or a set was
+            changed meanwhile.
     """
     plans = [plan_scoring(one) for one in (options, *(_of_another(options, load) for load in others))]
     for plan in plans:
         for named in inputs.sets:
             check_first(plan.inputs.reader, [next(iter(named.records()))])
+    versions = _versions(inputs)
     compared = _compared(plans[0].inputs.reader, inputs)
     models = [_scored(plan, inputs, shows_progress=shows_progress) for plan in plans]
+    if _versions(inputs) != versions:  # each model reads them, and one is compared with another row by row
+        raise AgreedError("a file of --data was changed while it was evaluated: evaluate again")
     seed = options.scorer.seed
     return EvaluationResults(
         seed=seed,
@@ -80,6 +86,11 @@ def evaluate(
         comparisons=tuple(_comparison(models[0], other, inputs, seed=seed) for other in models[1:]),
         overlaps=tuple(_overlaps(models[0], inputs, compared)),
     )
+
+
+def _versions(inputs: EvaluationInputs) -> list[object]:
+    """What changes when a file of a set does."""
+    return [version_of(path) for named in inputs.sets for path in named.files()]
 
 
 def _of_another(options: ScorerOptions, load: str) -> ScorerOptions:

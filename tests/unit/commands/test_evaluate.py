@@ -107,6 +107,32 @@ def test_models_are_compared_on_the_same_pairs(workers: Workers, tmp_path: Path)
     assert table.splitlines()[-1].split() == ["a", "11", "+0.0000", "+0.0000", "to", "+0.0000", "0", "0", "1"]
 
 
+def run_while_written_to(argv: list[str], path: str) -> tuple[int, str, str]:
+    """As `run`, with a record more in the file once the first model has read it."""
+    from unittest.mock import patch
+
+    from modellink_rm.evaluation import evaluate
+
+    score_set = evaluate.score_set
+
+    def and_write(*arguments: Any, **keywords: Any) -> Any:
+        found = score_set(*arguments, **keywords)
+        with Path(path).open("a") as file:
+            file.write(json.dumps(PAIRS[0]) + "\n")
+        return found
+
+    with patch.object(evaluate, "score_set", and_write):
+        return run("evaluate", argv)
+
+
+def test_models_are_not_compared_on_a_file_that_changes(workers: Workers, tmp_path: Path) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", PAIRS)
+    argv = [f"--load={CHECKPOINT}", "--compare", str(CHECKPOINT), *HANDLER, "--data", f"a={pairs}"]
+    ((code, _, errors),) = workers.run(run_while_written_to, 1, argv, str(pairs))
+    assert code == 2
+    assert "error: a file of --data was changed while it was evaluated: evaluate again" in errors
+
+
 def test_benchmark_is_scored_as_the_same_pairs_are(workers: Workers, tmp_path: Path) -> None:
     subsets = ["hep-go", "donotanswer", "math-prm"]
     rows = [{**pair, "subset": subsets[number % 3]} for number, pair in enumerate(PAIRS)]
