@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modellink_rm.base.files import REPLACED
+from modellink_rm.base.files import REPLACED, remove_remains
 from modellink_rm.base.log import warn_once
 from modellink_rm.checkpoint.files import FILES_NAME
-from modellink_rm.checkpoint.layout import checkpoint_directories, iteration_of
+from modellink_rm.checkpoint.layout import LATEST_NAME, checkpoint_directories, iteration_of
+from modellink_rm.report.best import FILE_NAME as BEST_NAME
+from modellink_rm.report.run_files import run_file_paths
 
 UNFINISHED = ".tmp"  # after the name of what is being written, or removed
 
@@ -66,6 +68,7 @@ def remove_unfinished(root: Path) -> None:
     for suffix in (UNFINISHED, REPLACED):
         for path in root.glob(f"iter_*{suffix}"):
             shutil.rmtree(path, ignore_errors=True)
+    remove_remains([root / LATEST_NAME, root / BEST_NAME, *run_file_paths(root)])
 
 
 @contextlib.contextmanager

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from modellink_rm.checkpoint.files import read_files
-from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE
+from modellink_rm.checkpoint.files import CHECKSUMS_FILE, read_files
 from modellink_rm.checkpoint.peft.directory import PeftDirectory
 from modellink_rm.checkpoint.peft.experts import adapted_experts
 from modellink_rm.checkpoint.peft.names import adapted, own_tensors

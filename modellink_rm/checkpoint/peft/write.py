@@ -14,8 +14,7 @@ from torch import Tensor
 from modellink_rm.adapters.lora import Lora
 from modellink_rm.base.errors import AgreedError
 from modellink_rm.checkpoint.base_reference import BaseReference
-from modellink_rm.checkpoint.files import describe_files, files_json
-from modellink_rm.checkpoint.hf.directory import CHECKSUMS_FILE
+from modellink_rm.checkpoint.files import CHECKSUMS_FILE, describe_files, files_json
 from modellink_rm.checkpoint.hf.gather import is_writer
 from modellink_rm.checkpoint.hf.stream import SafetensorsWriter, TensorType
 from modellink_rm.checkpoint.peft.directory import BASE_FINGERPRINT, CONFIG_FILE, TENSORS_FILE

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from modellink_rm.checkpoint.files import FILES_NAME
+from modellink_rm.checkpoint.layout import LATEST_NAME
 from modellink_rm.checkpoint.prune import Retention, in_use, prune, remove_unfinished
 
 
@@ -109,3 +110,13 @@ def test_what_cannot_be_removed_is_told_and_does_not_end_the_run(
     monkeypatch.setattr(os, "replace", refuse)
     assert prune(root, 2, Retention(keep_last=1)) == []
     assert told == [f"{root}/iter_0000001 could not be removed: Permission denied"]
+
+
+def test_what_a_killed_run_was_writing_beside_its_checkpoints_is_removed(tmp_path: Path) -> None:
+    """A kill while the newest checkpoint's name is replaced left the older file under a temporary name."""
+    left = [tmp_path / f".{name}.24734.47.old.tmp" for name in (LATEST_NAME, "best.json", "about.json")]
+    other = tmp_path / ".rows.jsonl.24735.0.tmp"  # of another command
+    for path in (*left, other):
+        path.touch()
+    remove_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == [other]
