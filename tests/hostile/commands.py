@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from modellink_rm.base.errors import run_command
-from tests.tiny_data import random_pairs, write_tokenizer
+from tests.tiny_data import random_pairs, random_steps, write_rows, write_tokenizer
 
 SECONDS = 120.0
 # For what a killed command started, to notice its end.
@@ -25,14 +25,23 @@ SECONDS_TO_FOLLOW = 5.0
 # What takes seconds to import is there before a command's process is forked.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["modellink_rm.train.run", "modellink_rm.inference.scorer", "modellink_rm.preprocess.run"]
+    [
+        "modellink_rm.train.run",
+        "modellink_rm.inference.scorer",
+        "modellink_rm.preprocess.run",
+        "modellink_rm.generation.transformers_engine",
+    ]
 )
 _MAINS = {
     "preprocess": "preprocess",
     "merge": "preprocess",
     "train": "train",
     "train in background": "train",
+    "train dpo": "train",
+    "train prm": "train",
     "score": "score",
+    "score steps": "score",
+    "generate": "generate",
     "export": "export",
     "import": "import_model",
     "evaluate": "evaluate",
@@ -50,7 +59,19 @@ TRAIN = (
     "--seq-length 400 --micro-batch-size 2 --global-batch-size 4 --lr 1e-3 --train-iters 6 --save-interval 1 "
     "--eval-interval 3 --split 90,10,0"
 )
+STEPS = (
+    "--input steps.jsonl --handler-name StepwiseHandler --tokenizer-name-or-path model --prompt-type llama2 "
+    "--placeholder-token so --output-prefix data/steps"
+)
+# The data set lies in the trial's own directory, since the reference's column is written beside it.
+TRAIN_DPO = TRAIN.replace("--stage rm", "--stage dpo").replace(" --load-checkpoint-loosely", "")
+TRAIN_DPO = TRAIN_DPO.replace("data/whole", "pairs")
+TRAIN_PRM = TRAIN.replace("--stage rm --is-pairwise-dataset", "--stage prm").replace("whole", "steps")
 SCORE = "--load trained --input pairs.json --micro-batch-size 4"
+GENERATE = (
+    "--load model --prompt-type llama2 --input prompts.jsonl --num-answers 2 --max-new-tokens 8 "
+    "--batch-size 4"
+)
 
 
 @dataclass(frozen=True)
@@ -87,10 +108,14 @@ class Running:
         """End it as the system does for want of memory."""
         self.process.kill()
 
+    def processes(self) -> list[psutil.Process]:
+        """Those that it started and that are alive."""
+        return _processes_of(self.process.pid)
+
     def survivors(self) -> list[str]:
         """Processes that it started and that are still there a while after its end."""
         deadline = time.monotonic() + SECONDS_TO_FOLLOW
-        while (left := _processes_of(self.process.pid)) and time.monotonic() < deadline:
+        while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.02)
         for process in left:
             process.kill()
@@ -200,7 +225,9 @@ class Material:
         """
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        for name in ("model", "data", "trained"):
+        for name in ("model", "data", "trained", "steps"):
+            if not (self.directory / name).exists():
+                continue
             if links:
                 (target / name).symlink_to(self.directory / name)
             else:
@@ -217,8 +244,14 @@ TRIALS = {
     "merge": "--merge-shards --output-prefix shards",
     "train": f"{TRAIN} --save run --auto-resume",
     "train in background": f"{TRAIN} --save run --auto-resume --async-save --keep-last 2",
+    "train dpo": f"{TRAIN_DPO} --save run --auto-resume",
+    "train prm": f"{TRAIN_PRM} --save run --auto-resume",
     "score": f"{SCORE} --output scores.jsonl",
+    "score steps": "--load steps --input steps.jsonl --micro-batch-size 4 --output scores.jsonl",
+    "generate": f"{GENERATE} --output answers.jsonl",
 }
+# What of these writes one file of rows, and its name.
+ROWS = {"score": "scores.jsonl", "score steps": "scores.jsonl", "generate": "answers.jsonl"}
 
 # Commands that write one file or directory, and its name.
 WRITERS = {
@@ -244,20 +277,43 @@ def write_material(directory: Path, *, num_pairs: int = 240) -> Material:
     write_tiny_llama(directory / "model")
     write_tokenizer(directory / "model")
     (directory / "pairs.json").write_text(json.dumps(random_pairs(num_pairs)))
+    write_rows(directory / "steps.jsonl", random_steps(num_pairs))
+    write_rows(directory / "prompts.jsonl", [{"prompt": one["prompt"]} for one in random_steps(40)])
     material = Material(directory)
     needed = [("preprocess", f"{PREPROCESS} data/whole")]
     needed += [
         ("preprocess", f"{PREPROCESS} shards --num-shards 2 --shard-index {index}") for index in range(2)
     ]
     needed += [("train", f"{TRAIN} --train-iters 2 --save trained")]
-    for command, words in needed:
+    _run_all(needed, directory)
+    return material
+
+
+def _run_all(commands: Sequence[tuple[str, str]], directory: Path) -> None:
+    for command, words in commands:
         outcome = run(command, words, directory)
         assert outcome.code == 0, outcome.stderr
-    return material
+
+
+# What a few commands need beside the rest, made when it is first asked for.
+_NEEDED = {
+    "train dpo": (("preprocess", f"{PREPROCESS} pairs"),),
+    "train prm": (("preprocess", STEPS),),
+    "score steps": (("preprocess", STEPS), ("train prm", f"{TRAIN_PRM} --train-iters 2 --save steps")),
+}
+
+
+def prepare(material: Material, command: str) -> None:
+    """Make what the command reads, where it is not there yet."""
+    for needed, words in _NEEDED.get(command, ()):
+        made = material.directory / words.split()[-1]
+        if not made.is_dir() and not any(made.parent.glob(f"{made.name}_*")):
+            _run_all([(needed, words)], material.directory)
 
 
 def reference(material: Material, command: str) -> dict[str, bytes]:
     """What the command writes when nothing goes wrong; it runs at the first call."""
+    prepare(material, command)
     target = material.directory.parent / f"reference_{command.replace(' ', '_')}"
     if command not in material.seconds:
         started = time.monotonic()
@@ -271,6 +327,7 @@ _CLOCK = (
     "tokens_per_second",
     "computed_tokens_per_second",
     "pairs_per_second",
+    "responses_per_second",
     "model_flops_per_second",
     "matmul_share",
 )
@@ -285,15 +342,16 @@ def written(command: str, directory: Path) -> dict[str, bytes]:
             if path.suffix in (".bin", ".idx", ".json")
         ]
         return {path.name: path.read_bytes() for path in paths}
-    if command == "score":
-        path = directory / "scores.jsonl"
+    if command in ROWS:
+        path = directory / ROWS[command]
         return {path.name: path.read_bytes()} if path.exists() else {}
     metrics = directory / "run" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
     kept = [{name: value for name, value in row.items() if name not in _CLOCK} for row in rows]
     last = directory / "run" / "iter_0000006"
     tensors = {path.name: path.read_bytes() for path in last.glob("*.distcp")}
-    return {"metrics": json.dumps(kept).encode(), **tensors}
+    columns = {path.name: path.read_bytes() for path in directory.glob("pairs_packed_reference_*")}
+    return {"metrics": json.dumps(kept).encode(), **tensors, **columns}
 
 
 def remains(directory: Path) -> list[str]:

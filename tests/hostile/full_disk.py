@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from modellink_rm.base import files
-from tests.hostile.commands import PREPROCESS, TRIALS, WRITERS, Material, Outcome, remains, run, written
+from tests.hostile.commands import (
+    GENERATE,
+    PREPROCESS,
+    TRIALS,
+    WRITERS,
+    Material,
+    Outcome,
+    prepare,
+    remains,
+    run,
+    written,
+)
 
 _CREATES = os.O_CREAT | os.O_WRONLY | os.O_RDWR | os.O_APPEND
 
@@ -93,6 +104,7 @@ _OLD = {
     "preprocess": ("preprocess", f"{PREPROCESS} out --seq-length 70"),
     "merge": ("preprocess", f"{PREPROCESS} shards --seq-length 70"),
     "score": ("score", "--load trained --input old.jsonl --output scores.jsonl"),
+    "generate": ("generate", f"{GENERATE} --seed 7 --output answers.jsonl"),
 }
 
 
@@ -109,7 +121,7 @@ def offences(material: Material, command: str, first: int, directory: Path) -> t
     left = [name for name in remains(target) if not name.endswith(".parts")]
     told += [f"left behind: {left}"] if left else []
     if command.startswith("train"):
-        told += _broken_run(target)
+        told += _broken_run(command, target)
     return [f"{command}, full from {first} on: {one}" for one in told], True
 
 
@@ -141,6 +153,7 @@ def _files(directory: Path) -> dict[str, bytes]:
 
 def with_old_output(material: Material, command: str, directory: Path) -> Path:
     """A trial's directory in which the command's output is there already, of other content."""
+    prepare(material, command)
     target = material.copy(directory / "trial")
     (target / "old.jsonl").write_text('{"prompt": "a", "response": "b"}')
     if command in _OLD:
@@ -149,7 +162,7 @@ def with_old_output(material: Material, command: str, directory: Path) -> Path:
     return target
 
 
-def _broken_run(target: Path) -> list[str]:
+def _broken_run(command: str, target: Path) -> list[str]:
     """What keeps a run from going on to its end once there is room."""
-    outcome: Outcome = run("train", TRIALS["train"], target)
+    outcome: Outcome = run(command, TRIALS[command], target)
     return [] if outcome.code == 0 else [f"the run cannot go on: {outcome.stderr[-1500:]}"]

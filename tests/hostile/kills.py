@@ -10,7 +10,7 @@ from pathlib import Path
 from modellink_rm.base.errors import UserError
 from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.manifest import manifest_path
-from tests.hostile.commands import OUTPUTS, TRIALS, Material, reference, remains, run, start, written
+from tests.hostile.commands import OUTPUTS, ROWS, TRIALS, Material, reference, remains, run, start, written
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _openable(prefix: Path) -> list[str]:
 def _after_another_run(command: str, target: Path, expected: dict[str, bytes]) -> list[str]:
     """What is wrong after the command ran again, to its end."""
     is_whole = command == "merge" and written(command, target) == expected
-    words = TRIALS[command] + (" --resume" if command == "preprocess" else "")
+    words = TRIALS[command] + (" --resume" if command in ("preprocess", *ROWS) else "")
     outcome = run(command, words, target)
     if outcome.code != 0 and not (is_whole and outcome.is_one_line()):  # the shards may be gone already
         return [f"exit code {outcome.code}: {outcome.stderr[-2000:]}"]

@@ -7,18 +7,26 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from modellink_rm.base.errors import run_command
+from modellink_rm.base.errors import UserError, run_command
 from modellink_rm.commands.preprocess import main as preprocess_main
 from modellink_rm.dataset.dataset import open_dataset
+from modellink_rm.dataset.indexed import bin_path, idx_path
 from modellink_rm.dataset.manifest import column_files
+from modellink_rm.dataset.reference import ReferenceColumn, reference_parts
+from modellink_rm.generation.answer_files import AnswerTotals
+from modellink_rm.inference.totals import Totals
 from modellink_rm.preprocess.parts import read_shard
 from modellink_rm.preprocess.rows import to_bytes
+from modellink_rm.records.record import RawRecord, RecordBlock
+from modellink_rm.records.row_parts import part_of_block, row_parts
 from tests.distributed import Workers
-from tests.hostile.flips import outcomes_of_flips
+from tests.hostile.flips import NUM_FLIPS, outcomes_of_flips
 from tests.runs import run_training
 from tests.tiny_data import random_pairs, write_random_rows, write_tokenizer
 from tests.tiny_models import write_tiny_llama
@@ -189,3 +197,72 @@ def test_no_flipped_bit_of_adapters_changes_scores(directory: Path, tmp_path: Pa
         path = tmp_path / "peft" / name
         (counts[name],) = workers.run(flips_while_scoring, 1, path, directory / "model", keywords)
     assert_none_is_silent(counts)
+
+
+def test_no_flipped_bit_of_a_reference_column_changes_it(tmp_path: Path) -> None:
+    """A column that is not what was written is computed again; of its parts, what is whole before the bit."""
+    values, lengths = np.random.default_rng(1).normal(size=90), np.full(45, 2, np.int32)
+    column = ReferenceColumn(prefix=tmp_path / "pairs", identity={"model": "a", "seq_length": 64})
+    column.write(values, lengths)
+
+    def read() -> list[object]:
+        found = column.open()
+        if found is None:
+            raise UserError(f"{column.array.name} is computed again")
+        return [found[row].tolist() for row in range(len(found))]
+
+    paths = [bin_path(column.array), idx_path(column.array), column.description]
+    counts = {path.name: outcomes_of_flips(path, read) for path in paths}
+    with reference_parts(column) as parts:
+        parts.finished(column.identity_json)
+        for start in range(0, len(values), 30):
+            parts.add(values[start : start + 30])
+        path = parts.path
+
+    def read_parts() -> object:
+        content = path.read_bytes()
+        with reference_parts(column) as parts:
+            kept = [part.tolist() for part in parts.finished(column.identity_json)]
+        path.write_bytes(content)
+        whole = [values[start : start + 30].tolist() for start in range(0, len(values), 30)]
+        if len(kept) < len(whole) and kept == whole[: len(kept)]:
+            raise UserError(f"{path.name}: the rest is computed again")
+        return kept
+
+    counts[path.name] = outcomes_of_flips(path, read_parts)
+    assert_none_is_silent(counts)
+
+
+@pytest.mark.parametrize("command", ["score", "generate"])
+def test_no_flipped_bit_of_finished_rows_is_continued_from(command: str, tmp_path: Path) -> None:
+    counts, magic = {"score": (Totals, b"MLRMSCORE1"), "generate": (AnswerTotals, b"MLRMANSWER")}[command]
+    output, identity = str(tmp_path / "rows.jsonl"), b'{"seed": 1}'
+    blocks = [[RawRecord(f"in:{part}:{row}", b'{"a": 1}', "") for row in range(3)] for part in range(3)]
+    with row_parts(output, identity, magic=magic, counts=counts, resume=False) as parts:
+        for number, block in enumerate(blocks):
+            rows = [json.dumps({"part": number, "row": row}).encode() + b"\n" for row in range(3)]
+            parts.append(part_of_block(RecordBlock(block), counts(inputs=3), rows).to_bytes())
+        path = parts.path
+    whole = path.read_bytes()
+
+    def read() -> list[Any]:
+        with row_parts(output, identity, magic=magic, counts=counts, resume=True) as parts:
+            kept = [(part.rows, part.totals, part.crc32) for part in parts.whole_parts()]
+        path.write_bytes(content)
+        if len(kept) < len(expected) and kept == expected[: len(kept)]:
+            raise UserError(f"{path.name}: the rest is made again")
+        return kept
+
+    content, expected = whole, list[Any]()
+    expected = read()
+    outcomes: Counter[str] = Counter()
+    for bit in np.random.default_rng(2).choice(8 * len(whole), size=NUM_FLIPS, replace=False).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        content = bytes(damaged)
+        path.write_bytes(content)
+        try:
+            outcomes["harmless" if read() == expected else "silent"] += 1
+        except UserError as error:
+            outcomes["refused by name" if path.name in str(error) else "refused"] += 1
+    assert_none_is_silent({path.name: outcomes})

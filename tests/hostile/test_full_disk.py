@@ -20,6 +20,8 @@ from tests.marks import full
         full("merge", 1, 1),
         full("score", 1, 1),
         full("train", 1, 7),
+        full("train dpo", 1, 20),
+        full("generate", 1, 1),
         full("train in background", 1, 30),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from modellink_rm.dataset.manifest import manifest_path, mark_unfinished
-from tests.hostile.commands import TRIALS, Material, reference, start
+from tests.hostile.commands import GENERATE, TRIALS, Material, prepare, reference, run, start
 from tests.hostile.kills import kill_trials, torn
 from tests.marks import full
 
@@ -18,11 +18,16 @@ from tests.marks import full
         ("preprocess", 1),
         ("merge", 1),
         ("score", 1),
+        ("generate", 1),
         full("preprocess", 50),
         full("merge", 50),
         full("train", 50),
         full("train in background", 50),
+        full("train dpo", 50),
+        full("train prm", 50),
         full("score", 50),
+        full("score steps", 50),
+        full("generate", 50),
     ],
 )
 @pytest.mark.timeout(3600)
@@ -70,3 +75,21 @@ def test_nothing_outlives_a_training_that_is_killed_while_it_saves(
     running.kill()
     assert running.outcome().code == -9
     assert running.survivors() == []
+
+
+@pytest.mark.full
+def test_no_export_outlives_a_generate_that_is_killed_while_it_exports(
+    material: Material, tmp_path: Path
+) -> None:
+    prepare(material, "train dpo")
+    target = material.copy(tmp_path / "trial")
+    assert run("train dpo", f"{TRIALS['train dpo']} --train-iters 1", target).code == 0
+    words = GENERATE.replace("--load model", "--load run --export-to exported --output answers.jsonl")
+    running = start("generate", words, target)
+    while not running.processes():
+        assert running.process.exitcode is None
+        time.sleep(0.05)
+    running.kill()
+    assert running.outcome().code == -9
+    assert running.survivors() == []
+    assert run("generate", words, target).code == 0

@@ -18,6 +18,8 @@ from tests.marks import full
         full("merge", 20),
         full("train", 20),
         full("score", 20),
+        full("train dpo", 10),
+        full("generate", 20),
     ],
 )
 @pytest.mark.timeout(1800)
