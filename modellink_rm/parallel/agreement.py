@@ -22,7 +22,10 @@ def check_agreed(values: Mapping[str, Any]) -> None:
     Raises:
         AgreedError: on every process: names the first value that differs.
     """
-    found: list[Any] = [None] * torch.distributed.get_world_size()
+    count = torch.distributed.get_world_size()
+    if count == 1:
+        return
+    found: list[Any] = [None] * count
     torch.distributed.all_gather_object(found, {name: repr(value) for name, value in values.items()})
     for name in dict.fromkeys(name for one in found for name in one):
         first = found[0].get(name)
