@@ -18,8 +18,11 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
 def lines_of(path: str) -> list[dict]:
-    with Path(path).open(encoding="utf-8") as file:
-        return [json.loads(line) for _, line in zip(range(NUM_PAIRS), file, strict=False)]
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return [json.loads(line) for _, line in zip(range(NUM_PAIRS), file, strict=False)]
+    except ValueError:
+        sys.exit(f"error: {path} must hold JSON lines")
 
 
 def main(directory: str, pairs: str, scores: str | None = None) -> int:

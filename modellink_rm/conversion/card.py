@@ -136,7 +136,8 @@ def model_card(
     lines += ["## Training", "", *_table(_training(checkpoint, contract, dtype)), ""]
     metrics = _last_metrics(checkpoint)
     if metrics:
-        lines += ["## Metrics", "", "At the end of training.", "", *_table(metrics), ""]
+        after = f"After step {checkpoint.run.iteration:,}."
+        lines += ["## Metrics", "", after, "", *_table(metrics), ""]
     return "\n".join(lines)
 
 

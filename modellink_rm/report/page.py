@@ -129,6 +129,9 @@ def _tiles(run: NamedRun, *, has_name: bool) -> str:
         accuracy = column(rows, f"{name}/accuracy")[1]
         if len(accuracy):
             tiles.append(html.tile(f"{accuracy[0]:.3f} → {accuracy[-1]:.3f}", f"accuracy on {name}"))
+    best = run.files.best
+    if best is not None:
+        tiles.append(html.tile(f"{best.value:.4f}", f"best {best.metric}, at step {best.iteration:,}"))
     losses, speed = column(rows, "loss")[1], column(rows, "tokens_per_second")[1]
     tiles += [html.tile(f"{losses[-1]:.4f}", "training loss, last step")] if len(losses) else []
     tiles.append(html.tile(f"{last:,} of {total:,}", "steps"))
@@ -160,7 +163,7 @@ def _curves(run: NamedRun, place: int, metric: str, num_runs: int) -> Iterator[C
     x, y = column(run.files.rows, metric)
     is_alone = num_runs == 1
     if len(x):
-        label = "training" if is_alone else ""
+        label = "training" if is_alone else f"{run.name}: training"
         yield Curve(label=label, iterations=x, values=y, colour=0 if is_alone else place, is_faint=True)
     for number, name in enumerate(held_out_names(run.files.rows)):
         x, y = column(run.files.rows, f"{name}/{metric}")
@@ -193,7 +196,9 @@ def _sets_table(runs: Sequence[NamedRun]) -> str:
     note = (
         '<p class="quiet">Of the scores that the run wrote: at most 1,024 examples of a held-out set, and '
         "256 of the training part. Interval: bootstrap. Longer: the accuracy of choosing the longer "
-        "response, by tokens (the command evaluate counts characters).</p>"
+        "response, by tokens (the command evaluate counts characters). Loss: of the distance of both scores "
+        "alone, as evaluate's; the curves show the loss that was trained, with the data's margins if it has "
+        "any.</p>"
     )
     return html.table(head, rows, num_text=3) + note
 

@@ -109,6 +109,7 @@ def _saved(
         "ytick.color": palette.ink,
         "legend.frameon": False,
         "legend.fontsize": 7.5,
+        "legend.handlelength": 2.8,  # a dashed line shows its dashes
     }
     buffer = io.BytesIO()
     with matplotlib.rc_context({**style, **settings}):

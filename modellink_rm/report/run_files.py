@@ -1,4 +1,4 @@
-"""The files that a run leaves beside its checkpoints: metrics.jsonl, scores.jsonl, about.json."""
+"""The files that a run leaves beside its checkpoints: metrics.jsonl, scores.jsonl, about.json, best.json."""
 
 import dataclasses
 import json
@@ -9,6 +9,8 @@ from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_types import known_fields
+from modellink_rm.report.best import FILE_NAME as BEST_NAME
+from modellink_rm.report.best import BestCheckpoint, read_best
 
 METRICS_NAME = "metrics.jsonl"
 SCORES_NAME = "scores.jsonl"
@@ -60,17 +62,19 @@ class RunFiles:
         rows: of metrics.jsonl.
         scores: of scores.jsonl; () if the run evaluated nothing.
         about: about.json; {} for a run of an earlier version.
+        best: best.json; None without --save-best.
     """
 
     name: str
     rows: tuple[dict[str, Any], ...]
     scores: tuple[ScoredExample, ...]
     about: dict[str, Any]
+    best: BestCheckpoint | None = None
 
 
 def run_file_paths(directory: Path) -> list[Path]:
     """The files of --save that `read_run` reads."""
-    return [directory / name for name in (METRICS_NAME, SCORES_NAME, ABOUT_NAME)]
+    return [directory / name for name in (METRICS_NAME, SCORES_NAME, ABOUT_NAME, BEST_NAME)]
 
 
 def read_run(directory: Path) -> RunFiles:
@@ -92,6 +96,7 @@ def read_run(directory: Path) -> RunFiles:
         rows=rows,
         scores=tuple(_scored_examples(scores)) if scores.is_file() else (),
         about=_about(about) if about.is_file() else {},
+        best=read_best(directory),
     )
 
 

@@ -73,7 +73,10 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        return _refused(error.status_code, str(error.detail), error.headers)
+        text = str(error.detail)
+        if error.status_code == 404:
+            text = f"{request.url.path} is no route; /docs lists them"
+        return _refused(error.status_code, text, error.headers)
 
     @app.exception_handler(TooManyResponsesError)
     async def too_many(request: Request, error: TooManyResponsesError) -> Response:

@@ -16,6 +16,7 @@ import uvicorn
 from modellink_rm.base.log import info
 from modellink_rm.config.serve import ServeConfig
 from modellink_rm.inference.scorer import Scorer
+from modellink_rm.report.best import DIRECTORY_NAME as BEST_DIRECTORY
 from modellink_rm.serving.app import build_app
 from modellink_rm.serving.engine import Engine, follow
 from modellink_rm.serving.guard import Limits
@@ -51,7 +52,7 @@ def serve(scorer: Scorer, config: ServeConfig, listener: socket.socket | None, t
         waiting,
         metrics,
         rows_per_second=lambda: engine.rows_per_second,
-        model_name=Path(scorer.plan.options.scorer.load).name,
+        model_name=_model_name(Path(scorer.plan.options.scorer.load)),
         step_aggregate=scorer.plan.options.scorer.step_aggregate,
     )
     limits = Limits(
@@ -70,6 +71,12 @@ def serve(scorer: Scorer, config: ServeConfig, listener: socket.socket | None, t
             http.join()
             service.close()
     info("the server has ended; every request that was accepted has been answered")
+
+
+def _model_name(load: Path) -> str:
+    """The directory's name, with that of the run before a checkpoint's: two runs have a `best` each."""
+    is_of_run = load.name == BEST_DIRECTORY or load.name.startswith("iter_")
+    return "/".join(load.absolute().parts[-2:]) if is_of_run else load.absolute().name
 
 
 class HttpThread:

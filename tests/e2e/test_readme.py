@@ -262,6 +262,23 @@ def test_changelog_says_nothing_twice_and_its_first_version_changes_nothing() ->
     assert "### Fixed" not in first
 
 
+def anchors_of(page: Path) -> set[str]:
+    """The names by which GitHub links to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower().strip()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_name_headings_that_exist(page: Path) -> None:
+    missing = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, is_named, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if is_named and "://" not in link and target.suffix == ".md" and anchor not in anchors_of(target):
+            missing.append(link)
+    assert missing == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_files_of_the_page_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

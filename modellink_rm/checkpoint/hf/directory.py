@@ -289,6 +289,11 @@ def _names_message(
         parts.append(f"unexpected {listed(unexpected)}")
     if HEAD_NAME in forgivable:
         parts.append(f"the head is looked for as {weights.tensors.head_name} and in {VALUE_HEAD_FILE}")
+    if HEAD_NAME in forgivable and len(forgivable) == len(missing) + len(unexpected):
+        return (
+            f"{weights.directory} is a base model without a reward head ({'; '.join(parts)}); "
+            "--load-checkpoint-loosely starts with a random one"
+        )
     if forgivable:
         parts.append(f"--load-checkpoint-loosely forgives only {listed(forgivable)}")
     return f"{weights.directory} does not hold a reward model of its config.json: {'; '.join(parts)}"

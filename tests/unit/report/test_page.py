@@ -2,9 +2,11 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from modellink_rm.report.best import BestCheckpoint, write_best
 from modellink_rm.report.page import make_page
 from modellink_rm.report.pictures import png_of
 from modellink_rm.report.run_files import RunFiles, read_run
@@ -98,6 +100,12 @@ def test_runs_stand_side_by_side_under_names_that_differ(run: RunFiles) -> None:
     page, charts = make_page([run, run])
     assert "run (1), run (2)" in page
     assert len({chart.name for chart in charts}) == len(charts) == 6 + 2 * 5
+
+
+def test_the_best_checkpoint_has_a_tile(tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "run", scored_sets=())
+    write_best(directory, BestCheckpoint(iteration=4, metric="maths/loss", value=0.5))
+    assert "0.5000best maths/loss, at step 4" in Elements(make_page([read_run(directory)])[0]).text
 
 
 def test_a_run_without_scores_has_its_curves(run: RunFiles) -> None:

@@ -274,7 +274,7 @@ def test_slime_reads_the_answer_itself(answers: dict[str, Any], served: Any) -> 
         ("half a pair", 422, "half of a surrogate pair, at character 5 of a text"),
         ("half a pair in an answer", 422, "half of a surrogate pair, at character 1 of a text"),
         ("half a pair rendered", 422, "half of a surrogate pair, at character 23 of a text"),
-        ("no such path", 404, "Not Found"),
+        ("no such path", 404, "is no route; /docs lists them"),
         ("wrong method", 405, "Method Not Allowed"),
     ],
 )

@@ -1,10 +1,13 @@
-"""The thread that takes requests."""
+"""The thread that takes requests, and what the server calls what it serves."""
 
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
-from modellink_rm.serving.server import HttpThread
+import pytest
+
+from modellink_rm.serving.server import HttpThread, _model_name
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -25,3 +28,16 @@ def test_a_server_takes_connections_once_it_says_that_it_serves() -> None:
     http.end()
     http.join()
     assert ended.is_set()
+
+
+@pytest.mark.parametrize(
+    ("load", "name"),
+    [
+        ("checkpoints/llama2", "llama2"),
+        ("checkpoints/llama2/", "llama2"),
+        ("checkpoints/llama2/best", "llama2/best"),
+        ("checkpoints/llama2/iter_0000060", "llama2/iter_0000060"),
+    ],
+)
+def test_a_checkpoint_is_called_by_its_run_too(load: str, name: str) -> None:
+    assert _model_name(Path(load)) == name
