@@ -157,7 +157,8 @@ def test_base_model_is_accepted_only_with_loosely(tmp_path: Path, family: str) -
     with pytest.raises(UserError) as error:
         check_names(weights, loosely=False)
     assert f"missing rm_head.weight; unexpected {lm_head}" in str(error.value)
-    assert "--load-checkpoint-loosely" in str(error.value)
+    assert "is a base model without a reward head" in str(error.value)
+    assert "--load-checkpoint-loosely starts with a random one" in str(error.value)
 
 
 @pytest.mark.parametrize("loosely", [True, False])

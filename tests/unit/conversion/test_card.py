@@ -42,6 +42,7 @@ def test_a_row_of_metrics_that_is_none_is_left_out(tmp_path: Path) -> None:
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
     card = card_of(tmp_path / "iter_0000002", ObjectiveConfig())
+    assert "After step 2." in card
     assert "| training loss | 7 |" in card
 
 
