@@ -12,7 +12,12 @@ from modellink_rm.checkpoint.base_reference import (
     checkpoint_reference,
     directory_reference,
 )
-from modellink_rm.checkpoint.contract import InferenceContract, contract_tokenizer, read_contract
+from modellink_rm.checkpoint.contract import (
+    CONTRACT_NAME,
+    InferenceContract,
+    contract_tokenizer,
+    read_contract,
+)
 from modellink_rm.checkpoint.hf.directory import (
     HuggingFaceWeights,
     read_shape,
@@ -64,6 +69,18 @@ class ModelSource:
             UserError: it is missing or damaged.
         """
         return read_contract(self.checkpoint.path) if self.checkpoint is not None else None
+
+    @cached_property
+    def exported_contract(self) -> InferenceContract | None:
+        """How the checkpoint must be used that `export` wrote as this directory; None of any other source.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        source = self.adapter or self.hugging_face
+        if source is None or not (source.directory / CONTRACT_NAME).is_file():
+            return None
+        return read_contract(source.directory)
 
     @property
     def attributes(self) -> tuple[str, ...]:

@@ -64,17 +64,17 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         scores_steps=model.spec.scores_steps,
     )
     tokenizer = load_tokenizer(tokenizer_of(options.tokenizer, source))
-    template = _template(scorer, contract, tokenizer, reward_token=source.appended_token(tokenizer))
+    template = _template(scorer, source, tokenizer)
     if contract is not None and contract.tokenizer_fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"the tokenizer {tokenizer.name} is not the one that {scorer.load} was trained with; leave the "
             "tokenizer's flags out to use that one"
         )
-    longest = model.shape.max_position_embeddings
-    seq_length = scorer.seq_length or (contract.seq_length if contract is not None else longest)
+    longest, kept = model.shape.max_position_embeddings, contract or source.exported_contract
+    seq_length = scorer.seq_length or (kept.seq_length if kept is not None else longest)
     if seq_length > longest:
         raise UserError(f"--seq-length {seq_length} is above the model's --max-position-embeddings {longest}")
-    truncation = scorer.truncation or (contract.truncation if contract is not None else None)
+    truncation = scorer.truncation or (kept.truncation if kept is not None else None)
     truncation = truncation or ("keep-ends" if template.reward_token else "right")
     check_truncation(template, truncation)
     inputs = RecordTokenizer(
@@ -84,7 +84,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         seq_length=seq_length,
         truncation=truncation,
         padding_id=_padding_id(source) if not model.spec.scores_steps else None,
-        placeholder=_placeholder(scorer, contract, tokenizer) if model.spec.scores_steps else None,
+        placeholder=_placeholder(scorer, kept, tokenizer) if model.spec.scores_steps else None,
     )
     return ScoringPlan(
         options=options,
@@ -92,7 +92,7 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         inputs=inputs,
         share_prefixes=shares_prompts(seq_length, model.shape),
         bf16=scorer.bf16 or _was_bf16(source),
-        normalization=_normalization(scorer, contract),
+        normalization=_normalization(scorer, kept),
         attributes=weighted_attributes(source.attributes, scorer.attribute_weights, load=scorer.load),
     )
 
@@ -129,16 +129,18 @@ def _normalization(scorer: ScorerConfig, contract: InferenceContract | None) -> 
     return None if scorer.raw else found
 
 
-def _template(
-    scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer, *, reward_token: str
-) -> Template:
+def _template(scorer: ScorerConfig, source: ModelSource, tokenizer: Tokenizer) -> Template:
     """The template of --prompt-type or of the contract, from the contract's definition if it has one.
 
     Without both it is the tokenizer's own chat template.
 
     Raises:
-        UserError: no template is named, or another one than in the contract.
+        UserError: no template is named, or another one than in the contract of a checkpoint.
     """
+    contract, exported = source.contract, source.exported_contract
+    reward_token = source.appended_token(tokenizer)
+    if scorer.prompt_type is None and exported is not None and exported.prompt_type is not None:
+        return kept_template(exported.prompt_type, exported.template_definition, where=source.name)
     name = scorer.prompt_type or (contract.prompt_type if contract is not None else None)
     if name is None and contract is not None:
         raise UserError(f"--prompt-type is needed: --load {scorer.load} does not say which template it reads")

@@ -71,13 +71,17 @@ def imported(read: str, checkpoint: str, normalizes: bool) -> None:
         write_normalization(Path(checkpoint) / "iter_0000000", normalization)
 
 
-def exported(checkpoint: str, output: str, flags: str) -> list[float]:
-    """The scores of what export writes."""
+def exported(checkpoint: str, output: str, flags: str) -> list[Any]:
+    """The scores that the model of an exported directory gives, and those that its contract makes of them."""
     from modellink_rm import Scorer
 
     assert main_of("export", f"--load {checkpoint} --output {output} {flags}".split()) == 0
-    with Scorer.open(output, prompt_type="llama2") as scorer:
-        return scorer.score([{"prompt": "the cat", "responses": ["sings", "falls"]}])[0]  # type: ignore[return-value]
+    record = [{"prompt": "the cat", "responses": ["sings", "falls"]}]
+    found = []
+    for raw in (True, False):
+        with Scorer.open(output, raw=raw) as scorer:
+            found.append(scorer.score(record)[0])
+    return found
 
 
 @pytest.mark.full
@@ -87,14 +91,21 @@ def test_export_merges_what_its_form_has_a_place_for(workers: Workers, tmp_path:
     workers.run(imported, 1, str(tmp_path / "read"), str(tmp_path / "checkpoint"), True)
 
     def scores(name: str, flags: str) -> np.ndarray:
-        (found,) = workers.run(exported, 1, str(tmp_path / "checkpoint"), str(tmp_path / name), flags)
+        ((found, applied),) = workers.run(
+            exported, 1, str(tmp_path / "checkpoint"), str(tmp_path / name), flags
+        )
+        normalized.append(np.array(applied))
         return np.array(found)
+
+    normalized: list[np.ndarray] = []
 
     raw = scores("raw", "--form llamafactory")
     whole = scores("whole", "--form llamafactory --merge-normalization")
     assert whole == pytest.approx((raw - 0.75) / 0.5, abs=1e-5)
     scaled = scores("scaled", "--form transformers --merge-normalization")  # which has no bias
     assert scaled == pytest.approx(raw / 0.5, abs=1e-5)
+    for one in normalized:  # in whatever form
+        assert one == pytest.approx((raw - 0.75) / 0.5, abs=1e-5)
     contracts = [
         json.loads((tmp_path / name / "inference_contract.json").read_bytes()).get("normalization")
         for name in ("raw", "whole", "scaled")

@@ -97,8 +97,7 @@ def test_scores_of_steps_are_those_of_transformers_and_come_back(
         for step in steps:
             product *= step
         assert score == pytest.approx(product)
-    options = {"step_aggregate": "product", "placeholder_token": PLACEHOLDER, "prompt_type": "llama2"}
-    (of_written,) = workers.run(step_scores, 1, written, given, options)
+    (of_written,) = workers.run(step_scores, 1, written, given, {"step_aggregate": "product"})
     workers.run(import_on_rank, 1, written, imported, {}, {})
     (of_imported,) = workers.run(step_scores, 1, imported, given, {"step_aggregate": "product"})
     for one, two, three in zip(found, of_written, of_imported, strict=True):

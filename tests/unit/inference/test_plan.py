@@ -1,5 +1,6 @@
 """The template of a scorer, where --load does not name one."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,10 +9,15 @@ import pytest
 from transformers import AutoTokenizer
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.contract import CONTRACT_NAME, make_contract
 from modellink_rm.config.scorer import scorer_options
+from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
 from modellink_rm.inference.record_tokenizer import ScoringInput
+from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.records import Record
+from modellink_rm.templates.choice import find_template
+from modellink_rm.tokenizers.load import load_tokenizer
 from tests.tiny_data import write_tokenizer
 from tests.tiny_models import write_tiny_llama
 from tests.unit.templates.families import TEMPLATES
@@ -36,6 +42,33 @@ def test_a_hugging_face_directory_is_scored_with_its_own_chat_template(directory
     inputs = plan(directory).inputs
     assert (inputs.template.name, inputs.template.chat_template) == ("hf", TEMPLATES["phi4"])
     assert plan(directory, prompt_type="empty").inputs.template.name == "empty"
+
+
+def test_a_directory_that_export_wrote_is_scored_as_its_checkpoint_was(
+    directory: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    tokenizer = load_tokenizer(TokenizerConfig(tokenizer_name_or_path=str(tmp_path)))
+    contract = make_contract(
+        find_template("llama2", tokenizer),
+        tokenizer,
+        not_use_fast=False,
+        seq_length=48,
+        truncation="keep-ends",
+        handler=None,
+        map_keys=None,
+    )
+    normalization = Normalization(mean=0.5, std=2.0, num_responses=8, data="held-out")
+    exported = dataclasses.replace(contract, normalization=normalization)
+    (tmp_path / CONTRACT_NAME).write_bytes(exported.to_json())
+    found = plan(tmp_path)
+    assert found.inputs.template.fingerprint == contract.template_fingerprint
+    assert (found.inputs.seq_length, found.inputs.truncation) == (48, "keep-ends")
+    assert found.normalization == normalization
+    given = plan_scoring(
+        scorer_options(str(tmp_path), {"raw": True, "prompt_type": "empty", "seq_length": 9})
+    )
+    assert (given.normalization, given.inputs.template.name, given.inputs.seq_length) == (None, "empty", 9)
 
 
 @pytest.mark.parametrize(("seq_length", "shares"), [(64, True), (65, False)])
