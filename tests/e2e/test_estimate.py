@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,18 @@ def test_flags_to_paste_are_the_trainers(llama: str, capsys: pytest.CaptureFixtu
     assert config.precision.bf16
     assert config.data.seq_length == 8192
     assert config.training.global_batch_size == 128
+
+
+@pytest.mark.parametrize("page", ["cluster", "lora"])
+def test_the_pages_show_what_is_printed(page: str, llama: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    found = re.search(
+        r"-m modellink_rm estimate --load llama-3.1-8b-instruct (.*)\n(?:\n```text\n)?((?:.+\n)+)", text
+    )
+    assert found is not None
+    words, shown = found.groups()
+    assert estimate.main(["--load", llama, *words.split()]) == 0
+    assert capsys.readouterr().out.startswith(shown.removesuffix("```\n"))
 
 
 def test_a_shape_of_flags_needs_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
