@@ -56,7 +56,8 @@ class _Product(torch.autograd.Function):
 
 def _matrices(codes: Tensor, scales: Tensor, counts: Tensor, dtype: torch.dtype) -> Tensor:
     """Those of all experts, [E, out, in]."""
-    return dequantized(codes, scales, dtype).unflatten(0, (len(counts), -1))
+    matrices = dequantized(codes, scales, dtype)
+    return matrices.view(len(counts), -1, matrices.shape[1])
 
 
 def _bias_of_rows(bias: Tensor, counts: Tensor, *, num_rows: int) -> Tensor:

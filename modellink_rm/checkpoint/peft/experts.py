@@ -78,14 +78,14 @@ class AdaptedExperts:
     def load(self, adapter: ExpertsAdapter, stored: Mapping[str, Tensor]) -> None:
         """Fill what a process holds from PEFT's tensors."""
         a, b = stored[a_name(self.wrapper)], stored[b_name(self.wrapper)]
-        a = a.unflatten(0, (self.num_experts, -1))
-        b = b.unflatten(1, (-1, self.num_experts)).permute(2, 0, 1)  # [experts, out, r]
+        a = a.reshape(self.num_experts, -1, a.shape[1])
+        b = b.reshape(len(b), -1, self.num_experts).permute(2, 0, 1)  # [experts, out, r]
         if self.entry.engine == EXPERT_FC1:
-            b = (
-                b.unflatten(1, (-1, 2)).transpose(1, 2)
-                if self.order.is_interleaved
-                else b.unflatten(1, (2, -1))
-            )
+            experts, _, rank = b.shape
+            if self.order.is_interleaved:
+                b = b.reshape(experts, -1, 2, rank).transpose(1, 2)
+            else:
+                b = b.reshape(experts, 2, -1, rank)
         adapter.a.copy_(adapter.own_experts(adapter.own_inputs(a)))
         adapter.b.copy_(adapter.own_experts(adapter.own_outputs(b)))
 

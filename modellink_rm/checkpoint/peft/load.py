@@ -10,6 +10,7 @@ from modellink_rm.checkpoint.peft.directory import PeftDirectory
 from modellink_rm.checkpoint.peft.experts import adapted_experts
 from modellink_rm.checkpoint.peft.names import adapted, own_tensors
 from modellink_rm.checkpoint.verify import check_contents_together
+from modellink_rm.experts.adapter import ExpertsAdapter
 from modellink_rm.experts.modules import ExpertWeights
 from modellink_rm.model.adapting import module_of
 from modellink_rm.model.reward_model import RewardModel
@@ -39,7 +40,7 @@ def load_peft_adapter(
             if layer is not None:
                 weights = module_of(one.entry, layer)
                 assert isinstance(weights, ExpertWeights)
-                assert weights.adapter is not None
+                assert isinstance(weights.adapter, ExpertsAdapter)
                 one.load(weights.adapter, stored)
         for linear in linears:
             layer = chunk.layer(linear.layer)

@@ -113,7 +113,7 @@ def run_while_written_to(argv: list[str], path: str) -> tuple[int, str, str]:
 
     from modellink_rm.evaluation import evaluate
 
-    score_set = evaluate.score_set
+    score_set = evaluate.score_set  # type: ignore[attr-defined]
 
     def and_write(*arguments: Any, **keywords: Any) -> Any:
         found = score_set(*arguments, **keywords)

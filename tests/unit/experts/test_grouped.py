@@ -44,7 +44,12 @@ def test_matrices_in_4_bits_multiply_as_their_dense_form_and_keep_none() -> None
     rows = torch.randn(5, BLOCK, generator=torch.Generator().manual_seed(2), requires_grad=True)
     bias = torch.randn(3, 16)
     kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+
+    def keep(one: torch.Tensor) -> torch.Tensor:
+        kept.append(one)
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
         output = grouped_nf4_linear(rows, weight, counts, bias)
     expected = grouped_linear(rows, weight.dense().view(3, 16, BLOCK), counts, bias)
     torch.testing.assert_close(output, expected)

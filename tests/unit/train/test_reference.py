@@ -27,7 +27,7 @@ def identity(
     spec: dict[str, Any] | None = None,
     **others: Any,
 ) -> dict[str, Any]:
-    settings = {"dtype": torch.float32, "fingerprint": "abc"} | others
+    settings: dict[str, Any] = {"dtype": torch.float32, "fingerprint": "abc"} | others
     return column_identity(
         open_dataset(directory / "pairs"),
         dataclasses.replace(READER, **reader or {}),
