@@ -178,6 +178,9 @@ def _activations(run: Workload, stage: int) -> tuple[float, float]:
     transient = 2 * of_input
     if recomputed:
         transient = recomputed + bytes_of_gate_gradient(shape, parallel, operations)
+    frozen = [size for layer, size in zip(layers, whole, strict=True) if layer < run.first_trained_layer]
+    # A frozen layer has what others keep while it computes, before its micro-batch keeps anything.
+    transient = max(transient, max(frozen, default=0.0) - kept / num_chunks)
     return run.num_tokens * kept / num_chunks * _chunks_in_flight(run, stage), run.num_tokens * transient
 
 
