@@ -33,6 +33,11 @@ SIZES = {
     "dp2_distributed": (2, "--use-distributed-optimizer"),
     "ep2": (2, "--expert-model-parallel-size 2"),
     "ep2_distributed": (2, "--expert-model-parallel-size 2 --use-distributed-optimizer"),
+    "ep2_overlapped": (
+        2,
+        "--expert-model-parallel-size 2 --use-distributed-optimizer --overlap-grad-reduce "
+        "--overlap-param-gather",
+    ),
     "etp2": (2, "--expert-tensor-parallel-size 2"),
     "tp2_ep2_distributed": (2, f"{TP} --expert-model-parallel-size 2 --use-distributed-optimizer"),
     "dp2_overlapped": (2, "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather"),

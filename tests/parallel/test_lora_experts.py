@@ -101,7 +101,13 @@ def test_resumed_run_equals_the_uninterrupted_one_bitwise(
 
 @pytest.mark.parametrize(
     ("writer", "reader"),
-    [("ep2", "one"), ("one", "etp2"), ("etp2", "ep2"), ("tp2_ep2_distributed", "one_distributed")],
+    [
+        ("ep2", "one"),
+        ("one", "etp2"),
+        ("etp2", "ep2"),
+        ("tp2_ep2_distributed", "one_distributed"),
+        ("one_distributed", "ep2_overlapped"),
+    ],
 )
 def test_run_continues_at_another_parallel_size(
     writer: str, reader: str, base: Path, workers: Workers, tmp_path: Path
