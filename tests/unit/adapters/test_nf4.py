@@ -45,6 +45,7 @@ def test_levels_and_zeros_are_kept() -> None:
     block = torch.tensor(LEVELS * 4)
     matrix = torch.stack((3 * block, 0 * block))
     assert torch.equal(filled(matrix).dense(), matrix)
+    assert set(filled(matrix).codes[1].tolist()) == {0x77}  # twice the level 0
     assert torch.equal(NF4Weight(2, BLOCK, dtype=torch.float32, device=CPU).dense(), torch.zeros(2, BLOCK))
 
 

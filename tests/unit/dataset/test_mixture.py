@@ -28,6 +28,11 @@ def test_at_every_prefix_each_data_set_has_its_share_up_to_less_than_a_sample(we
             assert abs(count * total - weight * length) < total
 
 
+def test_of_the_turns_that_may_come_next_the_one_whose_window_ends_first_comes() -> None:
+    # The windows of a are 0 to 8; of b 0 to 3, 2 to 6, 5 to 8; of c 0 to 2, 2 to 4, 4 to 6, 6 to 8.
+    assert ["abc"[source] for source, _ in Turns((1, 3, 4)).between(0, 8)] == list("cbcbcabc")
+
+
 # The turns of several blocks.
 LONG = (20_000, 5_001, 333, 7, 7, 7, 1)
 
@@ -61,10 +66,10 @@ def test_temperature_evens_out_the_sizes() -> None:
 
 
 def test_epochs_of_each_data_set_are_read_in_an_epoch_of_the_run() -> None:
-    found = mixture((40, 10), data_epochs=(0.5, 3.0))
-    assert (found.epoch_size, found.weights, found.epochs(found.epoch_size)) == (50, (2, 3), (0.5, 3.0))
-    read = Counter(MixtureOrder(mixture=found, shuffle=True, seed=1).samples(0, 50))
-    assert [read[index] for index in range(40, 50)] == [3] * 10
+    found = mixture((40, 10), data_epochs=(0.5, 2.0))
+    assert (found.epoch_size, found.weights, found.epochs(found.epoch_size)) == (40, (1, 1), (0.5, 2.0))
+    read = Counter(MixtureOrder(mixture=found, shuffle=True, seed=1).samples(0, 40))
+    assert [read[index] for index in range(40, 50)] == [2] * 10
     assert sorted(read[index] for index in range(40)) == [0] * 20 + [1] * 20
 
 

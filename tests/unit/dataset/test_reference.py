@@ -46,6 +46,15 @@ def test_changed_values_are_not_taken(tmp_path: Path) -> None:
     assert column(tmp_path).open() is None
 
 
+def test_a_column_under_the_name_of_another_is_not_taken(tmp_path: Path) -> None:
+    column(tmp_path, "a").write(VALUES, LENGTHS)
+    other = column(tmp_path, "b").array.name
+    for path in tmp_path.glob("*reference*"):
+        path.rename(path.with_name(other + path.suffix))
+    assert column(tmp_path, "b").description.is_file()
+    assert column(tmp_path, "b").open() is None
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"identity": {}, "sha256": []}'])
 def test_damaged_description_is_not_taken(content: bytes, tmp_path: Path) -> None:
     column(tmp_path).write(VALUES, LENGTHS)
