@@ -72,10 +72,11 @@ def test_a_stopped_run_goes_on_with_the_bytes_of_one_that_was_not(
 ) -> None:
     whole, output = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
     assert generate(policy, prompts, f"{sampling} --output {whole}") == 0
-    made, token_ids = [], TransformersEngine.token_ids
+    made, streams, token_ids = [], set(), TransformersEngine.token_ids
 
     def stops(self, requests):
         made.append(len(requests))
+        streams.update(one.stream for one in requests)
         if len(made) == 2:
             raise KeyboardInterrupt
         return token_ids(self, requests)
@@ -87,6 +88,7 @@ def test_a_stopped_run_goes_on_with_the_bytes_of_one_that_was_not(
     assert output.read_bytes() == whole.read_bytes()
     num_answers = 2 if "--num-answers" in sampling else 1
     assert sum(made) == NUM_PROMPTS * num_answers + made[1]  # the block that was stopped, and no other
+    assert len(streams) == NUM_PROMPTS * num_answers  # each answer has random numbers of its own
     assert not list(tmp_path.glob(".answers*"))
 
 

@@ -1,5 +1,6 @@
 """Records of every style to prompts, with and without answers, and back from the rows that are written."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,9 @@ def test_a_prompt_without_room_for_an_answer_is_refused_with_its_place(control_d
     assert isinstance(found, NotAnswered)
     assert found.message.startswith("file:3: the prompt has ")
     assert found.message.endswith("tokens, and the model leaves 4 beside --max-new-tokens")
+    num_tokens = int(found.message.split()[4])
+    fits = dataclasses.replace(prompts, max_prompt_tokens=num_tokens)
+    assert isinstance(fits(Record("file:3", {"prompt": "what is the capital of France"})), Prompt)
 
 
 @pytest.mark.parametrize("handler", sorted(GOOD))
