@@ -184,10 +184,13 @@ def export_on_rank(load: Path, output: Path) -> None:
 
 def test_no_flipped_bit_of_adapters_changes_scores(directory: Path, tmp_path: Path, workers: Workers) -> None:
     """adapter_config.json apart, which people edit."""
-    run = f"--stage rm --is-pairwise-dataset --load {directory}/model --seq-length 64 --lora-r 4"
+    model = tmp_path / "model"
+    write_tiny_llama(model, kind="score")
+    write_tokenizer(model)
+    run = f"--stage rm --is-pairwise-dataset --load {model} --seq-length 64 --lora-r 4"
     run += f" --data-path {directory}/rows --global-batch-size 2 --train-iters {STEPS} --prompt-type llama2"
     save = tmp_path / "save"
-    run_training(workers, 1, [*run.split(), "--load-checkpoint-loosely"], save)
+    run_training(workers, 1, run.split(), save)
     workers.run(export_on_rank, 1, save, tmp_path / "peft")
     counts = {}
     for path in sorted(path for path in (save / f"iter_{STEPS:07d}").iterdir() if path.is_file()):
@@ -195,7 +198,7 @@ def test_no_flipped_bit_of_adapters_changes_scores(directory: Path, tmp_path: Pa
     keywords = {"load_adapter": str(tmp_path / "peft"), "prompt_type": "llama2"}
     for name in ("adapter_model.safetensors", "modellink_rm_checksums.json"):
         path = tmp_path / "peft" / name
-        (counts[name],) = workers.run(flips_while_scoring, 1, path, directory / "model", keywords)
+        (counts[name],) = workers.run(flips_while_scoring, 1, path, model, keywords)
     assert_none_is_silent(counts)
 
 
