@@ -18,7 +18,6 @@ from tests.marks import full
         ("preprocess", 1),
         ("merge", 1),
         ("score", 1),
-        ("generate", 1),
         full("preprocess", 50),
         full("merge", 50),
         full("train", 50),
