@@ -149,7 +149,8 @@ def _of_all(plan: ScoringPlan) -> dict[str, Any]:
         **flags_of_all(*(getattr(options, field.name) for field in dataclasses.fields(options))),
         "tokenizer": plan.inputs.tokenizer.fingerprint,
         "template": plan.inputs.template.fingerprint,
-        "weights of --load": None if source.is_random else source.reference.fingerprint,
+        # Those of a checkpoint are compared when it is loaded.
+        "weights of --load": source.hugging_face and source.reference.fingerprint,
     }
 
 

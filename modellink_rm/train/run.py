@@ -94,7 +94,8 @@ def _of_all(plan: RunPlan) -> dict[str, Any]:
         "data of --valid-data-path": [one.fingerprint()["files"] for one in held_out],
         "tokenizer": plan.tokenizer.fingerprint,
         "template": plan.info_files[CONTRACT_NAME],
-        "weights of --load": None if source.is_random else weights_fingerprint(source),
+        # Those of a checkpoint are compared when it is loaded.
+        "weights of --load": source.hugging_face and weights_fingerprint(source),
     }
 
 
