@@ -63,6 +63,20 @@ class Case:
     lr: str = "1e-5"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The largest differences of two runs over the steps, and their bounds, by column."""
+
+    label: str
+    differences: Mapping[str, float]
+    bounds: Mapping[str, float]
+
+    @property
+    def over(self) -> list[str]:
+        """The columns above their bounds."""
+        return [name for name in BOUNDS if self.differences[name] > self.bounds[name]]
+
+
 # LLaMA-Factory's hinge and ipo are sigmoid (llama_factory_dpo_runner.py); TRL's ORPO adds the likelihood of
 # the prompt too; its DPOTrainer smooths the labels of robust alone.
 CASES = {
@@ -81,18 +95,16 @@ OUR_NAMES = {"loss-type": "--dpo-loss-type", "label-smoothing": "--dpo-label-smo
 
 def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
-    rows: list[tuple[str, dict[str, float], dict[str, float]]] = []
+    found: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="dpo-parity-") as work:
         prepare(arguments, Path(work))
         for name in arguments.cases:
-            rows += compare(arguments, Path(work), name)
+            rows = compare(arguments, Path(work), name)
+            print_rows(rows)  # what is known if a later case fails
+            found += rows
     print(f"\n{arguments.steps} steps of {arguments.batch_size} pairs, beta {BETA}: largest differences")
-    print(f"{'':44s}" + "".join(f"{name:>18s}" for name in BOUNDS))
-    for label, row, bounds in rows:
-        over = [name for name in BOUNDS if row[name] > bounds[name]]
-        mark = f"  over its bound: {', '.join(over)}" if over else ""
-        print(f"{label:44s}" + "".join(f"{row[name]:18.2e}" for name in BOUNDS) + mark)
-    return int(any(row[name] > bounds[name] for _, row, bounds in rows for name in BOUNDS))
+    print_rows(found)
+    return int(any(row.over for row in found))
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -164,21 +176,27 @@ def prepare(arguments: argparse.Namespace, work: Path) -> None:
     (work / "pairs.json").write_text(json.dumps(pairs))
 
 
-def compare(
-    arguments: argparse.Namespace, work: Path, name: str
-) -> list[tuple[str, dict[str, float], dict[str, float]]]:
+def print_rows(rows: Sequence[Row]) -> None:
+    print(f"{'':44s}" + "".join(f"{name:>18s}" for name in BOUNDS))
+    for row in rows:
+        mark = f"  over its bound: {', '.join(row.over)}" if row.over else ""
+        print(f"{row.label:44s}" + "".join(f"{row.differences[name]:18.2e}" for name in BOUNDS) + mark)
+    sys.stdout.flush()
+
+
+def compare(arguments: argparse.Namespace, work: Path, name: str) -> list[Row]:
     """The rows of a case: this trainer and each peer beside float64, and both beside each other."""
     case = CASES[name]
     exact, ours = run_runner(arguments, work, name, "float64"), run_ours(arguments, work, name)
-    rows = [(f"{name}: ours, float64", differences(ours, exact), dict(BOUNDS))]
+    rows = [Row(label=f"{name}: ours, float64", differences=differences(ours, exact), bounds=BOUNDS)]
     # What the policy's sum and the reference's are off by where they are added in float32; means are not.
     rounding = 2 * BETA * FLOAT32 * max(map(abs, ours["chosen_log_prob"] + ours["rejected_log_prob"]))
     rounding = 0.0 if case.flags["loss-type"] in WITHOUT_REFERENCE else rounding
     bounds = {column: bound + rounding for column, bound in BOUNDS.items()}
     for peer in (peer for peer in case.peers if peer in arguments.pythons):
         theirs = run_runner(arguments, work, name, peer)
-        rows.append((f"{name}: {peer}, float64", differences(theirs, exact), bounds))
-        rows.append((f"{name}: ours, {peer}", differences(ours, theirs), bounds))
+        for label, one, other in ((f"{peer}, float64", theirs, exact), (f"ours, {peer}", ours, theirs)):
+            rows.append(Row(label=f"{name}: {label}", differences=differences(one, other), bounds=bounds))
     return rows
 
 
