@@ -6,6 +6,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import check_minimums, flag
 
 _SLOWEST, _FASTEST = 1e-6, 1e6  # TFLOP/s of any device: products of one number a microsecond, and no GPU yet
+_LONGEST = 2**24  # tokens; no model reads so many, and the estimate lays a pair of that length out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class EstimateConfig:
 
     def __post_init__(self) -> None:
         check_minimums(self)
+        if self.seq_length > _LONGEST:
+            raise UserError(f"--seq-length must be at most {_LONGEST}, got {self.seq_length}")
         if self.freeze_base and self.train_last_n_layers is not None:
             raise UserError(
                 "--freeze-base and --train-last-n-layers exclude each other: the first trains no layer"
