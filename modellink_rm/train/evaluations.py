@@ -1,17 +1,20 @@
 """The evaluations of a run: every held-out set, its report, and the scores before and after training."""
 
 import functools
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.dataset.blend import Part
 from modellink_rm.parallel.groups import Ranks
-from modellink_rm.report.run_files import TRAINING, ScoredExample
+from modellink_rm.report.run_files import SCORES_NAME, TRAINING, ScoredExample
 from modellink_rm.train.best import BestSoFar
 from modellink_rm.train.evaluate import Evaluation, evaluate
 from modellink_rm.train.held_out import scored_examples, training_sample
+from modellink_rm.train.metrics_files import rows_until
 from modellink_rm.train.optimizer import TrainState
 from modellink_rm.train.plan import RunPlan
 from modellink_rm.train.reporting import StepLog
@@ -49,6 +52,13 @@ class Evaluations:
         )
         self._latest: list[tuple[Evaluation, Part]] = []
 
+    def evaluate(self) -> None:
+        """Evaluate every set without a report; a collective."""
+        self._latest = [
+            (self._evaluate(part=one.part, objective=one.objective, name=one.name), one.part)
+            for one in self._plan.held_out
+        ]
+
     def make(self, *, is_last: bool = False) -> bool:
         """Evaluate every set and report it; a collective.
 
@@ -57,10 +67,7 @@ class Evaluations:
         Returns:
             Whether this is the best evaluation so far, by the metric of --save-best.
         """
-        self._latest = [
-            (self._evaluate(part=one.part, objective=one.objective, name=one.name), one.part)
-            for one in self._plan.held_out
-        ]
+        self.evaluate()
         self._log.evaluations([evaluation for evaluation, _ in self._latest])
         values = {
             f"{evaluation.set}/{metric}": value
@@ -95,3 +102,13 @@ class Evaluations:
             yield from scored_examples(
                 evaluation, part, iteration=iteration, tokenizer=self._plan.tokenizer if iteration else None
             )
+
+
+def has_scores(directory: Path, iteration: int, *, rank: int) -> bool:
+    """Whether scores.jsonl under --save has rows of that iteration, equal on every process; a collective."""
+    found = [True]
+    if rank == 0:
+        lines = rows_until(directory / SCORES_NAME, iteration)
+        found = [any(json.loads(line)["iteration"] == iteration for line in reversed(lines))]
+    torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]

@@ -27,7 +27,7 @@ from modellink_rm.report.run_files import ABOUT_NAME, METRICS_NAME
 from modellink_rm.train.about import about_run
 from modellink_rm.train.best import BestSoFar, best_so_far, correct_best
 from modellink_rm.train.data_sets import DataSets
-from modellink_rm.train.evaluations import Evaluations
+from modellink_rm.train.evaluations import Evaluations, has_scores
 from modellink_rm.train.leaving import Leaving
 from modellink_rm.train.optimizer import (
     TrainState,
@@ -98,9 +98,28 @@ def train(
             reached = f"{state.iteration} of {plan.train_iters}"
             why = "was stopped early" if state.is_stopped else "is already"
             info(f"nothing is left to do: the run {why} at iteration {reached}")
+            _write_scores_if_missing(plan, state, packing, platform, ranks)
         else:
             _take_steps(plan, state, packing, platform, ranks, leaving, best)
     return state
+
+
+def _write_scores_if_missing(
+    plan: RunPlan, state: TrainState, packing: Packing, platform: Platform, ranks: Ranks
+) -> None:
+    """Write the scores after training, of a run that was killed between its last checkpoint and these.
+
+    A collective over all processes.
+    """
+    save_to = plan.config.checkpoint.save
+    if save_to is None or has_scores(Path(save_to), state.iteration, rank=ranks.rank):
+        return
+    with StepLog(plan, state, platform) as log:
+        evaluations = Evaluations(
+            plan, state, log, None, packing=packing, ranks=ranks, device=platform.device
+        )
+        evaluations.evaluate()
+        evaluations.write_scores()
 
 
 def _take_steps(

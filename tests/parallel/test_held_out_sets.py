@@ -129,6 +129,23 @@ def test_texts_of_examples_are_those_of_the_data(one_process: Path) -> None:
     assert all(one.prompt is None for one in before)
 
 
+@pytest.mark.full
+def test_a_run_that_was_killed_before_its_last_scores_writes_them_when_it_is_run_again(
+    flags: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    """It was done, by its checkpoint, and the scores after training were never written."""
+    words = [*flags, "--auto-resume", "--train-iters", "1"]
+    run_training(workers, 1, words, tmp_path)
+    scores, metrics = tmp_path / "scores.jsonl", tmp_path / "metrics.jsonl"
+    whole, rows = scores.read_bytes(), metrics.read_bytes()
+    before = [line for line in whole.splitlines(keepends=True) if json.loads(line)["iteration"] == 0]
+    assert 0 < len(before) < len(whole.splitlines())
+    scores.write_bytes(b"".join(before))
+    run_training(workers, 1, words, tmp_path)
+    assert scores.read_bytes() == whole
+    assert metrics.read_bytes() == rows
+
+
 def test_a_run_that_no_longer_improves_ends_and_its_best_checkpoint_loads(
     flags: list[str], workers: Workers, tmp_path: Path
 ) -> None:
