@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.log import info
+from modellink_rm.base.log import info, warn_once
 from modellink_rm.base.platform import detect_platform
 from modellink_rm.checkpoint.contract import CONTRACT_NAME, InferenceContract
 from modellink_rm.checkpoint.hf.write import finish
@@ -18,7 +18,7 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
 from modellink_rm.conversion.output import making
-from modellink_rm.conversion.plan import DTYPES, check_output
+from modellink_rm.conversion.plan import DTYPES, check_output, tokenizer_beside_adapters
 from modellink_rm.conversion.publisher_code import check_token_classifier
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.heads.steps import NUM_LABELS
@@ -37,15 +37,17 @@ tags:
 ---
 # Adapters of a reward model
 
-{lora}, trained with modellink-rm {version}; the reward head is with them. {meaning}{template}
+{lora}, trained with modellink-rm {version}; the reward head is with them. {meaning} {template}
 
 ```python
 import torch
 from peft import PeftModel
-from transformers import {classifier}
+from transformers import AutoTokenizer, {classifier}
 
+tokenizer = AutoTokenizer.from_pretrained(DIRECTORY)
 base = {classifier}.from_pretrained({base!r}, num_labels={outputs}, dtype="auto")
 model = PeftModel.from_pretrained(base, DIRECTORY).eval()
+{conversation}
 with torch.no_grad():
     print({read})
 ```
@@ -54,14 +56,25 @@ _OF_RESPONSES = {
     "task": "text-classification",
     "classifier": "AutoModelForSequenceClassification",
     "meaning": "A higher score is a better answer, read at the last token of the rendered response.",
+    "conversation": """\
+messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
+ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)["input_ids"]""",
     "read": "model(input_ids=ids).logits[0, 0].item()",
 }
 _OF_STEPS = {
     "task": "token-classification",
     "classifier": "AutoModelForTokenClassification",
     "meaning": "They give the probability that a step of an answer is right, read at {end} after each step.",
-    "read": "model(input_ids=ids).logits[0, ends].softmax(dim=-1)[:, 1].tolist()",
+    "conversation": """\
+messages, steps = [{"role": "user", "content": "..."}], ["...", "..."]
+text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+ids, ends = tokenizer.encode(text, add_special_tokens=False), []
+for step in steps:
+    ids += tokenizer.encode(step, add_special_tokens=False) + tokenizer.encode(END, add_special_tokens=False)
+    ends.append(len(ids) - 1)""",
+    "read": "model(torch.tensor([ids])).logits[0, ends].softmax(dim=-1)[:, 1].tolist()",
 }
+_TEMPLATE = "Take the tokenizer of this directory: its chat template writes what training read ({name})."
 
 
 def is_of_adapters(config: ExportConfig) -> bool:
@@ -90,7 +103,11 @@ def export_adapter(config: ExportConfig, parallel: ParallelConfig) -> None:
     plan = plan_model(source, ModelConfig(), parallel, loosely=True)
     bf16 = checkpoint.run.setting("precision", "bf16") is True
     dtype = DTYPES[config.dtype or ("bfloat16" if bf16 else "float32")]
-    files = {"README.md": _card(plan, contract).encode(), CONTRACT_NAME: contract.to_json()}
+    tokenizer = tokenizer_beside_adapters(checkpoint, contract)
+    if tokenizer.caveat is not None:
+        warn_once(tokenizer.caveat)
+    card = _card(plan, contract, tokenizer.caveat)
+    files = {**tokenizer.files, "README.md": card.encode(), CONTRACT_NAME: contract.to_json()}
     directory = Path(config.output)
     platform = detect_platform(parallel.distributed_backend)
     with making(config.output), process_groups(parallel, platform, seed=0) as ranks, ending_together():
@@ -135,14 +152,19 @@ def _without_base(plan: ModelPlan) -> ModelPlan:
     return ModelPlan(source=ModelSource(checkpoint=plan.source.checkpoint), spec=plan.spec)
 
 
-def _card(plan: ModelPlan, contract: InferenceContract) -> str:
-    base, template = plan.source.reference.path, ""
-    if contract.prompt_type is not None:
-        template = f" Prompts are rendered by the template {contract.prompt_type}, see {CONTRACT_NAME}."
+def _card(plan: ModelPlan, contract: InferenceContract, caveat: str | None) -> str:
+    template = _TEMPLATE.format(name=f"--prompt-type {contract.prompt_type}")
     texts, outputs = _OF_RESPONSES, plan.spec.num_outputs
     if plan.spec.scores_steps:
-        end = f"`{contract.placeholder_token or DEFAULT_PLACEHOLDER}`"
-        texts, outputs = _OF_STEPS | {"meaning": _OF_STEPS["meaning"].format(end=end)}, NUM_LABELS
+        end = contract.placeholder_token or DEFAULT_PLACEHOLDER
+        meaning = _OF_STEPS["meaning"].format(end=repr(end))
+        conversation = _OF_STEPS["conversation"].replace("END", repr(end))
+        texts, outputs = _OF_STEPS | {"meaning": meaning, "conversation": conversation}, NUM_LABELS
     return _CARD.format(
-        base=base, lora=plan.spec.lora, version=__version__, template=template, outputs=outputs, **texts
+        base=plan.source.reference.path,
+        lora=plan.spec.lora,
+        version=__version__,
+        template=template if caveat is None else f"Chat template: {caveat}.",
+        outputs=outputs,
+        **texts,
     )

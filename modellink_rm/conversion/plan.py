@@ -267,6 +267,43 @@ def _base_config(checkpoint: CheckpointInfo) -> dict[str, Any]:
     return read_json_object(path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdapterTokenizer:
+    """The tokenizer's files beside adapters.
+
+    Attributes:
+        caveat: what users must know of the chat template; None where it gives training's ids.
+    """
+
+    files: Mapping[str, bytes]
+    caveat: str | None
+
+
+def tokenizer_beside_adapters(checkpoint: CheckpointInfo, contract: InferenceContract) -> AdapterTokenizer:
+    """The tokenizer with the chat template that the adapters were trained with.
+
+    The base model's own template may render otherwise: by today's date, or another template was given. No
+    token is added for padding, since the vocabulary is that of the base model.
+
+    Raises:
+        UserError: the checkpoint's tokenizer or template is damaged.
+    """
+    tokenizer = load_tokenizer(contract_tokenizer(TokenizerConfig(), contract, checkpoint.path))
+    template = _template(contract, checkpoint)
+    has_config = (checkpoint.path / BASE_MODEL_FOLDER / "config.json").is_file()
+    config = _base_config(checkpoint) if has_config else {}
+    files = _tokenizer_files(checkpoint, contract, tokenizer)
+    try:
+        pad = existing_pad_token(tokenizer, declared=declared_pad_token(files), config=config)
+    except UserError as error:
+        return AdapterTokenizer(
+            files=with_chat_template(files, None), caveat=f"no chat template is written: {error}"
+        )
+    samples = samples_of(template, tokenizer)
+    templated = _with_template(with_pad_token(files, pad), config, template, samples, tokenizer, pad)
+    return AdapterTokenizer(files=templated.files, caveat=templated.caveat)
+
+
 def _template(contract: InferenceContract, checkpoint: CheckpointInfo) -> Template | None:
     if contract.prompt_type is None:
         return None

@@ -191,7 +191,8 @@ def _sets_table(runs: Sequence[NamedRun]) -> str:
     ]
     if not rows:
         return (
-            "<p>The run has written no scores of pairs: none is held out, or it is of an earlier version.</p>"
+            "<p>The run has written no scores of pairs: none is held out, its data are no pairs, or it is of "
+            "an earlier version.</p>"
         )
     note = (
         '<p class="quiet">Of the scores that the run wrote: at most 1,024 examples of a held-out set, and '

@@ -30,7 +30,7 @@ class ScoredExample:
         dataset: prefix of the data set's files.
         row: in the data set.
         source: "" if the data does not say.
-        scores: of the responses, best first.
+        scores: of the responses, best first; of a single response in steps, those of its steps.
         ranks: of the responses, from 1 for the best, equal for a tie.
         num_tokens: of each response, without its prompt.
         prompt: its text; None for most, since only the best and worst examples have texts.
@@ -111,12 +111,14 @@ def _scored_examples(path: Path) -> Iterator[ScoredExample]:
 
 
 def _check_lengths(example: ScoredExample) -> None:
-    """Every response has a score, a rank and a length.
+    """Every response has a score, a rank and a length; a single one may have a score for each step.
 
     Raises:
         TypeError: one has not.
     """
-    numbers = {len(example.scores), len(example.ranks), len(example.num_tokens)}
+    numbers = {len(example.ranks), len(example.num_tokens)}
+    if len(example.ranks) != 1:
+        numbers.add(len(example.scores))
     if example.responses is not None:
         numbers.add(len(example.responses))
     if len(numbers) > 1:

@@ -1,5 +1,6 @@
 """The page: complete in itself, every text of data escaped, every colour a variable."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,7 +11,7 @@ from modellink_rm.report.best import BestCheckpoint, write_best
 from modellink_rm.report.page import make_page
 from modellink_rm.report.pictures import png_of
 from modellink_rm.report.run_files import RunFiles, read_run
-from tests.unit.report.runs import HOSTILE, write_run
+from tests.unit.report.runs import HOSTILE, scored, write_run
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,19 @@ def test_entropy_and_log_ratio_of_a_policy_have_curves(run: RunFiles) -> None:
     found = make_page([RunFiles(name="policy", rows=rows, scores=(), about={})])[1]
     assert [chart.name for chart in found[3:5]] == list(names)
     assert not {chart.name for chart in make_page([run])[1]} & set(names)
+
+
+def test_a_run_on_responses_in_steps_has_its_curves(tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "run", scored_sets=())
+    steps = [
+        scored(number, scores=(0.5, -1.0, 2.0), ranks=(1,), num_tokens=(9,), iteration=iteration)
+        for iteration in (0, 8)
+        for number in range(3)
+    ]
+    (directory / "scores.jsonl").write_text("".join(json.dumps(one.to_json()) + "\n" for one in steps))
+    page, charts = make_page([read_run(directory)])
+    assert len(charts) == 6
+    assert "has written no scores of pairs" in page
 
 
 def test_pictures_are_png_files(run: RunFiles) -> None:
