@@ -8,6 +8,7 @@ from modellink_rm.report import charts, html
 from modellink_rm.report.charts import Chart, Palette
 from modellink_rm.report.curves import Curve, column, held_out_names
 from modellink_rm.report.html import Html
+from modellink_rm.report.kinds import kind_of
 from modellink_rm.report.pictures import DARK, LIGHT, svg_of
 from modellink_rm.report.run_files import TRAINING, RunFiles
 from modellink_rm.report.scored_sets import (
@@ -66,15 +67,15 @@ class Page:
 def make_page(runs: Sequence[RunFiles]) -> tuple[str, list[Chart]]:
     """The page as HTML, and its charts in order."""
     named = [
-        NamedRun(name=name, files=files, sets=tuple(scored_sets(files)))
+        NamedRun(name=name, files=files, sets=tuple(_sets_of_pairs(files)))
         for name, files in zip(_names(runs), runs, strict=True)
     ]
     page = Page()
-    title = f"Reward model: {', '.join(run.name for run in named)}"
+    kind, meaning = kind_of(runs)
+    title = f"{kind}: {', '.join(run.name for run in named)}"
     body = [
         f"<h1>{html.escaped(title)}</h1>",
-        '<p class="quiet">Scores of preference pairs: a pair is right where the chosen response scores above '
-        "the rejected one; a tie counts half. Margin is the distance of both scores.</p>",
+        f'<p class="quiet">{meaning}</p>',
         '<nav><a href="#curves">Training</a><a href="#sets">Held-out sets</a>'
         '<a href="#scores">Scores</a><a href="#pairs">Pairs</a><a href="#about">The run</a></nav>',
         *(_tiles(run, has_name=len(named) > 1) for run in named),
@@ -91,6 +92,11 @@ def make_page(runs: Sequence[RunFiles]) -> tuple[str, list[Chart]]:
         *(_about(run) for run in named),
     ]
     return html.document(title=title, style=style(), body=body), page.charts
+
+
+def _sets_of_pairs(files: RunFiles) -> list[ScoredSet]:
+    """The sets with scores of pairs: none of a run on responses in steps, or on ratings."""
+    return [one for one in scored_sets(files) if one.before is not None or one.after is not None]
 
 
 def _names(runs: Sequence[RunFiles]) -> list[str]:
@@ -291,7 +297,7 @@ def _pairs(runs: Sequence[NamedRun]) -> Iterator[str]:
                     yield f"<h3>{html.escaped(f'{run.name}, {one.name}: {kind}')}</h3>"
                     yield from (_pair(one.after, place) for place in places)
     if not shown:
-        yield "<p>No texts were written: the run has not come to its end, or evaluated nothing.</p>"
+        yield "<p>No texts of pairs were written: the run has not come to its end, or evaluated none.</p>"
 
 
 def _pair(pairs: ScoredPairs, place: int) -> str:

@@ -135,9 +135,17 @@ def test_a_run_on_responses_in_steps_has_its_curves(tmp_path: Path) -> None:
         for number in range(3)
     ]
     (directory / "scores.jsonl").write_text("".join(json.dumps(one.to_json()) + "\n" for one in steps))
+    (directory / "about.json").write_text('{"flags": {"stage": "prm"}}')
+    rows = [
+        {"iteration": 1, "loss": 0.7, "accuracy": 0.5, "grad_norm": 1.0},
+        {"iteration": 1, "valid/loss": 0.7},
+    ]
+    (directory / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     page, charts = make_page([read_run(directory)])
-    assert len(charts) == 6
+    assert "<h1>Process reward model: run</h1>" in page
+    assert [chart.name for chart in charts] == ["training_loss", "training_accuracy", "training_grad_norm"]
     assert "has written no scores of pairs" in page
+    assert "<details" not in page.split('id="scores"')[1].split('id="pairs"')[0]
 
 
 def test_pictures_are_png_files(run: RunFiles) -> None:
