@@ -228,7 +228,7 @@ def test_directory_in_pefts_form_gives_the_scores_of_the_checkpoint(
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     assert sorted(config["target_modules"]) == sorted(names)
     assert config["modules_to_save"] == ["score"]
-    assert {"chat_template.jinja", "tokenizer_config.json"} <= {path.name for path in written.iterdir()}
+    assert (written / "tokenizer_config.json").is_file()
 
 
 @pytest.mark.full
