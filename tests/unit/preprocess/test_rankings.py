@@ -275,7 +275,7 @@ def test_margins_and_sources_of_pairs_are_written_where_there_are_any(words, cap
 
 
 @pytest.mark.parametrize(
-    ("margin", "reason"), [(-1, "field 'by' is below 0"), (1e300, "a margin that float32 cannot hold")]
+    ("margin", "reason"), [(-1, "field 'by' is below 0"), (1e300, "field 'by' must be a number up to 1e+38")]
 )
 def test_a_margin_that_cannot_be_is_counted(words, margin, reason):
     lines = [{"instruction": "q", "chosen": "a", "rejected": "b", "by": by} for by in (margin, 2)]
