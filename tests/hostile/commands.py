@@ -323,14 +323,8 @@ def reference(material: Material, command: str) -> dict[str, bytes]:
     return written(command, target)
 
 
-_CLOCK = (
-    "tokens_per_second",
-    "computed_tokens_per_second",
-    "pairs_per_second",
-    "responses_per_second",
-    "model_flops_per_second",
-    "matmul_share",
-)
+def _is_of_clock(name: str) -> bool:
+    return name.endswith("_per_second") or name == "matmul_share"
 
 
 def written(command: str, directory: Path) -> dict[str, bytes]:
@@ -347,11 +341,12 @@ def written(command: str, directory: Path) -> dict[str, bytes]:
         return {path.name: path.read_bytes()} if path.exists() else {}
     metrics = directory / "run" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    kept = [{name: value for name, value in row.items() if name not in _CLOCK} for row in rows]
+    kept = [{name: value for name, value in row.items() if not _is_of_clock(name)} for row in rows]
     last = directory / "run" / "iter_0000006"
     tensors = {path.name: path.read_bytes() for path in last.glob("*.distcp")}
     columns = {path.name: path.read_bytes() for path in directory.glob("pairs_packed_reference_*")}
-    return {"metrics": json.dumps(kept).encode(), **tensors, **columns}
+    last_scores = {path.name: path.read_bytes() for path in directory.glob("run/scores.jsonl")}
+    return {"metrics": json.dumps(kept).encode(), **tensors, **columns, **last_scores}
 
 
 def remains(directory: Path) -> list[str]:
