@@ -193,6 +193,7 @@ def test_hugging_face_directory_and_its_checkpoint_score_alike(directory: Path, 
     assert list(rows[0][1]) == ["error"]
 
 
+@pytest.mark.full
 def test_equal_answers_tie(directory: Path, tmp_path: Path) -> None:
     record = {"prompt": "the cat", "chosen": "sings", "rejected": "sings"}
     (tmp_path / "in.jsonl").write_text("\n".join([json.dumps(record)] * 3))

@@ -175,7 +175,8 @@ def test_dtype_and_shard_size_are_those_asked_for(workers: Workers, tmp_path: Pa
     assert torch.equal(got["score.weight"], wanted["score.weight"])  # float32, which nothing rounds
 
 
-@pytest.mark.parametrize("family", ["chatglm", pytest.param("llama", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("family", ["chatglm", "llama"])
 def test_value_head_of_llama_factory_comes_back(family: str, workers: Workers, tmp_path: Path) -> None:
     write = {"chatglm": write_tiny_chatglm, "llama": write_tiny_llama}[family]
     write(tmp_path / "read", value_head=True)

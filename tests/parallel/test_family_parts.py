@@ -21,7 +21,7 @@ TP2 = "--tensor-model-parallel-size 2"
 @pytest.mark.parametrize(
     ("family", "flags"),
     [
-        ("olmo-3", f"{TP2} --sequence-parallel"),
+        full("olmo-3", f"{TP2} --sequence-parallel"),
         full("olmo-3", TP2),
         full("olmo-3", "--context-parallel-size 2"),
         full("gemma-2", f"{TP2} --sequence-parallel"),

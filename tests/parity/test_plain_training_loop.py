@@ -84,8 +84,7 @@ def plain_loop(
     ("family", "world_size", "flags"),
     [
         *((family, 1, "") for family in FAMILIES),
-        ("chatglm", 2, TP),
-        *(full(family, 2, TP) for family in FAMILIES if family != "chatglm"),
+        *(full(family, 2, TP) for family in FAMILIES),
         *(full(family, 2, "--use-distributed-optimizer") for family in FAMILIES),
     ],
 )

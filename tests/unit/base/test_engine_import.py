@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from modellink_rm.base.engine_import import compiled_when_called
-from tests.marks import full
 
 
-@pytest.mark.parametrize("module", ["modellink_rm.train.run", full("modellink_rm.inference.scorer")])
+@pytest.mark.full
+@pytest.mark.parametrize("module", ["modellink_rm.train.run", "modellink_rm.inference.scorer"])
 def test_a_command_starts_without_the_compiler(module: str) -> None:
     code = f"import sys, {module}; print('torch._inductor.compile_fx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

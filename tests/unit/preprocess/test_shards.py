@@ -98,7 +98,7 @@ def test_a_length_that_is_damaged_is_an_incomplete_shard(words, capsys):
         assert f"x_shard_0_of_2.parts {message}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.full), "2"])
 def test_a_killed_run_continues_to_the_bytes_of_an_uninterrupted_one(words, workers):
     text = Path("in.jsonl").read_text()
     Path("in.jsonl").write_text("\n".join([text] * 40))
