@@ -4,6 +4,8 @@ import argparse
 import json
 from typing import Any
 
+from protocol import Pair
+
 # In the result of a runner, each a list over steps -> in the history of a transformers Trainer.
 METRICS = {
     "chosen_rewards": "rewards/chosen",
@@ -22,6 +24,20 @@ def dpo_parser(documentation: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--simpo-gamma", type=float, default=0.5)
     parser.add_argument("--adapter", help="PEFT's directory: train it alone")
     return parser
+
+
+def sequence_columns(pair: Pair) -> dict[str, list[int]]:
+    """The pair as several collators take it: ids of prompt and answer; labels say which are the answer's."""
+    number = pair["num_prompt_tokens"]
+    columns = {}
+    for side in ("chosen", "rejected"):
+        ids = pair[f"{side}_ids"]
+        columns |= {
+            f"{side}_input_ids": ids,
+            f"{side}_attention_mask": [1] * len(ids),
+            f"{side}_labels": [-100] * number + ids[number:],
+        }
+    return columns
 
 
 def add_logged_metrics(arguments: argparse.Namespace, history: list[dict[str, float]]) -> None:

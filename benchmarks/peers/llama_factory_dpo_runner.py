@@ -8,30 +8,19 @@ With the TRL that llamafactory 0.9.5 asks for (0.24) its losses hinge and ipo ar
 TRL's `dpo_loss` without the type of the loss (train/dpo/trainer.py, compute_preference_loss).
 """
 
-import os
-import sys
-import types
-from importlib.machinery import ModuleSpec
 from typing import Any
 
+import llama_factory_stand_ins  # noqa: F401  before the package itself
 import torch
-import transformers  # noqa: F401  before the stand-in below: it looks for the real package
-from dpo_protocol import add_logged_metrics, dpo_parser
+from datasets import Dataset
+from dpo_protocol import add_logged_metrics, dpo_parser, sequence_columns
+from llamafactory.data import PairwiseDataCollatorWithPadding, get_template_and_fix_tokenizer
+from llamafactory.hparams import get_train_args
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.train.dpo.trainer import CustomDPOTrainer
+from llamafactory.train.trainer_utils import create_ref_model
 from protocol import Pair, parse_arguments
 from transformers_steps import KeepsLosses, StepTimes, training_settings
-
-os.environ["DISABLE_VERSION_CHECK"] = "1"
-# It imports torchaudio, whose builds go with CUDA, for audio inputs alone.
-torchaudio = types.ModuleType("torchaudio")
-torchaudio.__spec__ = ModuleSpec("torchaudio", None)
-sys.modules.setdefault("torchaudio", torchaudio)
-
-from datasets import Dataset  # noqa: E402
-from llamafactory.data import PairwiseDataCollatorWithPadding, get_template_and_fix_tokenizer  # noqa: E402
-from llamafactory.hparams import get_train_args  # noqa: E402
-from llamafactory.model import load_model, load_tokenizer  # noqa: E402
-from llamafactory.train.dpo.trainer import CustomDPOTrainer  # noqa: E402
-from llamafactory.train.trainer_utils import create_ref_model  # noqa: E402
 
 
 class Trainer(KeepsLosses, CustomDPOTrainer):
@@ -85,17 +74,8 @@ def main() -> None:
 
 
 def row_of(pair: Pair) -> dict[str, Any]:
-    """The columns of its pairwise processor; labels say which tokens are of the answer."""
-    row: dict[str, Any] = dict.fromkeys(("images", "videos", "audios"))
-    number = pair["num_prompt_tokens"]
-    for side in ("chosen", "rejected"):
-        ids = pair[f"{side}_ids"]
-        row |= {
-            f"{side}_input_ids": ids,
-            f"{side}_attention_mask": [1] * len(ids),
-            f"{side}_labels": [-100] * number + ids[number:],
-        }
-    return row
+    """The columns of its pairwise processor."""
+    return {**dict.fromkeys(("images", "videos", "audios")), **sequence_columns(pair)}
 
 
 if __name__ == "__main__":

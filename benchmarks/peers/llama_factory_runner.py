@@ -6,28 +6,17 @@ for; other settings as train.py gives them to all.
 """
 
 import argparse
-import os
-import sys
-import types
-from importlib.machinery import ModuleSpec
 from typing import Any
 
+import llama_factory_stand_ins  # noqa: F401  before the package itself
 import torch
-import transformers  # noqa: F401  before the stand-in below: it looks for the real package
+from datasets import Dataset
+from llamafactory.data import PairwiseDataCollatorWithPadding, get_template_and_fix_tokenizer
+from llamafactory.hparams import get_train_args
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.train.rm.trainer import PairwiseTrainer
 from protocol import Pair, parse_arguments
 from transformers_steps import KeepsLosses, StepTimes, training_settings
-
-os.environ["DISABLE_VERSION_CHECK"] = "1"
-# It imports torchaudio, whose builds go with CUDA, for audio inputs alone.
-torchaudio = types.ModuleType("torchaudio")
-torchaudio.__spec__ = ModuleSpec("torchaudio", None)
-sys.modules.setdefault("torchaudio", torchaudio)
-
-from datasets import Dataset  # noqa: E402
-from llamafactory.data import PairwiseDataCollatorWithPadding, get_template_and_fix_tokenizer  # noqa: E402
-from llamafactory.hparams import get_train_args  # noqa: E402
-from llamafactory.model import load_model, load_tokenizer  # noqa: E402
-from llamafactory.train.rm.trainer import PairwiseTrainer  # noqa: E402
 
 
 class Trainer(KeepsLosses, PairwiseTrainer):

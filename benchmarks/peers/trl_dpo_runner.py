@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 from datasets import Dataset
-from dpo_protocol import add_logged_metrics, dpo_parser
+from dpo_protocol import add_logged_metrics, dpo_parser, sequence_columns
 from protocol import Pair, parse_arguments
 from torch.utils.data import SequentialSampler
 from transformers_steps import KeepsLosses, StepTimes, training_settings
@@ -110,16 +110,7 @@ def answers_of(pair: Pair) -> dict[str, list[int]]:
 
 def sequences_of(pair: Pair) -> dict[str, Any]:
     """The pair as CPOTrainer's collator takes it, and texts that it looks for before."""
-    number = pair["num_prompt_tokens"]
-    row: dict[str, Any] = {"prompt": "", "chosen": "", "rejected": ""}
-    for side in ("chosen", "rejected"):
-        ids = pair[f"{side}_ids"]
-        row |= {
-            f"{side}_input_ids": ids,
-            f"{side}_attention_mask": [1] * len(ids),
-            f"{side}_labels": [-100] * number + ids[number:],
-        }
-    return row
+    return {"prompt": "", "chosen": "", "rejected": "", **sequence_columns(pair)}
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
+from modellink_rm.conversion.exported_tokenizer import tokenizer_beside_adapters
 from modellink_rm.conversion.output import making
-from modellink_rm.conversion.plan import DTYPES, check_output, tokenizer_beside_adapters
+from modellink_rm.conversion.plan import DTYPES, check_output
 from modellink_rm.conversion.publisher_code import check_token_classifier
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.heads.steps import NUM_LABELS

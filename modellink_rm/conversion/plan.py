@@ -2,21 +2,16 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.json_files import read_json_object
 from modellink_rm.base.log import info, warn_once
-from modellink_rm.checkpoint.base_model import BASE_MODEL_FOLDER
 from modellink_rm.checkpoint.base_reference import checkpoint_reference
 from modellink_rm.checkpoint.contract import (
     CONTRACT_NAME,
-    TOKENIZER_FOLDER,
     InferenceContract,
     contract_tokenizer,
 )
@@ -31,8 +26,14 @@ from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.conversion.card import CARD_NAME, model_card
+from modellink_rm.conversion.exported_tokenizer import (
+    base_config,
+    files_of_tokenizer,
+    template_of,
+    with_template,
+)
 from modellink_rm.conversion.output import check_is_new, check_outside
-from modellink_rm.conversion.padding import PadToken, choose_pad_token, existing_pad_token
+from modellink_rm.conversion.padding import choose_pad_token, existing_pad_token
 from modellink_rm.conversion.publisher_code import (
     check_token_classifier,
     config_without_code,
@@ -41,18 +42,11 @@ from modellink_rm.conversion.publisher_code import (
 from modellink_rm.conversion.samples import Sample, samples_of, samples_of_steps
 from modellink_rm.conversion.tokenizer_files import (
     declared_pad_token,
-    own_chat_template,
-    render_with_transformers,
-    with_added_bos,
-    with_chat_template,
     with_pad_token,
-    without_added_tokens,
 )
 from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.model.families.registry import FAMILIES
 from modellink_rm.parallel.groups import world_size_from_environment
-from modellink_rm.templates.choice import kept_template
-from modellink_rm.templates.jinja import SPACES, jinja_of
 from modellink_rm.templates.renderer import reward_token_ids
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.load import load_tokenizer
@@ -107,13 +101,13 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
     contract = source.contract
     assert contract is not None
     check_output(config, checkpoint)
-    base = config_of_run(checkpoint.run.spec, _base_config(checkpoint))
+    base = config_of_run(checkpoint.run.spec, base_config(checkpoint))
     form = choose_form(config.form, checkpoint.run.spec)
     tokenizer = load_tokenizer(contract_tokenizer(TokenizerConfig(), contract, checkpoint.path))
-    template = _template(contract, checkpoint)
+    template = template_of(contract, checkpoint)
     samples = samples_of(template, tokenizer)
     steps = _samples_of_steps(checkpoint, contract, template, tokenizer)
-    files = _tokenizer_files(checkpoint, contract, tokenizer)
+    files = files_of_tokenizer(checkpoint, contract, tokenizer)
     if form.is_language_model:
         pad = existing_pad_token(tokenizer, declared=declared_pad_token(files), config=base)
     else:
@@ -131,7 +125,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
             f"padding token: {pad.token} with id {pad.index}, {place}; the vocabulary had none that only pads"
         )
     appended = _appended_by_class(form, checkpoint.run.spec.shape.family, template, tokenizer)
-    templated = _with_template(files, base, *appended.without(template, samples), tokenizer, pad)
+    templated = with_template(files, base, *appended.without(template, samples), tokenizer, pad)
     if templated.caveat is not None:
         warn_once(templated.caveat)
     bf16 = checkpoint.run.setting("precision", "bf16") is True
@@ -251,102 +245,6 @@ def check_output(config: ExportConfig, checkpoint: CheckpointInfo) -> None:
         raise UserError(f"--output {output} cannot be made in {nearest}")
 
 
-def _base_config(checkpoint: CheckpointInfo) -> dict[str, Any]:
-    """The base model's config.json.
-
-    Raises:
-        UserError: the checkpoint has none.
-    """
-    path = checkpoint.path / BASE_MODEL_FOLDER / "config.json"
-    if not path.is_file():
-        raise UserError(
-            f"{checkpoint.path} has no {BASE_MODEL_FOLDER}/config.json, which other programs need: its run "
-            "started from random weights, or an earlier version wrote it; a run of one step with --finetune "
-            "does not add it, one that starts with --load of a Hugging Face directory does"
-        )
-    return read_json_object(path)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterTokenizer:
-    """The tokenizer's files beside adapters.
-
-    Attributes:
-        caveat: what users must know of the chat template; None where it gives training's ids.
-    """
-
-    files: Mapping[str, bytes]
-    caveat: str | None
-
-
-def tokenizer_beside_adapters(checkpoint: CheckpointInfo, contract: InferenceContract) -> AdapterTokenizer:
-    """The tokenizer with the chat template that the adapters were trained with.
-
-    The base model's own template may render otherwise: by today's date, or another template was given. No
-    token is added for padding, since the vocabulary is that of the base model.
-
-    Raises:
-        UserError: the checkpoint's tokenizer or template is damaged.
-    """
-    tokenizer = load_tokenizer(contract_tokenizer(TokenizerConfig(), contract, checkpoint.path))
-    template = _template(contract, checkpoint)
-    has_config = (checkpoint.path / BASE_MODEL_FOLDER / "config.json").is_file()
-    config = _base_config(checkpoint) if has_config else {}
-    files = _tokenizer_files(checkpoint, contract, tokenizer)
-    try:
-        pad = existing_pad_token(tokenizer, declared=declared_pad_token(files), config=config)
-    except UserError as error:
-        return AdapterTokenizer(
-            files=with_chat_template(files, None), caveat=f"no chat template is written: {error}"
-        )
-    samples = samples_of(template, tokenizer)
-    templated = _with_template(with_pad_token(files, pad), config, template, samples, tokenizer, pad)
-    return AdapterTokenizer(files=templated.files, caveat=templated.caveat)
-
-
-def _template(contract: InferenceContract, checkpoint: CheckpointInfo) -> Template | None:
-    if contract.prompt_type is None:
-        return None
-    return kept_template(contract.prompt_type, contract.template_definition, where=str(checkpoint.path))
-
-
-def _tokenizer_files(
-    checkpoint: CheckpointInfo, contract: InferenceContract, tokenizer: Tokenizer
-) -> dict[str, bytes]:
-    """The tokenizer's files: the base model's, which are all of them, where training used these."""
-    base = checkpoint.path / BASE_MODEL_FOLDER
-    own = contract_tokenizer(TokenizerConfig(), contract, checkpoint.path)
-    try:
-        config = TokenizerConfig(
-            tokenizer_name_or_path=str(base), tokenizer_not_use_fast=own.tokenizer_not_use_fast
-        )
-        is_same = load_tokenizer(config).fingerprint == tokenizer.fingerprint
-    except UserError:  # it has none
-        is_same = False
-    directory = base if is_same else checkpoint.path / TOKENIZER_FOLDER
-    not_of_it = {"config.json", CARD_NAME, "LICENSE"}
-    if not checkpoint.run.spec.is_language_model:
-        not_of_it.add("generation_config.json")
-    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name not in not_of_it}
-    if own.tokenizer_not_use_fast and "tokenizer.model" in files:
-        files.pop("tokenizer.json", None)
-    return files
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Templated:
-    """The tokenizer's files with a chat template.
-
-    Attributes:
-        rendered: indices of the samples that it gives training's ids.
-        caveat: what users must know of it; None where it gives these to all.
-    """
-
-    files: Mapping[str, bytes]
-    rendered: tuple[int, ...] = ()
-    caveat: str | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Appended:
     """What the class of the written directory appends to a rendered conversation.
@@ -372,51 +270,6 @@ def _appended_by_class(form: Form, family: str, template: Template | None, token
     if not form.is_classifier or not field or template is None or not template.reward_token:
         return _Appended(fields={})
     return _Appended(fields={field: reward_token_ids(template, tokenizer)[0]})
-
-
-def _with_template(
-    files: Mapping[str, bytes],
-    config: Mapping[str, Any],
-    template: Template | None,
-    samples: list[Sample],
-    tokenizer: Tokenizer,
-    pad: PadToken,
-) -> _Templated:
-    """The files with the chat template that gives most samples training's ids, at least the plain ones."""
-    if template is None:
-        which = "none is written" if own_chat_template(files) is None else "it is the tokenizer's own"
-        caveat = f"the checkpoint does not say which template its data was written with: {which}"
-        return _Templated(files=files, caveat=caveat)
-    best: _Templated | None = None
-    for spaces in SPACES if not template.chat_template else SPACES[:1]:
-        candidate = with_chat_template(files, jinja_of(template, tokenizer, spaces))
-        try:
-            rendering = render_with_transformers(candidate, config, samples, pad)
-            if rendering.by_itself != "equal":
-                change = with_added_bos if rendering.by_itself == "without BOS" else without_added_tokens
-                changed = change(candidate)
-                again = render_with_transformers(changed, config, samples, pad)
-                if again.different == rendering.different:
-                    candidate, rendering = changed, again
-        except UserError as error:
-            return _Templated(
-                files=with_chat_template(files, None), caveat=f"no chat template is written: {error}"
-            )
-        rendered = tuple(index for index in range(len(samples)) if index not in rendering.different)
-        if not rendering.different:
-            return _Templated(files=candidate, rendered=rendered)
-        is_usable = not any(samples[index].is_plain for index in rendering.different)
-        if is_usable and best is None:
-            caveat = (
-                "transformers reads this tokenizer otherwise than sentencepiece does: line breaks, runs of "
-                "spaces and full-width characters, of the template too, may get other ids than in training"
-            )
-            best = _Templated(files=candidate, rendered=rendered, caveat=caveat)
-    caveat = (
-        f"no chat template is written: as one text, conversations of --prompt-type {template.name} get "
-        "other ids than slot by slot; send ids, or score with python -m modellink_rm score"
-    )
-    return best or _Templated(files=with_chat_template(files, None), caveat=caveat)
 
 
 def _model_with_room(source: ModelSource, parallel: ParallelConfig, *, added_rows: int) -> ModelPlan:

@@ -113,6 +113,17 @@ def half_of(directory: Path, save: Path) -> None:
     (save / "latest_checkpointed_iteration.txt").write_text("2\n")
 
 
+def check_resumes_bitwise(workers: Workers, base: Path, directory: Path, size: str, flags: str) -> None:
+    """A run that goes on from its half equals the uninterrupted one, bit for bit."""
+    whole = run_lora(workers, base, directory / "whole", size, flags)
+    half_of(directory / "whole", directory / "half")
+    resumed = run_lora(workers, base, directory / "half", size, f"{flags} --auto-resume")
+    assert resumed.column("loss") == whole.column("loss")
+    assert resumed.column("grad_norm") == whole.column("grad_norm")
+    for name, weight in whole.weights.items():
+        assert torch.equal(resumed.weights[name], weight), name
+
+
 def last(directory: Path) -> Path:
     return directory / f"iter_{NUM_STEPS:07d}"
 
@@ -153,13 +164,7 @@ def test_checkpoint_holds_what_is_trained_alone(base: Path, workers: Workers, tm
 def test_resumed_run_equals_the_uninterrupted_one_bitwise(
     size: str, flags: str, base: Path, workers: Workers, tmp_path: Path
 ) -> None:
-    whole = run_lora(workers, base, tmp_path / "whole", size, flags)
-    half_of(tmp_path / "whole", tmp_path / "half")
-    resumed = run_lora(workers, base, tmp_path / "half", size, f"{flags} --auto-resume")
-    assert resumed.column("loss") == whole.column("loss")
-    assert resumed.column("grad_norm") == whole.column("grad_norm")
-    for name, weight in whole.weights.items():
-        assert torch.equal(resumed.weights[name], weight), name
+    check_resumes_bitwise(workers, base, tmp_path, size, flags)
 
 
 @pytest.mark.parametrize(

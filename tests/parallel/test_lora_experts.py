@@ -15,6 +15,7 @@ from tests.distributed import Workers
 from tests.lora_reference import EXPERTS, apply_adapter
 from tests.parallel.test_lora import (
     SIZES,
+    check_resumes_bitwise,
     export_on_rank,
     half_of,
     last,
@@ -90,13 +91,7 @@ def test_checkpoint_holds_what_is_trained_alone(base: Path, workers: Workers, tm
 def test_resumed_run_equals_the_uninterrupted_one_bitwise(
     size: str, flags: str, base: Path, workers: Workers, tmp_path: Path
 ) -> None:
-    whole = run_lora(workers, base, tmp_path / "whole", size, flags)
-    half_of(tmp_path / "whole", tmp_path / "half")
-    resumed = run_lora(workers, base, tmp_path / "half", size, f"{flags} --auto-resume")
-    assert resumed.column("loss") == whole.column("loss")
-    assert resumed.column("grad_norm") == whole.column("grad_norm")
-    for name, weight in whole.weights.items():
-        assert torch.equal(resumed.weights[name], weight), name
+    check_resumes_bitwise(workers, base, tmp_path, size, flags)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from modellink_rm.checkpoint.contract import read_contract
 from modellink_rm.checkpoint.layout import read_checkpoint_info
-from modellink_rm.conversion.plan import tokenizer_beside_adapters
+from modellink_rm.conversion.exported_tokenizer import tokenizer_beside_adapters
 
 CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
 
