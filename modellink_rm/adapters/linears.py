@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from megatron.core.tensor_parallel import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from modellink_rm.adapters.adapter import ColumnAdapter, RowAdapter
 from modellink_rm.adapters.lora import ADAPTER
 from modellink_rm.adapters.nf4 import NF4Weight, nf4_linear
+from modellink_rm.base.megatron_compat import onednn_product
 
 
 class ColumnLinear(ColumnParallelLinear):
@@ -33,20 +35,21 @@ class ColumnLinear(ColumnParallelLinear):
 
     def forward(self, input_: Tensor, *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor | None]:
         """The output [t, 1, out/tp] of [t, 1, in] or [t/tp, 1, in], and a bias that is not added yet."""
-        if self.quantized is None:
+        weight = own_weight(self)
+        if weight is None:
             output, bias = super().forward(input_, *arguments, **keywords)
         else:
-            output, bias = self.quantized_product(input_, self.quantized), None
+            output, bias = self.product(input_, weight), None
             if self.bias is not None:
                 output, bias = (output, self.bias) if self.skip_bias_add else (output + self.bias, None)
         if self.adapter is not None:
             output = self.adapter(output, input_)
         return output, bias
 
-    def quantized_product(
-        self, states: Tensor, weight: NF4Weight, *, has_divided_rows: bool | None = None
+    def product(
+        self, states: Tensor, weight: NF4Weight | Tensor, *, has_divided_rows: bool | None = None
     ) -> Tensor:
-        """The product with rows of a quantized weight, with the exchanges of the engine's own.
+        """The product with rows of `own_weight`, with the exchanges of the engine's own.
 
         Args:
             has_divided_rows: of the states; as the linear says by default.
@@ -56,7 +59,7 @@ class ColumnLinear(ColumnParallelLinear):
             states = gather_from_sequence_parallel_region(states, group=self.tp_group)
         else:
             states = copy_to_tensor_model_parallel_region(states, group=self.tp_group)
-        return nf4_linear(states, weight)
+        return _product(states, weight)
 
     def sharded_state_dict(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
         """What the engine saves, and the adapter as its parts."""
@@ -75,19 +78,20 @@ class RowLinear(RowParallelLinear):
 
     def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
         """The output [t, 1, out] or [t/tp, 1, out] of [t, 1, in/tp], and the bias that is not added yet."""
-        if self.quantized is None:
+        weight = own_weight(self)
+        if weight is None:
             output, bias = super().forward(input_)
         else:
-            output, bias = self._quantized_product(input_, self.quantized), self.bias
+            output, bias = self._product(input_, weight), self.bias
             if bias is not None and not self.skip_bias_add:
                 output, bias = output + bias, None
         if self.adapter is not None:
             output = self.adapter(output, input_)
         return output, bias
 
-    def _quantized_product(self, states: Tensor, weight: NF4Weight) -> Tensor:
+    def _product(self, states: Tensor, weight: NF4Weight | Tensor) -> Tensor:
         assert self.input_is_parallel
-        output = nf4_linear(states, weight)
+        output = _product(states, weight)
         if self.sequence_parallel:
             return reduce_scatter_to_sequence_parallel_region(output, group=self.tp_group)  # type: ignore[no-any-return]
         return reduce_from_tensor_model_parallel_region(output, group=self.tp_group)  # type: ignore[no-any-return]
@@ -98,6 +102,21 @@ class RowLinear(RowParallelLinear):
 
 
 Linear = ColumnLinear | RowLinear
+
+
+def own_weight(linear: Linear) -> NF4Weight | Tensor | None:
+    """The weight of a product that is not the engine's: in 4 bits, or by oneDNN; None for the engine's."""
+    if linear.quantized is not None:
+        return linear.quantized
+    if linear.config.kernels.onednn_products and not torch.is_grad_enabled():
+        weight: Tensor = linear.weight
+        return weight
+    return None
+
+
+def _product(states: Tensor, weight: NF4Weight | Tensor) -> Tensor:
+    """states [t, 1, in] times the transposed weight, [t, 1, out]."""
+    return nf4_linear(states, weight) if isinstance(weight, NF4Weight) else onednn_product(states, weight)
 
 
 def _make_room(linear: Linear) -> None:

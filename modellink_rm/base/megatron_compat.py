@@ -32,6 +32,18 @@ def cpu_flash_attention() -> tuple[Callable[..., Any], Callable[..., Any]]:
     )
 
 
+def onednn_product(states: "Tensor", weight: "Tensor") -> "Tensor":
+    """states [..., in] times the transposed weight [out, in], by oneDNN; it has no gradients.
+
+    torch 2.13, aten/src/ATen/native/mkldnn/Linear.cpp: what torch.compile calls in inference. `torch.matmul`
+    takes MKL for float32, and no public function takes oneDNN without copying its input and output.
+    """
+    import torch
+
+    output: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, None, "none", [], "")
+    return output
+
+
 @contextmanager
 def without_function_modes() -> Iterator[None]:
     """Within the block torch's operations are called directly (torch 2.9 to 2.13, overrides.py).

@@ -264,6 +264,17 @@ def tensor_on(device: torch.device, values: np.ndarray) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def has_onednn_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of this type are faster by oneDNN than by what `torch.matmul` takes.
+
+    On a CPU in float32; bfloat16 goes to oneDNN anyhow.
+    """
+    if not is_cpu(device) or dtype != torch.float32:
+        return False
+    is_built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return is_built_in
+
+
 def has_fused_weight_gradients() -> bool:
     """Whether apex's extension can fuse gradient accumulation with the matrix products, on a GPU."""
     if not torch.cuda.is_available() or find_spec("fused_weight_gradient_mlp_cuda") is None:

@@ -12,10 +12,12 @@ class Kernels:
     Attributes:
         attention: name in ATTENTION_KERNELS.
         compiles_elementwise: whether norm, rotation and gate are compiled.
+        onednn_products: whether the products of linear layers are oneDNN's, which have no gradients.
     """
 
     attention: str
     compiles_elementwise: bool
+    onednn_products: bool = False
 
 
 @dataclass

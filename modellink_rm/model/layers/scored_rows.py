@@ -14,7 +14,8 @@ from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
-from modellink_rm.adapters.linears import ColumnLinear
+from modellink_rm.adapters.linears import ColumnLinear, own_weight
+from modellink_rm.adapters.nf4 import NF4Weight
 from modellink_rm.base.megatron_compat import linear_forward, mlp_and_residual
 from modellink_rm.experts.mlp import give_routing, take_whole_rows
 from modellink_rm.model.attention.packed import PackedLayout
@@ -147,9 +148,14 @@ class RowQueriesLinear(ColumnLinear):
             states: [t, 1, h], or [t/tp, 1, h] under sequence parallelism.
         """
         bias = None if self.bias is None else self._of_heads(self.bias, heads)
-        if self.quantized is not None:
-            weight = self.quantized.rows(heads, self._by_head)
-            output = self.quantized_product(states, weight, has_divided_rows=sequence_parallel)
+        weight = own_weight(self)
+        if weight is not None:
+            part = (
+                weight.rows(heads, self._by_head)
+                if isinstance(weight, NF4Weight)
+                else self._of_heads(weight, heads)
+            )
+            output = self.product(states, part, has_divided_rows=sequence_parallel)
             output = output if bias is None else output + bias
         else:
             output = linear_forward(

@@ -67,6 +67,7 @@ OPERATORS = {
         ),
         ("grad_query", "grad_key", "grad_value"),
     ),
+    "_linear_pointwise": (("X", "W", "B", "attr", "scalars", "algorithm"), ("Y",)),
 }
 
 
@@ -146,7 +147,8 @@ def test_private_name_of_the_engine_takes_what_it_is_given(place: str) -> None:
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_private_operator_of_torch_has_its_schema(name: str) -> None:
-    schema = getattr(torch.ops.aten, name).default._schema
+    library = torch.ops.aten if hasattr(torch.ops.aten, name) else torch.ops.mkldnn
+    schema = getattr(library, name).default._schema
     takes, gives = OPERATORS[name]
     assert tuple(argument.name for argument in schema.arguments) == takes
     assert tuple(value.name for value in schema.returns) == gives

@@ -1,0 +1,77 @@
+"""Products of linear layers by oneDNN, where nothing is trained, against the engine's own."""
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.parallel import ParallelConfig
+from modellink_rm.config.precision import PrecisionConfig
+from tests.distributed import Workers
+from tests.tiny_data import random_example
+from tests.unit.model.test_resolve import TINY, parsed
+
+EXAMPLES = [random_example(0, 5, 7, 3), random_example(1, 4, 2, 6)]
+
+
+def scores_and_products(tp_size: int, sequence_parallel: bool, flags: str) -> list[tuple[Any, int]]:
+    """The scores of a model, and how many products oneDNN had in them, with gradients and without."""
+    from modellink_rm.adapters import linears
+    from modellink_rm.base.platform import detect_platform
+    from modellink_rm.batching.micro_batches import Packing, micro_batches_of
+    from modellink_rm.model.build import build_model
+    from modellink_rm.model.config import Kernels
+    from modellink_rm.model.resolve import resolve_shape
+    from modellink_rm.model.spec import ModelSpec
+    from modellink_rm.parallel.groups import process_groups
+
+    parallel = ParallelConfig(tensor_model_parallel_size=tp_size, sequence_parallel=sequence_parallel)
+    platform = detect_platform()
+    found = []
+    with process_groups(parallel, platform, seed=1) as ranks:
+        packing = Packing(max_tokens=100, divisible_by=tp_size, share_prefixes=True)
+        (batch,) = (one.to(platform.device) for one in micro_batches_of(EXAMPLES, packing, ranks)[1])
+        (model,) = build_model(
+            ModelSpec(shape=resolve_shape(parsed(TINY + flags), None), padded_vocab_size=320),
+            model=ModelConfig(init_method_std=0.2),
+            parallel=parallel,
+            precision=PrecisionConfig(),
+            kernels=Kernels(attention="sdpa", compiles_elementwise=False, onednn_products=True),
+            seed=1,
+            initialize=True,
+        )
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter)
+        for has_gradients in (True, False):
+            with (
+                patch.object(linears, "onednn_product", wraps=linears.onednn_product) as product,
+                torch.set_grad_enabled(has_gradients),
+            ):
+                scores = model(batch)
+                assert scores.requires_grad == has_gradients
+                found.append((scores.detach().numpy(), product.call_count))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tp_size", "sequence_parallel", "flags"),
+    [
+        (1, False, "--add-qkv-bias --group-query-attention --num-query-groups 4"),
+        (2, True, "--add-qkv-bias --group-query-attention --num-query-groups 4"),
+        (2, False, "--group-query-attention"),  # both processes share a key head
+    ],
+)
+def test_products_without_gradients_are_onednns_and_give_the_engines_scores(
+    tp_size: int, sequence_parallel: bool, flags: str, workers: Workers
+) -> None:
+    for (expected, none), (scores, number) in workers.run(
+        scores_and_products, tp_size, tp_size, sequence_parallel, flags
+    ):
+        assert none == 0
+        # Of each of the two layers qkv, proj, fc1 and fc2; queries and keys with values on their own in the
+        # last one, where a process has heads of its own.
+        assert number == (8 if flags == "--group-query-attention" else 9)
+        torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), rtol=1e-5, atol=1e-5)
