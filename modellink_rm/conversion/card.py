@@ -28,7 +28,6 @@ _SETTINGS = {
     "learning rate": ("optim", "lr"),
     "schedule": ("optim", "lr_decay_style"),
     "weight decay": ("optim", "weight_decay"),
-    "pairs per step": ("training", "global_batch_size"),
     "loss": ("training", "loss_type"),
     "longest sequence, tokens": ("data", "seq_length"),
     "seed": ("training", "seed"),
@@ -38,7 +37,7 @@ _METRICS = (
     "examples",
 )
 _LANGUAGE_MODEL_SETTINGS = {
-    **{name: place for name, place in _SETTINGS.items() if name != "loss"},
+    **_SETTINGS,
     "loss": ("dpo", "dpo_loss_type"),
     "beta": ("dpo", "dpo_beta"),
     "weight of the chosen answers' likelihood": ("dpo", "pref_ftx"),
@@ -133,7 +132,7 @@ def model_card(
         lines.append("")
     elif caveat is not None:
         lines += [f"Chat template: {caveat}.", ""]
-    lines += ["## Training", "", *_table(_training(checkpoint, contract, dtype)), ""]
+    lines += ["## Training", "", *_table(_training(checkpoint, contract, form, dtype)), ""]
     metrics = _last_metrics(checkpoint)
     if metrics:
         after = f"After step {checkpoint.run.iteration:,}."
@@ -195,7 +194,11 @@ def _scores(contract: InferenceContract, form: Form, pad: PadToken, caveat: str 
     else:
         yield f"The head is in `{form.head_file}`: {VALUE_HEAD.weight} and {VALUE_HEAD.bias}."
     yield ""
-    yield f"- The score is read at the {contract.scored_token} ({contract.eos_rule or 'template unknown'})."
+    if form.is_stepwise:
+        yield f"- A step is read at the last token of {contract.placeholder_token!r}, which follows it."
+    else:
+        rule = contract.eos_rule or "template unknown"
+        yield f"- The score is read at the {contract.scored_token} ({rule})."
     if caveat is None:
         yield (
             f"- The chat template writes what training read (--prompt-type {contract.prompt_type}), its BOS "
@@ -210,7 +213,7 @@ def _scores(contract: InferenceContract, form: Form, pad: PadToken, caveat: str 
 
 
 def _training(
-    checkpoint: CheckpointInfo, contract: InferenceContract, dtype: torch.dtype
+    checkpoint: CheckpointInfo, contract: InferenceContract, form: Form, dtype: torch.dtype
 ) -> dict[str, object]:
     rows: dict[str, object] = {}
     for number, data in enumerate(checkpoint.run.data or (), start=1):
@@ -219,10 +222,14 @@ def _training(
             f"{name}, {data.get('num_rows', '?')} rows"
         )
     rows |= {"template": contract.prompt_type, "handler": contract.handler}
+    examples = "answers" if form.is_stepwise or contract.attributes else "pairs"
     if checkpoint.run.iteration:
-        rows |= {"steps": checkpoint.run.iteration, "pairs seen": checkpoint.run.consumed_samples}
+        rows |= {"steps": checkpoint.run.iteration, f"{examples} seen": checkpoint.run.consumed_samples}
     settings = _LANGUAGE_MODEL_SETTINGS if checkpoint.run.spec.is_language_model else _SETTINGS
+    rows[f"{examples} per step"] = checkpoint.run.setting("training", "global_batch_size")
     rows |= {name: checkpoint.run.setting(*place) for name, place in settings.items()}
+    if form.is_stepwise:
+        rows["loss"] = "cross-entropy of every step's label"
     for field in dataclasses.fields(ObjectiveConfig):
         value = checkpoint.run.setting("objective", field.name)
         value = tuple(value) if isinstance(value, list) else value

@@ -18,7 +18,7 @@ EXAMPLES = [random_example(0, 5, 7, 3), random_example(1, 4, 2, 6)]
 
 def scores_and_products(tp_size: int, sequence_parallel: bool, flags: str) -> list[tuple[Any, int]]:
     """The scores of a model, and how many products oneDNN had in them, with gradients and without."""
-    from modellink_rm.adapters import linears
+    from modellink_rm.base.megatron_compat import onednn_product
     from modellink_rm.base.platform import detect_platform
     from modellink_rm.batching.micro_batches import Packing, micro_batches_of
     from modellink_rm.model.build import build_model
@@ -47,7 +47,7 @@ def scores_and_products(tp_size: int, sequence_parallel: bool, flags: str) -> li
                 torch.nn.init.normal_(parameter)
         for has_gradients in (True, False):
             with (
-                patch.object(linears, "onednn_product", wraps=linears.onednn_product) as product,
+                patch("modellink_rm.adapters.linears.onednn_product", wraps=onednn_product) as product,
                 torch.set_grad_enabled(has_gradients),
             ):
                 scores = model(batch)

@@ -8,7 +8,7 @@ import torch
 
 from modellink_rm.checkpoint.base_model import BASE_MODEL_FOLDER
 from modellink_rm.checkpoint.contract import read_contract
-from modellink_rm.checkpoint.hf.form import TRANSFORMERS
+from modellink_rm.checkpoint.hf.form import TOKEN_CLASSIFIER, TRANSFORMERS, Form
 from modellink_rm.checkpoint.layout import CheckpointInfo, read_checkpoint_info
 from modellink_rm.config.objective import ObjectiveConfig
 from modellink_rm.conversion.card import model_card
@@ -17,7 +17,7 @@ from modellink_rm.conversion.padding import PadToken
 CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
 
 
-def card_of(directory: Path, objective: ObjectiveConfig) -> str:
+def card_of(directory: Path, objective: ObjectiveConfig, form: Form = TRANSFORMERS) -> str:
     (directory / BASE_MODEL_FOLDER).mkdir(parents=True)
     (directory / BASE_MODEL_FOLDER / "config.json").write_text('{"model_type": "llama"}')
     run = read_checkpoint_info(CHECKPOINT).run
@@ -26,7 +26,7 @@ def card_of(directory: Path, objective: ObjectiveConfig) -> str:
     return model_card(
         CheckpointInfo(path=directory, run=run),
         read_contract(CHECKPOINT),
-        form=TRANSFORMERS,
+        form=form,
         dtype=torch.float32,
         pad=PadToken(token="<pad>", index=0, is_new=False),
         caveat=None,
@@ -49,7 +49,16 @@ def test_a_row_of_metrics_that_is_none_is_left_out(tmp_path: Path) -> None:
 def test_card_names_what_was_added_to_the_loss(tmp_path: Path) -> None:
     plain = card_of(tmp_path / "plain", ObjectiveConfig())
     assert "| loss | sigmoid |" in plain
+    assert "| pairs per step | 2 |" in plain
     assert "weight |" not in plain.replace("| weight decay |", "")
     card = card_of(tmp_path / "terms", ObjectiveConfig(centering_weight=0.01, score_range=(-3.0, 3.0)))
     assert "| centering weight | 0.01 |" in card
     assert "| score range | (-3.0, 3.0) |" in card
+
+
+def test_card_of_a_process_reward_model_counts_answers(tmp_path: Path) -> None:
+    card = card_of(tmp_path / "steps", ObjectiveConfig(), TOKEN_CLASSIFIER)
+    assert "| answers per step | 2 |" in card
+    assert "| loss | cross-entropy of every step's label |" in card
+    assert "pairs" not in card
+    assert "A step is read at the last token of" in card
