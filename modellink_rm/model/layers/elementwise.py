@@ -37,7 +37,9 @@ def geglu(gate_and_up: Tensor) -> Tensor:
 def swiglu(gate_and_up: Tensor) -> Tensor:
     """silu(gate) * up, [..., f] of [..., 2f] (Shazeer 2020, arXiv 2002.05202)."""
     gate, up = gate_and_up.chunk(2, dim=-1)
-    return functional.silu(gate) * up
+    activated = functional.silu(gate)
+    # A product in place is memory that a CPU need not map anew; backward passes want both factors.
+    return activated * up if torch.is_grad_enabled() else activated.mul_(up)
 
 
 def clamped_swiglu(gate_and_up: Tensor) -> Tensor:
