@@ -35,7 +35,7 @@ class Workers:
     def run(self, function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
         """What `function(*arguments)` returned on each rank, with torchrun's environment set."""
         self._start(world_size)
-        port = _free_port()
+        port = free_port()
         for rank in range(world_size):
             self._pipes[rank].send((function, arguments, _environment(rank, world_size, port)))
         try:
@@ -85,7 +85,7 @@ class Workers:
         self._processes, self._pipes = [], []
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port below those that the system gives out by itself: nothing takes it before the first rank does."""
     while True:
         port = random.SystemRandom().randrange(10000, 32000)

@@ -19,7 +19,7 @@ from modellink_rm.base.errors import UserError
 SECONDS_FOR_A_DYING_RUN = 5.0
 REPLACED = ".old"  # after the name of a directory while another one takes its place
 _BUFFER_BYTES = 1 << 17
-_held: set[Path] = set()  # by this process
+_held: dict[Path, io.FileIO] = {}  # by this process
 _temporaries = itertools.count()  # one file may be written while another of that name is
 
 
@@ -197,12 +197,32 @@ def exclusive(path: Path, message: str) -> Iterator[BinaryIO]:
         if time.monotonic() > deadline:
             raise UserError(message)
         time.sleep(0.05)
-    _held.add(name)
+    _held[name] = file
     try:
         with file:
             yield cast("BinaryIO", file)
     finally:
-        _held.discard(name)
+        del _held[name]
+
+
+def check_not_lost(path: Path, message: str) -> None:
+    """The file that this process holds by `exclusive` still has its name; nothing where it holds none.
+
+    Args:
+        message: what to tell where it has not: its directory was moved, removed, or made anew.
+
+    Raises:
+        UserError: it has lost it, and another run may hold a file of that name.
+    """
+    file = _held.get(path.absolute())
+    if file is None:
+        return
+    try:
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    raise UserError(message)
 
 
 def _locked(path: Path) -> io.FileIO | None:

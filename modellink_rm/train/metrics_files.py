@@ -1,8 +1,9 @@
 """The files of rows that a run writes: metrics.jsonl and scores.jsonl."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import write_in_one_call, write_whole
@@ -21,19 +22,29 @@ class RowsFile:
         # A run that begins anew writes the rows before its first step again.
         keep_rows(path, last_iteration=resumed_iteration or -1)
         self._path = path
-        self._file: BinaryIO | None = None
 
-    def add(self, *rows: dict[str, Any]) -> None:
-        """Append rows; they are in the file when this returns."""
-        if self._file is None:
-            self._file = self._path.open("ab", buffering=0)
-        content = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-        write_in_one_call(self._file, content, self._path)
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row; it is in the file when this returns.
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        Raises:
+            OSError: there is no space for it, or no directory any more.
+        """
+        # Opened anew: rows of a file that was moved away would be lost.
+        with self._path.open("ab", buffering=0) as file:
+            write_in_one_call(file, _line(row), self._path)
+
+    def add_together(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Append rows that appear together: a run that is killed, or meets a full disk, leaves none of them.
+
+        Raises:
+            OSError: there is no space for them, or no directory any more.
+        """
+        before = self._path.read_bytes() if self._path.exists() else b""
+        write_whole(self._path, before + b"".join(map(_line, rows)))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
 
 
 def keep_rows(path: Path, *, last_iteration: int) -> None:

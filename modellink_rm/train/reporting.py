@@ -160,9 +160,7 @@ class Reporter:
         self._scores = None
         if directory is not None:
             self._rows = RowsFile(directory / METRICS_NAME, resumed_iteration=resumed_iteration)
-            self._closing.callback(self._rows.close)
             self._scores = RowsFile(directory / SCORES_NAME, resumed_iteration=resumed_iteration)
-            self._closing.callback(self._scores.close)
         self._trackers = tuple(trackers)
         for tracker in self._trackers:
             self._closing.callback(tracker.close)
@@ -250,7 +248,7 @@ class Reporter:
     def write_scores(self, examples: Iterable[ScoredExample]) -> None:
         """Append to scores.jsonl; nothing without --save."""
         if self._scores is not None:
-            self._scores.add(*(one.to_json() for one in examples))
+            self._scores.add_together(one.to_json() for one in examples)
 
     def _write(self, row: dict[str, Any], more: Mapping[str, float] | None = None) -> None:
         """Write a row, and further values that only trackers get."""

@@ -1,16 +1,14 @@
 """A whole training run as one call, for the command and for Python."""
 
 import dataclasses
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modellink_rm.base import engine_import  # noqa: F401 (before what needs the engine)
 from modellink_rm.base.errors import AgreedError, UserError
-from modellink_rm.base.files import exclusive
 from modellink_rm.base.launcher import end_with_launcher
-from modellink_rm.base.log import info, is_first_process
+from modellink_rm.base.log import info
 from modellink_rm.base.platform import Platform, detect_platform
 from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.checkpoint.prune import remove_unfinished
@@ -19,6 +17,7 @@ from modellink_rm.config.run import RunConfig
 from modellink_rm.parallel.agreement import check_agreed
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import Ranks, of_every_process, process_groups, world_size_from_environment
+from modellink_rm.train.lock import locked
 from modellink_rm.train.memory import warn_of_memory
 from modellink_rm.train.plan import RunPlan, newest_under_save, plan_run
 from modellink_rm.train.reference import weights_fingerprint
@@ -65,7 +64,7 @@ def run(config: RunConfig) -> RunEnd:
     platform = platform_of(config)
     check_kernels(plan, platform)
     with (
-        _lock(config.checkpoint.save),
+        locked(config.checkpoint.save),
         process_groups(config.parallel, platform, seed=config.training.seed) as ranks,
         ending_together(),
     ):
@@ -137,10 +136,3 @@ def _plan_under_lock(plan: RunPlan, config: RunConfig, ranks: Ranks) -> RunPlan:
             "directory that all of them share"
         )
     return plan
-
-
-def _lock(save: str | None) -> AbstractContextManager[object]:
-    """Keep other runs out of --save, from the first process."""
-    if save is None or not is_first_process():
-        return nullcontext()
-    return exclusive(Path(save) / ".lock", f"--save {save} is in use by another run; give another one")

@@ -29,6 +29,7 @@ from modellink_rm.train.best import BestSoFar, best_so_far, correct_best
 from modellink_rm.train.data_sets import DataSets
 from modellink_rm.train.evaluations import Evaluations, has_scores
 from modellink_rm.train.leaving import Leaving
+from modellink_rm.train.lock import check_locked
 from modellink_rm.train.optimizer import (
     TrainState,
     build_optimizer,
@@ -169,6 +170,7 @@ def _take_steps(
             )
             trace.after_step(state.iteration)
             saver.after_step()
+            check_locked(checkpoint.save)
             is_last = state.iteration == plan.train_iters
             reason = leaving.after_step(state.iteration)
             ends = is_last or reason is not None

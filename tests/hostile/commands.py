@@ -1,11 +1,13 @@
 """The commands in processes that start in an instant, and material for them."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -17,6 +19,7 @@ from typing import Any
 import psutil
 
 from modellink_rm.base.errors import run_command
+from tests.hostile.ranks import run_ranks
 from tests.tiny_data import random_pairs, random_steps, write_rows, write_tokenizer
 
 SECONDS = 120.0
@@ -39,6 +42,7 @@ _MAINS = {
     "train in background": "train",
     "train dpo": "train",
     "train prm": "train",
+    "train adapters": "train",
     "score": "score",
     "score steps": "score",
     "generate": "generate",
@@ -57,7 +61,7 @@ PREPROCESS = f"--input pairs.json {HANDLER} --output-prefix"
 TRAIN = (
     "--stage rm --is-pairwise-dataset --load model --load-checkpoint-loosely --data-path data/whole "
     "--seq-length 400 --micro-batch-size 2 --global-batch-size 4 --lr 1e-3 --train-iters 6 --save-interval 1 "
-    "--eval-interval 3 --split 90,10,0"
+    "--eval-interval 3 --eval-iters 1 --split 90,10,0"
 )
 STEPS = (
     "--input steps.jsonl --handler-name StepwiseHandler --tokenizer-name-or-path model --prompt-type llama2 "
@@ -66,6 +70,8 @@ STEPS = (
 # The data set lies in the trial's own directory, since the reference's column is written beside it.
 TRAIN_DPO = TRAIN.replace("--stage rm", "--stage dpo").replace(" --load-checkpoint-loosely", "")
 TRAIN_DPO = TRAIN_DPO.replace("data/whole", "pairs")
+# More than one part of the reference's column, in which a run can be stopped.
+ROWS_OF_A_PART = 32
 TRAIN_PRM = TRAIN.replace("--stage rm --is-pairwise-dataset", "--stage prm").replace("whole", "steps")
 SCORE = "--load trained --input pairs.json --micro-batch-size 4"
 GENERATE = (
@@ -105,8 +111,12 @@ class Running:
     stderr: Path
 
     def kill(self) -> None:
-        """End it as the system does for want of memory."""
+        """End its first process as the system does for want of memory."""
         self.process.kill()
+
+    def kill_all(self) -> None:
+        """End every process of it, as a batch system does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
 
     def processes(self) -> list[psutil.Process]:
         """Those that it started and that are alive."""
@@ -192,6 +202,16 @@ def _serve(
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     os.chdir(directory)
     main = importlib.import_module(f"modellink_rm.commands.{_MAINS[command]}").main
+    if command == "train dpo":
+        importlib.import_module("modellink_rm.train.reference")._ROWS_OF_A_PART = ROWS_OF_A_PART
+    num_processes = PROCESSES.get(command, 1)
+    if num_processes > 1:
+        os._exit(run_ranks(num_processes, functools.partial(_called, main, argv, first)))
+    os._exit(_called(main, argv, first))
+
+
+def _called(main: Callable[..., int], argv: list[str], first: Callable[[], None] | None) -> int:
+    """The exit code of a command; what it prints is printed."""
     code = 1
     try:
         if first is not None:
@@ -203,7 +223,7 @@ def _serve(
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        os._exit(code)
+    return code
 
 
 @dataclass(frozen=True)
@@ -246,10 +266,13 @@ TRIALS = {
     "train in background": f"{TRAIN} --save run --auto-resume --async-save --keep-last 2",
     "train dpo": f"{TRAIN_DPO} --save run --auto-resume",
     "train prm": f"{TRAIN_PRM} --save run --auto-resume",
+    "train adapters": f"{TRAIN} --lora-r 4 --save run --auto-resume",
     "score": f"{SCORE} --output scores.jsonl",
     "score steps": "--load steps --input steps.jsonl --micro-batch-size 4 --output scores.jsonl",
     "generate": f"{GENERATE} --output answers.jsonl",
 }
+# Those that are more than one process, as torchrun starts them.
+PROCESSES = {"train adapters": 2}
 # What of these writes one file of rows, and its name.
 ROWS = {"score": "scores.jsonl", "score steps": "scores.jsonl", "generate": "answers.jsonl"}
 

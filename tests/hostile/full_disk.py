@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,9 +70,27 @@ class FullDisk:
         return os.path.abspath(name).startswith(self._directory)
 
 
+class Killed(FullDisk):
+    """Kills the process at the n-th thing, before it is done."""
+
+    def needs(self, *, always: bool = True) -> None:
+        """Take note of one thing that needs room."""
+        self.count += 1
+        if self.count == self._first:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at(number: int, directory: Path) -> None:
+    """Kill this process at the n-th thing that it does to the disk; for the command's own process."""
+    _watch(Killed(number, directory))
+
+
 def fill(first: int, directory: Path) -> None:
     """Let the disk be full from the `first` thing on; for the command's own process."""
-    disk = FullDisk(first, directory)
+    _watch(FullDisk(first, directory))
+
+
+def _watch(disk: FullDisk) -> None:
     sys.addaudithook(disk.watch)
     write = files._NamedFile.write
 

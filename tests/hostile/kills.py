@@ -1,15 +1,21 @@
 """Commands that are killed at any moment, run again, and compared with one that was not."""
 
 import collections
+import contextlib
+import functools
 import json
 import random
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from modellink_rm.base.errors import UserError
 from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.manifest import manifest_path
+from tests.hostile import full_disk
 from tests.hostile.commands import OUTPUTS, ROWS, TRIALS, Material, reference, remains, run, start, written
 
 
@@ -51,7 +57,7 @@ def kill_trials(
             words = TRIALS[command]
             if command == "preprocess":
                 words += generator.choice(("", " --resume")) + f" --workers {generator.randint(1, 3)}"
-            killed, told = _killed_after(delay, command, words, target)
+            killed, told = _killed_after(delay, command, words, target, generator)
             counts[killed] += 1
             told += torn(command, target, expected)
             offences += [f"after a kill at {delay:.3f} s: {one}" for one in told]
@@ -59,13 +65,58 @@ def kill_trials(
     return Counts(counts[True], counts[False], offences)
 
 
-def _killed_after(delay: float, command: str, words: str, target: Path) -> tuple[bool, list[str]]:
-    """Whether the kill met the command before its end, and what of it did not end with it."""
+def kills_at_each(
+    material: Material, command: str, *, first: int, step: int, directory: Path
+) -> tuple[int, list[str]]:
+    """Kill a command at every `step`-th thing that it does to the disk; run it again, and compare.
+
+    Returns:
+        how many kills met it, and what should not have been.
+    """
+    expected = reference(material, command)
+    offences: list[str] = []
+    num_kills = 0
+    while True:
+        target = material.copy(directory / "trial")
+        number = first + step * num_kills
+        hook = functools.partial(full_disk.kill_at, number, target)
+        running = start(command, TRIALS[command], target, first=hook)
+        if running.outcome().code == 0:
+            return num_kills, offences
+        num_kills += 1
+        told = [f"still running: {name}" for name in running.survivors()]
+        told += torn(command, target, expected) + _after_another_run(command, target, expected)
+        offences += [f"{command}, killed at its {number}th: {one}" for one in told]
+
+
+def _killed_after(
+    delay: float, command: str, words: str, target: Path, generator: random.Random
+) -> tuple[bool, list[str]]:
+    """Whether the kill met the command before its end, and what of it did not end with it.
+
+    Of a command of several processes the first one is killed, which torchrun is of several ranks, or all, or
+    another one.
+    """
     running = start(command, words, target)
     running.process.join(delay)
-    running.kill()
-    killed = running.outcome().code == -9
-    return killed, [f"still running: {name}" for name in running.survivors()]
+    others = running.processes()
+    which = generator.choice(("first", "all", "other")) if others else "first"
+    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):  # it has just ended
+        if which == "first":
+            running.kill()
+        elif which == "all":
+            running.kill_all()
+        else:
+            generator.choice(others).kill()
+    outcome = running.outcome()
+    told = [f"still running: {name}" for name in running.survivors()]
+    if which != "other":
+        return outcome.code == -signal.SIGKILL, told
+    if outcome.code == -signal.SIGKILL:
+        told.append("it waits for a process that was killed")
+    if "Traceback" in outcome.stderr:
+        told.append(f"a traceback for a process that was killed: {outcome.stderr[-1500:]}")
+    return outcome.code != 0, told
 
 
 def torn(command: str, target: Path, expected: dict[str, bytes]) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import (
+    check_not_lost,
     check_outputs,
     exclusive,
     name_directory,
@@ -213,6 +214,27 @@ def test_a_lock_of_a_removed_file_is_not_taken(tmp_path: Path) -> None:
         path.unlink()
     with exclusive(path, "held") as file:
         assert os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def test_a_lock_that_lost_its_name_is_told_and_one_that_is_not_held_is_not(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    path = directory / ".lock"
+    check_not_lost(path, "lost")  # held by none
+    with exclusive(path, "held"):
+        check_not_lost(path, "lost")
+        directory.rename(tmp_path / "moved")
+        with pytest.raises(UserError, match="lost"):
+            check_not_lost(path, "lost")
+        directory.mkdir()
+        path.touch()  # of another run
+        with pytest.raises(UserError, match="lost"):
+            check_not_lost(path, "lost")
+        path.unlink()
+        directory.rmdir()
+        directory.touch()
+        with pytest.raises(UserError, match="lost"):
+            check_not_lost(path, "lost")
 
 
 def test_a_link_in_place_of_a_lock_is_refused_and_its_target_stays(tmp_path: Path) -> None:
