@@ -203,7 +203,7 @@ def _serve(
     os.chdir(directory)
     main = importlib.import_module(f"modellink_rm.commands.{_MAINS[command]}").main
     if command == "train dpo":
-        importlib.import_module("modellink_rm.train.reference")._ROWS_OF_A_PART = ROWS_OF_A_PART
+        vars(importlib.import_module("modellink_rm.train.reference"))["_ROWS_OF_A_PART"] = ROWS_OF_A_PART
     num_processes = PROCESSES.get(command, 1)
     if num_processes > 1:
         os._exit(run_ranks(num_processes, functools.partial(_called, main, argv, first)))
@@ -350,8 +350,12 @@ def _is_of_clock(name: str) -> bool:
     return name.endswith("_per_second") or name == "matmul_share"
 
 
-def written(command: str, directory: Path) -> dict[str, bytes]:
-    """The files of a command in a trial's directory, without what depends on the clock."""
+def written(command: str, directory: Path, *, save: str = "run") -> dict[str, bytes]:
+    """The files of a command in a trial's directory, without what depends on the clock.
+
+    Args:
+        save: --save of a training.
+    """
     if command in OUTPUTS:
         paths = [
             path
@@ -362,20 +366,21 @@ def written(command: str, directory: Path) -> dict[str, bytes]:
     if command in ROWS:
         path = directory / ROWS[command]
         return {path.name: path.read_bytes()} if path.exists() else {}
-    metrics = directory / "run" / "metrics.jsonl"
+    metrics = directory / save / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
     kept = [{name: value for name, value in row.items() if not _is_of_clock(name)} for row in rows]
-    last = directory / "run" / "iter_0000006"
+    last = directory / save / "iter_0000006"
     tensors = {path.name: path.read_bytes() for path in last.glob("*.distcp")}
     columns = {path.name: path.read_bytes() for path in directory.glob("pairs_packed_reference_*")}
-    last_scores = {path.name: path.read_bytes() for path in directory.glob("run/scores.jsonl")}
+    last_scores = {path.name: path.read_bytes() for path in directory.glob(f"{save}/scores.jsonl")}
     return {"metrics": json.dumps(kept).encode(), **tensors, **columns, **last_scores}
 
 
 def remains(directory: Path) -> list[str]:
     """Names of files that a command should not leave when it ends."""
     names = [str(path.relative_to(directory)) for path in directory.rglob("*")]
-    kept = ("run/.lock",)  # of every run
     return sorted(
-        name for name in names if name not in kept and name.endswith((".tmp", ".old", ".lock", ".parts"))
+        name
+        for name in names
+        if name.endswith((".tmp", ".old", ".lock", ".parts")) and not name.endswith("/.lock")  # of every run
     )

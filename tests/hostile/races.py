@@ -4,7 +4,7 @@ import random
 import time
 from pathlib import Path
 
-from tests.hostile.commands import TRIALS, Material, reference, remains, run, start, written
+from tests.hostile.commands import TRAIN_DPO, TRIALS, Material, reference, remains, run, start, written
 
 
 def race(material: Material, command: str, *, seed: int, directory: Path) -> list[str]:
@@ -34,3 +34,31 @@ def race(material: Material, command: str, *, seed: int, directory: Path) -> lis
         again = run(command, TRIALS[command], target)
         told += [] if again.code == 0 else [f"the run cannot go on: {again.stderr[-1500:]}"]
     return [f"{command}, the second {delay:.3f} s after the first: {one}" for one in told]
+
+
+def race_for_a_column(material: Material, *, seed: int, directory: Path) -> list[str]:
+    """What is wrong after two runs of their own --save that need one column of a reference.
+
+    Each ends well, perhaps with the column of the other; or is told in one line, and ends well afterwards.
+    """
+    command = "train dpo"
+    expected = reference(material, command)
+    target = material.copy(directory / "trial")
+    delay = random.Random(f"{seed} column").uniform(0, 0.7) * material.seconds[command] * (seed % 3 > 0)
+    words = {save: f"{TRAIN_DPO} --save {save} --auto-resume" for save in ("run", "other")}
+    running = {}
+    for save in words:
+        running[save] = start(command, words[save], target)
+        time.sleep(delay)
+    told = []
+    for save, one in running.items():
+        outcome = one.outcome()
+        if outcome.is_one_line():
+            outcome = run(command, words[save], target)
+        if outcome.code != 0:
+            told.append(f"--save {save}: exit code {outcome.code}: {outcome.stderr[-1500:]}")
+        elif written(command, target, save=save) != expected:
+            told.append(f"--save {save}: the output is not that of a run alone")
+    left = [name for name in remains(target) if not name.startswith("shards_")]
+    told += [f"left behind: {left}"] if left else []
+    return [f"the second {delay:.3f} s after the first: {one}" for one in told]

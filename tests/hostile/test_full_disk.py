@@ -21,6 +21,8 @@ from tests.marks import full
         full("score", 1, 1),
         full("train", 1, 7),
         full("train dpo", 1, 20),
+        full("train prm", 1, 20),
+        full("train adapters", 1, 20),
         full("generate", 1, 1),
         full("train in background", 1, 30),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from modellink_rm.dataset.manifest import manifest_path, mark_unfinished
 from tests.hostile.commands import GENERATE, TRIALS, Material, prepare, reference, run, start
-from tests.hostile.kills import kill_trials, torn
+from tests.hostile.kills import kill_trials, kills_at_each, torn
 from tests.marks import full
 
 
@@ -24,6 +24,7 @@ from tests.marks import full
         full("train in background", 50),
         full("train dpo", 50),
         full("train prm", 50),
+        full("train adapters", 20),
         full("score", 50),
         full("score steps", 50),
         full("generate", 50),
@@ -36,6 +37,18 @@ def test_a_killed_command_that_runs_again_writes_what_one_that_was_not_does(
     counts = kill_trials(material, command, num_kills=num_kills, seed=1, directory=tmp_path)
     assert counts.offences == []
     assert counts.killed >= num_kills
+
+
+@pytest.mark.parametrize(
+    ("command", "step"), [full("train dpo", 7), full("train prm", 13), full("train adapters", 13)]
+)
+@pytest.mark.timeout(3600)
+def test_a_command_killed_at_each_thing_that_it_does_to_the_disk_goes_on(
+    command: str, step: int, material: Material, tmp_path: Path
+) -> None:
+    num_kills, found = kills_at_each(material, command, first=1, step=step, directory=tmp_path)
+    assert found == []
+    assert num_kills > 10
 
 
 def test_a_kill_between_the_renames_is_a_refusal_and_another_file_is_not(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.commands import Material
-from tests.hostile.races import race
+from tests.hostile.races import race, race_for_a_column
 from tests.marks import full
 
 
@@ -27,4 +27,13 @@ def test_of_two_runs_at_once_one_writes_the_whole_output(
     command: str, times: int, material: Material, tmp_path: Path
 ) -> None:
     found = [told for seed in range(times) for told in race(material, command, seed=seed, directory=tmp_path)]
+    assert found == []
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_two_runs_at_once_share_the_column_of_a_reference(material: Material, tmp_path: Path) -> None:
+    found = [
+        told for seed in range(20) for told in race_for_a_column(material, seed=seed, directory=tmp_path)
+    ]
     assert found == []

@@ -33,19 +33,21 @@ def replace_by_another_run(save: Path) -> None:
 def befall(save: Path, what: Callable[[Path], None], step: int) -> None:
     """Let it happen to --save before the `step`-th step; for the command's own process."""
     from modellink_rm.train import trainer
+    from modellink_rm.train.step import train_step
 
     steps = iter(range(1, 100))
-    train_step = trainer.train_step
 
     def step_after(*arguments: Any, **settings: Any) -> Any:
         if next(steps) == step:
             what(save)
         return train_step(*arguments, **settings)
 
-    trainer.train_step = step_after
+    vars(trainer)["train_step"] = step_after
 
 
-@pytest.mark.parametrize("what", [remove, full(move), full(replace_by_a_file), full(replace_by_another_run)])
+@pytest.mark.parametrize(
+    "what", [full(remove), full(move), full(replace_by_a_file), full(replace_by_another_run)]
+)
 def test_a_run_whose_directory_is_taken_away_ends_in_one_line_at_its_next_step(
     what: Callable[[Path], None], material: Material, tmp_path: Path
 ) -> None:
