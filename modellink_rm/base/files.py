@@ -222,6 +222,8 @@ def check_not_lost(path: Path, message: str) -> None:
             return
     except (FileNotFoundError, NotADirectoryError):
         pass
+    except OSError:  # a server of files that does not answer now: the next write tells
+        return
     raise UserError(message)
 
 

@@ -11,7 +11,7 @@ SECONDS_TO_END = 10.0
 
 
 def run_ranks(num_processes: int, call: Callable[[], int]) -> int:
-    """Call the function in that many forked processes: 0 if each returns 0, else 1.
+    """Call the function in that many forked processes; what the first that fails returns, 1 if it was killed.
 
     As torchrun, the first that fails makes this process end the others.
     """
@@ -23,8 +23,8 @@ def run_ranks(num_processes: int, call: Callable[[], int]) -> int:
         process, status = os.waitpid(-1, os.WNOHANG if deadline is not None else 0)
         if process:
             processes.remove(process)
-        if process and status:
-            code = 1
+        if process and status and not code:
+            code = max(os.waitstatus_to_exitcode(status), 0) or 1
         if code and deadline is None:
             deadline = time.monotonic() + SECONDS_TO_END
             _send(signal.SIGTERM, processes)
