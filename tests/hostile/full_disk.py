@@ -95,8 +95,12 @@ def _watch(disk: FullDisk) -> None:
     write = files._NamedFile.write
 
     def write_or_fail(self: Any, data: Any) -> int:
-        with files.naming(self._path):
-            disk.needs()
+        try:
+            with files.naming(self._path):
+                disk.needs()
+        except OSError:
+            write(self, memoryview(data)[: len(data) // 2])  # as much as there was room for
+            raise
         return write(self, data)
 
     files._NamedFile.write = write_or_fail  # type: ignore[method-assign]
