@@ -14,6 +14,7 @@ SECONDS_BEFORE_ITS_OWN_MESSAGE = 20.0
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_THE_DISK = (errno.EIO, errno.ESTALE)
 # How libraries name a limit of the system, whatever their error's type is, and what a user can do.
 _NO_MEMORY = "not enough memory; free some, or ask for less (fewer --workers, a smaller --micro-batch-size)"
 _TOO_MANY_FILES = "too many open files; raise the limit, as by ulimit -n 4096"
@@ -57,12 +58,13 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
     """Run `main(argv)` and return its exit code; 2 for a user's mistake, 130 for Ctrl-C.
 
     A mistake is printed on stderr as one line. So are a file that cannot be read or written, on a full disk
-    for example, and a lack of memory or of open files. Under torchrun only the first process of each node
-    prints, while the others wait for it.
+    for example, a lack of memory or of open files, and a package that is missing. Under torchrun only the
+    first process of each node prints, while the others wait for it.
     """
     try:
         code = main(argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as after `>&-`
+            sys.stdout.flush()
         return code
     except UserError as error:
         print_error(str(error), is_agreed=isinstance(error, AgreedError))
@@ -75,9 +77,15 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         return 0
     except OSError as error:
         message = file_error_message(error)
-        if message is not None and error.filename is None:
+        if error.errno in _FULL and error.filename is None:
             _drop_output()
         message = message or limit_message(error)
+        if message is None:
+            raise
+        print_error(message)
+        return 2
+    except ImportError as error:
+        message = import_message(error)
         if message is None:
             raise
         print_error(message)
@@ -98,7 +106,20 @@ def file_error_message(error: OSError) -> str | None:
     if error.errno in _FULL:
         name = error.filename or "standard output or a temporary file"
         return f"{name}: {what[0].lower()}{what[1:]}; free some space, or write elsewhere"
+    if error.filename is None and error.errno in _OF_THE_DISK:
+        return f"a file cannot be read or written, as its disk or its network says: {what}"
     return None if error.filename is None else f"{error.filename}: {what}"
+
+
+def import_message(error: ImportError) -> str | None:
+    """One line about another package that is missing or broken; None if the fault is in this one."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "modellink_rm"):
+        return None
+    return (
+        f"the package {package} cannot be imported ({error.msg}): python -m modellink_rm doctor says what is "
+        "wrong with this installation, and the remedy"
+    )
 
 
 def limit_message(error: Exception) -> str | None:

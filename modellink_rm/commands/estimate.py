@@ -6,7 +6,8 @@ from pathlib import Path
 
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import set_up_logging
-from modellink_rm.commands.output import files_of_model, prepare_output
+from modellink_rm.base.outputs import prepare_output
+from modellink_rm.commands.output import files_of_model
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.estimate import EstimateConfig
 from modellink_rm.config.ignored import IGNORED_TRAINER_FLAGS
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     from modellink_rm.estimate.choose import Question, best_choice
     from modellink_rm.estimate.gpus import parse_gpus
     from modellink_rm.estimate.report import report_json, report_lines
+    from modellink_rm.model.fits import check_seq_length
 
     config: EstimateConfig = groups[EstimateConfig]
     model: ModelConfig = groups[ModelConfig]
@@ -52,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
         config=config,
         cluster=cluster,
     )
+    check_seq_length(config.seq_length, question.shape)
     choice = best_choice(question)
     print(*report_lines(question, choice), sep="\n")
     if config.output is not None:

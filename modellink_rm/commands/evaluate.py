@@ -10,9 +10,10 @@ from modellink_rm.base.files import write_whole
 from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import info, is_first_process, set_up_logging
+from modellink_rm.base.outputs import prepare_output
 from modellink_rm.checkpoint.contract import read_contract, write_normalization
 from modellink_rm.checkpoint.layout import find_checkpoint
-from modellink_rm.commands.output import files_of_model, prepare_output
+from modellink_rm.commands.output import files_of_model
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.evaluate import EvaluateConfig
 from modellink_rm.config.scorer import ScorerOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 from modellink_rm.base.files import check_outputs, write_whole
 from modellink_rm.base.flags import parse_flags
 from modellink_rm.base.log import set_up_logging
-from modellink_rm.commands.output import made_directory, prepare_output
+from modellink_rm.base.outputs import made_directory, prepare_output
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.study import StudyConfig
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     # Below, numpy and later matplotlib: a wrong flag is reported immediately.
     from modellink_rm.evaluation.read_answers import files_of_study, read_study
     from modellink_rm.evaluation.study_table import study_json, study_lines
-    from modellink_rm.report.pictures import check_matplotlib, png_of
+    from modellink_rm.report.pictures import check_matplotlib, picture_files, write_pictures
     from modellink_rm.report.study_page import make_study_page
 
     check_matplotlib()
@@ -44,14 +44,14 @@ def main(argv: Sequence[str]) -> int:
     for line in study_lines(study):
         print(line)
     text, charts = make_study_page(study)
+    check_outputs([*outputs, *picture_files(pictures, charts)], inputs=inputs)
     write_whole(Path(config.output), text.encode())
     print(f"study: {config.output} ({len(text.encode()) / 1e6:.1f} MB, {len(charts)} charts)")
     if config.results is not None:
         write_whole(Path(config.results), study_json(study))
         print(f"results: {config.results}")
     if pictures is not None:
-        for chart in charts:
-            write_whole(pictures / f"{chart.name}.png", png_of(chart))
+        write_pictures(pictures, charts)
         print(f"pictures: {pictures}")
     return 0
 

@@ -58,6 +58,11 @@ class EvaluateConfig(Limits):
                 "nothing to evaluate: give --data NAME=PATH, as in --data held-out=pairs.jsonl, or "
                 "--benchmark NAME=PATH"
             )
+        if self.normalization_kind != "standard" and self.write_normalization is None:
+            raise UserError(
+                f"--normalization-kind {self.normalization_kind} says how --write-normalization normalizes: "
+                "give that flag too, or leave this one out"
+            )
         names = [word.partition("=")[0] for word in self.data]
         if self.write_normalization is not None and self.write_normalization not in names:
             raise UserError(

@@ -9,6 +9,7 @@ from modellink_rm.doctor.devices import device_problems, examine_devices
 from modellink_rm.doctor.findings import Problem
 from modellink_rm.doctor.host import examine_host, host_problems
 from modellink_rm.doctor.kernels import examine_kernels, kernel_problems
+from modellink_rm.doctor.packages import wrong_versions
 from modellink_rm.doctor.report import DoctorReport
 
 _NO_DEVICE = "python -m pip install torch for the driver's CUDA, or a newer driver"
@@ -21,7 +22,7 @@ def examine(directory: Path) -> DoctorReport:
         directory: where checkpoints are to be written.
     """
     host = examine_host(directory)
-    problems = list(host_problems(host))
+    problems = [*wrong_versions(), *host_problems(host)]
     try:
         platform = detect_platform()
     except UserError as error:

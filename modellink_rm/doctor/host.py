@@ -8,12 +8,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
-
 from modellink_rm.doctor.findings import Problem
+from modellink_rm.doctor.packages import installed_version
 from modellink_rm.version import __version__
 
 # What a run needs, then what makes one faster where it is installed.
@@ -28,12 +26,17 @@ _LEAST_OPEN_FILES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """The disk under a directory; sizes in bytes, rates in bytes a second, None where none was measured."""
+    """The disk under a directory; sizes in bytes, rates in bytes a second, None where none was measured.
+
+    Attributes:
+        obstacle: why no file can be written there; None if one can, or there is too little space to try.
+    """
 
     directory: str
     free: int
     written_per_second: float | None
     read_per_second: float | None
+    obstacle: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,7 @@ class Host:
 
 def examine_host(directory: Path) -> Host:
     """The machine, and the disk under `directory`, which is measured with a file of 256 MiB for the while."""
-    installed = {name: _version(name) for name in (*PACKAGES, *OPTIONAL_PACKAGES)}
-    memory = psutil.virtual_memory()
+    installed = {name: installed_version(name) for name in (*PACKAGES, *OPTIONAL_PACKAGES)}
     shared = Path("/dev/shm")
     return Host(
         version=__version__,
@@ -80,8 +82,8 @@ def examine_host(directory: Path) -> Host:
         missing_packages=tuple(name for name in OPTIONAL_PACKAGES if installed[name] is None),
         programs={name: path for name in PROGRAMS if (path := shutil.which(name)) is not None},
         num_cores=len(os.sched_getaffinity(0)),
-        memory=memory.total,
-        free_memory=min(memory.available, _free_in_container()),
+        memory=_memory("MemTotal"),
+        free_memory=min(_memory("MemAvailable"), _free_in_container()),
         shared_memory=shutil.disk_usage(shared).total if shared.is_dir() else None,
         open_files=_limit(resource.RLIMIT_NOFILE),
         locked_memory=_limit(resource.RLIMIT_MEMLOCK),
@@ -91,17 +93,17 @@ def examine_host(directory: Path) -> Host:
 
 def host_problems(host: Host) -> Iterator[Problem]:
     """What is wrong with the machine, its GPUs aside."""
-    for name in PACKAGES:
-        if name not in host.packages:
-            yield Problem(
-                what=f"the package {name} is not installed", remedy="make install, or pip install -e ."
-            )
     if host.open_files is not None and host.open_files < _LEAST_OPEN_FILES:
         yield Problem(
             what=f"a process may open {host.open_files} files, which many data sets or processes exceed",
             remedy=f"ulimit -n {_LEAST_OPEN_FILES}",
         )
     disk = host.disk
+    if disk.obstacle is not None:
+        yield Problem(
+            what=f"{disk.directory} does not take a file of {_MEASURED_BYTES >> 20} MiB: {disk.obstacle}",
+            remedy="change its permissions, quota or limits (ulimit -f), or give --save another directory",
+        )
     if disk.free < _LEAST_FREE_DISK:
         yield Problem(
             what=f"{disk.directory} has {disk.free / 1e9:.1f} GB free, less than a checkpoint of a 1B model "
@@ -117,16 +119,15 @@ def host_problems(host: Host) -> Iterator[Problem]:
         )
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _limit(number: int) -> int | None:
     soft, _ = resource.getrlimit(number)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _memory(name: str) -> int:
+    """Bytes that the kernel says under a name: "MemTotal:       16384000 kB"."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
 def _free_in_container() -> int:
@@ -141,10 +142,19 @@ def _free_in_container() -> int:
 
 def _examine_disk(directory: Path) -> Disk:
     free = shutil.disk_usage(directory).free
-    written = read = None
+    written = read = obstacle = None
     if free > 4 * _MEASURED_BYTES:
-        written, read = _rates(directory)
-    return Disk(directory=str(directory), free=free, written_per_second=written, read_per_second=read)
+        try:
+            written, read = _rates(directory)
+        except OSError as error:
+            obstacle = error.strerror or str(error)
+    return Disk(
+        directory=str(directory),
+        free=free,
+        written_per_second=written,
+        read_per_second=read,
+        obstacle=obstacle,
+    )
 
 
 def _rates(directory: Path) -> tuple[float, float]:

@@ -5,11 +5,14 @@ import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from modellink_rm.doctor.devices import Devices
 from modellink_rm.doctor.findings import Problem
-from modellink_rm.doctor.host import Host
-from modellink_rm.doctor.kernels import KernelReport
+from modellink_rm.doctor.host import Disk, Host
+
+if TYPE_CHECKING:  # they need torch, which may be what is broken
+    from modellink_rm.doctor.devices import Devices
+    from modellink_rm.doctor.kernels import KernelReport
 
 FORMAT_VERSION = 1
 _WIDTH = 100
@@ -21,13 +24,13 @@ class DoctorReport:
     """What the machine has, and what is wrong.
 
     Attributes:
-        devices: None where there is no device that a run could use.
+        devices: None where there is no device that a run could use, or a package is broken.
         kernels: likewise.
     """
 
     host: Host
-    devices: Devices | None
-    kernels: KernelReport | None
+    devices: "Devices | None"
+    kernels: "KernelReport | None"
     problems: tuple[Problem, ...]
 
     def to_json(self) -> bytes:
@@ -58,13 +61,14 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str]]:
     if report.kernels is not None:
         yield from _kernel_rows(report.kernels)
     disk = host.disk
-    rates = "not measured: too little space"
-    if disk.written_per_second is not None and disk.read_per_second is not None:
-        rates = (
-            f"{disk.written_per_second / 1e6:,.0f} MB/s written, {disk.read_per_second / 1e6:,.0f} MB/s read"
-        )
-    yield "disk", f"{disk.directory}: {disk.free / 1e9:,.0f} GB free; {rates}"
+    yield "disk", f"{disk.directory}: {disk.free / 1e9:,.0f} GB free; {_rates(disk)}"
     yield "limits", _limits(host)
+
+
+def _rates(disk: Disk) -> str:
+    if disk.written_per_second is None or disk.read_per_second is None:
+        return f"not measured: {disk.obstacle or 'too little space'}"
+    return f"{disk.written_per_second / 1e6:,.0f} MB/s written, {disk.read_per_second / 1e6:,.0f} MB/s read"
 
 
 def _limits(host: Host) -> str:
@@ -76,7 +80,7 @@ def _limits(host: Host) -> str:
     return f"{files} open files, {locked} can be locked, {shared}"
 
 
-def _device_rows(devices: Devices) -> Iterator[tuple[str, str]]:
+def _device_rows(devices: "Devices") -> Iterator[tuple[str, str]]:
     if not devices.gpus:
         yield "device", "the CPU: this machine shows no GPU, or it is hidden"
     for number, gpu in enumerate(devices.gpus):
@@ -91,7 +95,7 @@ def _device_rows(devices: Devices) -> Iterator[tuple[str, str]]:
     yield "matmul peak", ", ".join(f"{rate / 1e12:,.3g} TFLOP/s in {dtype}" for dtype, rate in rates)
 
 
-def _kernel_rows(kernels: KernelReport) -> Iterator[tuple[str, str]]:
+def _kernel_rows(kernels: "KernelReport") -> Iterator[tuple[str, str]]:
     for choice in kernels.attention:
         others = "; ".join(f"{name}: {reason}" for name, reason in choice.passed_over.items())
         yield "attention", f"{choice.chosen or 'no kernel'} in {choice.dtype} (others: {others or 'none'})"

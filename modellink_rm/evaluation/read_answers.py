@@ -1,7 +1,7 @@
 """Rows that `score` wrote of policies' answers, read as sets of answers to the same prompts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,7 @@ def _lists(name: str, path: str, limits: Limits) -> list[ScoredList]:
         reasons = ", ".join(f"{count:,} x {reason}" for reason, count in counts.dropped.most_common())
         raise UserError(f"--answers {path} holds no scored answer ({reasons}): give what score wrote")
     _tell_dropped(f"--answers {name}", counts)
-    largest = max((score for one in found for score in one.scores), key=abs)
-    if abs(largest) > _LARGEST:
-        raise UserError(f"--answers {path} holds the score {largest:g}, which no model gives: it is damaged")
+    _check_size((score for one in found for score in one.scores), f"--answers {path}")
     return found
 
 
@@ -178,21 +176,34 @@ def _range(config: StudyConfig) -> tuple[float, float] | None:
     """The lowest and the highest score of --training-scores; None without that flag.
 
     Raises:
-        UserError: no row has a score.
+        UserError: no row has a score, or one has a score that no model gives.
     """
     if not config.training_scores:
         return None
-    found: list[float] = []
+    path = " ".join(config.training_scores)
+    found: list[int | float] = []
     counts = Counts()
     for row in rows_of(read_records(config.training_scores, config, flag="--training-scores"), counts):
         several = row.fields.get(SCORES)
         values = [row.fields.get(name) for name in (SCORE, CHOSEN, REJECTED)]
         values += several if isinstance(several, list) else []
-        found += [float(one) for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
+        found += [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
     if not found:
-        raise UserError(f"--training-scores {' '.join(config.training_scores)} holds no score")
+        raise UserError(f"--training-scores {path} holds no score")
     _tell_dropped("--training-scores", counts)
-    return min(found), max(found)
+    _check_size(found, f"--training-scores {path}")
+    return float(min(found)), float(max(found))
+
+
+def _check_size(scores: Iterable[float], what: str) -> None:
+    """No score is larger than a model's.
+
+    Raises:
+        UserError: one is.
+    """
+    largest = max(scores, key=abs)
+    if abs(largest) > _LARGEST:
+        raise UserError(f"{what} holds the score {largest:g}, which no model gives: it is damaged")
 
 
 def files_of_study(config: StudyConfig) -> list[Path]:

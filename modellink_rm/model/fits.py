@@ -2,7 +2,6 @@
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import info
-from modellink_rm.config.data import DataConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.experts.shape import Experts
@@ -119,15 +118,15 @@ def check_trained_layers(num_trained_layers: int | None, shape: ModelShape, *, h
         )
 
 
-def check_data_fits_shape(data: DataConfig, shape: ModelShape) -> None:
+def check_seq_length(seq_length: int, shape: ModelShape) -> None:
     """Check that sequences are not longer than the model supports.
 
     Raises:
         UserError: --seq-length is above the maximum.
     """
-    if data.seq_length > shape.max_position_embeddings:
+    if seq_length > shape.max_position_embeddings:
         raise UserError(
-            f"--seq-length {data.seq_length} is above the model's --max-position-embeddings "
+            f"--seq-length {seq_length} is above the model's --max-position-embeddings "
             f"{shape.max_position_embeddings}; lower it, or give the flag if the model supports more"
         )
 

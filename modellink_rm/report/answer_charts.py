@@ -7,7 +7,7 @@ import numpy as np
 
 from modellink_rm.metrics.accuracy import Floats
 from modellink_rm.report.answer_sets import AnswerSet
-from modellink_rm.report.charts import MOST_DOTS, NUM_BINS, Chart, Palette
+from modellink_rm.report.charts import MOST_DOTS, NUM_BINS, Chart, Palette, label_of
 
 _LENGTH_BINS = 8
 
@@ -33,7 +33,7 @@ def distributions(
             scores = one.numbers.scores
             colour = palette.series[place % len(palette.series)]
             share = np.full(len(scores), 1 / len(scores))
-            axes.hist(scores, bins=edges, weights=share, color=colour, alpha=0.5, label=one.policy)
+            axes.hist(scores, bins=edges, weights=share, color=colour, alpha=0.5, label=label_of(one.policy))
             axes.axvline(float(scores.mean()), color=colour, linewidth=1.4)
         for bound in seen or ():
             axes.axvline(bound, color=palette.ink, linewidth=0.9, linestyle=":")
@@ -59,7 +59,7 @@ def dots_by_length(name: str, title: str, sets: Sequence[AnswerSet], *, unit: st
                 markeredgewidth=0,
                 color=palette.series[place % len(palette.series)],
                 alpha=0.6,
-                label=one.policy,
+                label=label_of(one.policy),
             )
         axes.set_xlabel(f"{unit} of the answer")
         axes.set_ylabel("score")
@@ -77,7 +77,7 @@ def means_by_length(name: str, title: str, sets: Sequence[AnswerSet], *, unit: s
         for place, one in enumerate(sets):
             x, y = _means_in_bins(one.numbers.lengths, one.numbers.scores, edges)
             colour = palette.series[place % len(palette.series)]
-            axes.plot(x, y, color=colour, marker="o", markersize=3, linewidth=1.4, label=one.policy)
+            axes.plot(x, y, color=colour, marker="o", markersize=3, linewidth=1.4, label=label_of(one.policy))
         axes.set_xlabel(f"{unit} of the answer, in bins")
         axes.set_ylabel("mean score")
         axes.legend()

@@ -44,9 +44,11 @@ def read_best(root: Path) -> BestCheckpoint | None:
         return None
     try:
         values = json.loads(path.read_bytes())
-        return BestCheckpoint(**known_fields(BestCheckpoint, values, str(path)))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        best = BestCheckpoint(**known_fields(BestCheckpoint, values, str(path)))
+        float(best.value)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): remove it") from None
+    return best
 
 
 def kept_iterations(root: Path) -> frozenset[int]:

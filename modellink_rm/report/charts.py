@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from modellink_rm.base.errors import printable
 from modellink_rm.metrics.accuracy import Floats
 from modellink_rm.metrics.calibration import reliability_curve
 from modellink_rm.report.curves import Curve
@@ -68,7 +69,7 @@ def lines(
                 linestyle=one.line,
                 marker="o" if not one.is_faint and len(one.values) <= 30 else None,
                 markersize=3,
-                label=one.label or None,
+                label=label_of(one.label) or None,
             )
         if is_log and all((one.values > 0).all() for one in curves):
             axes.set_yscale("log")
@@ -77,6 +78,16 @@ def lines(
             axes.legend()
 
     return Chart(name=name, title=title, draw=draw)
+
+
+def label_of(name: str) -> str:
+    """A name as the label of a curve that shows every character.
+
+    matplotlib reads what stands between dollar signs as a formula, and leaves a label that begins with an
+    underscore out of the legend.
+    """
+    text = printable(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def score_histogram(name: str, title: str, pairs: ScoredPairs, *, low: float, high: float) -> Chart:

@@ -62,8 +62,10 @@ class Html:
 
 
 def escaped(value: object) -> str:
-    """The value as HTML: of text, every character as it is."""
-    return value.text if isinstance(value, Html) else html.escape(str(value))
+    """The value as HTML: of text, every character as it is that UTF-8 has."""
+    if isinstance(value, Html):
+        return value.text
+    return html.escape(str(value).encode(errors="replace").decode())
 
 
 def document(*, title: str, style: str, body: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """The page of one run, or of several side by side."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modellink_rm.report import charts, html
@@ -59,8 +59,12 @@ class Page:
     charts: list[Chart] = field(default_factory=list)
 
     def picture(self, chart: Chart) -> str:
-        """The chart as an element."""
-        self.charts.append(chart)
+        """The chart as an element; its name differs from those of the charts before."""
+        names, number = {one.name for one in self.charts}, 2
+        name = chart.name
+        while name in names:
+            name, number = f"{chart.name}_{number}", number + 1
+        self.charts.append(replace(chart, name=name))
         return html.figure(chart.title, svg_of(chart, number=len(self.charts)))
 
 

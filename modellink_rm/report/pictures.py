@@ -2,9 +2,12 @@
 
 import io
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.files import write_whole
 from modellink_rm.report.charts import Chart, Palette
 
 # What the page calls its colours; they differ between light and dark.
@@ -80,6 +83,17 @@ def png_of(chart: Chart) -> bytes:
     """The chart as a PNG file, on white."""
     settings = {"figure.facecolor": "white"}
     return _saved(chart, LIGHT, settings, format="png", dpi=_PNG_DOTS, title=chart.title)
+
+
+def write_pictures(directory: Path, charts: Sequence[Chart]) -> None:
+    """Write every chart as a PNG file."""
+    for chart, (_, path) in zip(charts, picture_files(directory, charts), strict=True):
+        write_whole(path, png_of(chart))
+
+
+def picture_files(directory: Path | None, charts: Sequence[Chart]) -> list[tuple[str, Path]]:
+    """The files that `write_pictures` writes, each with its flag; none without a directory."""
+    return [] if directory is None else [("--png", directory / f"{chart.name}.png") for chart in charts]
 
 
 def _all(palette: Palette) -> list[str]:

@@ -13,6 +13,7 @@ from modellink_rm.metrics.ranks import area_under_curve
 from modellink_rm.report.run_files import TRAINING, RunFiles, ScoredExample
 
 SEED = 1234  # of the intervals
+_LARGEST = float(np.finfo(np.float32).max)  # that a model gives; charts cannot show much larger ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def pairs_of(examples: Sequence[ScoredExample]) -> ScoredPairs | None:
         (one, better, worse)
         for one in examples
         for better, worse in zip(*ranked_pairs(one.ranks), strict=True)
-        if np.isfinite(one.scores[better]) and np.isfinite(one.scores[worse])
+        if abs(one.scores[better]) <= _LARGEST and abs(one.scores[worse]) <= _LARGEST  # no NaN is
     ]
     if not rows:
         return None

@@ -19,8 +19,8 @@ from modellink_rm.config.checkpoint import CheckpointConfig
 from modellink_rm.config.run import RunConfig
 from modellink_rm.dataset.blend import Blend
 from modellink_rm.model.fits import (
-    check_data_fits_shape,
     check_recompute_fits_shape,
+    check_seq_length,
     check_trained_layers,
 )
 from modellink_rm.objective.objective import Objective
@@ -141,7 +141,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
             f"--lora-r trains another kind of model than the run in {source.name} did; --finetune starts a "
             "new run from its weights, under another --save"
         )
-    check_data_fits_shape(config.data, model.shape)
+    check_seq_length(config.data.seq_length, model.shape)
     check_recompute_fits_shape(config.precision, config.parallel, model.shape)
     tokenizer_config = tokenizer_of(config.tokenizer, source)
     tokenizer = load_tokenizer(tokenizer_config)

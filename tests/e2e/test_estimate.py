@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.commands import estimate
 from modellink_rm.commands.train import run_config
 from tests.unit.estimate.shapes import CONFIGS
@@ -37,6 +38,11 @@ def test_flags_to_paste_are_the_trainers(llama: str, capsys: pytest.CaptureFixtu
     assert config.precision.bf16
     assert config.data.seq_length == 8192
     assert config.training.global_batch_size == 128
+
+
+def test_sequences_that_the_trainer_refuses_are_refused(llama: str) -> None:
+    with pytest.raises(UserError, match="--seq-length 200000 is above the model's --max-position-embeddings"):
+        estimate.main(["--load", llama, "--gpus", "8x80G", "--seq-length", "200000"])
 
 
 @pytest.mark.parametrize("page", ["cluster", "lora"])

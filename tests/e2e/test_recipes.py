@@ -18,7 +18,7 @@ from modellink_rm.estimate.choose import USABLE_SHARE
 from modellink_rm.estimate.gpus import GIB
 from modellink_rm.estimate.memory import CUDA, Workload, largest_micro_batch, memory_of
 from modellink_rm.model.adapter_targets import new_adapters
-from modellink_rm.model.fits import check_data_fits_shape, check_parallel_fits_shape
+from modellink_rm.model.fits import check_parallel_fits_shape, check_seq_length
 from modellink_rm.model.resolve import padded_vocab_size
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
@@ -99,7 +99,7 @@ def test_recipe_starts_a_process_for_each_of_its_gpus(recipe: Recipe, tmp_path: 
 def test_recipe_fits_its_model_and_processes(recipe: Recipe, tmp_path: Path) -> None:
     config = config_of(recipe, tmp_path)
     check_parallel_fits_shape(config.parallel, recipe.shape)
-    check_data_fits_shape(config.data, recipe.shape)
+    check_seq_length(config.data.seq_length, recipe.shape)
     num_replicas = config.parallel.data_parallel_size(recipe.world_size)
     assert config.training.batch_size(num_replicas) % num_replicas == 0
     assert config.parallel.tensor_model_parallel_size <= 8

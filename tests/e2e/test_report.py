@@ -46,13 +46,14 @@ def test_page_and_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFix
         ("{none} --output {out}", "none holds no metrics.jsonl"),
         ("{run} --output {run}/scores.jsonl", "which this command reads"),
         ("{run} --output {out} --png {run}/metrics.jsonl", "cannot be made a directory"),
+        ("{run} --output {png}/training_loss.png --png {png}", "is also written by --output"),
     ],
 )
 def test_mistake_is_one_line(words: str, message: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", scored_sets=())
     out = tmp_path / "report.html"
     with pytest.raises(UserError) as refused:
-        main(words.format(run=run, out=out, none=tmp_path / "none").split())
+        main(words.format(run=run, out=out, none=tmp_path / "none", png=tmp_path / "png").split())
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 

@@ -34,6 +34,17 @@ def outcome(capsys, error):
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), 2, "error: x: No such file\n"),
         (
+            OSError(errno.EIO, os.strerror(errno.EIO)),
+            2,
+            "error: a file cannot be read or written, as its disk or its network says: Input/output error\n",
+        ),
+        (
+            ModuleNotFoundError("No module named 'torch.x'", name="torch.x"),
+            2,
+            "error: the package torch cannot be imported (No module named 'torch.x'): python -m modellink_rm "
+            "doctor says what is wrong with this installation, and the remedy\n",
+        ),
+        (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x"),
             2,
             "error: x: no space left on device; free some space, or write elsewhere\n",
@@ -46,13 +57,25 @@ def test_a_mistake_or_a_bad_file_is_one_line(
     assert outcome(capsys, error) == (code, line)
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault of ours"), ConnectionResetError(104, "reset")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a fault of ours"),
+        ConnectionResetError(104, "reset"),
+        ImportError("cannot import name 'x'", name="modellink_rm.base.errors"),
+    ],
+)
 def test_a_fault_of_ours_keeps_its_traceback(error: Any) -> None:
     def main(argv):
         raise error
 
     with pytest.raises(type(error)):
         run_command(main, [])
+
+
+def test_a_command_whose_output_is_closed_ends_with_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as python starts after `>&-`
+    assert run_command(lambda argv: 0, []) == 0
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")

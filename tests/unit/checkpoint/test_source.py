@@ -8,12 +8,13 @@ import pytest
 
 from modellink_rm.adapters.lora import Lora
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.outputs import prepare_output
 from modellink_rm.checkpoint.base_reference import BaseReference
 from modellink_rm.checkpoint.contract import CONTRACT_NAME, InferenceContract
 from modellink_rm.checkpoint.files import FILES_NAME, describe_files, files_json
 from modellink_rm.checkpoint.layout import CheckpointInfo, read_checkpoint_info
 from modellink_rm.checkpoint.source import ModelSource, open_source, tokenizer_of
-from modellink_rm.commands.output import files_of_model, prepare_output
+from modellink_rm.commands.output import files_of_model
 from modellink_rm.config.tokenizer import TokenizerConfig
 
 CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"

@@ -13,10 +13,12 @@ from modellink_rm.commands import doctor
 from modellink_rm.doctor import examine as examine_module
 from modellink_rm.doctor import host as host_module
 from modellink_rm.doctor import kernels as kernels_module
+from modellink_rm.doctor import packages as packages_module
 from modellink_rm.doctor.devices import Devices, Gpu, device_problems, driver_version
 from modellink_rm.doctor.examine import examine
 from modellink_rm.doctor.host import Disk, Host, host_problems
 from modellink_rm.doctor.kernels import KernelReport, examine_kernels, kernel_problems
+from modellink_rm.doctor.packages import broken_packages, wrong_versions
 from modellink_rm.doctor.report import lines_of
 
 CPU = Platform(torch.device("cpu"), "gloo", "a CPU", ("sdpa",))
@@ -95,7 +97,19 @@ def test_a_sound_machine_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("changes", "what", "remedy"),
     [
-        ({"packages": {}}, "torch is not installed", "make install"),
+        (
+            {
+                "disk": Disk(
+                    directory="d",
+                    free=10**12,
+                    written_per_second=None,
+                    read_per_second=None,
+                    obstacle="File too large",
+                )
+            },
+            "d does not take a file of 256 MiB: File too large",
+            "ulimit -f",
+        ),
         ({"open_files": 1024}, "may open 1024 files", "ulimit -n"),
         (
             {"disk": Disk(directory="d", free=10**9, written_per_second=None, read_per_second=None)},
@@ -165,6 +179,46 @@ def test_the_driver_version_is_read_from_the_kernel_module(
     )
     monkeypatch.setattr("modellink_rm.doctor.devices.Path", lambda _: file)
     assert driver_version() == "550.54.15"
+
+
+def test_a_package_that_cannot_be_imported_is_a_problem_and_the_rest_is_still_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(host_module, "_MEASURED_BYTES", 2**20)
+    reasons = {"torch": "libcudart.so.13: cannot open shared object file", "transformers": "No module torch"}
+
+    def import_module(name: str) -> object:
+        if name == "torch":
+            raise OSError(reasons[name])
+        if name == "transformers":
+            raise ModuleNotFoundError(reasons[name], name="torch")
+        return None
+
+    monkeypatch.setattr(packages_module, "import_module", import_module)
+    assert doctor.main(["--directory", str(tmp_path), "--output", str(tmp_path / "report.json")]) == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["devices"] is None
+    assert report["problems"][0]["what"] == f"the package torch cannot be imported: {reasons['torch']}"
+    assert "transformers" not in str(report["problems"]), "it lacks torch, and nothing else"
+    assert any(line.startswith("disk") for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_package_that_is_not_there_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(packages_module._MODULES, "no-such-package", "no_such_package")
+    (problem,) = broken_packages()
+    assert problem.what == "the package no-such-package is not installed"
+    assert "pip install" in problem.remedy
+
+
+def test_a_version_outside_the_bounds_of_pyproject_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = ["torch<3,>=2.9", "numpy<3,>=1.26", "wandb>=0.19; extra == 'wandb'", "jinja2<4,>=3.1"]
+    found = {"torch": "2.9.0a0+nv25.9", "numpy": "1.25.1", "wandb": "0.1", "jinja2": "4.0"}
+    monkeypatch.setattr(packages_module, "requires", lambda _: needed)
+    monkeypatch.setattr(packages_module, "installed_version", found.get)
+    assert [problem.what for problem in wrong_versions()] == [
+        "numpy 1.25.1 is installed, and numpy<3,>=1.26 is needed",
+        "jinja2 4.0 is installed, and jinja2<4,>=3.1 is needed",
+    ]
 
 
 def test_a_directory_that_is_not_there_is_refused() -> None:

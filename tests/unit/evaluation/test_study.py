@@ -184,6 +184,17 @@ def test_a_score_whose_square_is_no_number_is_refused(base: Path) -> None:
         numbers_of(base, base)
 
 
+@pytest.mark.parametrize("score", [1e308, 10**308])
+def test_a_training_score_that_no_model_gives_is_refused(score: float, base: Path, tmp_path: Path) -> None:
+    seen = tmp_path / "seen.jsonl"
+    seen.write_text(json.dumps({"chosen_score": 1.0, "rejected_score": score}))
+    config = StudyConfig(
+        answers=(f"a={base}", f"b={base}"), output="study.html", training_scores=(str(seen),)
+    )
+    with pytest.raises(UserError, match=r"--training-scores .*seen.jsonl holds the score .*no model gives"):
+        read_study(config)
+
+
 def with_value(path: Path, name: str, value: Any) -> None:
     """Give the fourth row another value."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]

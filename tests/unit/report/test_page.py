@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from modellink_rm.report.best import BestCheckpoint, write_best
-from modellink_rm.report.page import make_page
+from modellink_rm.report.charts import Chart
+from modellink_rm.report.page import Page, make_page
 from modellink_rm.report.pictures import png_of
 from modellink_rm.report.run_files import RunFiles, read_run
 from tests.unit.report.runs import HOSTILE, scored, write_run
@@ -50,6 +51,24 @@ class Elements(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def test_names_of_runs_are_shown_as_they_are(tmp_path: Path) -> None:
+    names = ("$a^$ and $", "_hidden", "half \udc80")
+    text, _ = make_page([read_run(write_run(tmp_path / name, scored_sets=())) for name in names])
+    text.encode()
+    for name in names[:2]:
+        assert f"{name}: valid</text>" in text
+
+
+def test_every_picture_of_a_page_has_a_name_of_its_own() -> None:
+    page = Page()
+    for title in ("of x y", "of x_y"):
+        page.picture(Chart(name="x_y_margins", title=title, draw=lambda axes, palette: None))
+    assert [(one.name, one.title) for one in page.charts] == [
+        ("x_y_margins", "of x y"),
+        ("x_y_margins_2", "of x_y"),
+    ]
 
 
 def test_texts_of_the_data_stay_texts(page: str) -> None:

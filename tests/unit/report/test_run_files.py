@@ -53,6 +53,11 @@ def test_a_run_of_an_earlier_version_has_metrics_alone(tmp_path: Path) -> None:
         ("scores.jsonl", "\xff\n", "scores.jsonl:1 holds no JSON object"),
         ("scores.jsonl", f"{LINE % '[1, 2]'}\n", "scores.jsonl:1 is no line of scores"),
         ("scores.jsonl", f"{LINE % '[]'}\n", "scores, ranks, num_tokens and responses are not equally many"),
+        (
+            "best.json",
+            '{"iteration": 1, "metric": "m", "value": 1' + "0" * 400 + "}",
+            "best.json is damaged (int too large",
+        ),
         ("about.json", "{", "about.json holds no JSON object"),
         ("about.json", '{"train_iters": "8"}', "about.json is not what a run writes"),
         ("about.json", '{"flags": []}', "about.json is not what a run writes"),
@@ -60,7 +65,7 @@ def test_a_run_of_an_earlier_version_has_metrics_alone(tmp_path: Path) -> None:
 )
 def test_odd_files_are_one_line(name: str, content: str | None, message: str, tmp_path: Path) -> None:
     directory = write_run(tmp_path / "run")
-    (directory / name).unlink()
+    (directory / name).unlink(missing_ok=True)
     if content is not None:
         (directory / name).write_text(content, encoding="latin-1")
     with pytest.raises(UserError) as refused:

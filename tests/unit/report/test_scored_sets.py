@@ -57,6 +57,11 @@ def test_every_pair_of_different_ranks_of_an_example_counts() -> None:
     assert tied.places.tolist() == [[0, 1], [0, 2]]
 
 
+def test_scores_beyond_those_of_a_model_are_left_out() -> None:
+    pairs = found((1e308, -1e308), (2.0, 1.0), (math.nan, 0.0), (3e38, -3e38))
+    assert pairs.margins.tolist() == [1.0, 6e38]
+
+
 def test_scores_that_are_not_finite_are_left_out() -> None:
     assert len(found((math.nan, 1.0), (1.0, 0.0), (1.0, math.inf))) == 1
     assert pairs_of([scored(0, scores=(math.nan, 1.0))]) is None
