@@ -1,5 +1,6 @@
 """python -m modellink_rm filter: the scored rows within bounds of score, gap or quantile."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from modellink_rm.commands.output import prepare_rows
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.selection import FilterConfig
 from modellink_rm.inference.scored_rows import Counts, Row, gap_of, rows_of, score_of, write_rows
+from modellink_rm.metrics.accuracy import Floats
 from modellink_rm.records import Record, input_files, read_records
 
 
@@ -51,9 +53,21 @@ def _score_bounds(config: FilterConfig) -> tuple[float, float]:
     scores = np.fromiter((score_of(row.fields) or 0.0 for row in rows), dtype=np.float64)
     if not len(scores):
         raise UserError(f"--input {' '.join(config.input)} holds no row with a score")
-    low, high = map(float, 2 * np.quantile(scores / 2, quantiles))  # differences of halves do not overflow
+    scores.sort()
+    low, high = (_quantile(scores, share) for share in quantiles)
     info(f"quantiles {config.quantiles} of {len(scores):,} scores: {low:.6g} to {high:.6g}")
     return low, high
+
+
+def _quantile(ordered: Floats, share: float) -> float:
+    """The quantile of scores in ascending order, between two of them in proportion.
+
+    As numpy.quantile, which overflows between the largest numbers of either sign.
+    """
+    place = share * (len(ordered) - 1)
+    low, high = float(ordered[math.floor(place)]), float(ordered[math.ceil(place)])
+    weight = place - math.floor(place)
+    return min(max(low * (1 - weight) + high * weight, low), high)
 
 
 def _kept(

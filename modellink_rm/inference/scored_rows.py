@@ -70,7 +70,7 @@ def score_of(row: Mapping[str, Any]) -> float | None:
 def gap_of(row: Mapping[str, Any]) -> float | None:
     """The gap of a row, as `FilterConfig` explains; None if it has none."""
     if _is_list_of_numbers(row.get(SCORES)):
-        return float(max(row[SCORES]) - min(row[SCORES]))
+        return float(max(row[SCORES])) - float(min(row[SCORES]))
     return float(row[MARGIN]) if _is_number(row.get(MARGIN)) and row.get(CHOSEN) is not None else None
 
 

@@ -26,8 +26,8 @@ def blocks_of(records: Iterable[RawRecord], *, num_records: int, num_bytes: int)
 
 
 def text_crc32(block: Iterable[RawRecord]) -> int:
-    """Checksum of the concatenated texts of records."""
-    return functools.reduce(lambda crc, raw: zlib.crc32(raw.text, crc), block, 0)
+    """Checksum of the concatenated texts of records; of one without text, of what is wrong with it."""
+    return functools.reduce(lambda crc, raw: zlib.crc32(raw.text or raw.problem.encode(), crc), block, 0)
 
 
 def check_resumed_block(block: RecordBlock, *, num_records: int, crc32: int) -> None:

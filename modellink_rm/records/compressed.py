@@ -1,5 +1,6 @@
 """Files opened for reading, and decompressed (gzip, zstd) on the fly."""
 
+import errno
 import gzip
 import io
 import shutil
@@ -35,10 +36,11 @@ def opened(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[IO[bytes]]:
     """The decompressed content of a file, as a stream from its start.
 
     Raises:
-        UserError: the compressed data is cut off, damaged or too large, or zstandard is not installed.
+        UserError: the compressed data is cut off, damaged or too large, zstandard is not installed, or the
+            disk does not give the file.
     """
     suffix = path.suffix.lower()
-    with path.open("rb") as file:
+    with path.open("rb") as file, _naming(path):
         if suffix not in _GZIP + _ZSTD:
             yield file
             return
@@ -47,6 +49,21 @@ def opened(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[IO[bytes]]:
             yield io.BufferedReader(_BoundedStream(stream, path, limits), 1 << 20)
         except (EOFError, zlib.error, gzip.BadGzipFile, _DamagedError) as error:
             raise UserError(f"{path} is cut off or damaged: {error}") from None
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of a disk, or of a network's file system, get the name of the file, which they do not have.
+
+    Raises:
+        UserError: there was one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.ESTALE):
+            raise
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
 @contextmanager

@@ -101,6 +101,8 @@ def _files_of(given: str, flag: str) -> list[Path]:
 
 
 def _of_known_kind(file: Path, flag: str) -> Path:
+    if not file.is_file():
+        raise UserError(f"{flag} {file} is no regular file, as a pipe cannot be read twice: write one first")
     if format_suffix(file) not in READERS:
         raise UserError(f"{flag} {file}: cannot tell its format; a file must end in one of {_KINDS}")
     return file

@@ -78,8 +78,8 @@ def _rows(path: Path, batches: Iterator[Any], limits: Limits) -> Iterator[RawRec
             for row in _row_values(batch.slice(offset, _ROWS_AT_A_TIME)):
                 place = f"{path}[{index}]"
                 yield (
-                    RawRecord(place, b"", problem="invalid UTF-8")
-                    if row is None
+                    RawRecord(place, b"", problem=row)
+                    if isinstance(row, str)
                     else record_of_row(place, row, limits)
                 )
                 index += 1
@@ -91,15 +91,32 @@ def _check_names(path: Path, names: list[str]) -> None:
         raise UserError(f"{path} names a column twice: {', '.join(names)}")
 
 
-def _row_values(batch: Any) -> list[dict[str, Any] | None]:
-    """The fields of each row; None if they are not UTF-8."""
+def _row_values(batch: Any) -> list[dict[str, Any] | str]:
+    """The fields of each row; a problem in place of those that cannot be read."""
     try:
-        rows: list[dict[str, Any] | None] = batch.to_pylist()
+        rows: list[dict[str, Any] | str] = batch.to_pylist()
         return rows
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):  # text that is not UTF-8; a time that Python has no type for
         if batch.num_rows == 1:
-            return [None]
+            return [_one_row(batch)]
         return [row for index in range(batch.num_rows) for row in _row_values(batch.slice(index, 1))]
+
+
+def _one_row(batch: Any) -> dict[str, Any] | str:
+    """The fields of a row of which Python does not have every type, a time in nanoseconds as text."""
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[0].as_py()
+        except UnicodeDecodeError:
+            return "invalid UTF-8"
+        except (ValueError, OverflowError):
+            try:
+                text: str = column.cast("string")[0].as_py()
+            except (ValueError, NotImplementedError):  # pyarrow's own errors are such
+                return "a date or time that Python has no type for"
+            row[name] = text.replace(" ", "T", 1)  # as JSON has other times
+    return row
 
 
 def _pyarrow(path: Path) -> Any:

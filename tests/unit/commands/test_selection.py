@@ -56,6 +56,22 @@ def test_quantiles_of_the_largest_numbers_are_numbers(tmp_path: Path) -> None:
     assert [row["id"] for row in found] == [1, 2]
 
 
+def test_quantiles_of_the_smallest_numbers_are_these(tmp_path: Path) -> None:
+    rows = [{"id": 1, "score": 5e-324}, {"id": 2, "score": 0.0}]
+    _, found = run(filter.main, rows, "--quantiles 0,1", tmp_path)
+    assert [row["id"] for row in found] == [1, 2]
+    _, found = run(filter.main, rows, "--quantiles 0.9,1", tmp_path)
+    assert [row["id"] for row in found] == [1]
+
+
+@pytest.mark.parametrize("main", [filter.main, best_of_n.main, make_pairs.main])
+def test_the_gap_of_the_largest_integers_is_no_error(main: Main, tmp_path: Path) -> None:
+    wide = [{"id": 7, "prompt": "p", "responses": ["a", "b"], "scores": [10**308, -(10**308)]}]
+    code, found = run(main, [*LISTS, *wide], "--min-gap 1" if main is filter.main else "", tmp_path)
+    assert code == 0
+    assert (7 in [row["id"] for row in found]) == (main is not make_pairs.main)
+
+
 def test_an_integer_of_more_than_64_bits_is_kept_and_groups_prompts(tmp_path: Path) -> None:
     rows = [{**row, "prompt": {"n": 2**70 + number // 2}, "id": 3**50} for number, row in enumerate(SINGLE)]
     _, found = run(best_of_n.main, rows, "", tmp_path)

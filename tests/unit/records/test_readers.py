@@ -15,7 +15,15 @@ import zstandard
 from pyarrow import parquet
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.records import BadRecord, Limits, Record, input_files, read_raw_records, read_records
+from modellink_rm.records import (
+    BadRecord,
+    Limits,
+    Record,
+    input_files,
+    read_raw_records,
+    read_records,
+    text_crc32,
+)
 
 ROWS = [
     {"prompt": "你好\n", "n": 1, "chosen": [{"role": "assistant", "content": "a"}]},
@@ -95,6 +103,35 @@ def test_bytes_of_a_table_are_utf8_or_a_bad_record(tmp_path):
     text, bad = read_records(str(path))
     assert text.fields == {"b": "é", "d": None}
     assert bad == BadRecord(f"{path}[1]", "invalid UTF-8", "invalid UTF-8")
+
+
+def test_times_that_python_has_no_type_for_are_text(tmp_path):
+    path = tmp_path / "x.parquet"
+    nanoseconds = pyarrow.array([10**18, 10**18 + 1], pyarrow.timestamp("ns"))
+    days = pyarrow.array([0, 2**31 - 1], pyarrow.date32())
+    parquet.write_table(pyarrow.table({"t": nanoseconds, "d": days, "n": [1, 2]}), path)
+    first, last = read_records(str(path))
+    assert first.fields == {"t": "2001-09-09T01:46:40", "d": "1970-01-01", "n": 1}
+    assert last.fields["t"] == "2001-09-09T01:46:40.000000001"
+    assert last.fields["n"] == 2
+
+
+def test_a_list_of_times_that_python_has_no_type_for_is_one_bad_record(tmp_path):
+    path = tmp_path / "x.parquet"
+    lists = pyarrow.array([[10**18], [10**18 + 1]], pyarrow.list_(pyarrow.timestamp("ns")))
+    parquet.write_table(pyarrow.table({"t": lists}), path)
+    good, bad = read_records(str(path))
+    assert good.fields == {"t": ["2001-09-09T01:46:40"]}
+    assert bad.reason == "a date or time that Python has no type for"
+
+
+def test_a_record_over_the_limit_that_moved_is_a_change_of_the_input(tmp_path):
+    lines = ['{"n": 1}\n', '{"n": "a long text"}\n']
+    for name, order in (("a", lines), ("b", lines[::-1])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(order))
+    limits = Limits(max_record_bytes=12)
+    one, other = (text_crc32(read_raw_records(str(tmp_path / f"{name}.jsonl"), limits)) for name in "ab")
+    assert one != other
 
 
 @pytest.mark.parametrize("write", [parquet.write_table, arrow_file])
@@ -245,6 +282,20 @@ def test_a_directory_a_glob_and_several_inputs(tmp_path):
 def test_a_directory_of_txt_files_is_read(tmp_path):
     (tmp_path / "x.txt").write_text('{"n": 1}\n')
     assert [record.fields for record in read_records(str(tmp_path))] == [{"n": 1}]
+
+
+def test_a_pipe_and_a_device_are_refused_before_they_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    for name in ("pipe.jsonl", "zero.jsonl"):
+        with pytest.raises(UserError, match=rf"--input .*{name} is no regular file"):
+            list(read_records(str(tmp_path / name)))
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    (tmp_path / "x.jsonl").symlink_to("/proc/self/mem")  # its first page is not there: EIO
+    with pytest.raises(UserError, match=r"x.jsonl cannot be read: Input/output error"):
+        list(read_records(str(tmp_path / "x.jsonl")))
 
 
 def test_an_input_given_twice_is_an_error(tmp_path):
