@@ -30,16 +30,19 @@ def broken_packages() -> list[Problem]:
     """The packages that cannot be imported here; one for which another one is missing is left out."""
     problems: list[Problem] = []
     broken: set[str] = set()
+    reasons: set[str] = set()
     for name, module in _MODULES.items():
         try:
             if name == "megatron-core":
                 import_module("modellink_rm.base.engine_import")  # before any of its files
             import_module(module)
         except (Exception, SystemExit) as error:  # foreign code, which may raise anything
-            cause = error.name if isinstance(error, ImportError) else None
-            if cause is None or cause.partition(".")[0] not in broken:
+            cause = (error.name if isinstance(error, ImportError) else None) or ""
+            # megatron-core fails as the torch that it imports does, in the same words.
+            if cause.partition(".")[0] not in broken and str(error) not in reasons:
                 problems.append(Problem(what=_what(name, error), remedy=_AGAIN.format(name=name)))
             broken.add(module.partition(".")[0])
+            reasons.add(str(error))
     return problems
 
 

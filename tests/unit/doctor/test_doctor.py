@@ -188,8 +188,8 @@ def test_a_package_that_cannot_be_imported_is_a_problem_and_the_rest_is_still_to
     reasons = {"torch": "libcudart.so.13: cannot open shared object file", "transformers": "No module torch"}
 
     def import_module(name: str) -> object:
-        if name == "torch":
-            raise OSError(reasons[name])
+        if name in ("torch", "megatron.core.transformer"):
+            raise OSError(reasons["torch"])
         if name == "transformers":
             raise ModuleNotFoundError(reasons[name], name="torch")
         return None
@@ -200,6 +200,7 @@ def test_a_package_that_cannot_be_imported_is_a_problem_and_the_rest_is_still_to
     assert report["devices"] is None
     assert report["problems"][0]["what"] == f"the package torch cannot be imported: {reasons['torch']}"
     assert "transformers" not in str(report["problems"]), "it lacks torch, and nothing else"
+    assert "megatron" not in str(report["problems"])
     assert any(line.startswith("disk") for line in capsys.readouterr().out.splitlines())
 
 
