@@ -16,6 +16,7 @@ from modellink_rm.adapters.adapter import ColumnAdapter, RowAdapter
 from modellink_rm.adapters.lora import ADAPTER
 from modellink_rm.adapters.nf4 import NF4Weight, nf4_linear
 from modellink_rm.base.megatron_compat import onednn_product
+from modellink_rm.base.platform import ONEDNN_ROWS
 
 
 class ColumnLinear(ColumnParallelLinear):
@@ -35,7 +36,7 @@ class ColumnLinear(ColumnParallelLinear):
 
     def forward(self, input_: Tensor, *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor | None]:
         """The output [t, 1, out/tp] of [t, 1, in] or [t/tp, 1, in], and a bias that is not added yet."""
-        weight = own_weight(self)
+        weight = own_weight(self, input_)
         if weight is None:
             output, bias = super().forward(input_, *arguments, **keywords)
         else:
@@ -78,7 +79,7 @@ class RowLinear(RowParallelLinear):
 
     def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
         """The output [t, 1, out] or [t/tp, 1, out] of [t, 1, in/tp], and the bias that is not added yet."""
-        weight = own_weight(self)
+        weight = own_weight(self, input_)
         if weight is None:
             output, bias = super().forward(input_)
         else:
@@ -104,11 +105,16 @@ class RowLinear(RowParallelLinear):
 Linear = ColumnLinear | RowLinear
 
 
-def own_weight(linear: Linear) -> NF4Weight | Tensor | None:
-    """The weight of a product that is not the engine's: in 4 bits, or by oneDNN; None for the engine's."""
+def own_weight(linear: Linear, states: Tensor) -> NF4Weight | Tensor | None:
+    """The weight of a product that is not the engine's: in 4 bits, or by oneDNN; None for the engine's.
+
+    Args:
+        states: [n, 1, in], what is multiplied.
+    """
     if linear.quantized is not None:
         return linear.quantized
-    if linear.config.kernels.onednn_products and not torch.is_grad_enabled():
+    is_regular = len(states) % ONEDNN_ROWS == 0
+    if linear.config.kernels.onednn_products and is_regular and not torch.is_grad_enabled():
         weight: Tensor = linear.weight
         return weight
     return None

@@ -17,6 +17,8 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import info
 from modellink_rm.base.megatron_compat import use_expandable_segments
 
+# oneDNN compiles a product for each number of rows that it meets, which takes as long as a part of it.
+ONEDNN_ROWS = 32
 _LARGEST_PRODUCT = 8192
 
 
@@ -265,7 +267,7 @@ def tensor_on(device: torch.device, values: np.ndarray) -> torch.Tensor:
 
 
 def has_onednn_products(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether products of this type are faster by oneDNN than by what `torch.matmul` takes.
+    """Whether products of a multiple of `ONEDNN_ROWS` rows are faster by oneDNN than by `torch.matmul`.
 
     On a CPU in float32; bfloat16 goes to oneDNN anyhow.
     """

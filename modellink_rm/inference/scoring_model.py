@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import torch
 
 from modellink_rm.base import engine_import  # noqa: F401 (before what needs the engine)
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.platform import Platform, detect_platform, is_cpu
+from modellink_rm.base.platform import ONEDNN_ROWS, Platform, detect_platform, is_cpu
 from modellink_rm.batching.batch import Batch
 from modellink_rm.batching.micro_batches import Packing, micro_batches_of
 from modellink_rm.checkpoint.load import load_for_scoring
@@ -183,9 +184,15 @@ def _loaded(plan: ScoringPlan, platform: Platform, ranks: Ranks) -> list[RewardM
 def _packing(plan: ScoringPlan, platform: Platform, chunks: Sequence[RewardModel]) -> Packing:
     parallel = plan.options.parallel
     default = _TOKENS_ON_CPU if is_cpu(platform.device) else _TOKENS_ON_GPU
+    divisible_by = parallel.tokens_divisible_by()
+    if chunks[0].config.kernels.onednn_products:
+        # Each process's share of the tokens, too.
+        shares = parallel.context_parallel_size
+        shares *= parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+        divisible_by = math.lcm(divisible_by, ONEDNN_ROWS * shares)
     return Packing(
         max_tokens=plan.options.scorer.tokens_of_a_pass(plan.inputs.seq_length, default=default),
-        divisible_by=parallel.tokens_divisible_by(),
+        divisible_by=divisible_by,
         share_prefixes=plan.share_prefixes,
         multiple_of=micro_batches_multiple_of(chunks),
         equal_numbers=parallel.expert_group_size > 1,  # replicas that share experts score together

@@ -12,7 +12,8 @@ class Kernels:
     Attributes:
         attention: name in ATTENTION_KERNELS.
         compiles_elementwise: whether norm, rotation and gate are compiled.
-        onednn_products: whether the products of linear layers are oneDNN's, which have no gradients.
+        onednn_products: whether products of a multiple of `ONEDNN_ROWS` rows with the weights of linear
+            layers are oneDNN's, where they need no gradients.
     """
 
     attention: str

@@ -148,7 +148,7 @@ class RowQueriesLinear(ColumnLinear):
             states: [t, 1, h], or [t/tp, 1, h] under sequence parallelism.
         """
         bias = None if self.bias is None else self._of_heads(self.bias, heads)
-        weight = own_weight(self)
+        weight = own_weight(self, states)
         if weight is not None:
             part = (
                 weight.rows(heads, self._by_head)
