@@ -82,10 +82,10 @@ class ScorerConfig:
         help="tokens of one forward pass, a shared prompt counted once; by default 2,048 on a CPU and "
         "32,768 on a GPU. A longer record gets its own",
     )
-    step_aggregate: str = flag(
-        "min",
+    step_aggregate: str | None = flag(
+        None,
         help="how the probabilities of a response's steps make its score, with a model of --stage prm: the "
-        "lowest, the product of all, or that of the last step",
+        "lowest (min, the default), the product of all, or that of the last step",
         choices=("min", "product", "last"),
     )
     placeholder_token: str | None = flag(
@@ -134,6 +134,11 @@ class ScorerConfig:
             raise UserError("--map-keys needs --handler-name: it names that handler's fields")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed must lie between 0 and {2**31 - 1}, got {self.seed}")
+
+    @property
+    def aggregate(self) -> str:
+        """How the probabilities of steps make a score: a name in AGGREGATES."""
+        return self.step_aggregate or "min"
 
     def tokens_of_a_pass(self, seq_length: int, *, default: int) -> int:
         """The most tokens of one forward pass; `default` where no flag says it."""

@@ -24,7 +24,7 @@ from modellink_rm.evaluation.results import Comparison, EvaluationResults, Model
 from modellink_rm.evaluation.score_benchmarks import ScoredBenchmark, benchmark_result, score_benchmark
 from modellink_rm.evaluation.score_sets import ScoredSet, score_set
 from modellink_rm.evaluation.sets import set_result
-from modellink_rm.inference.plan import ScoringPlan, plan_scoring
+from modellink_rm.inference.plan import ScoringPlan, plans_of_models
 from modellink_rm.inference.reader import RecordReader, check_first
 from modellink_rm.inference.scorer import Scorer
 from modellink_rm.metrics.paired_test import paired_difference
@@ -70,7 +70,7 @@ def evaluate(
         AgreedError: a set has no pair with finite scores, or a row of a benchmark has none; or a set was
             changed meanwhile.
     """
-    plans = [plan_scoring(one) for one in (options, *(_of_another(options, load) for load in others))]
+    plans = plans_of_models([options, *(_of_another(options, load) for load in others)])
     for plan in plans:
         for named in inputs.sets:
             check_first(plan.inputs.reader, [next(iter(named.records()))])

@@ -1,6 +1,7 @@
 """The plan of scoring: everything that can be checked before any process group starts."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from modellink_rm.base.errors import UserError
@@ -50,6 +51,22 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
     Raises:
         UserError: they contradict each other, or a setting is in neither.
     """
+    return plans_of_models([options])[0]
+
+
+def plans_of_models(options: Sequence[ScorerOptions]) -> list[ScoringPlan]:
+    """`plan_scoring` of several models that get the same flags.
+
+    Raises:
+        UserError: as by `plan_scoring`; or a flag is of use to none of them.
+    """
+    plans = [_plan(one) for one in options]
+    if not any(plan.model.spec.scores_steps for plan in plans):
+        _check_no_flag_of_steps(options[0].scorer)
+    return plans
+
+
+def _plan(options: ScorerOptions) -> ScoringPlan:
     scorer = options.scorer
     options.parallel.check_world_size(world_size_from_environment())
     source = open_source(scorer.load, adapter=scorer.load_adapter)
@@ -95,6 +112,16 @@ def plan_scoring(options: ScorerOptions) -> ScoringPlan:
         normalization=_normalization(scorer, kept),
         attributes=weighted_attributes(source.attributes, scorer.attribute_weights, load=scorer.load),
     )
+
+
+def _check_no_flag_of_steps(scorer: ScorerConfig) -> None:
+    given = {"--step-aggregate": scorer.step_aggregate, "--placeholder-token": scorer.placeholder_token}
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(
+                f"{name} is for models of --stage prm, which score steps; {scorer.load} scores whole "
+                "responses: leave it out"
+            )
 
 
 def _placeholder(scorer: ScorerConfig, contract: InferenceContract | None, tokenizer: Tokenizer) -> str:

@@ -156,7 +156,7 @@ class Scorer:
             return NotScored(NOT_FINITE, f"{item.place}: {NOT_FINITE}")
         if self.plan.model.spec.scores_steps:
             steps = tuple(map(probability_of, scores))
-            score = AGGREGATES[self.plan.options.scorer.step_aggregate](steps)
+            score = AGGREGATES[self.plan.options.scorer.aggregate](steps)
             return Scored(item.conversation, (score,), item.example.is_truncated, steps=steps)
         attributes = tuple(map(named, outputs)) if self.plan.attributes.names else ()
         return Scored(item.conversation, scores, item.example.is_truncated, attributes)

@@ -53,7 +53,7 @@ def serve(scorer: Scorer, config: ServeConfig, listener: socket.socket | None, t
         metrics,
         rows_per_second=lambda: engine.rows_per_second,
         model_name=_model_name(Path(scorer.plan.options.scorer.load)),
-        step_aggregate=scorer.plan.options.scorer.step_aggregate,
+        step_aggregate=scorer.plan.options.scorer.aggregate,
     )
     limits = Limits(
         token=token, max_body_bytes=config.max_body_bytes, timeout_seconds=float(config.timeout_seconds)

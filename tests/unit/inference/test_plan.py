@@ -113,3 +113,11 @@ def test_a_score_that_transformers_reads_before_the_padding_token_is_warned_of(
     assert (last != 0, warnings) == (True, [])
     assert last_id(last) == last
     assert [f"last token, {last}, which is config.json's pad_token_id" in one for one in warnings] == [True]
+
+
+@pytest.mark.parametrize(("flag", "value"), [("step_aggregate", "product"), ("placeholder_token", "\\n")])
+def test_flags_of_steps_are_refused_for_models_of_whole_responses(
+    flag: str, value: str, directory: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"--{flag.replace('_', '-')} is for models of --stage prm"):
+        plan(directory, prompt_type="empty", **{flag: value})
