@@ -28,11 +28,11 @@ def split_rows(num_rows: int, split: str, *, name: str) -> Split:
     """
     train, valid, test = split_fractions(split)
     first = round(train * num_rows)
-    second = min(num_rows, first + round(valid * num_rows))
+    # Where nothing is left for tests, a row that rounding leaves over is one of validation.
+    second = min(num_rows, first + round(valid * num_rows)) if test > 0 else num_rows
     if first == 0:
         raise UserError(f"--split {split} leaves none of the {num_rows} rows of {name} to train on")
-    end = num_rows if test > 0 else second
-    return Split(train=range(first), valid=range(first, second), test=range(second, end))
+    return Split(train=range(first), valid=range(first, second), test=range(second, num_rows))
 
 
 def divide(items: Sequence[int], parts: int) -> list[Sequence[int]]:

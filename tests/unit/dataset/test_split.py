@@ -31,6 +31,9 @@ def test_split_divides_rows_in_file_order(split: str, sizes: tuple[int, int, int
         ("1,1,0", 3, (2, 1, 0)),
         ("1,1", 7, (4, 3, 0)),
         ("1,0,0", 1, (1, 0, 0)),
+        # Halves of both parts are rounded down: 2 + 2 of 5 rows, 22 + 2 of 25.
+        ("1,1", 5, (2, 3, 0)),
+        ("90,10,0", 25, (22, 3, 0)),
         ("969,30,1", 30, (29, 1, 0)),  # of 0.9 rows for validation
         ("2,1,1", 6, (3, 2, 1)),
     ],
