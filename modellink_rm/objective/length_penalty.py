@@ -66,7 +66,7 @@ class LengthPenalty:
         moments = length_moments(scores, targets)
         sums = result.sums | dict(zip(_SUMS, moments.unbind(), strict=True))
         losses = result.losses if self.moments is None else result.losses + self._penalty(scores, targets)
-        return ObjectiveResult(losses=losses, sums=sums)
+        return dataclasses.replace(result, losses=losses, sums=sums)
 
     def _penalty(self, scores: Tensor, targets: Targets) -> Tensor:
         """The penalty of each example [n]: all have its value, and the gradients of their own scores.

@@ -19,7 +19,7 @@ class ObjectiveResult:
         sums: float64 scalars over the examples, without gradient; keys and order are the objective's
             `sum_names`.
         credits: float64 [n], the accuracy of each example, without gradient, for the accuracy of each data
-            set; None of an objective without one.
+            set, NaN of one that has none; None of an objective without one.
         counts: float64 [n], the labelled steps of each example, over which its loss is a sum and its credit
             the number of hits; None where an example has one loss and one accuracy.
     """

@@ -19,7 +19,7 @@ from modellink_rm.objective.losses.registry import LossType, PairLoss, RankingLo
 from modellink_rm.objective.objective import Labels, ObjectiveResult
 from modellink_rm.objective.terms.term import Term
 
-_SUMS = ("wins", "half_wins", "ties", "chosen", "chosen_squared", "rejected", "rejected_squared")
+_SUMS = ("compared", "wins", "half_wins", "ties", "chosen", "chosen_squared", "rejected", "rejected_squared")
 _LABELS = Labels(
     examples="pairs",
     names={"accuracy": "acc"},
@@ -45,7 +45,8 @@ class PreferenceObjective:
     Its metrics are the accuracy (the share of pairs whose chosen score is above the rejected one; two equal
     scores count half), the means of the scores and of chosen minus rejected, the population standard
     deviations of the scores, the number of pairs with two equal scores, and the mean of each term. Those of
-    an example with K responses are the means over its pairs.
+    an example with K responses are the means over its pairs; one whose responses are all tied has none, and
+    counts in the loss and the terms alone.
 
     Attributes:
         loss: its entry in LOSSES.
@@ -118,14 +119,15 @@ class PreferenceObjective:
 
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         """The metrics over all examples; see the class."""
-        chosen, rejected = sums["chosen"] / num_examples, sums["rejected"] / num_examples
+        num_compared = max(round(sums["compared"]), 1)
+        chosen, rejected = sums["chosen"] / num_compared, sums["rejected"] / num_compared
         return {
-            "accuracy": accuracy(sums["wins"], sums["half_wins"], num_examples),
+            "accuracy": accuracy(sums["wins"], sums["half_wins"], num_compared),
             "chosen_score": chosen,
             "rejected_score": rejected,
             "margin": chosen - rejected,
-            "chosen_std": math.sqrt(max(sums["chosen_squared"] / num_examples - chosen**2, 0.0)),
-            "rejected_std": math.sqrt(max(sums["rejected_squared"] / num_examples - rejected**2, 0.0)),
+            "chosen_std": math.sqrt(max(sums["chosen_squared"] / num_compared - chosen**2, 0.0)),
+            "rejected_std": math.sqrt(max(sums["rejected_squared"] / num_compared - rejected**2, 0.0)),
             "ties": round(sums["ties"]),
             **{term.name: sums[term.name] / num_examples for term in self.terms},
         }
@@ -219,6 +221,7 @@ def _sums(scores: Tensor, targets: Targets) -> dict[str, Tensor]:
         return targets.mean_by_example(values, examples).sum()
 
     return {
+        "compared": total(torch.ones_like(chosen)),
         "wins": total((chosen > rejected).double()),
         "half_wins": total(is_tie),
         "ties": is_tie.sum(),
@@ -230,7 +233,12 @@ def _sums(scores: Tensor, targets: Targets) -> dict[str, Tensor]:
 
 
 def credits_of(scores: Tensor, targets: Targets) -> Tensor:
-    """The accuracy of each example [n]: the mean over its pairs, of which two equal scores count half."""
+    """The accuracy of each example [n]: the mean over its pairs, of which two equal scores count half.
+
+    NaN of one whose responses are all tied.
+    """
     chosen, rejected = scores[targets.better], scores[targets.worse]
     values = (chosen > rejected).double() + (chosen == rejected).double() / 2
-    return targets.mean_by_example(values, targets.examples[targets.better])
+    examples = targets.examples[targets.better]
+    has_pairs = targets.sum_by_example(torch.ones_like(values), examples) > 0
+    return targets.mean_by_example(values, examples).masked_fill(~has_pairs, math.nan)

@@ -96,7 +96,10 @@ def _by_number(figures: ExampleFigures, numbers: Tensor, num_data_sets: int) -> 
     losses = figures.losses.double()
     ones, zeros = torch.ones_like(losses), torch.zeros_like(losses)
     counts = ones if figures.counts is None else figures.counts
-    with_credit, credits = (zeros, zeros) if figures.credits is None else (counts, figures.credits)
+    with_credit, credits = zeros, zeros
+    if figures.credits is not None:
+        with_credit = counts.masked_fill(figures.credits.isnan(), 0.0)
+        credits = figures.credits.nan_to_num(nan=0.0)
     columns = (ones, counts, losses, with_credit, credits)
     is_of = numbers == torch.arange(num_data_sets, device=numbers.device)[:, None]
     # Not a product with ones and zeros: what is not finite in one data set stays there.

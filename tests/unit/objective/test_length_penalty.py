@@ -49,6 +49,16 @@ def random_scores(number: int, *, slope: float = 0.2) -> Tensor:
     return (noise + slope * lengths).requires_grad_()
 
 
+def test_each_example_keeps_its_accuracy_which_data_sets_are_told_apart_by() -> None:
+    targets = targets_of(EXAMPLES[:2])
+    scores = torch.tensor([2.0, 1.0, 0.0, 3.0])
+    alone = choose_objective("sigmoid")(scores, targets).credits
+    beside = penalized()(scores, targets).credits
+    assert alone is not None
+    assert beside is not None
+    assert alone.tolist() == beside.tolist() == [1.0, 0.0]
+
+
 @pytest.mark.parametrize("slope", [0.2, -0.2])
 def test_loss_and_gradient_over_micro_batches_are_those_of_the_correlation_over_the_batch(
     slope: float,

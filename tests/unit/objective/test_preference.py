@@ -54,7 +54,7 @@ def test_loss_is_given_scores_and_margins_by_pair() -> None:
 def test_no_example_has_no_loss_and_sums_of_zero(loss: str) -> None:
     result = choose_objective(loss)(torch.ones(0), targets())
     assert len(result.losses) == 0
-    assert [float(value) for value in result.sums.values()] == [0.0] * 7
+    assert [float(value) for value in result.sums.values()] == [0.0] * 8
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "kwise", "logexp"])
@@ -72,6 +72,17 @@ def test_metrics_of_a_ranking_are_means_over_its_pairs() -> None:
     assert metrics["accuracy"] == pytest.approx((0.5 + 1 + 1) / 3)
     assert (metrics["chosen_score"], metrics["margin"]) == pytest.approx((3.0, 4 / 3))
     assert metrics["ties"] == 1
+
+
+def test_an_example_whose_responses_are_all_tied_is_no_lost_pair() -> None:
+    objective = choose_objective("sigmoid", ObjectiveConfig(tie_threshold=0.5))
+    result = objective(torch.tensor([3.0, 1.0, 5.0, 4.0]), targets((1, 2), (1, 1)))
+    metrics = objective.metrics({name: float(value) for name, value in result.sums.items()}, 2)
+    assert metrics["accuracy"] == 1.0
+    assert (metrics["chosen_score"], metrics["rejected_score"], metrics["chosen_std"]) == (3.0, 1.0, 0.0)
+    assert result.credits is not None
+    assert result.credits[0] == 1.0
+    assert result.credits[1].isnan()
 
 
 def test_two_responses_of_one_rank_are_left_out_of_the_pairs() -> None:

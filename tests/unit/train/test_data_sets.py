@@ -46,6 +46,16 @@ def test_losses_and_accuracies_are_those_of_each_data_set_over_all_micro_batches
     }
 
 
+def test_an_example_without_an_accuracy_counts_in_the_loss_alone() -> None:
+    found = metrics(
+        DataSets(part_of("data/a", "data/b")), figures("aab", [1.0, 2.0, 3.0], [1.0, math.nan, math.nan])
+    )
+    assert found == {
+        "a": {"loss": 1.5, "accuracy": 1.0, "examples": 2},
+        "b": {"loss": 3.0, "examples": 1},
+    }
+
+
 def test_objective_without_an_accuracy_has_losses_alone() -> None:
     found = metrics(DataSets(part_of("data/a", "data/b")), figures("ab", [1.0, 2.0], None))
     assert found == {"a": {"loss": 1.0, "examples": 1}, "b": {"loss": 2.0, "examples": 1}}
