@@ -11,6 +11,9 @@ from modellink_rm.inference.rows import SCORE, SCORES
 from modellink_rm.inference.scored_rows import Counts, Row, ScoredList, lists_of, write_rows
 from modellink_rm.records import input_files, read_records
 
+# Lists with an entry for each response: of `generate`, and of RankedResponsesHandler.
+_OF_EACH_RESPONSE = ("num_tokens", "ended", "ranks", "ratings")
+
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; 0 when rows are written.
@@ -38,12 +41,24 @@ def main(argv: Sequence[str]) -> int:
 def _rows(lists: Iterator[ScoredList], config: BestOfNConfig) -> Iterator[Row]:
     for one in lists:
         places = [place for place in one.best_first if config.n is None or place < config.n]
+        places = places if config.rank else places[:1]
         responses = [one.responses[place] for place in places]
         scores = [one.scores[place] for place in places]
+        fields = {**one.fields, **_lists_of(one, places)}
         if config.rank:
-            yield {**one.fields, config.responses: responses, SCORES: scores, "places": places}
+            yield {**fields, config.responses: responses, SCORES: scores, "places": places}
         else:
-            yield {**one.fields, config.response: responses[0], SCORE: scores[0], "place": places[0]}
+            yield {**fields, config.response: responses[0], SCORE: scores[0], "place": places[0]}
+
+
+def _lists_of(one: ScoredList, places: Sequence[int]) -> Row:
+    """The lists with an entry for each response, of the responses at these places."""
+    lists = {name: one.fields.get(name) for name in _OF_EACH_RESPONSE}
+    return {
+        name: [values[place] for place in places]
+        for name, values in lists.items()
+        if isinstance(values, list) and len(values) == len(one.responses)
+    }
 
 
 COMMANDS.add(Command(summary="pick or rank the scored responses to each prompt", main=main), "best-of-n")

@@ -78,7 +78,8 @@ def _scores(result: Scored) -> dict[str, Any]:
 
 def _attributes(result: Scored) -> dict[str, Any]:
     """The attributes of one response, or a list of those of several; of a pair the preferred one's first."""
-    found = result.attributes_in_record_order
+    # In the order of the scores beside them.
+    found = list(result.attributes) if result.is_pair else result.attributes_in_record_order
     if not found:
         return {}
     return {ATTRIBUTES: found[0] if len(found) == 1 else found}

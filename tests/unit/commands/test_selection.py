@@ -88,6 +88,17 @@ def test_rows_of_one_prompt_are_one_list(tmp_path: Path) -> None:
     assert [row["response"] for row in first] == ["a", "c"]
 
 
+def test_lists_beside_the_responses_follow_them(tmp_path: Path) -> None:
+    lists = {"num_tokens": [10, 20, 30], "ended": [True, False, True], "ranks": [3, 1, 2], "ratings": [1, 2]}
+    rows = [{**LISTS[0], **lists}]
+    _, (ranked,) = run(best_of_n.main, rows, "--rank", tmp_path)
+    assert (ranked["responses"], ranked["places"]) == (["b", "a", "c"], [1, 0, 2])
+    assert (ranked["num_tokens"], ranked["ended"]) == ([20, 10, 30], [False, True, True])
+    assert (ranked["ranks"], ranked["ratings"]) == ([1, 3, 2], [1, 2])  # not one for each response
+    _, (best,) = run(best_of_n.main, rows, "", tmp_path)
+    assert (best["response"], best["num_tokens"], best["ended"], best["ranks"]) == ("b", [20], [False], [1])
+
+
 def test_rows_of_one_prompt_that_are_apart_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

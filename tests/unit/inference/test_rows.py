@@ -1,9 +1,11 @@
 """Rows of the output of `score`."""
 
+import dataclasses
+
 import pytest
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.conversation import Message, Pair, Unranked
+from modellink_rm.conversation import Message, Pair, Ranking, Unranked
 from modellink_rm.inference.result import NotScored, Scored
 from modellink_rm.inference.rows import KeptFields, kept_fields, output_row
 
@@ -36,6 +38,20 @@ def test_a_field_with_the_name_of_a_score_is_kept_under_another() -> None:
 
 def test_a_record_without_scores_keeps_its_fields_beside_the_reason() -> None:
     assert output_row({"id": 7}, NotScored("r", "x:1: r"), KeptFields()) == {"id": 7, "error": "x:1: r"}
+
+
+def test_attributes_are_in_the_order_of_the_scores_beside_them() -> None:
+    ranking = Ranking(
+        system=None, tools="", prompt=PAIR.prompt, responses=(ANSWER,) * 2, ranks=(1, 2), places=(1, 0)
+    )
+    attributes = ({"helpful": 2.0}, {"helpful": 0.5})
+    of_two = output_row({}, Scored(ranking, (2.0, 0.5), False, attributes), KeptFields())
+    assert (of_two["chosen_score"], of_two["rejected_score"]) == (2.0, 0.5)
+    assert of_two["attribute_scores"] == [{"helpful": 2.0}, {"helpful": 0.5}]
+    of_three = dataclasses.replace(ranking, responses=(ANSWER,) * 3, ranks=(1, 2, 3), places=(1, 2, 0))
+    scored = Scored(of_three, (3.0, 2.0, 1.0), False, ({"a": 3.0}, {"a": 2.0}, {"a": 1.0}))
+    row = output_row({}, scored, KeptFields())
+    assert (row["scores"], [one["a"] for one in row["attribute_scores"]]) == ([1.0, 3.0, 2.0],) * 2
 
 
 @pytest.mark.parametrize("keep", ["a,,b", "a,a", ","])
