@@ -67,6 +67,10 @@ class RunInfo:
         """A flag of the run; None where the checkpoint does not say."""
         return self.config.get(group, {}).get(name)
 
+    def says(self, group: str, name: str) -> bool:
+        """Whether the checkpoint says what a flag was, perhaps that it was not given."""
+        return name in self.config.get(group, {})
+
     def to_json(self) -> bytes:
         """The content of run.json."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -161,17 +161,21 @@ def _changed_flags(config: RunConfig, run: RunInfo) -> Iterator[str]:
             if field.name == "global_batch_size":
                 before = batch_size_of(run)
             before = tuple(before) if isinstance(before, list) else before
-            if field.name not in names or before in (None, now):
-                continue
-            if isinstance(now, bool):
-                name = flag_name(field.name, negated=field.default is True)
-                yield (
-                    f"{name}; it started without"
-                    if now is not field.default
-                    else f"no {name}; it started with it"
-                )
-            else:
-                yield f"{flag_name(field.name)} {now!r}; it started with {before!r}"
+            if field.name in names and before != now and run.says(group, field.name):
+                yield _changed_flag(field, now, before)
+
+
+def _changed_flag(field: "dataclasses.Field[Any]", now: Any, before: Any) -> str:
+    """A flag that differs, with what it was."""
+    if isinstance(now, bool):
+        name = flag_name(field.name, negated=field.default is True)
+        return f"{name}; it started without" if now is not field.default else f"no {name}; it started with it"
+    name = flag_name(field.name)
+    if now is None:
+        return f"no {name}; it started with {before!r}"
+    if before is None:
+        return f"{name} {now!r}; it started without"
+    return f"{name} {now!r}; it started with {before!r}"
 
 
 def _changed_mixture(config: DataConfig, run: RunInfo) -> Iterator[str]:

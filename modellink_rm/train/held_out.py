@@ -50,15 +50,18 @@ def plan_held_out(
     template: Template | None,
     tokenizer: Tokenizer,
     objective: Objective,
+    placeholder: str | None = None,
 ) -> tuple[HeldOutSet, ...]:
     """The validation part and the sets of --valid-data-path, each of --eval-iters global batches at most.
 
     Args:
         template: of the training data.
+        placeholder: that ends the steps of the training data; None where it has none, or does not say.
 
     Raises:
         UserError: a name is taken or has other characters, or a set cannot be read, was made with another
-            tokenizer or template, holds other examples than the objective takes, or is trained on.
+            tokenizer, template or placeholder, holds other examples than the objective takes, or is trained
+            on.
     """
     reader = blend.train.reader
     most = config.training.eval_iters * batch_size
@@ -68,6 +71,7 @@ def plan_held_out(
         dataset.check_tokenizer(tokenizer.fingerprint)
         if template is not None:
             dataset.check_template(template.fingerprint)
+        _check_placeholder(dataset, placeholder)
         _check_not_trained_on(dataset, blend)
         part = _whole(dataset, reader).first(most)
         sets.append(HeldOutSet(name=name, part=part, objective=objective.for_data([dataset])))
@@ -185,6 +189,16 @@ def _named_prefixes(words: Sequence[str]) -> list[tuple[str, str]]:
             raise UserError(f"--valid-data-path {word}: the name {name} {reason}; give NAME=PREFIX")
         found[name] = prefix
     return list(found.items())
+
+
+def _check_placeholder(dataset: Dataset, trained: str | None) -> None:
+    found = dataset.manifest.placeholder_token if dataset.manifest is not None else None
+    if None not in (found, trained) and found != trained:
+        raise UserError(
+            f"--valid-data-path {dataset.prefix} ends steps with {found!r}, and the training data with "
+            f"{trained!r}, at which alone the model learns to score them: preprocess it with the same "
+            "--placeholder-token"
+        )
 
 
 def _check_not_trained_on(dataset: Dataset, blend: Blend) -> None:

@@ -163,6 +163,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     # The batch as it is in force, so that the checkpoints say it.
     training = dataclasses.replace(config.training, global_batch_size=length.batch_size)
     config = dataclasses.replace(config, training=training)
+    placeholder = placeholder_of(datasets)
     held_out = plan_held_out(
         config,
         blend,
@@ -170,6 +171,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         template=template,
         tokenizer=tokenizer,
         objective=objective,
+        placeholder=placeholder,
     )
     handler, map_keys = handler_of(datasets)
     contract = make_contract(
@@ -181,7 +183,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         handler=handler,
         map_keys=map_keys,
         attributes=attributes,
-        placeholder_token=placeholder_of(datasets),
+        placeholder_token=placeholder,
     )
     fingerprints = tuple(dataset.fingerprint() for dataset in datasets)
     if continues:

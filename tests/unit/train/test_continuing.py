@@ -180,6 +180,26 @@ def test_a_switch_is_announced_as_it_is_typed(announced: list[str]) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("common", "more"),
+    [
+        ("--max-samples 5", "--data-temperature 2.0"),
+        ("--lr-decay-style WSD", "--lr-wsd-decay-iters 3"),
+    ],
+)
+def test_a_flag_without_a_default_is_announced_when_it_is_given_and_when_it_is_left_out(
+    common: str, more: str, announced: list[str]
+) -> None:
+    without, given = config_of(common), config_of(f"{common} {more}")
+    go_on(given, checkpoint_of(without))
+    go_on(without, checkpoint_of(given))
+    name, value = more.split()
+    assert announced == [
+        f"the run is resumed with {more}; it started without",
+        f"the run is resumed with no {name}; it started with {value}",
+    ]
+
+
 def test_the_batch_is_by_default_that_of_the_run_that_goes_on() -> None:
     began = run_config(WORDS.removesuffix(" --global-batch-size 2").split())
     began = dataclasses.replace(began, training=dataclasses.replace(began.training, micro_batch_size=4))

@@ -14,7 +14,7 @@ from modellink_rm.commands.train import run_config
 from modellink_rm.dataset.indexed import IndexedWriter, bin_path, idx_path
 from modellink_rm.dataset.manifest import array_prefix
 from modellink_rm.train.plan import RunPlan, plan_run
-from tests.tiny_data import write_random_rows, write_tokenizer
+from tests.tiny_data import random_steps, write_random_rows, write_rows, write_tokenizer
 from tests.tiny_models import write_tiny_llama
 
 
@@ -372,3 +372,20 @@ def test_prompts_with_more_than_two_responses_train_without_a_flag(directory: Pa
     assert plan(directory, f"--data-path {tmp_path}/ranked").objective.labels.examples == "prompts"
     with pytest.raises(UserError, match="ranked has rows without a margin, by which this --loss"):
         plan(directory, f"--data-path {tmp_path}/ranked --loss-type scaled")
+
+
+def test_held_out_steps_end_as_those_of_the_training_data(directory: Path, tmp_path: Path) -> None:
+    for name, placeholder, seed in (("train", "dog", 1), ("same", "dog", 2), ("other", "cat", 3)):
+        records = write_rows(tmp_path / f"{name}.jsonl", random_steps(4, seed=seed))
+        words = (
+            f"--input {records} --output-prefix {tmp_path}/{name} --handler-name StepwiseHandler "
+            f"--prompt-type llama2 --tokenizer-name-or-path {directory}/headless"
+        )
+        assert preprocess_main([*words.split(), "--placeholder-token", placeholder]) == 0
+    words = (
+        f"--stage prm --load {directory}/headless --load-checkpoint-loosely --data-path {tmp_path}/train "
+        f"--split 1,0,0 --seq-length 64 --train-iters 1 --valid-data-path {tmp_path}/"
+    )
+    assert len(plan_run(run_config(f"{words}same".split()), world_size=1).held_out) == 1
+    with pytest.raises(UserError, match="other ends steps with 'cat', and the training data with 'dog'"):
+        plan_run(run_config(f"{words}other".split()), world_size=1)
