@@ -47,6 +47,7 @@ class RunInfo:
         schedule: (warmup, decay) of the learning rate, in samples.
         data: what tells its data sets from others, in the order of --data-path.
         base: of a model with adapters, the one that they update: the checkpoint holds what is trained alone.
+        held_out: of each set of --valid-data-path, by its name, checksums of its files.
     """
 
     iteration: int
@@ -57,6 +58,7 @@ class RunInfo:
     schedule: tuple[int, int] | None = None
     data: tuple[dict[str, Any], ...] | None = None
     base: BaseReference | None = None
+    held_out: dict[str, dict[str, str]] | None = None
 
     @property
     def has_train_state(self) -> bool:

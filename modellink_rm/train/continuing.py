@@ -115,12 +115,14 @@ def check_continues(
     *,
     length: RunLength,
     fingerprints: Sequence[Mapping[str, Any]],
+    held_out: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Refuse flags and data with which the run cannot go on, and announce those with which it changes.
 
     Args:
         config: with the global batch that is in force.
         fingerprints: of the data sets, in order.
+        held_out: of the held-out sets by name, checksums of their files.
 
     Raises:
         UserError: the optimizer's kind, the data or their division differ.
@@ -136,6 +138,7 @@ def check_continues(
         *_changed_mixture(config.data, run),
         *_changed_schedule(config, run, length),
         *_changed_evaluations(config, run),
+        *_changed_rows(held_out, run),
     )
     for change in changes:
         warn_once(f"the run is resumed with {change}")
@@ -219,6 +222,14 @@ def _changed_evaluations(config: RunConfig, run: RunInfo) -> Iterator[str]:
                 f"another {flag_name(name)}; --save-best {config.checkpoint.save_best} compares with "
                 "evaluations of what was given before"
             )
+
+
+def _changed_rows(held_out: Mapping[str, Mapping[str, str]], run: RunInfo) -> Iterator[str]:
+    """The held-out sets that hold other rows under the same name."""
+    before = run.held_out or {}
+    for name, files in held_out.items():
+        if before.get(name, files) != files:
+            yield f"other rows in the held-out set {name}; its evaluations so far are of those before"
 
 
 def _check_optimizer(config: RunConfig, checkpoint: CheckpointInfo) -> None:

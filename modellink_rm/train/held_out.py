@@ -78,6 +78,15 @@ def plan_held_out(
     return tuple(one for one in sets if len(one.part))
 
 
+def files_of_sets(sets: Sequence[HeldOutSet]) -> dict[str, dict[str, str]]:
+    """Of each set of --valid-data-path, by its name, checksums of its files."""
+    return {
+        one.name: one.part.datasets[0].dataset.fingerprint()["files"]
+        for one in sets
+        if one.name != VALIDATION
+    }
+
+
 def metric_of(config: RunConfig, sets: Sequence[HeldOutSet]) -> str | None:
     """The metric of --save-best as metrics.jsonl names it; None without --save-best.
 

@@ -34,7 +34,7 @@ from modellink_rm.train.continuing import (
     plan_length,
     with_margins_as_before,
 )
-from modellink_rm.train.held_out import HeldOutSet, metric_of, plan_held_out
+from modellink_rm.train.held_out import HeldOutSet, files_of_sets, metric_of, plan_held_out
 from modellink_rm.train.metrics_files import check_rows
 from modellink_rm.train.plan_data import (
     handler_of,
@@ -65,6 +65,7 @@ class RunPlan:
         existing: the newest checkpoint under --save when this was planned.
         max_tokens: tokens of one forward pass; on a GPU with room more, unless the flags say how many.
         fingerprints: what tells the data sets from others, in their order.
+        held_out_files: of the sets of --valid-data-path by name, checksums of their files.
         info_files: small files that go with every checkpoint, by name.
         reference: the reference model of --stage dpo; None without one.
     """
@@ -81,6 +82,7 @@ class RunPlan:
     existing: Path | None
     max_tokens: int
     fingerprints: tuple[dict[str, Any], ...]
+    held_out_files: dict[str, dict[str, str]]
     info_files: dict[str, bytes]
     reference: Reference | None = None
 
@@ -186,11 +188,18 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         placeholder_token=placeholder,
     )
     fingerprints = tuple(dataset.fingerprint() for dataset in datasets)
+    held_out_files = files_of_sets(held_out)
     if continues:
         assert source.checkpoint is not None
         assert source.contract is not None
         check_contract(contract, source.contract)
-        check_continues(config, source.checkpoint, length=length, fingerprints=fingerprints)
+        check_continues(
+            config,
+            source.checkpoint,
+            length=length,
+            fingerprints=fingerprints,
+            held_out=held_out_files,
+        )
     for directory in filter(None, directories.values()):  # a run that is refused leaves none behind
         Path(directory).mkdir(parents=True, exist_ok=True)
     return RunPlan(
@@ -207,6 +216,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         max_tokens=config.training.max_tokens_per_micro_batch
         or 2 * config.training.micro_batch_size * config.data.seq_length,
         fingerprints=fingerprints,
+        held_out_files=held_out_files,
         info_files={**contract_files(contract, tokenizer), **base_model_files(source)},
         reference=reference,
     )

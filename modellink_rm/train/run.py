@@ -85,12 +85,11 @@ def run(config: RunConfig) -> RunEnd:
 def _of_all(plan: RunPlan) -> dict[str, Any]:
     """What the run of every process must have alike: flags, data, tokenizer, template and weights."""
     config, source = plan.config, plan.model.source
-    held_out = [one.dataset for part in plan.held_out for one in part.part.datasets]
     return {
         "--save": config.checkpoint.save is not None,
         **flags_of_all(*(getattr(config, field.name) for field in dataclasses.fields(config))),
         "data of --data-path": [one["files"] for one in plan.fingerprints],
-        "data of --valid-data-path": [one.fingerprint()["files"] for one in held_out],
+        "data of --valid-data-path": plan.held_out_files,
         "tokenizer": plan.tokenizer.fingerprint,
         "template": plan.info_files[CONTRACT_NAME],
         # Those of a checkpoint are compared when it is loaded.

@@ -334,6 +334,7 @@ def save(
         consumed_samples=state.consumed_samples,
         schedule=plan.length.schedule,
         data=plan.fingerprints,
+        held_out=plan.held_out_files,
         base=plan.model.source.reference if plan.model.spec.lora is not None else None,
     )
 

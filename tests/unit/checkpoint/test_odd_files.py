@@ -73,7 +73,7 @@ def read_and_go_on(directory: Path) -> None:
     """Use a checkpoint as a plan does."""
     checkpoint = read_checkpoint_info(directory)
     length = plan_length(CONFIG, 1, checkpoint.run, num_examples=10)
-    check_continues(CONFIG, checkpoint, length=length, fingerprints=[FINGERPRINT])
+    check_continues(CONFIG, checkpoint, length=length, fingerprints=[FINGERPRINT], held_out={})
 
 
 def refusal(use: Callable[[Path], object], directory: Path) -> str:

@@ -118,11 +118,13 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return messages
 
 
-def go_on(config: RunConfig, checkpoint: CheckpointInfo, fingerprints: Any = ()) -> None:
+def go_on(
+    config: RunConfig, checkpoint: CheckpointInfo, fingerprints: Any = (), held_out: Any = None
+) -> None:
     length = plan_length(config, 1, checkpoint.run, num_examples=10)
     training = dataclasses.replace(config.training, global_batch_size=length.batch_size)
     config = dataclasses.replace(config, training=training)
-    check_continues(config, checkpoint, length=length, fingerprints=fingerprints)
+    check_continues(config, checkpoint, length=length, fingerprints=fingerprints, held_out=held_out or {})
 
 
 def test_the_table_has_every_flag_of_a_run() -> None:
@@ -162,6 +164,18 @@ def test_what_the_best_checkpoint_is_known_by_is_announced_when_it_changes(annou
     go_on(config_of(f"{best} --eval-iters 7 --valid-data-path x=data/y"), checkpoint_of(then))
     (line,) = announced
     assert "resumed with another --valid-data-path; --save-best loss compares with evaluations of" in line
+
+
+def test_other_rows_under_the_name_of_a_held_out_set_are_announced(announced: list[str]) -> None:
+    then = {"a": {".bin": "1"}, "b": {".bin": "2"}}
+    checkpoint = checkpoint_of(config_of(), held_out=then)
+    go_on(config_of(), checkpoint, held_out={**then, "new": {".bin": "3"}})
+    go_on(config_of(), checkpoint_of(config_of()), held_out=then)  # of an earlier version
+    assert announced == []
+    go_on(config_of(), checkpoint, held_out={**then, "b": {".bin": "3"}})
+    assert announced == [
+        "the run is resumed with other rows in the held-out set b; its evaluations so far are of those before"
+    ]
 
 
 def test_an_unchanged_run_says_nothing(announced: list[str]) -> None:
