@@ -1,10 +1,11 @@
 """Mistakes of users, and how a command reports them."""
 
 import errno
+import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 # How long the other processes of a torchrun wait for the one that prints before they exit too:
 # torchrun ends every process as soon as the first one fails.
@@ -61,6 +62,11 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
     for example, a lack of memory or of open files, and a package that is missing. Under torchrun only the
     first process of each node prints, while the others wait for it.
     """
+    problem = problem_of_ranks(os.environ)
+    if problem is not None:
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        return 2
+    _print_any_text()
     try:
         code = main(argv)
         if sys.stdout is not None:  # as after `>&-`
@@ -100,15 +106,50 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         return 2
 
 
+def problem_of_ranks(environment: Mapping[str, str]) -> str | None:
+    """What is wrong with the variables that torchrun sets, in one line; None where nothing is.
+
+    A process that took itself for one of several would do a part of the work, or print nothing.
+    """
+    found = {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in environment}
+    if not found:
+        return None
+    shown = " ".join(f"{name}={value}" for name, value in found.items())
+    remedy = "torchrun sets them; unset them to start a single process"
+    if not all(value.isascii() and value.isdigit() for value in found.values()):
+        return f"the environment has {shown}, which are to be whole numbers: {remedy}"
+    size, rank = int(found.get("WORLD_SIZE", "1")), found.get("RANK")
+    if int(rank or "0") >= size or (rank is None and size > 1):
+        return f"the environment has {shown}, which is no process of a whole: {remedy}"
+    return None
+
+
+def _print_any_text() -> None:
+    """Let standard output take every character, whatever the locale; rows are UTF-8 in files and pipes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
 def file_error_message(error: OSError) -> str | None:
     """One line about a file that cannot be read or written; None if the error is not about a file."""
     what = error.strerror or str(error)
     if error.errno in _FULL:
         name = error.filename or "standard output or a temporary file"
         return f"{name}: {what[0].lower()}{what[1:]}; free some space, or write elsewhere"
+    if error.filename is None and error.errno == errno.ENOENT and not _has_working_directory():
+        return "the working directory does not exist any more; change to one that does"
     if error.filename is None and error.errno in _OF_THE_DISK:
         return f"a file cannot be read or written, as its disk or its network says: {what}"
     return None if error.filename is None else f"{error.filename}: {what}"
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def import_message(error: ImportError) -> str | None:

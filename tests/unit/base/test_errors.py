@@ -1,9 +1,12 @@
 """What a command prints and returns when something goes wrong."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +82,58 @@ def test_a_command_whose_output_is_closed_ends_with_its_own_code(monkeypatch: py
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_output_is_utf8_whatever_the_locale(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+
+    def main(argv: Sequence[str]) -> int:
+        print("caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{CJK UNIFIED IDEOGRAPH-4F60}", "\udcff")
+        return 0
+
+    assert run_command(main, []) == 0
+    assert written.getvalue() == b"caf\xc3\xa9 \xe4\xbd\xa0 \\udcff\n"
+
+
+def test_a_working_directory_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run_command(lambda argv: len(os.getcwd()), []) == 2
+    assert "error: the working directory does not exist any more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_wrong"),
+    [
+        ({}, False),
+        ({"WORLD_SIZE": "1"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, False),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, False),
+        ({"RANK": "1"}, True),  # who takes itself for the second process prints nothing
+        ({"WORLD_SIZE": "8"}, True),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, True),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, True),
+        ({"LOCAL_RANK": "-1"}, True),
+    ],
+)
+def test_variables_that_no_launcher_sets_so_are_refused(
+    environment: dict[str, str],
+    is_wrong: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert run_command(lambda argv: 0, []) == (2 if is_wrong else 0)
+    assert ("unset them to start a single process\n" in capsys.readouterr().err) == is_wrong
+
+
 def test_output_to_a_full_disk_is_one_line() -> None:
     code = "import sys; from modellink_rm.base.errors import run_command; "
     code += "sys.exit(run_command(lambda argv: print('x' * 10) or 0, []))"

@@ -276,6 +276,6 @@ def test_what_is_no_language_model_is_refused_before_it_is_read(
         assert message in capsys.readouterr().err
     assert generate(policy, prompts, f"--export-to {tmp_path / 'out'}") == 2
     assert "--export-to is for checkpoints of this tool" in capsys.readouterr().err
-    with patch.dict("os.environ", {"WORLD_SIZE": "2"}):
+    with patch.dict("os.environ", {"RANK": "0", "WORLD_SIZE": "2"}):
         assert generate(policy, prompts, "") == 2
     assert "generate is one process, and torchrun started 2" in capsys.readouterr().err
