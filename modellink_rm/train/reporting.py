@@ -230,7 +230,8 @@ class Reporter:
         counts = {"examples": summary.num_examples, "truncated": summary.num_truncated}
         values = {**summary.metrics, **counts}
         row = {f"{name}/{metric}": value for metric, value in values.items()}
-        row |= _named_metrics(name, {**evaluation.by_data_set, **evaluation.by_source})
+        row |= _named_metrics(name, evaluation.by_data_set)
+        row |= _named_metrics(name, _apart(evaluation.by_source, evaluation.by_data_set))
         self._write({"iteration": iteration, "consumed_samples": consumed_samples, **row})
         if evaluation.scores:
             best = np.concatenate([one[:1] for one in evaluation.scores])
@@ -268,6 +269,16 @@ def _named_metrics(prefix: str, metrics: DataSetMetrics) -> dict[str, float]:
         for name, of_name in metrics.items()
         for metric, value in of_name.items()
     }
+
+
+def _apart(sources: DataSetMetrics, data_sets: DataSetMetrics) -> DataSetMetrics:
+    """The metrics of sources; one that is called as a data set has an apostrophe after its name."""
+    found: dict[str, Mapping[str, float]] = {}
+    for name, metrics in sources.items():
+        while name in data_sets or name in found:
+            name += "'"
+        found[name] = metrics
+    return found
 
 
 def _matmul_peak(platform: Platform, dtype: torch.dtype) -> float:

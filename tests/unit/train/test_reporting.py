@@ -164,11 +164,12 @@ def test_several_data_sets_have_a_line_and_columns_in_training_and_evaluations(
     assert {name: row[f"train/{name}"] for name in columns} == columns
     cells = "hh: pairs: 6, loss: 5.000000E-01, acc: 0.7500 | math: pairs: 2, loss: 2.500000E-01 |"
     assert capsys.readouterr().out.splitlines()[1] == f" data sets of train after iteration 2 | {cells}"
-    evaluation = evaluation_of(SUMMARY, by_data_set=of_sets, by_source={"org": {"accuracy": 1.0}})
+    of_sources = {"org": {"accuracy": 1.0}, "math": {"accuracy": 0.5}}
+    evaluation = evaluation_of(SUMMARY, by_data_set=of_sets, by_source=of_sources)
     reporter.log_evaluation(evaluation, iteration=2, consumed_samples=8)
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])
     assert {name: row[f"valid/{name}"] for name in columns} == columns
-    assert row["valid/org/accuracy"] == 1.0
+    assert (row["valid/org/accuracy"], row["valid/math'/accuracy"]) == (1.0, 0.5)
     assert capsys.readouterr().out.splitlines()[1] == f" data sets of valid after iteration 2 | {cells}"
 
 
