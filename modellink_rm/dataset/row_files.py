@@ -155,6 +155,12 @@ class RowFiles:
         """Whether its responses are in labelled steps."""
         return self.step_ends is not None
 
+    def num_without_steps(self, seq_length: int) -> int:
+        """How many responses in steps have none that ends within so many tokens; reads all ends."""
+        if self.step_ends is None:
+            return 0
+        return int((self.step_ends.first_and_last()[0] >= seq_length).sum())
+
     def source(self, row: int) -> str:
         """Where a row comes from; "" if the data does not say."""
         return "" if self.source_names is None else self.source_names[row].tobytes().decode(errors="replace")
@@ -221,6 +227,8 @@ def _check_steps(prefix: Path, readers: Mapping[str, IndexedReader]) -> None:
     if ends is None or labels is None or not np.array_equal(ends.lengths, labels.lengths):
         path = idx_path(array_prefix(prefix, "step_labels"))
         raise UserError(f"{path} is not the labels of the steps in step_ends")
+    if not ends.lengths.all():
+        raise UserError(f"{idx_path(array_prefix(prefix, 'step_ends'))} has rows without a step")
     if "ranks" not in readers or np.any(readers["ranks"].lengths != 1):
         path = idx_path(array_prefix(prefix, "ranks"))
         raise UserError(f"{path} has rows of several responses, although there are steps")

@@ -20,6 +20,7 @@ from modellink_rm.report.run_files import TRAINING, VALIDATION, ScoredExample
 from modellink_rm.templates.table import Template
 from modellink_rm.tokenizers.tokenizer import Tokenizer
 from modellink_rm.train.evaluate import Evaluation
+from modellink_rm.train.plan_data import check_steps_are_left
 
 NUM_TRAINING = 256  # examples of the training part whose scores are written
 NUM_WRITTEN = 1024  # examples of a held-out set whose scores are written
@@ -73,6 +74,7 @@ def plan_held_out(
             dataset.check_template(template.fingerprint)
         _check_placeholder(dataset, placeholder)
         _check_not_trained_on(dataset, blend)
+        check_steps_are_left(dataset, seq_length=reader.seq_length, flag="--valid-data-path")
         part = _whole(dataset, reader).first(most)
         sets.append(HeldOutSet(name=name, part=part, objective=objective.for_data([dataset])))
     return tuple(one for one in sets if len(one.part))

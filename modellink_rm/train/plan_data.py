@@ -102,7 +102,8 @@ def plan_blend(
         num_ids: rows of the model's embedding.
 
     Raises:
-        UserError: two data sets are the same, one leaves no row to train on, or a row cannot be read.
+        UserError: two data sets are the same, one leaves no row or no step to train on, or a row cannot be
+            read.
     """
     check_truncation(template, config.truncation)
     if config.truncation == "keep-ends" and template is None:
@@ -117,6 +118,7 @@ def plan_blend(
     for dataset in datasets:
         if dataset.manifest is None:
             reader.check_rows(dataset)
+        check_steps_are_left(dataset, seq_length=config.seq_length, flag="--data-path")
     num_too_long = sum(reader.num_too_long(dataset) for dataset in datasets)
     if num_too_long:
         warn_once(
@@ -130,6 +132,28 @@ def plan_blend(
             f"{len(test.rows)} left for tests"
         )
     return blend
+
+
+def check_steps_are_left(dataset: Dataset, *, seq_length: int, flag: str) -> None:
+    """Responses in steps keep some; says how many keep none, which count nowhere.
+
+    Args:
+        flag: that names the data set.
+
+    Raises:
+        UserError: none keeps one.
+    """
+    number = dataset.rows.num_without_steps(seq_length)
+    if number == len(dataset) > 0:
+        raise UserError(
+            f"{flag} {dataset.prefix}: --seq-length {seq_length} cuts off every step of every response; "
+            "raise it"
+        )
+    if number:
+        warn_once(
+            f"{flag} {dataset.prefix}: --seq-length {seq_length} cuts off every step of {number} of "
+            f"{len(dataset)} responses, which count nowhere"
+        )
 
 
 def report_mixture(blend: Blend, *, num_samples: int) -> None:

@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.log import set_up_logging
 from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.commands.preprocess import main as preprocess_main
 from modellink_rm.commands.train import run_config
+from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.indexed import IndexedWriter, bin_path, idx_path
 from modellink_rm.dataset.manifest import array_prefix
 from modellink_rm.train.plan import RunPlan, plan_run
-from tests.tiny_data import random_steps, write_random_rows, write_rows, write_tokenizer
+from tests.tiny_data import (
+    random_steps,
+    write_random_rows,
+    write_random_steps,
+    write_rows,
+    write_tokenizer,
+)
 from tests.tiny_models import write_tiny_llama
 
 
@@ -389,3 +397,21 @@ def test_held_out_steps_end_as_those_of_the_training_data(directory: Path, tmp_p
     assert len(plan_run(run_config(f"{words}same".split()), world_size=1).held_out) == 1
     with pytest.raises(UserError, match="other ends steps with 'cat', and the training data with 'dog'"):
         plan_run(run_config(f"{words}other".split()), world_size=1)
+
+
+def test_responses_whose_every_step_is_cut_off_are_told_and_refused_where_none_is_left(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_random_steps(tmp_path / "steps", 12)  # prompts of up to 29 tokens
+    words = f"--stage prm --load {directory}/headless --load-checkpoint-loosely --train-iters 1 --seq-length"
+    data = f"--data-path {tmp_path}/steps --split 1,0,0"
+    rows = open_dataset(tmp_path / "steps").rows
+    firsts = [response.step_ends[0] for row in range(12) if (response := rows.responses(row)[0]).step_ends]
+    length = sorted(firsts)[6]
+    assert min(firsts) > 2
+    with pytest.raises(UserError, match="--seq-length 2 cuts off every step of every response; raise it"):
+        plan_run(run_config(f"{words} 2 {data}".split()), world_size=1)
+    set_up_logging()
+    plan_run(run_config(f"{words} {length} {data}".split()), world_size=1)
+    number = sum(first >= length for first in firsts)
+    assert f"{length} cuts off every step of {number} of 12 responses, which" in capsys.readouterr().err
