@@ -9,10 +9,12 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.registry import unknown_name_message
 from modellink_rm.conversation import Conversation, Rated, Unranked
 from modellink_rm.handlers.custom import CheckedHandler, class_in_file, is_file_and_class, is_foreign
-from modellink_rm.handlers.fields import Handler, label_fields, missing_answer_fields, names_of
+from modellink_rm.handlers.fields import Handler, answer_fields, label_fields, missing_answer_fields, names_of
 from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.handlers.sharegpt import Tags
 from modellink_rm.records import RecordError
+from modellink_rm.records.duplicate_keys import key_twice
+from modellink_rm.records.record import shortened
 
 _LARGEST_NUMBER = 3.4028234663852886e38  # of float32, which the files keep
 _NO_OBJECT = """--map-keys must be a JSON object such as '{"prompt": "question"}'"""
@@ -93,16 +95,19 @@ def parsed_map_keys(map_keys: str | None) -> dict[str, Any]:
     """The JSON object of --map-keys, with "" for null.
 
     Raises:
-        UserError: it is not a JSON object.
+        UserError: it is not a JSON object, or has a key twice.
     """
     if map_keys is None:
         return {}
     try:
         mapping = json.loads(map_keys)
-    except ValueError as error:
-        raise UserError(f"{_NO_OBJECT}: {error}; got {map_keys}") from None
+        twice = key_twice(map_keys.encode())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{_NO_OBJECT}: {error}; got {shortened(map_keys)}") from None
     if not isinstance(mapping, dict):
-        raise UserError(f"{_NO_OBJECT}; got {map_keys}")
+        raise UserError(f"{_NO_OBJECT}; got {shortened(map_keys)}")
+    if twice is not None:
+        raise UserError(f"--map-keys names the key {twice!r} twice, got {shortened(map_keys)}")
     return {key: "" if value is None else value for key, value in mapping.items()}
 
 
@@ -128,6 +133,10 @@ def _with_keys(handler: type[Any], mapping: Mapping[str, Any], name: str) -> Han
         _check_names("--map-keys tags", tags, [field.name for field in dataclasses.fields(Tags)])
     values = {**names, "tags": Tags(**tags)} if tags else names
     made: Handler = handler(**values)
+    fields = answer_fields(made)
+    for field_name in fields:
+        if fields.count(field_name) > 1:
+            raise UserError(f"--map-keys: {name} would read two responses from one field, {field_name!r}")
     return made
 
 

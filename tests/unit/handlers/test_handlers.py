@@ -248,6 +248,10 @@ def test_sharegpt_says_what_is_wrong(record, message, reason):
             "'instruction' is not a key but the field that the key 'prompt' reads by default",
         ),
         (ALPACA, '{"messages": "q"}', "unknown key of --map-keys 'messages'"),
+        (ALPACA, '{"chosen": "a", "chosen": "b"}', "--map-keys names the key 'chosen' twice"),
+        (ALPACA, '{"chosen": "a", "rejected": "a"}', "two responses from one field, 'a'"),
+        (ALPACA, '{"chosen": "rejected"}', "two responses from one field, 'rejected'"),
+        (ALPACA, "[" * 100_000, "--map-keys must be a JSON object"),
         (ALPACA, '{"tags": {}}', "unknown key of --map-keys 'tags'"),
         (SHAREGPT, '{"prompt": "q"}', "unknown key of --map-keys 'prompt'.*tags"),
         (
