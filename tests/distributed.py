@@ -5,6 +5,7 @@ longer than most of what is tested.
 """
 
 import gc
+import itertools
 import os
 import random
 import socket
@@ -22,6 +23,7 @@ from modellink_rm.base import engine_import  # noqa: F401 (each process starts s
 SECONDS = 140.0
 SECONDS_AFTER_A_FAILURE = 5.0
 SECONDS_TO_END = 5.0
+CALLS_BETWEEN_COLLECTIONS = 8
 
 
 class Workers:
@@ -109,7 +111,7 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 def _serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
-    while True:
+    for number in itertools.count():
         try:
             function, arguments, environment = pipe.recv()
         except EOFError:
@@ -119,14 +121,16 @@ def _serve(pipe: Connection) -> None:
             pipe.send((True, function(*arguments)))
         except BaseException:
             pipe.send((False, traceback.format_exc()))
-        _end_groups()
+        _end_groups(looks_at_all=number % CALLS_BETWEEN_COLLECTIONS == 0)
 
 
-def _end_groups() -> None:
+def _end_groups(*, looks_at_all: bool) -> None:
     """Collect the models of a call, which are cycles and hold process groups with three threads each.
 
     By itself the collector does so too seldom: hundreds of threads were left. What stays is not looked at
-    again.
+    again, but now and then: some of it is let go by a later call.
     """
+    if looks_at_all:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
