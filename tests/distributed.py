@@ -5,7 +5,6 @@ longer than most of what is tested.
 """
 
 import gc
-import itertools
 import os
 import random
 import socket
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import psutil
 import torch.multiprocessing
 
 from modellink_rm.base import engine_import  # noqa: F401 (each process starts sooner)
@@ -23,7 +23,7 @@ from modellink_rm.base import engine_import  # noqa: F401 (each process starts s
 SECONDS = 140.0
 SECONDS_AFTER_A_FAILURE = 5.0
 SECONDS_TO_END = 5.0
-CALLS_BETWEEN_COLLECTIONS = 8
+MANY_THREADS = 40
 
 
 class Workers:
@@ -111,7 +111,7 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 def _serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
-    for number in itertools.count():
+    while True:
         try:
             function, arguments, environment = pipe.recv()
         except EOFError:
@@ -121,16 +121,17 @@ def _serve(pipe: Connection) -> None:
             pipe.send((True, function(*arguments)))
         except BaseException:
             pipe.send((False, traceback.format_exc()))
-        _end_groups(looks_at_all=number % CALLS_BETWEEN_COLLECTIONS == 0)
+        _end_groups()
 
 
-def _end_groups(*, looks_at_all: bool) -> None:
+def _end_groups() -> None:
     """Collect the models of a call, which are cycles and hold process groups with three threads each.
 
     By itself the collector does so too seldom: hundreds of threads were left. What stays is not looked at
-    again, but now and then: some of it is let go by a later call.
+    again until many threads are: some of it is let go by a later call.
     """
-    if looks_at_all:
-        gc.unfreeze()
     gc.collect()
+    if psutil.Process().num_threads() > MANY_THREADS:
+        gc.unfreeze()
+        gc.collect()
     gc.freeze()
