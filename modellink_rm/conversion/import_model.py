@@ -69,12 +69,14 @@ def plan_import(
     tokenizer_config = tokenizer_of(tokenizer_config, source)
     tokenizer = load_tokenizer(tokenizer_config)
     template = _template(config, weights, tokenizer, reward_token=source.appended_token(tokenizer))
+    exported, longest = source.exported_contract, model.shape.max_position_embeddings
+    truncation = exported.truncation if exported is not None else "right"
     contract = make_contract(
         template,
         tokenizer,
         not_use_fast=tokenizer_config.tokenizer_not_use_fast,
-        seq_length=model.shape.max_position_embeddings,
-        truncation="keep-ends" if template is not None and template.reward_token else "right",
+        seq_length=min(exported.seq_length, longest) if exported is not None else longest,
+        truncation="keep-ends" if template is not None and template.reward_token else truncation,
         handler=None,
         map_keys=None,
         attributes=weights.attributes,
