@@ -66,7 +66,7 @@ class OpenAiMessagesPairwiseHandler(LabelledPairHandler):
         else:
             prompt = _common_beginning(chosen, rejected)
         return Pair(
-            system=_system_text(prompt, chosen, rejected) or optional_text(record, self.system) or None,
+            system=only_system_text(record, self.system, _system_text(prompt, chosen, rejected)),
             tools=tools_text(record, self.tools),
             prompt=alternating(prompt.turns, self.prompt or self.chosen),
             chosen=_answer(chosen, prompt, self.chosen),
@@ -122,6 +122,23 @@ def read_answer(value: Any, where: str) -> Message:
     if found.system or len(found.turns) != 1 or found.turns[0].role not in ("assistant", "function_call"):
         raise RecordError("a response that is not an answer", f"{where} must be one message of the assistant")
     return found.turns[0]
+
+
+def only_system_text(record: Mapping[str, Any], name: str, in_messages: str) -> str | None:
+    """The system text of a record, which is in a field or in the first message; None without any.
+
+    Args:
+        name: of the field, "" for none.
+        in_messages: the text of the first message, "" for none.
+
+    Raises:
+        RecordError: they are two different texts.
+    """
+    in_field = optional_text(record, name)
+    if in_field and in_messages and in_field != in_messages:
+        reason = "two system messages"
+        raise RecordError(reason, f"{reason}: field {name!r} and the first message differ")
+    return in_messages or in_field or None
 
 
 def alternating(turns: Sequence[Message], name: str) -> tuple[Message, ...]:

@@ -8,12 +8,11 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Unranked
 from modellink_rm.handlers.fields import (
     ResponsesHandler,
-    optional_text,
     required,
     tools_text,
     wrong_type,
 )
-from modellink_rm.handlers.messages import alternating, read_answer, read_messages
+from modellink_rm.handlers.messages import alternating, only_system_text, read_answer, read_messages
 from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
@@ -46,10 +45,7 @@ class PromptResponseHandler(ResponsesHandler):
             RecordError: a field is missing or of another type, or two fields contradict each other.
         """
         prompt = read_messages(required(self, record, self.prompt), self.prompt, text_is="user")
-        system = optional_text(record, self.system)
-        if system and prompt.system and system != prompt.system:
-            reason = "two system messages"
-            raise RecordError(reason, f"{reason}: field {self.system!r} and the first message differ")
+        system = only_system_text(record, self.system, prompt.system)
         names = [name for name in (self.response, self.responses) if name and record.get(name) is not None]
         if len(names) > 1:
             reason = f"both {self.response!r} and {self.responses!r}"
@@ -64,7 +60,7 @@ class PromptResponseHandler(ResponsesHandler):
                 raise wrong_type(self.responses, "a list of responses")
             where = [f"response {number + 1}" for number in range(len(items))]
         return Unranked(
-            system=prompt.system or system or None,
+            system=system,
             tools=tools_text(record, self.tools),
             prompt=alternating(prompt.turns, self.prompt),
             responses=tuple(map(read_answer, items, where)),

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from modellink_rm.conversation import Message, Ranking
 from modellink_rm.handlers.fields import (
     ResponsesHandler,
-    optional_text,
     required,
     required_number,
     required_text,
@@ -15,7 +14,7 @@ from modellink_rm.handlers.fields import (
     tools_text,
     wrong_type,
 )
-from modellink_rm.handlers.messages import alternating, read_answer, read_messages
+from modellink_rm.handlers.messages import alternating, only_system_text, read_answer, read_messages
 from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
@@ -74,7 +73,7 @@ class RankedResponsesHandler(ResponsesHandler):
             raise tie(f"every response has the {'rank' if order.is_rank else 'rating'} {numbers[0]:g}")
         places = {number: place for place, number in enumerate(dict.fromkeys(numbers), start=1)}
         return Ranking(
-            system=prompt.system or optional_text(record, self.system) or None,
+            system=only_system_text(record, self.system, prompt.system),
             tools=tools_text(record, self.tools),
             prompt=alternating(prompt.turns, self.prompt),
             responses=tuple(answers[i] for i in best_first),

@@ -12,11 +12,10 @@ from modellink_rm.handlers.fields import (
     ResponsesHandler,
     names_of,
     optional_number,
-    optional_text,
     required,
     tools_text,
 )
-from modellink_rm.handlers.messages import alternating, read_answer, read_messages
+from modellink_rm.handlers.messages import alternating, only_system_text, read_answer, read_messages
 from modellink_rm.handlers.registry import HANDLERS
 
 # They are names of metrics, and of --attribute-weights.
@@ -66,7 +65,7 @@ class RatedResponseHandler(ResponsesHandler):
         prompt = read_messages(required(self, record, self.prompt), self.prompt, text_is="user")
         numbers = (optional_number(record, name) for name in self.rated_attributes)
         return Rated(
-            system=prompt.system or optional_text(record, self.system) or None,
+            system=only_system_text(record, self.system, prompt.system),
             tools=tools_text(record, self.tools),
             prompt=alternating(prompt.turns, self.prompt),
             response=read_answer(required(self, record, self.response), self.response),

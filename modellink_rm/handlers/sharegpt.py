@@ -50,7 +50,10 @@ class Tags:
 
 @dataclass(frozen=True, kw_only=True)
 class SharegptStylePairwiseHandler(LabelledPairHandler):
-    """conversations of alternating turns, with chosen and rejected messages."""
+    """conversations of alternating turns, with chosen and rejected messages.
+
+    A system message among the turns counts before the field `system`, as in LLaMA-Factory 0.9.
+    """
 
     messages: str = "conversations"
     tags: Tags = Tags()

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from modellink_rm.conversation import Stepwise
-from modellink_rm.handlers.fields import ResponsesHandler, optional_text, required, tools_text, wrong_type
-from modellink_rm.handlers.messages import alternating, read_messages
+from modellink_rm.handlers.fields import ResponsesHandler, required, tools_text, wrong_type
+from modellink_rm.handlers.messages import alternating, only_system_text, read_messages
 from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
@@ -42,7 +42,7 @@ class StepwiseHandler(ResponsesHandler):
             raise wrong_type(self.completions, "a list of texts, one for each step")
         labels = record.get(self.labels) if self.labels else None
         return Stepwise(
-            system=prompt.system or optional_text(record, self.system) or None,
+            system=only_system_text(record, self.system, prompt.system),
             tools=tools_text(record, self.tools),
             prompt=alternating(prompt.turns, self.prompt),
             steps=tuple(steps),

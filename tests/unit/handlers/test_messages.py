@@ -115,3 +115,20 @@ def test_messages_say_what_is_wrong(record, reason):
     with pytest.raises(RecordError) as error:
         made(MESSAGES, record)
     assert error.value.reason.startswith(reason)
+
+
+ANSWERED = {
+    MESSAGES: {"chosen": "a", "rejected": "b"},
+    "PromptResponseHandler": {"response": "a"},
+    "RankedResponsesHandler": {"responses": ["a", "b"], "ranks": [1, 2]},
+    "RatedResponseHandler": {"response": "a", "helpfulness": 1},
+    "StepwiseHandler": {"completions": ["a"]},
+}
+
+
+@pytest.mark.parametrize("handler", list(ANSWERED))
+def test_a_system_field_beside_another_system_message_is_refused(handler):
+    record = {"prompt": [message("system", "s"), Q], **ANSWERED[handler]}
+    assert made(handler, {**record, "system": "s"}, system="system").system == "s"
+    with pytest.raises(RecordError, match="two system messages: field 'system' and the first message differ"):
+        made(handler, {**record, "system": "t"}, system="system")
