@@ -23,8 +23,8 @@ class RowsConfig(Limits):
 class ListsConfig(RowsConfig):
     """Responses and their scores.
 
-    A row has a list of responses with `scores`, or one response with a `score`; rows of one prompt follow one
-    another.
+    A row has a list of responses with `scores`, or one response with a `score`; rows of one prompt, with the
+    same `system` and `tools` if they have such fields, follow one another.
     """
 
     prompt: str = flag("prompt", help="field of the prompt")

@@ -16,6 +16,7 @@ from modellink_rm.records import BadRecord, Record
 from modellink_rm.records.row_output import row_output
 
 Row = dict[str, Any]
+_BESIDE_PROMPT = ("system", "tools")  # where they differ, answers are not to the same question
 
 
 @dataclass
@@ -121,7 +122,7 @@ def lists_of(
 
 
 class _Gathering:
-    """Rows of one response each, of the same prompt so far."""
+    """Rows of one response each, of the same prompt with the same system text and tools so far."""
 
     def __init__(self, config: ListsConfig) -> None:
         self._config = config
@@ -136,7 +137,8 @@ class _Gathering:
             UserError: its prompt came before, and another one since.
         """
         row = record.fields
-        prompt = json.dumps(row[self._config.prompt], sort_keys=True).encode()
+        asked = [row.get(name) for name in (self._config.prompt, *_BESIDE_PROMPT)]
+        prompt = json.dumps(asked, sort_keys=True).encode()
         digest = hashlib.blake2b(prompt, digest_size=8).digest()
         if digest != self._prompt:
             if digest in self._seen:

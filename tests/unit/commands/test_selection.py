@@ -88,6 +88,17 @@ def test_rows_of_one_prompt_are_one_list(tmp_path: Path) -> None:
     assert [row["response"] for row in first] == ["a", "c"]
 
 
+@pytest.mark.parametrize("name", ["system", "tools"])
+def test_rows_of_one_prompt_with_other_system_texts_or_tools_are_several_lists(
+    name: str, tmp_path: Path
+) -> None:
+    rows = [{**SINGLE[0], name: "s"}, {**SINGLE[1], name: "t"}, {**SINGLE[1], "response": "c"}]
+    _, best = run(best_of_n.main, rows, "", tmp_path)
+    assert [row["response"] for row in best] == ["a", "b", "c"]
+    code, _ = run(make_pairs.main, rows, "", tmp_path)
+    assert code == 2
+
+
 def test_lists_beside_the_responses_follow_them(tmp_path: Path) -> None:
     lists = {"num_tokens": [10, 20, 30], "ended": [True, False, True], "ranks": [3, 1, 2], "ratings": [1, 2]}
     rows = [{**LISTS[0], **lists}]
