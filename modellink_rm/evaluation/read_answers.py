@@ -21,6 +21,7 @@ from modellink_rm.records import RecordError, input_files, read_records
 from modellink_rm.report.answer_sets import AnswerSet, Study, make_study
 
 _ONE_SET = "prompts"
+_PROMPT = "prompt"
 _NUM_TOKENS, _ENDED = "num_tokens", "ended"  # as `generate` writes them
 _LARGEST = 1e100  # of scores and lengths; squares of more are infinite
 
@@ -52,7 +53,7 @@ def _lists(name: str, path: str, limits: Limits) -> list[ScoredList]:
     """The scored answers of a policy's file; rows without any are told.
 
     Raises:
-        UserError: it has none, or numbers that no model and no text have.
+        UserError: it has none, one without its prompt, or numbers that no model and no text have.
     """
     counts = Counts()
     config = ListsConfig(input=(path,))
@@ -61,6 +62,12 @@ def _lists(name: str, path: str, limits: Limits) -> list[ScoredList]:
         reasons = ", ".join(f"{count:,} x {reason}" for reason, count in counts.dropped.most_common())
         raise UserError(f"--answers {path} holds no scored answer ({reasons}): give what score wrote")
     _tell_dropped(f"--answers {name}", counts)
+    for number, one in enumerate(found, start=1):
+        if one.fields.get(_PROMPT) is None:
+            raise UserError(
+                f"--answers {path}: scored prompt {number} has no field {_PROMPT!r}, by which answers of "
+                "policies are matched: give what score wrote of generate's rows"
+            )
     _check_size((score for one in found for score in one.scores), f"--answers {path}")
     return found
 
@@ -94,7 +101,7 @@ def _check_same_prompts(
 
 
 def _key(one: ScoredList) -> bytes:
-    return _json([one.fields.get(name) for name in ("prompt", "system", "tools")]).encode()
+    return _json([one.fields.get(name) for name in (_PROMPT, "system", "tools")]).encode()
 
 
 def _json(value: Any) -> str:
@@ -164,7 +171,7 @@ def _prompt_text(one: ScoredList) -> str:
     try:
         conversation = prompt_of(make_handler(RESPONSES_HANDLER, None), one.fields)
     except RecordError:
-        return _text_of(one.fields.get("prompt"))
+        return _text_of(one.fields.get(_PROMPT))
     turns = conversation.prompt
     if len(turns) == 1 and not conversation.system:
         return turns[0].content

@@ -131,6 +131,18 @@ def test_answers_that_cannot_be_compared_are_refused(
     assert message in capsys.readouterr().err
 
 
+def test_answers_without_their_prompts_are_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = tmp_path / "tuned.jsonl"
+    rows = [json.loads(line) for line in base.read_text().splitlines()]
+    for path, order in ((base, 1), (tuned, -1)):
+        asked = [{**row, "question": row["prompt"], "prompt": None} for row in rows[::order]]
+        path.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    assert study(base, tuned)[0] == 2
+    assert "base.jsonl: scored prompt 1 has no field 'prompt'" in capsys.readouterr().err
+
+
 def test_the_range_of_training_is_of_all_responses_and_holds_its_ends(base: Path, tmp_path: Path) -> None:
     scores = [score for line in base.read_text().splitlines() for score in json.loads(line)["scores"]]
     seen = tmp_path / "seen.jsonl"
