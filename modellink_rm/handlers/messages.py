@@ -211,7 +211,7 @@ def _role(item: Any, where: str) -> str:
 
 
 def _turn(item: Mapping[str, Any], role: str, where: str) -> Message:
-    calls = item.get("tool_calls")
+    calls = item.get("tool_calls") or item.get("function_call")  # one call, as OpenAI had it before
     if role != "assistant" or not calls:
         return Message(_ROLES[role], _content(item, where))
     text = _content(item, where) if item.get("content") is not None else ""

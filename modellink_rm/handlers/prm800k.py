@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from modellink_rm.conversation import Message, Stepwise
 from modellink_rm.handlers.fields import ResponsesHandler, required, wrong_type
 from modellink_rm.handlers.registry import HANDLERS
-from modellink_rm.records import RecordError
+from modellink_rm.records import RecordError, shortened
 
 _LABELS = {1: 1.0, 0: 1.0, -1: 0.0, None: None}
 
@@ -58,7 +58,7 @@ def _rated(steps: list[dict[str, Any]]) -> Iterator[tuple[str, float | None]]:
     """Text and label of each step of the solution.
 
     Raises:
-        RecordError: a completion has no text, or a rating that is none.
+        RecordError: a completion has no text, or a rating that is none; or the chosen one does not exist.
     """
     for step in steps:
         completion, is_own = _completion(step)
@@ -74,11 +74,18 @@ def _rated(steps: list[dict[str, Any]]) -> Iterator[tuple[str, float | None]]:
 
 
 def _completion(step: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The completion that the solution goes on with, and whether a person wrote it; None for none."""
+    """The completion that the solution goes on with, and whether a person wrote it; None for none.
+
+    Raises:
+        RecordError: there are no such completions.
+    """
     completions, chosen = step.get("completions") or [], step.get("chosen_completion")
     if not isinstance(completions, list):
         raise RecordError("completions that are no list")
-    if isinstance(chosen, int) and 0 <= chosen < len(completions):
+    if chosen is not None:
+        if type(chosen) is not int or not 0 <= chosen < len(completions):
+            reason = "chosen_completion is not the number of a completion"
+            raise RecordError(reason, f"{reason}: {shortened(repr(chosen))}, of {len(completions)}")
         return completions[chosen], False
     if step.get("human_completion") is not None:
         return step["human_completion"], True

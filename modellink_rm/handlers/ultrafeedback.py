@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from modellink_rm.conversation import Message, Pair
 from modellink_rm.handlers.fields import (
     LabelledPairHandler,
+    PairwiseHandler,
     question_text,
     required_number,
     required_text,
@@ -71,13 +72,15 @@ class UltraFeedbackPairwiseHandler(LabelledPairHandler):
         best, worst = max(rated, key=lambda item: item[0]), min(rated, key=lambda item: item[0])
         if best[0] == worst[0]:
             raise tie(f"every completion has the score {best[0]:g}")
+        margin = PairwiseHandler.margin_of(self, record)
         return Pair(
             system=None,
             tools="",
             prompt=(Message("user", question_text(self, record, self.instruction)),),
             chosen=Message("assistant", best[1]),
             rejected=Message("assistant", worst[1]),
-            margin=best[0] - worst[0],
+            margin=best[0] - worst[0] if margin is None else margin,
+            probability=self.probability_of(record),
             source=self.source_of(record),
         )
 

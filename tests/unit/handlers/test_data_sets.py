@@ -215,6 +215,19 @@ def test_ultrafeedback_raw_is_the_best_against_the_worst():
     assert by_other.chosen == assistant("c")
 
 
+def test_ultrafeedback_raw_has_the_margin_and_the_probability_of_its_fields():
+    record = {
+        "instruction": "q",
+        "completions": [completion("a", 3), completion("b", 1)],
+        "by": 0.5,
+        "p": 0.75,
+    }
+    pair = made(ULTRA, record, margin="by", probability="p")
+    assert (pair.margin, pair.probability) == (0.5, 0.75)
+    with pytest.raises(RecordError, match="chosen has the lower probability"):
+        made(ULTRA, {**record, "p": 0.25}, margin="by", probability="p")
+
+
 @pytest.mark.parametrize(
     ("completions", "reason"),
     [

@@ -41,6 +41,14 @@ def test_messages_with_system_turns_tools_and_calls():
     assert made(MESSAGES, record) == Pair("s", '[{"name": "f"}]', turns, assistant("a"), assistant("b"))
 
 
+@pytest.mark.parametrize("content", ["", None])
+def test_a_call_in_the_form_before_tool_calls_is_read(content):
+    call = {"name": "f", "arguments": '{"x": 1}'}
+    answer = {"role": "assistant", "content": content, "function_call": call, "tool_calls": None}
+    pair = made(MESSAGES, {"prompt": "q", "chosen": [answer], "rejected": "b"})
+    assert pair.chosen == Message("function_call", '{"name": "f", "arguments": {"x": 1}}')
+
+
 @pytest.mark.parametrize("has_system", [(True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("prompt", ["q", [Q]])
 def test_a_system_message_of_a_prompt_or_of_both_answers_is_read(prompt, has_system):

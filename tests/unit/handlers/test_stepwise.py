@@ -99,6 +99,9 @@ def test_math_shepherd_records_that_cannot_be_used_say_why(fields, reason):
     assert error.value.reason == reason
 
 
+UNKNOWN_COMPLETION = "chosen_completion is not the number of a completion"
+
+
 def step(*ratings, chosen=None, human=None):
     completions = [{"text": f"t{number}", "rating": rating} for number, rating in enumerate(ratings)]
     return {"completions": completions, "chosen_completion": chosen, "human_completion": human}
@@ -130,6 +133,9 @@ def test_prm800k_solution_is_what_was_chosen_up_to_its_error(steps, expected):
         ),
         ({"question": {"problem": "q"}, "label": {"steps": []}}, "no step is rated"),
         ({"question": {"problem": "q"}, "label": {"steps": [step(7, chosen=0)]}}, "a rating that is none"),
+        ({"question": {"problem": "q"}, "label": {"steps": [step(1, -1, chosen=2)]}}, UNKNOWN_COMPLETION),
+        ({"question": {"problem": "q"}, "label": {"steps": [step(1, -1, chosen=0.0)]}}, UNKNOWN_COMPLETION),
+        ({"question": {"problem": "q"}, "label": {"steps": [step(1, -1, chosen=True)]}}, UNKNOWN_COMPLETION),
         ({"question": {"problem": "q"}, "label": {"steps": [step({}, chosen=0)]}}, "a rating that is none"),
     ],
 )
