@@ -78,6 +78,7 @@ class CheckedHandler:
                 f"{name} returned {len(made.ratings)} ratings for its {len(self.rated_attributes)} "
                 "rated_attributes: each has one, NaN if it is not given"
             )
+        _check_numbers(made, name)
         if isinstance(made, Ranking):
             _check_ranking(made, name)
         if isinstance(made, Stepwise):
@@ -85,6 +86,18 @@ class CheckedHandler:
         if not made.responses:
             raise UserError(f"{name} returned an Unranked without a response")
         return made
+
+
+def _check_numbers(made: Conversation, name: str) -> None:
+    kind = type(made).__name__
+    for margin in made.margins or ():
+        if margin < 0:
+            raise UserError(f"{name} returned a {kind} with the margin {margin}: it is not below 0")
+    for probability in made.probabilities or ():
+        if not 0.5 <= probability <= 1:  # or it is NaN
+            raise UserError(
+                f"{name} returned a {kind} with the probability {probability}: it lies between 0.5 and 1"
+            )
 
 
 def _check_ranking(made: Ranking, name: str) -> None:

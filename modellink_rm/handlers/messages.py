@@ -211,10 +211,23 @@ def _role(item: Any, where: str) -> str:
 
 
 def _turn(item: Mapping[str, Any], role: str, where: str) -> Message:
-    calls = item.get("tool_calls") or item.get("function_call")  # one call, as OpenAI had it before
+    calls = calls_in(item)
     if role != "assistant" or not calls:
         return Message(_ROLES[role], _content(item, where))
-    text = _content(item, where) if item.get("content") is not None else ""
+    return call_message(_content(item, where) if item.get("content") is not None else "", calls, where)
+
+
+def calls_in(item: Mapping[str, Any]) -> Any:
+    """What a message has in `tool_calls`, or in `function_call` as OpenAI had it before."""
+    return item.get("tool_calls") or item.get("function_call")
+
+
+def call_message(text: str, calls: Any, where: str) -> Message:
+    """An answer that calls tools, after a text that may be empty.
+
+    Raises:
+        RecordError: a call has no name, or arguments that are not JSON.
+    """
     written = _calls_text(calls, where)
     return Message("function_call", f"{text}\n{written}" if text else written)
 

@@ -14,6 +14,7 @@ from modellink_rm.handlers.fields import (
     tools_text,
     wrong_type,
 )
+from modellink_rm.handlers.messages import call_message, calls_in
 from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
@@ -100,7 +101,7 @@ class SharegptStylePairwiseHandler(LabelledPairHandler):
         if role not in roles:
             reason = "turns do not alternate"
             raise RecordError(reason, f"{reason}: {where} is by {role!r}, expected {' or '.join(roles)}")
-        return Message(roles[role], self._content(turn, where))
+        return self._message(turn, role, roles, where)
 
     def _answer(self, record: Mapping[str, Any], name: str) -> Message:
         answer = only_item(required(self, record, name))
@@ -112,7 +113,16 @@ class SharegptStylePairwiseHandler(LabelledPairHandler):
         if role not in roles:
             reason = f"{where} is not an answer"
             raise RecordError(reason, f"{reason}: it is by {role!r}, expected {' or '.join(roles)}")
-        return Message(roles[role], self._content(answer, where))
+        return self._message(answer, role, roles, where)
+
+    def _message(
+        self, message: Mapping[str, Any], role: str, roles: Mapping[str, Role], where: str
+    ) -> Message:
+        calls = calls_in(message)
+        if role != self.tags.assistant_tag or not calls:
+            return Message(roles[role], self._content(message, where))
+        has_text = message.get(self.tags.content_tag) is not None
+        return call_message(self._content(message, where) if has_text else "", calls, where)
 
     def _role(self, message: Any, where: str) -> str:
         return self._part(message, self.tags.role_tag, where)

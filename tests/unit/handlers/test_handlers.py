@@ -170,6 +170,22 @@ def test_sharegpt_with_the_tags_of_openai():
     assert pair == Pair("s", "", (user("q"),), assistant("c"), Message("function_call", "r"))
 
 
+def test_sharegpt_reads_tool_calls_of_messages_in_openai_s_form():
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    call = {"type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    called = {"role": "assistant", "content": "", "tool_calls": [call]}
+    result = {"role": "tool", "content": "2"}
+    record = {
+        "messages": [{"role": "user", "content": "q"}, called, result],
+        "chosen": {"role": "assistant", "content": None, "tool_calls": [call, call]},
+        "rejected": {"role": "assistant", "content": "r", "tool_calls": []},
+    }
+    pair = sharegpt(record, messages="messages", tags={**tags, "observation_tag": "tool"})
+    one = '{"name": "f", "arguments": {"x": 1}}'
+    assert pair.prompt[1:] == (Message("function_call", one), Message("observation", "2"))
+    assert (pair.chosen, pair.rejected) == (Message("function_call", f"[{one}, {one}]"), assistant("r"))
+
+
 def test_sharegpt_system_message_comes_before_the_system_field():
     turns = [{"from": "system", "value": "first"}, human("q")]
     record = {"conversations": turns, "about": "second"}

@@ -62,3 +62,34 @@ def test_an_own_handler_that_returns_no_pair_is_an_error(tmp_path):
     (tmp_path / "own.py").write_text("class Own:\n    def __call__(self, record):\n        return None\n")
     with pytest.raises(UserError, match="Own returned NoneType instead of a Pair"):
         make_handler(f"{tmp_path}/own.py:Own", None)({})
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("margin=-1.0", "a Pair with the margin -1.0: it is not below 0"),
+        ("probability=80", "a Pair with the probability 80: it lies between 0.5 and 1"),
+        ("probability=0.25", "a Pair with the probability 0.25"),
+        ("probability=float('nan')", "a Pair with the probability nan"),
+    ],
+)
+def test_an_own_handler_whose_pair_has_other_numbers_is_an_error(field, message, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from modellink_rm.conversation import Message, Pair\n"
+        "class Own:\n    def __call__(self, record):\n"
+        "        q, a, b = Message('user', 'q'), Message('assistant', 'a'), Message('assistant', 'b')\n"
+        f"        return Pair(None, '', (q,), a, b, {field})\n"
+    )
+    with pytest.raises(UserError, match=message):
+        make_handler(f"{tmp_path}/own.py:Own", None)({})
+
+
+def test_an_own_handler_whose_ranking_has_a_margin_below_0_is_an_error(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from modellink_rm.conversation import Message, Ranking\n"
+        "class Own:\n    def __call__(self, record):\n"
+        "        q, a = Message('user', 'q'), Message('assistant', 'a')\n"
+        "        return Ranking(None, '', (q,), (a, a, a), (1, 2, 3), (0.5, -0.5))\n"
+    )
+    with pytest.raises(UserError, match=r"a Ranking with the margin -0\.5: it is not below 0"):
+        make_handler(f"{tmp_path}/own.py:Own", None)({})
