@@ -26,6 +26,9 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
 }
 _SYSTEM_ROLES = ("system", "developer")
+# Where a message has thoughts for the chat templates of Qwen3 and GLM-4.5, and of gpt-oss, which leave out
+# those of earlier answers.
+_THOUGHTS = ("reasoning_content", "thinking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def read_messages(value: Any, name: str, *, text_is: Role) -> Messages:
     A user's text may hold several turns.
 
     Raises:
-        RecordError: they are not messages with role and content.
+        RecordError: they are not messages with role and content, or an answer has thoughts beside it.
     """
     if isinstance(value, str):
         return Messages("", prompt_turns(value) if text_is == "user" else (Message(text_is, value),))
@@ -109,6 +112,8 @@ def read_messages(value: Any, name: str, *, text_is: Role) -> Messages:
         else:
             reason = "a system message that is not the first"
             raise RecordError(reason, f"{where} is {reason}")
+    if value and text_is == "assistant":
+        _check_has_no_thoughts(value[-1], f"message {len(value)} of field {name!r}")
     return Messages(system, tuple(turns))
 
 
@@ -139,6 +144,18 @@ def only_system_text(record: Mapping[str, Any], name: str, in_messages: str) -> 
         reason = "two system messages"
         raise RecordError(reason, f"{reason}: field {name!r} and the first message differ")
     return in_messages or in_field or None
+
+
+def _check_has_no_thoughts(answer: Mapping[str, Any], where: str) -> None:
+    """A score would not be of the whole answer."""
+    for name in _THOUGHTS:
+        if answer.get(name) not in (None, ""):
+            reason = "thoughts beside an answer"
+            raise RecordError(
+                reason,
+                f"{reason}: {name!r} of {where}; write them into its content, as <think>...</think>, or "
+                "leave them out",
+            )
 
 
 def alternating(turns: Sequence[Message], name: str) -> tuple[Message, ...]:

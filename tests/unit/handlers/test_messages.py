@@ -41,6 +41,23 @@ def test_messages_with_system_turns_tools_and_calls():
     assert made(MESSAGES, record) == Pair("s", '[{"name": "f"}]', turns, assistant("a"), assistant("b"))
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking"])
+def test_thoughts_beside_an_answer_are_refused_and_those_of_earlier_answers_left_out(name):
+    thought = {**A, name: "so"}
+    record = {
+        "prompt": [Q, thought, Q],
+        "chosen": [{**A, name: ""}],
+        "rejected": [Q, thought, Q, {**B, name: None}],
+    }
+    assert made(MESSAGES, record).rejected == assistant("b")
+    for handler, answers in (
+        (MESSAGES, {"chosen": [Q, thought, Q, thought], "rejected": "b"}),
+        ("PromptResponseHandler", {"response": thought}),
+    ):
+        with pytest.raises(RecordError, match=f"thoughts beside an answer: {name!r} of"):
+            made(handler, {**record, **answers} if handler == MESSAGES else {"prompt": "q", **answers})
+
+
 @pytest.mark.parametrize("content", ["", None])
 def test_a_call_in_the_form_before_tool_calls_is_read(content):
     call = {"name": "f", "arguments": '{"x": 1}'}
