@@ -10,6 +10,7 @@ from modellink_rm.base.registry import unknown_name_message
 from modellink_rm.conversation import Conversation, Rated, Unranked
 from modellink_rm.handlers.custom import CheckedHandler, class_in_file, is_file_and_class, is_foreign
 from modellink_rm.handlers.fields import Handler, answer_fields, label_fields, missing_answer_fields, names_of
+from modellink_rm.handlers.messages import without_thoughts
 from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.handlers.sharegpt import Tags
 from modellink_rm.records import RecordError
@@ -61,8 +62,8 @@ def conversation_of(handler: Handler, fields: Mapping[str, Any]) -> Conversation
 def prompt_of(handler: Handler, fields: Mapping[str, Any]) -> Unranked:
     """The prompt of a record, whose answers, if it has any, are left out.
 
-    It is what `conversation_of` makes of the record. Where that needs answers that the record lacks, or finds
-    no order among them, it is asked again with other answers and without their scores.
+    It is what `conversation_of` makes of the record. Where that needs answers that the record lacks, finds no
+    order among them or thoughts beside one, it is asked again with other answers and without their scores.
 
     Raises:
         RecordError: the record cannot be used.
@@ -72,8 +73,9 @@ def prompt_of(handler: Handler, fields: Mapping[str, Any]) -> Unranked:
     except RecordError:
         own = handler.handler if isinstance(handler, CheckedHandler) else handler
         unlabelled = {name: value for name, value in fields.items() if name not in label_fields(own)}
+        answers = {name: without_thoughts(fields[name]) for name in answer_fields(own) if name in fields}
         stand_ins = dict.fromkeys(missing_answer_fields(own, fields), "-")
-        conversation = conversation_of(handler, {**unlabelled, **stand_ins})
+        conversation = conversation_of(handler, {**unlabelled, **answers, **stand_ins})
     return Unranked(
         system=conversation.system,
         tools=conversation.tools,

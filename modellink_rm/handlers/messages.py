@@ -146,6 +146,15 @@ def only_system_text(record: Mapping[str, Any], name: str, in_messages: str) -> 
     return in_messages or in_field or None
 
 
+def without_thoughts(value: Any) -> Any:
+    """A field of answers without the thoughts beside them."""
+    if isinstance(value, list):
+        return [without_thoughts(item) for item in value]
+    if isinstance(value, dict):
+        return {key: part for key, part in value.items() if key not in _THOUGHTS}
+    return value
+
+
 def _check_has_no_thoughts(answer: Mapping[str, Any], where: str) -> None:
     """A score would not be of the whole answer."""
     for name in _THOUGHTS:

@@ -4,7 +4,8 @@ import glob
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from modellink_rm.base.errors import UserError
+from modellink_rm.base.errors import UserError, listed
+from modellink_rm.base.log import warn_once
 from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.compressed import format_suffix
 from modellink_rm.records.hub import is_hub_name, read_hub
@@ -22,6 +23,8 @@ READERS: dict[str, Callable[[Path, Limits], Iterator[RawRecord]]] = {
     ".txt": read_lines,
 }
 _KINDS = ", ".join(sorted(READERS)) + ", or one of them with .gz or .zst"
+# Endings of records that are not read; other files of a directory, such as readmes, hold none.
+_OTHER_RECORDS = (".7z", ".bz2", ".lz4", ".ndjson", ".orc", ".tar", ".tsv", ".xz", ".zip")
 # Files that the datasets library or LLaMA-Factory puts beside the data.
 _ABOUT_THE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
@@ -114,6 +117,9 @@ def _files_in(directory: Path, flag: str) -> list[Path]:
     files = [file for file in files if format_suffix(file) != ".txt"] or files
     if not files:
         raise UserError(f"{flag} {directory} holds no file of a known kind ({_KINDS})")
+    others = sorted(file.name for file in directory.iterdir() if file.suffix.lower() in _OTHER_RECORDS)
+    if others:
+        warn_once(f"{flag} {directory}: not read are {listed(others)}; files end in one of {_KINDS}")
     return files
 
 

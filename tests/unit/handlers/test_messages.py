@@ -3,6 +3,7 @@
 import pytest
 
 from modellink_rm.conversation import Message, Pair
+from modellink_rm.handlers import make_handler, prompt_of
 from modellink_rm.records import RecordError
 from tests.unit.handlers.conversations import MESSAGES, ONE_TURN, A, B, Q, assistant, made, message, user
 
@@ -56,6 +57,18 @@ def test_thoughts_beside_an_answer_are_refused_and_those_of_earlier_answers_left
     ):
         with pytest.raises(RecordError, match=f"thoughts beside an answer: {name!r} of"):
             made(handler, {**record, **answers} if handler == MESSAGES else {"prompt": "q", **answers})
+
+
+@pytest.mark.parametrize(
+    ("handler", "fields"),
+    [
+        ("PromptResponseHandler", {"prompt": "q", "response": {**A, "thinking": "so"}}),
+        ("PromptResponseHandler", {"prompt": "q", "responses": ["a", {**A, "thinking": "so"}]}),
+        (MESSAGES, {"chosen": [Q, {**A, "thinking": "so"}], "rejected": [Q, B]}),
+    ],
+)
+def test_a_prompt_is_read_whatever_thoughts_are_beside_its_answers(handler, fields):
+    assert prompt_of(make_handler(handler, None), fields).prompt == (user("q"),)
 
 
 @pytest.mark.parametrize("content", ["", None])

@@ -20,6 +20,7 @@ from modellink_rm.records import (
     Limits,
     Record,
     input_files,
+    inputs,
     read_raw_records,
     read_records,
     text_crc32,
@@ -277,6 +278,19 @@ def test_a_directory_a_glob_and_several_inputs(tmp_path):
     assert numbers(str(tmp_path / "**" / "*.json*")) != []
     assert numbers(str(tmp_path / "a" / "[12].json*")) == [1, 2]
     assert numbers(str(tmp_path / "*")) == [1, 2, 3]
+
+
+def test_records_of_a_directory_in_other_formats_are_named(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(inputs, "warn_once", told.append)
+    (tmp_path / "a.jsonl").write_text('{"n": 1}')
+    (tmp_path / "README.md").write_text("about")
+    assert [record.fields for record in read_records(str(tmp_path))] == [{"n": 1}]
+    assert told == []
+    for name in ("b.jsonl.bz2", "c.tsv"):
+        (tmp_path / name).write_text("")
+    assert [record.fields for record in read_records(str(tmp_path))] == [{"n": 1}]
+    assert told[0].startswith(f"--input {tmp_path}: not read are b.jsonl.bz2, c.tsv; files end in one of")
 
 
 def test_a_directory_of_txt_files_is_read(tmp_path):
