@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from modellink_rm.base.errors import UserError, run_command
-from modellink_rm.commands import doctor
+from modellink_rm.commands import doctor  # noqa: F401 (works where what another command imports is broken)
 from modellink_rm.commands.registry import COMMANDS
 
 
@@ -14,8 +14,6 @@ def main() -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    if words and words[0] == "doctor":  # it must work where a package is broken that another command needs
-        return doctor.main(words[1:])
     if words and words[0] not in ("-h", "--help"):
         return int(COMMANDS[words[0]].main(words[1:]))
     print("usage: modellink-rm COMMAND [flag ...], or python -m modellink_rm COMMAND [flag ...]\n")

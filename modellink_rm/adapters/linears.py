@@ -60,7 +60,7 @@ class ColumnLinear(ColumnParallelLinear):
             states = gather_from_sequence_parallel_region(states, group=self.tp_group)
         else:
             states = copy_to_tensor_model_parallel_region(states, group=self.tp_group)
-        return _product(states, weight)
+        return _multiplied(states, weight)
 
     def sharded_state_dict(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
         """What the engine saves, and the adapter as its parts."""
@@ -92,7 +92,7 @@ class RowLinear(RowParallelLinear):
 
     def _product(self, states: Tensor, weight: NF4Weight | Tensor) -> Tensor:
         assert self.input_is_parallel
-        output = _product(states, weight)
+        output = _multiplied(states, weight)
         if self.sequence_parallel:
             return reduce_scatter_to_sequence_parallel_region(output, group=self.tp_group)  # type: ignore[no-any-return]
         return reduce_from_tensor_model_parallel_region(output, group=self.tp_group)  # type: ignore[no-any-return]
@@ -120,7 +120,7 @@ def own_weight(linear: Linear, states: Tensor) -> NF4Weight | Tensor | None:
     return None
 
 
-def _product(states: Tensor, weight: NF4Weight | Tensor) -> Tensor:
+def _multiplied(states: Tensor, weight: NF4Weight | Tensor) -> Tensor:
     """states [t, 1, in] times the transposed weight, [t, 1, out]."""
     return nf4_linear(states, weight) if isinstance(weight, NF4Weight) else onednn_product(states, weight)
 

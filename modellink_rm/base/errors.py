@@ -5,7 +5,9 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+
+from modellink_rm.base.launcher import problem_of_ranks
 
 # How long the other processes of a torchrun wait for the one that prints before they exit too:
 # torchrun ends every process as soon as the first one fails.
@@ -104,24 +106,6 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
         print(f"error{rank}: {message}", file=sys.stderr, flush=True)
         return 2
-
-
-def problem_of_ranks(environment: Mapping[str, str]) -> str | None:
-    """What is wrong with the variables that torchrun sets, in one line; None where nothing is.
-
-    A process that took itself for one of several would do a part of the work, or print nothing.
-    """
-    found = {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in environment}
-    if not found:
-        return None
-    shown = " ".join(f"{name}={value}" for name, value in found.items())
-    remedy = "torchrun sets them; unset them to start a single process"
-    if not all(value.isascii() and value.isdigit() for value in found.values()):
-        return f"the environment has {shown}, which are to be whole numbers: {remedy}"
-    size, rank = int(found.get("WORLD_SIZE", "1")), found.get("RANK")
-    if int(rank or "0") >= size or (rank is None and size > 1):
-        return f"the environment has {shown}, which is no process of a whole: {remedy}"
-    return None
 
 
 def _print_any_text() -> None:

@@ -1,9 +1,10 @@
-"""The process with which this one ends: torchrun, or a command that left a part of its work to another."""
+"""The process that started this one and with which it ends: torchrun, or a command that shares its work."""
 
 import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import NoReturn
 
 _TORCHRUN = "TORCHELASTIC_RUN_ID"
@@ -23,6 +24,24 @@ def launcher() -> int | None:
     if command.isdecimal():
         return int(command)
     return os.getppid() if _TORCHRUN in os.environ else None
+
+
+def problem_of_ranks(environment: Mapping[str, str]) -> str | None:
+    """What is wrong with the variables that torchrun sets, in one line; None where nothing is.
+
+    A process that took itself for one of several would do a part of the work, or print nothing.
+    """
+    found = {name: environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in environment}
+    if not found:
+        return None
+    shown = " ".join(f"{name}={value}" for name, value in found.items())
+    remedy = "torchrun sets them; unset them to start a single process"
+    if not all(value.isascii() and value.isdigit() for value in found.values()):
+        return f"the environment has {shown}, which are to be whole numbers: {remedy}"
+    size, rank = int(found.get("WORLD_SIZE", "1")), found.get("RANK")
+    if int(rank or "0") >= size or (rank is None and size > 1):
+        return f"the environment has {shown}, which is no process of a whole: {remedy}"
+    return None
 
 
 def end_with_launcher() -> None:

@@ -29,8 +29,8 @@ class Registry(Mapping[str, T]):
     """A mapping from names to objects; looking up an unknown name is an error that lists the choices.
 
     The modules of `package` register their own entries when they are imported, which happens at the first
-    lookup: adding an entry takes one new file in that package. Installed packages add entries by entry
-    points; a name of our own always means our own entry.
+    lookup of a name that is not registered yet: adding an entry takes one new file in that package. Installed
+    packages add entries by entry points; a name of our own always means our own entry.
 
     Args:
         kind: what the names are, as error messages call them ("--prompt-type").
@@ -72,7 +72,8 @@ class Registry(Mapping[str, T]):
         Raises:
             UserError: the name is unknown, or what an installed package offers cannot be used.
         """
-        self._import_package()
+        if name not in self._entries:
+            self._import_package()
         if name not in self._entries:
             self._entries[name] = self._load(name)
         return self._entries[name]

@@ -7,12 +7,13 @@ from modellink_rm.base.log import set_up_logging
 from modellink_rm.commands.output import prepare_rows
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.selection import BestOfNConfig
+from modellink_rm.generation.rows import ENDED, NUM_TOKENS
 from modellink_rm.inference.rows import SCORE, SCORES
 from modellink_rm.inference.scored_rows import Counts, Row, ScoredList, lists_of, write_rows
 from modellink_rm.records import input_files, read_records
 
 # Lists with an entry for each response: of `generate`, and of RankedResponsesHandler.
-_OF_EACH_RESPONSE = ("num_tokens", "ended", "ranks", "ratings")
+_OF_EACH_RESPONSE = (NUM_TOKENS, ENDED, "ranks", "ratings")
 
 
 def main(argv: Sequence[str]) -> int:

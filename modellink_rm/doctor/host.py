@@ -125,7 +125,7 @@ def _limit(number: int) -> int | None:
 
 
 def _memory(name: str) -> int:
-    """Bytes that the kernel says under a name: "MemTotal:       16384000 kB"."""
+    """Bytes the kernel says under a name: "MemTotal:       16384000 kB"; psutil may be what is broken."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 

@@ -15,7 +15,7 @@ from modellink_rm.config.study import StudyConfig
 from modellink_rm.handlers import make_handler, prompt_of
 from modellink_rm.inference.reader import RESPONSES_HANDLER
 from modellink_rm.inference.rows import CHOSEN, REJECTED, SCORE, SCORES
-from modellink_rm.inference.scored_rows import Counts, ScoredList, lists_of, rows_of
+from modellink_rm.inference.scored_rows import BESIDE_PROMPT, Counts, ScoredList, lists_of, rows_of
 from modellink_rm.metrics.answers import Answers
 from modellink_rm.records import RecordError, input_files, read_records
 from modellink_rm.report.answer_sets import AnswerSet, Study, make_study
@@ -101,7 +101,7 @@ def _check_same_prompts(
 
 
 def _key(one: ScoredList) -> bytes:
-    return _json([one.fields.get(name) for name in (_PROMPT, "system", "tools")]).encode()
+    return _json([one.fields.get(name) for name in (_PROMPT, *BESIDE_PROMPT)]).encode()
 
 
 def _json(value: Any) -> str:

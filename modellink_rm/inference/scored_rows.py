@@ -16,7 +16,7 @@ from modellink_rm.records import BadRecord, Record
 from modellink_rm.records.row_output import row_output
 
 Row = dict[str, Any]
-_BESIDE_PROMPT = ("system", "tools")  # where they differ, answers are not to the same question
+BESIDE_PROMPT = ("system", "tools")  # where they differ, answers are not to the same question
 
 
 @dataclass
@@ -137,7 +137,7 @@ class _Gathering:
             UserError: its prompt came before, and another one since.
         """
         row = record.fields
-        asked = [row.get(name) for name in (self._config.prompt, *_BESIDE_PROMPT)]
+        asked = [row.get(name) for name in (self._config.prompt, *BESIDE_PROMPT)]
         prompt = json.dumps(asked, sort_keys=True).encode()
         digest = hashlib.blake2b(prompt, digest_size=8).digest()
         if digest != self._prompt:

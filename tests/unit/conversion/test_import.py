@@ -4,13 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-from modellink_rm.checkpoint.contract import CONTRACT_NAME, make_contract
+from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.config.export import ImportConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.conversion.import_model import plan_import
 from modellink_rm.templates.table import TEMPLATES
 from modellink_rm.tokenizers.load import load_tokenizer
+from tests.tiny_contract import tiny_contract
 from tests.tiny_data import write_tokenizer
 from tests.tiny_models import write_tiny_llama
 
@@ -28,15 +29,7 @@ def test_an_export_that_is_imported_cuts_as_the_checkpoint_did(tmp_path: Path) -
     write_tokenizer(tmp_path)
     assert imported(tmp_path) == (512, "right")  # of another program: as long as the model reads
     tokenizer = load_tokenizer(TokenizerConfig(tokenizer_name_or_path=str(tmp_path)))
-    contract = make_contract(
-        TEMPLATES["llama2"],
-        tokenizer,
-        not_use_fast=False,
-        seq_length=48,
-        truncation="keep-ends",
-        handler=None,
-        map_keys=None,
-    )
+    contract = tiny_contract(TEMPLATES["llama2"], tokenizer)
     for seq_length, expected in ((48, 48), (4096, 512)):
         written = dataclasses.replace(contract, seq_length=seq_length)
         (tmp_path / CONTRACT_NAME).write_bytes(written.to_json())

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.checkpoint.contract import CONTRACT_NAME, make_contract
+from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.config.scorer import scorer_options
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.inference.plan import ScoringPlan, plan_scoring
@@ -18,6 +18,7 @@ from modellink_rm.metrics.normalization import Normalization
 from modellink_rm.records import Record
 from modellink_rm.templates.choice import find_template
 from modellink_rm.tokenizers.load import load_tokenizer
+from tests.tiny_contract import tiny_contract
 from tests.tiny_data import write_tokenizer
 from tests.tiny_models import write_tiny_llama
 from tests.unit.templates.families import TEMPLATES
@@ -49,15 +50,7 @@ def test_a_directory_that_export_wrote_is_scored_as_its_checkpoint_was(
 ) -> None:
     shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
     tokenizer = load_tokenizer(TokenizerConfig(tokenizer_name_or_path=str(tmp_path)))
-    contract = make_contract(
-        find_template("llama2", tokenizer),
-        tokenizer,
-        not_use_fast=False,
-        seq_length=48,
-        truncation="keep-ends",
-        handler=None,
-        map_keys=None,
-    )
+    contract = tiny_contract(find_template("llama2", tokenizer), tokenizer)
     normalization = Normalization(mean=0.5, std=2.0, num_responses=8, data="held-out")
     exported = dataclasses.replace(contract, normalization=normalization)
     (tmp_path / CONTRACT_NAME).write_bytes(exported.to_json())
