@@ -1,9 +1,12 @@
-"""Pieces as blocks of queries, whose keys are cut into parts of a form that needs no mask.
+"""Pieces as blocks of queries, whose keys are cut into parts of the forms that torch's CPU kernel knows.
 
-torch's flash kernel for CPUs knows two forms: each query sees all keys, or the keys up to its own. A shared
-prefix, the keys before those of a block, and the moving lower edge of a sliding window are parts of these
-forms. The kernel is faster the more queries it gets at a time: responses to one prompt, which lie side by
-side, see it together.
+Without a mask each query sees all keys, or the keys up to its own. A shared prefix, the keys before those of
+a block, and the moving lower edge of a sliding window are parts of these forms. The kernel is faster the more
+queries it gets at a time: responses to one prompt, which lie side by side, see it together.
+
+A short piece is cut the other way. The kernel leaves out hidden keys 512 at a time (torch 2.13,
+aten/src/ATen/native/cpu/FlashAttentionKernel.cpp): of a short piece it computes the hidden half too. So few
+queries at a time get the keys that the last of them sees, with a small mask for the others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +19,9 @@ from modellink_rm.model.attention.pieces import Piece, Ranges, blocks_of
 # Queries of a block whose logits are capped: its logits [heads, queries, keys] exist in memory.
 _CAPPED_QUERIES = 256
 
+# Keys up to which a piece is short, and queries of its blocks: measured, heads of 32 to 128.
+_SHORT, _SHORT_QUERIES = 768, 128
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -24,8 +30,9 @@ class Part:
     Attributes:
         queries: (start, end) among the block's queries.
         keys: (start, end) ranges of the whole sequence.
-        order: "all": each query sees all keys; "causal": query i sees the first i + 1 keys; "reversed": the
-            same, with queries and keys counted from the last one.
+        order: "all": each query sees all keys; "causal": the last query sees all keys, the one before it all
+            but the last, and so on; "reversed": the last query sees the last key, the one before it the last
+            two, and so on.
     """
 
     queries: tuple[int, int]
@@ -49,7 +56,7 @@ def blocks_of_pieces(pieces: Sequence[Piece], *, is_capped: bool) -> tuple[Block
     """
     blocks: list[Block] = []
     for family in _families(pieces):
-        if len(family) > 1 and not is_capped:
+        if len(family) > 1 and not is_capped and not all(map(_is_short, family)):
             blocks += _blocks_of_family(family)
         else:
             blocks += (_block(part) for piece in family for part in _cut(piece, is_capped=is_capped))
@@ -104,13 +111,23 @@ def _blocks_of_family(family: Sequence[Piece]) -> Iterator[Block]:
     yield Block((start, end), (*own, Part((0, end - start), (prefix,), "all")))
 
 
+def _is_short(piece: Piece) -> bool:
+    return piece.window is None and piece.num_keys <= _SHORT
+
+
 def _cut(piece: Piece, *, is_capped: bool) -> Iterator[Piece]:
     longest = piece.window or piece.num_queries
-    return blocks_of(piece, min(longest, _CAPPED_QUERIES) if is_capped else longest)
+    if is_capped:
+        longest = min(longest, _CAPPED_QUERIES)
+    elif _is_short(piece):
+        longest = -(-longest // -(-longest // _SHORT_QUERIES))  # of much the same size
+    return blocks_of(piece, longest)
 
 
 def _block(piece: Piece) -> Block:
     num_queries, num_keys = piece.num_queries, piece.num_keys
+    if _is_short(piece) or num_queries == 1:
+        return Block(piece.queries, (Part((0, num_queries), piece.keys, "causal"),))
     # The first query sees its whole window, and each later one a key less of the first keys: all of them
     # but the last query still see the last one of these.
     num_left_behind = 0 if piece.window is None else num_keys - piece.window

@@ -1,9 +1,9 @@
-"""Attention on a CPU, without masks, of blocks of queries whose keys are cut into parts (`blocks.py`).
+"""Attention on a CPU of blocks of queries whose keys are cut into parts (`blocks.py`).
 
 The results of the parts are merged by their log-sum-exp, to which a sink adds; with the merged output and
 log-sum-exp the backward pass of each part gives its gradients exactly (as in ring attention, arXiv
-2310.01889). Compared with one call with a mask [n, keys], this needs no memory for the mask and does not
-compute masked products.
+2310.01889). Compared with one call with a mask [n, keys], this needs no memory for a large mask and computes
+few masked products.
 """
 
 import dataclasses
@@ -55,15 +55,15 @@ class _Blocks(torch.autograd.Function):
         softmax: Softmax,
         blocks: Sequence[Block],
     ) -> Tensor:
-        outputs, totals = [], []  # of each block: [1, heads, n, head_dim], [1, heads, n]
+        outputs, totals = [], []  # of each block: [n, heads, head_dim], [1, heads, n]
+        by_head = [_by_head(states) for states in (query, key, value)]
         for block in blocks:
-            rows = query[slice(*block.queries)]
             results = [
                 _part_forward(
                     part,
-                    _states(rows, (part.queries,), part.order),
-                    _states(key, part.keys, part.order),
-                    _states(value, part.keys, part.order),
+                    _rows(by_head[0], (_among(block, part),), part.order),
+                    _rows(by_head[1], part.keys, part.order),
+                    _rows(by_head[2], part.keys, part.order),
                     softmax,
                 )
                 for part in block.parts
@@ -88,22 +88,21 @@ class _Blocks(torch.autograd.Function):
         gradient = gradient.contiguous()
         of_query, of_key, of_value = (torch.zeros_like(states) for states in (query, key, value))
         of_sinks = None if sinks is None else torch.zeros_like(sinks, dtype=totals[0].dtype)
+        of_queries = [_by_head(states) for states in (gradient, query, output)]
+        of_keys = [_by_head(states) for states in (key, value)]
         for block, total in zip(ctx.blocks, totals, strict=True):
             rows = slice(*block.queries)
             for part in block.parts:
-                start, end = part.queries
-                log_sum = total[..., start:end]
+                queries = _among(block, part)
+                log_sum = total[..., slice(*part.queries)]
                 gradients = _part_backward(
                     part,
-                    [
-                        _states(states[rows], (part.queries,), part.order)
-                        for states in (gradient, query, output)
-                    ],
-                    [_states(states, part.keys, part.order) for states in (key, value)],
+                    [_rows(states, (queries,), part.order) for states in of_queries],
+                    [_rows(states, part.keys, part.order) for states in of_keys],
                     log_sum.flip(2) if part.order == "reversed" else log_sum,
                     ctx.softmax,
                 )
-                _add(of_query[rows], gradients[0], (part.queries,), part.order)
+                _add(of_query, gradients[0], (queries,), part.order)
                 _add(of_key, gradients[1], part.keys, part.order)
                 _add(of_value, gradients[2], part.keys, part.order)
             if of_sinks is not None:
@@ -127,10 +126,20 @@ def _merged(block: Block, results: Sequence[tuple[Tensor, Tensor]]) -> tuple[Ten
     return output, total
 
 
-def _states(states: Tensor, ranges: Ranges, order: str) -> Tensor:
-    """[1, heads, n, head_dim] of the rows in the ranges of [t, heads, head_dim]."""
-    parts = [states[start:end] for start, end in ranges]
-    rows = (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)[None]
+def _by_head(states: Tensor) -> Tensor:
+    """[1, heads, t, head_dim] of [t, heads, head_dim], no copy."""
+    return states.transpose(0, 1)[None]
+
+
+def _among(block: Block, part: Part) -> tuple[int, int]:
+    """The queries of a part among all queries."""
+    return block.queries[0] + part.queries[0], block.queries[0] + part.queries[1]
+
+
+def _rows(states: Tensor, ranges: Ranges, order: str) -> Tensor:
+    """[1, heads, n, head_dim] of the rows in the ranges of [1, heads, t, head_dim]."""
+    parts = [states[:, :, start:end] for start, end in ranges]
+    rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return rows.flip(2) if order == "reversed" else rows
 
 
@@ -147,11 +156,11 @@ def _part_forward(
     part: Part, query: Tensor, key: Tensor, value: Tensor, softmax: Softmax
 ) -> tuple[Tensor, Tensor]:
     """Output [1, heads, n, head_dim] and log-sum-exp [1, heads, n], both in the order of the block."""
-    is_causal = part.order != "all"
     if softmax.softcap is None:
-        output, log_sum = _forward(query, key, value, 0.0, is_causal, scale=softmax.scale)
+        mask = _mask(part, query, key)
+        output, log_sum = _forward(query, key, value, 0.0, **mask, scale=softmax.scale)
     else:
-        logits, _ = _capped_logits(query, key, softmax, is_causal=is_causal)
+        logits, _ = _capped_logits(part, query, key, softmax)
         log_sum = logits.logsumexp(-1)
         weights = (logits - log_sum[..., None]).exp()
         output = (weights @ value[:, :, None].to(weights.dtype)).flatten(1, 2)
@@ -173,14 +182,14 @@ def _part_backward(
         of_keys: key and value, each [1, groups, m, head_dim].
         log_sum: [1, heads, n], of all parts and the sink.
     """
-    is_causal = part.order != "all"
     gradient, query, output = of_queries
     key, value = of_keys
     if softmax.softcap is None:
         states = (gradient, query, key, value, output, log_sum)
-        gradients: tuple[Tensor, Tensor, Tensor] = _backward(*states, 0.0, is_causal, scale=softmax.scale)
+        mask = _mask(part, query, key)
+        gradients: tuple[Tensor, Tensor, Tensor] = _backward(*states, 0.0, **mask, scale=softmax.scale)
         return gradients
-    logits, slope = _capped_logits(query, key, softmax, is_causal=is_causal)
+    logits, slope = _capped_logits(part, query, key, softmax)
     by_group = logits.shape[:3]
     weights = (logits - log_sum.reshape(*by_group, -1, 1)).exp()
     gradient, query, output = (
@@ -193,14 +202,32 @@ def _part_backward(
     return of_query, (of_logits.mT @ query).sum(2), (weights.mT @ gradient).sum(2)
 
 
-def _capped_logits(query: Tensor, key: Tensor, softmax: Softmax, *, is_causal: bool) -> tuple[Tensor, Tensor]:
+def _mask(part: Part, query: Tensor, key: Tensor) -> dict[str, Any]:
+    """The kernel's arguments for the keys that a part's queries do not see."""
+    offset = _first_hidden(part, query, key)
+    if offset is None or offset == 1:  # the kernel's own form: query i sees the first i + 1 keys
+        return {"is_causal": offset == 1}
+    hidden = query.new_full((query.shape[2], key.shape[2]), -torch.inf)
+    return {"is_causal": False, "attn_mask": hidden.triu_(offset)}
+
+
+def _first_hidden(part: Part, query: Tensor, key: Tensor) -> int | None:
+    """The first key that the first query does not see, in the order of the part; None if each sees all."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    if part.order == "all" or num_queries == 1:
+        return None
+    return 1 if part.order == "reversed" else 1 + num_keys - num_queries
+
+
+def _capped_logits(part: Part, query: Tensor, key: Tensor, softmax: Softmax) -> tuple[Tensor, Tensor]:
     """Capped logits [1, groups, heads per group, n, m], and the slope of the cap there; float32 at least."""
     assert softmax.softcap is not None
     dtype = torch.promote_types(query.dtype, torch.float32)
     by_group = query.reshape(1, key.shape[1], -1, *query.shape[2:]).to(dtype)
     capped = (by_group @ key[:, :, None].mT.to(dtype) * (softmax.scale / softmax.softcap)).tanh()
     logits = capped * softmax.softcap
-    if is_causal:
-        hidden = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
+    offset = _first_hidden(part, query, key)
+    if offset is not None:
+        hidden = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(offset)
         logits = logits.masked_fill(hidden, -torch.inf)
     return logits, 1 - capped.square()

@@ -58,6 +58,7 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("short", [0, 768])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("window", [None, 2, 7, 25])
 @pytest.mark.parametrize("form", FORMS)
@@ -65,8 +66,15 @@ FORMS: dict[str, dict[str, Any]] = {
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 2e-2)]
 )
 def test_sdpa_equals_the_reference(
-    seed: int, window: int | None, form: str, dtype: torch.dtype, tolerance: float
+    short: int,
+    seed: int,
+    window: int | None,
+    form: str,
+    dtype: torch.dtype,
+    tolerance: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("modellink_rm.model.attention.blocks._SHORT", short)
     difference = difference_from_reference(
         ATTENTION_KERNELS["sdpa"],
         torch.device("cpu"),
@@ -115,15 +123,31 @@ def test_long_pieces_with_a_softcap_are_cut_into_blocks_that_equal_the_reference
 
 
 def test_responses_to_one_prompt_see_it_together() -> None:
-    batch = pack_examples([random_example(0, 9, 3, 4, 5), random_example(1, 6, 2)])
+    batch = pack_examples([random_example(0, 900, 3, 4, 5), random_example(1, 1000, 2)])
     prompt, responses, alone = blocks_of_pieces(pieces_of(batch.segments, batch.ranges), is_capped=False)
-    assert (prompt.queries, responses.queries, alone.queries) == ((0, 9), (9, 21), (21, 29))
+    assert (prompt.queries, responses.queries, alone.queries) == ((0, 900), (900, 912), (912, 1914))
     assert [(part.queries, part.keys, part.order) for part in responses.parts] == [
-        ((0, 3), ((9, 12),), "causal"),
-        ((3, 7), ((12, 16),), "causal"),
-        ((7, 12), ((16, 21),), "causal"),
-        ((0, 12), ((0, 9),), "all"),
+        ((0, 3), ((900, 903),), "causal"),
+        ((3, 7), ((903, 907),), "causal"),
+        ((7, 12), ((907, 912),), "causal"),
+        ((0, 12), ((0, 900),), "all"),
     ]
+
+
+def test_short_pieces_are_cut_into_few_queries_with_the_keys_that_the_last_one_sees() -> None:
+    batch = pack_examples([random_example(0, 150, 200, 100)])
+    pieces = pieces_of(batch.segments, batch.ranges)
+    assert [(block.queries, block.parts[0].keys) for block in blocks_of_pieces(pieces, is_capped=False)] == [
+        ((0, 117), ((0, 117),)),
+        ((117, 234), ((0, 234),)),
+        ((234, 350), ((0, 350),)),
+        ((350, 450), ((0, 150), (350, 450))),
+    ]
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 2e-2)):
+        difference = difference_from_reference(
+            ATTENTION_KERNELS["sdpa"], torch.device("cpu"), dtype, pieces=pieces, head_dim=16
+        )
+        assert difference < tolerance
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
