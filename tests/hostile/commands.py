@@ -48,6 +48,7 @@ _MAINS = {
     "generate": "generate",
     "export": "export",
     "import": "import_model",
+    "average": "average",
     "evaluate": "evaluate",
     "report": "report",
     "filter": "filter",
@@ -280,12 +281,13 @@ ROWS = {"score": "scores.jsonl", "score steps": "scores.jsonl", "generate": "ans
 WRITERS = {
     "export": ("--load trained --no-check-scores --output out", "out"),
     "import": ("--load model --load-checkpoint-loosely --prompt-type llama2 --output out", "out"),
+    "average": ("--load trained/iter_0000001 trained/iter_0000002 --output out", "out"),
     "evaluate": ("--load trained --data held-out=pairs.json --output out.json", "out.json"),
     "report": ("trained --output out.html", "out.html"),
     "filter": ("--input rows.jsonl --min-score 0 --output out.jsonl", "out.jsonl"),
     "best-of-n": ("--input rows.jsonl --output out.parquet", "out.parquet"),
     "make-pairs": ("--input rows.jsonl --output out.jsonl", "out.jsonl"),
-    "estimate": ("--load model --gpus 1x80G --output out.json", "out.json"),
+    "estimate": ("--load model --seq-length 400 --gpus 1x80G --output out.json", "out.json"),
 }
 
 # The prefix of the data set that a command writes.
@@ -316,6 +318,13 @@ def _run_all(commands: Sequence[tuple[str, str]], directory: Path) -> None:
     for command, words in commands:
         outcome = run(command, words, directory)
         assert outcome.code == 0, outcome.stderr
+
+
+def copy_for_writer(material: Material, target: Path) -> Path:
+    """A trial's directory with what the commands of WRITERS read."""
+    rows = [{"prompt": "a", "response": f"b{number}", "score": number} for number in range(9)]
+    write_rows(material.copy(target) / "rows.jsonl", rows)
+    return target
 
 
 # What a few commands need beside the rest, made when it is first asked for.

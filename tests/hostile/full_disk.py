@@ -2,7 +2,6 @@
 
 import errno
 import functools
-import json
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from tests.hostile.commands import (
     WRITERS,
     Material,
     Outcome,
+    copy_for_writer,
     prepare,
     remains,
     run,
@@ -150,9 +150,7 @@ def offences(material: Material, command: str, first: int, directory: Path) -> t
 
 def writer_offences(material: Material, command: str, first: int, directory: Path) -> tuple[list[str], bool]:
     """As `offences`, of a command of WRITERS: all files stay as they were, an older output too."""
-    target = material.copy(directory / "trial")
-    rows = [{"prompt": "a", "response": f"b{number}", "score": number} for number in range(9)]
-    (target / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    target = copy_for_writer(material, directory / "trial")
     words, output = WRITERS[command]
     if "." in output:
         (target / output).write_text("what was there")

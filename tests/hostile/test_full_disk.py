@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile import writers
 from tests.hostile.commands import WRITERS, Material
 from tests.hostile.full_disk import offences, writer_offences
 from tests.marks import full
@@ -47,6 +48,7 @@ def test_a_disk_that_fills_is_one_line_and_the_older_output_stays(
 def test_a_disk_that_fills_changes_no_file_of_a_command_that_writes_one(
     command: str, material: Material, tmp_path: Path
 ) -> None:
+    assert writers.reference(material, command, tmp_path)[0]  # it ends well where there is room
     found: list[str] = []
     num_met, was_met = 0, True
     while was_met:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from modellink_rm.dataset.manifest import manifest_path, mark_unfinished
-from tests.hostile.commands import GENERATE, TRIALS, Material, prepare, reference, run, start
+from tests.hostile import writers
+from tests.hostile.commands import GENERATE, TRIALS, WRITERS, Material, prepare, reference, run, start
 from tests.hostile.kills import kill_trials, kills_at_each, torn
 from tests.marks import full
 
@@ -37,6 +38,18 @@ def test_a_killed_command_that_runs_again_writes_what_one_that_was_not_does(
     counts = kill_trials(material, command, num_kills=num_kills, seed=1, directory=tmp_path)
     assert counts.offences == []
     assert counts.killed >= num_kills
+
+
+@pytest.mark.parametrize(
+    ("command", "num_kills"), [("filter", 1), *(full(command, 50) for command in WRITERS)]
+)
+@pytest.mark.timeout(3600)
+def test_a_killed_command_that_writes_one_file_leaves_it_whole_or_away(
+    command: str, num_kills: int, material: Material, tmp_path: Path
+) -> None:
+    num_met, found = writers.kill_trials(material, command, num_kills=num_kills, seed=1, directory=tmp_path)
+    assert found == []
+    assert num_met == num_kills
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.commands import Material
+from tests.hostile import writers
+from tests.hostile.commands import WRITERS, Material
 from tests.hostile.races import race, race_for_a_column
 from tests.marks import full
 
@@ -28,6 +29,14 @@ def test_of_two_runs_at_once_one_writes_the_whole_output(
 ) -> None:
     found = [told for seed in range(times) for told in race(material, command, seed=seed, directory=tmp_path)]
     assert found == []
+
+
+@pytest.mark.parametrize("command", [full(command) for command in WRITERS])
+@pytest.mark.timeout(1800)
+def test_of_two_runs_at_once_one_writes_the_whole_file(
+    command: str, material: Material, tmp_path: Path
+) -> None:
+    assert writers.races(material, command, times=20, directory=tmp_path) == []
 
 
 @pytest.mark.full
