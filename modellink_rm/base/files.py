@@ -128,9 +128,26 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Make `path` a file of these bytes; until it is whole an older one of that name stays."""
+    """Make `path` a file of these bytes; until it is whole an older one of that name stays.
+
+    Temporary files that killed runs of this machine left of it are deleted.
+    """
+    for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = remains.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if number.isdecimal() and not _is_running(int(number)):
+            remains.unlink(missing_ok=True)
     with whole_file(path) as file:
         file.write(content)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no name that this module gave
+        pass
+    return True
 
 
 def version_of(path: Path) -> tuple[int, int, int] | None:

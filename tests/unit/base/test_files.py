@@ -96,6 +96,16 @@ def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path: Path, si
     assert os.listdir(tmp_path) == ["x"]
 
 
+def test_what_a_killed_run_left_of_a_file_goes_and_what_another_is_writing_stays(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f".x.{ended.pid}.0.tmp").write_bytes(b"half")
+    (tmp_path / f".xy.{ended.pid}.0.tmp").write_bytes(b"of another file")
+    (tmp_path / f".x.{os.getppid()}.0.tmp").write_bytes(b"of a run that goes on")
+    write_whole(tmp_path / "x", b"new")
+    assert sorted(os.listdir(tmp_path)) == [f".x.{os.getppid()}.0.tmp", f".xy.{ended.pid}.0.tmp", "x"]
+
+
 @contextlib.contextmanager
 def limited_files(num_bytes):
     """A system that refuses to make files longer, as a full disk does."""
