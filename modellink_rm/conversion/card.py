@@ -16,6 +16,8 @@ from modellink_rm.checkpoint.hf.heads import VALUE_HEAD
 from modellink_rm.checkpoint.layout import CheckpointInfo
 from modellink_rm.config.objective import ObjectiveConfig
 from modellink_rm.conversion.padding import PadToken
+from modellink_rm.dataset.indexed import bin_path
+from modellink_rm.dataset.manifest import array_prefix, key_of
 from modellink_rm.report.curves import held_out_names
 from modellink_rm.report.run_files import VALIDATION
 from modellink_rm.version import __version__
@@ -222,7 +224,7 @@ def _training(
             f"{name}, {data.get('num_rows', '?')} rows"
         )
     rows |= {"template": contract.prompt_type, "handler": contract.handler}
-    examples = "answers" if form.is_stepwise or contract.attributes else "pairs"
+    examples = "answers" if form.is_stepwise or contract.attributes else _examples_of(checkpoint)
     if checkpoint.run.iteration:
         rows |= {"steps": checkpoint.run.iteration, f"{examples} seen": checkpoint.run.consumed_samples}
     settings = _LANGUAGE_MODEL_SETTINGS if checkpoint.run.spec.is_language_model else _SETTINGS
@@ -240,28 +242,41 @@ def _training(
     return {name: value for name, value in rows.items() if value is not None}
 
 
+def _examples_of(checkpoint: CheckpointInfo) -> str:
+    """What the steps of a model of preferences count: pairs, or the prompts of rankings."""
+    prefix = Path("data")
+    ranks = key_of(bin_path(array_prefix(prefix, "ranks")), prefix)
+    return "prompts" if any(ranks in data.get("files", {}) for data in checkpoint.run.data or ()) else "pairs"
+
+
 def _last_metrics(checkpoint: CheckpointInfo) -> dict[str, object]:
-    """Of the last log line and the last evaluation up to the checkpoint."""
+    """Of the last log line and the last evaluation up to the checkpoint, with their step if it is earlier.
+
+    Not of the evaluation before the first step, which is of other weights altogether.
+    """
     path = checkpoint.path.parent / "metrics.jsonl"
-    last: dict[str, object] = {}
+    last: dict[str, tuple[int, Any]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
     except (OSError, ValueError):  # the card goes without
         return {}
     for row in rows:
-        iteration = row.get("iteration", 0) if isinstance(row, Mapping) else None
-        if isinstance(iteration, int) and iteration <= checkpoint.run.iteration:
+        iteration = row.get("iteration") if isinstance(row, Mapping) else None
+        if isinstance(iteration, int) and 0 < iteration <= checkpoint.run.iteration:
             names = held_out_names([row])
             kinds = {f"{name}/": "validation" if name == VALIDATION else name for name in names}
             for prefix, kind in {"": "training", **kinds}.items():
-                values = {
-                    f"{kind} {name.replace('_', ' ')}": row[prefix + name]
+                last |= {
+                    f"{kind} {name.replace('_', ' ')}": (iteration, row[prefix + name])
                     for name in _METRICS
                     if isinstance(row.get(prefix + name), int | float)
                 }
-                last |= values
-    return {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in last.items()}
+    found: dict[str, object] = {}
+    for name, (iteration, value) in last.items():
+        when = "" if iteration == checkpoint.run.iteration else f", after step {iteration:,}"
+        found[f"{name}{when}"] = f"{value:.4f}" if isinstance(value, float) else value
+    return found
 
 
 def _table(rows: Mapping[str, object]) -> list[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,12 +18,18 @@ from modellink_rm.conversion.padding import PadToken
 CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
 
 
-def card_of(directory: Path, objective: ObjectiveConfig, form: Form = TRANSFORMERS) -> str:
+def card_of(
+    directory: Path,
+    objective: ObjectiveConfig,
+    form: Form = TRANSFORMERS,
+    *,
+    data: tuple[dict[str, Any], ...] | None = None,
+) -> str:
     (directory / BASE_MODEL_FOLDER).mkdir(parents=True)
     (directory / BASE_MODEL_FOLDER / "config.json").write_text('{"model_type": "llama"}')
     run = read_checkpoint_info(CHECKPOINT).run
     flags = json.loads(json.dumps(dataclasses.asdict(objective)))
-    run = dataclasses.replace(run, config={**run.config, "objective": flags})
+    run = dataclasses.replace(run, config={**run.config, "objective": flags}, data=data)
     return model_card(
         CheckpointInfo(path=directory, run=run),
         read_contract(CHECKPOINT),
@@ -43,7 +50,34 @@ def test_a_row_of_metrics_that_is_none_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
     card = card_of(tmp_path / "iter_0000002", ObjectiveConfig())
     assert "After step 2." in card
-    assert "| training loss | 7 |" in card
+    assert "| training loss, after step 1 | 7 |" in card
+
+
+def test_metrics_of_an_earlier_step_say_so_and_those_before_training_are_left_out(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"iteration": 0, "valid/loss": 0.75, "held-out/loss": 0.625},
+        {"iteration": 1, "accuracy": 0.5, "loss": 0.75},
+        {"iteration": 1, "valid/loss": 0.625},
+        {"iteration": 2, "loss": 0.5},
+        {"iteration": 3, "loss": 0.25},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    card = card_of(tmp_path / "iter_0000002", ObjectiveConfig())
+    table = card.split("After step 2.")[1].strip().splitlines()[2:]
+    assert table == [
+        "| training loss | 0.5000 |",
+        "| training accuracy, after step 1 | 0.5000 |",
+        "| validation loss, after step 1 | 0.6250 |",
+    ]
+
+
+def test_card_of_rankings_counts_prompts(tmp_path: Path) -> None:
+    data = {"prefix": "data/ranked", "num_rows": 7, "files": {"_packed_ranks_document.bin": "0"}}
+    card = card_of(tmp_path / "ranked", ObjectiveConfig(), data=(data,))
+    assert "| prompts per step | 2 |" in card
+    assert "| data | ranked, 7 rows |" in card
 
 
 def test_card_names_what_was_added_to_the_loss(tmp_path: Path) -> None:
