@@ -17,12 +17,14 @@ from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.config.preprocess import DEFAULT_PLACEHOLDER
+from modellink_rm.conversion.card import scale_of_scores
 from modellink_rm.conversion.exported_tokenizer import tokenizer_beside_adapters
 from modellink_rm.conversion.output import making
 from modellink_rm.conversion.plan import DTYPES, check_output
 from modellink_rm.conversion.publisher_code import check_token_classifier
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.heads.steps import NUM_LABELS
+from modellink_rm.model.spec import ModelSpec
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import process_groups, world_size_from_environment
 from modellink_rm.version import __version__
@@ -61,6 +63,11 @@ _OF_RESPONSES = {
 messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
 ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)["input_ids"]""",
     "read": "model(input_ids=ids).logits[0, 0].item()",
+}
+_OF_ATTRIBUTES = _OF_RESPONSES | {
+    "meaning": "They rate an answer's {names}, on the scale of their training data, at the last token of the "
+    "rendered response. A score is a sum of these with weights of your choice.",
+    "read": "dict(zip({names!r}, model(input_ids=ids).logits[0].tolist(), strict=True))",
 }
 _OF_STEPS = {
     "task": "token-classification",
@@ -107,7 +114,7 @@ def export_adapter(config: ExportConfig, parallel: ParallelConfig) -> None:
     tokenizer = tokenizer_beside_adapters(checkpoint, contract)
     if tokenizer.caveat is not None:
         warn_once(tokenizer.caveat)
-    card = _card(plan, contract, tokenizer.caveat)
+    card = adapter_card(plan.spec, contract, base=source.reference.path, caveat=tokenizer.caveat)
     files = {**tokenizer.files, "README.md": card.encode(), CONTRACT_NAME: contract.to_json()}
     directory = Path(config.output)
     platform = detect_platform(parallel.distributed_backend)
@@ -153,17 +160,29 @@ def _without_base(plan: ModelPlan) -> ModelPlan:
     return ModelPlan(source=ModelSource(checkpoint=plan.source.checkpoint), spec=plan.spec)
 
 
-def _card(plan: ModelPlan, contract: InferenceContract, caveat: str | None) -> str:
+def adapter_card(spec: ModelSpec, contract: InferenceContract, *, base: str, caveat: str | None) -> str:
+    """The model card (README.md) of adapters, with its front matter.
+
+    Args:
+        base: where the model lies that they update.
+        caveat: what users must know of the chat template; None where it gives training's ids.
+    """
     template = _TEMPLATE.format(name=f"--prompt-type {contract.prompt_type}")
-    texts, outputs = _OF_RESPONSES, plan.spec.num_outputs
-    if plan.spec.scores_steps:
+    texts, outputs = _OF_RESPONSES, spec.num_outputs
+    if spec.scores_steps:
         end = contract.placeholder_token or DEFAULT_PLACEHOLDER
         meaning = _OF_STEPS["meaning"].format(end=repr(end))
         conversation = _OF_STEPS["conversation"].replace("END", repr(end))
         texts, outputs = _OF_STEPS | {"meaning": meaning, "conversation": conversation}, NUM_LABELS
+    elif contract.attributes:
+        meaning = _OF_ATTRIBUTES["meaning"].format(names=", ".join(contract.attributes))
+        read = _OF_ATTRIBUTES["read"].format(names=list(contract.attributes))
+        texts = _OF_ATTRIBUTES | {"meaning": meaning, "read": read}
+    else:
+        texts = texts | {"meaning": f"{texts['meaning']} {scale_of_scores(contract)}"}
     return _CARD.format(
-        base=plan.source.reference.path,
-        lora=plan.spec.lora,
+        base=base,
+        lora=spec.lora,
         version=__version__,
         template=template if caveat is None else f"Chat template: {caveat}.",
         outputs=outputs,

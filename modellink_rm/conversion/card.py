@@ -145,14 +145,14 @@ def model_card(
 def _meaning(contract: InferenceContract) -> str:
     """What a score says."""
     if not contract.attributes:
-        return f"a higher score is a better answer. {_normalized(contract)}"
+        return f"a higher score is a better answer. {scale_of_scores(contract)}"
     return (
         f"it rates an answer's {', '.join(contract.attributes)}, on the scale of its training data. A score "
         "is a sum of them with weights of your choice."
     )
 
 
-def _normalized(contract: InferenceContract) -> str:
+def scale_of_scores(contract: InferenceContract) -> str:
     """What is known of the scale of the scores."""
     found = contract.normalization
     if found is None:

@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 
+from modellink_rm.adapters.lora import Lora
 from modellink_rm.checkpoint.base_model import BASE_MODEL_FOLDER
-from modellink_rm.checkpoint.contract import read_contract
+from modellink_rm.checkpoint.contract import InferenceContract, read_contract
 from modellink_rm.checkpoint.hf.form import TOKEN_CLASSIFIER, TRANSFORMERS, Form
 from modellink_rm.checkpoint.layout import CheckpointInfo, read_checkpoint_info
 from modellink_rm.config.objective import ObjectiveConfig
+from modellink_rm.conversion.adapter import adapter_card
 from modellink_rm.conversion.card import model_card
 from modellink_rm.conversion.padding import PadToken
+from modellink_rm.metrics.normalization import Normalization
 
 CHECKPOINT = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1" / "iter_0000002"
 
@@ -96,3 +99,27 @@ def test_card_of_a_process_reward_model_counts_answers(tmp_path: Path) -> None:
     assert "| loss | cross-entropy of every step's label |" in card
     assert "pairs" not in card
     assert "A step is read at the last token of" in card
+
+
+def card_of_adapters(contract: InferenceContract) -> str:
+    lora = Lora(rank=4, alpha=8, targets=("self_attn.q_proj",))
+    spec = read_checkpoint_info(CHECKPOINT).run.spec
+    spec = dataclasses.replace(spec, lora=lora, num_outputs=max(len(contract.attributes), 1))
+    return adapter_card(spec, contract, base="llama", caveat=None)
+
+
+def test_card_of_adapters_says_what_a_score_is() -> None:
+    normalization = Normalization(mean=-0.5, std=2.0, num_responses=24, data="held-out", kind="standard")
+    contract = dataclasses.replace(read_contract(CHECKPOINT), normalization=normalization)
+    card = card_of_adapters(contract)
+    assert "A higher score is a better answer" in card
+    assert "(score - -0.5) / 2 is normalized by 24 responses of held-out." in card
+    assert "print(model(input_ids=ids).logits[0, 0].item())" in card
+
+
+def test_card_of_adapters_of_attributes_reads_all_of_them() -> None:
+    card = card_of_adapters(dataclasses.replace(read_contract(CHECKPOINT), attributes=("helpful", "long")))
+    assert "They rate an answer's helpful, long, on the scale of their training data" in card
+    assert "num_labels=2" in card
+    assert "dict(zip(['helpful', 'long'], model(input_ids=ids).logits[0].tolist(), strict=True))" in card
+    assert "better answer" not in card

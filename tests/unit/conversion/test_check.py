@@ -1,0 +1,44 @@
+"""The last check of an export, of what transformers answers."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modellink_rm.base.errors import UserError
+from modellink_rm.conversion import check
+from modellink_rm.conversion.samples import Sample
+
+SAMPLES = [Sample((), (5, 6, 7)), Sample((), (8, 9))]
+EXPECTED = [[0.5], [-1.0]]
+
+
+def check_answer(
+    monkeypatch: pytest.MonkeyPatch, *, together: list[list[float]], alone: list[list[float]]
+) -> None:
+    answer: dict[str, Any] = {"problems": [], "different": [], "together": together, "alone": alone}
+    monkeypatch.setattr(check, "_in_another_process", lambda directory, request: answer)
+    check.check_scores(Path(), SAMPLES, EXPECTED, dtypes=[torch.float32], rendered=[])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_score_that_is_no_number_is_refused_wherever_it_stands(
+    place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [list(one) for one in EXPECTED]
+    scores[place] = [math.nan]
+    with pytest.raises(UserError, match="transformers scores in a padded batch differ by nan"):
+        check_answer(monkeypatch, together=scores, alone=EXPECTED)
+    with pytest.raises(UserError, match="transformers scores alone differ by nan"):
+        check_answer(monkeypatch, together=EXPECTED, alone=scores)
+
+
+def test_difference_that_is_told_is_the_largest_of_both_ways(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        check_answer(monkeypatch, together=[[0.50005], [-1.0]], alone=EXPECTED)
+    assert "within 5e-05 (allowed: 0.0001)" in caplog.text
