@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -246,7 +246,7 @@ def _obstacle_of_trial(name: str, platform: Platform, needs: AttentionNeeds) -> 
     """Why a kernel's numbers cannot be used, of heads like the model's; None if they can."""
     groups = min(needs.num_groups, _MOST_GROUPS_TRIED)
     try:
-        difference = max(
+        difference = _largest(
             difference_from_reference(
                 ATTENTION_KERNELS[name],
                 platform.device,
@@ -332,6 +332,8 @@ def difference_from_reference(
 ) -> float:
     """Largest difference of output and gradients from the reference in float64, relative to its values.
 
+    NaN if any number of them is.
+
     Args:
         seed: of the random inputs.
     """
@@ -347,10 +349,15 @@ def difference_from_reference(
         ReferenceAttention, [tensor.double() for tensor in inputs], pieces, softcap
     )
     found = _output_and_gradients(make_kernel, [tensor.to(device) for tensor in inputs], pieces, softcap)
-    return max(
+    return _largest(
         float((one.double().cpu() - other).abs().max() / other.abs().max())
         for one, other in zip(found, expected, strict=True)
     )
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest value; NaN if one is, which python's own maximum passes over."""
+    return float(torch.tensor(list(values), dtype=torch.float64).max())
 
 
 def _output_and_gradients(

@@ -115,6 +115,20 @@ def test_a_kernel_that_is_wrong_only_for_single_queries_is_passed_over(
     assert str(obstacle).startswith("it differs from the reference by")
 
 
+class NaNInItsKeysGradient(ReferenceAttention):
+    """The reference, whose output is right."""
+
+    def __call__(self, query: Any, key: Any, value: Any, softmax: Any) -> Any:
+        key.register_hook(lambda gradient: gradient * torch.nan)
+        return super().__call__(query, key, value, softmax)
+
+
+def test_a_kernel_with_a_gradient_that_is_nan_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "flex", NaNInItsKeysGradient)
+    found = attention_obstacle("flex", GPU, needs(dtype=torch.float32))
+    assert found == "it differs from the reference by nan here"
+
+
 def test_torchs_own_flash_attention_gets_a_second_trial_without_flash_attention_3(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
