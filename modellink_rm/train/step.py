@@ -203,9 +203,11 @@ def _describe_non_finite(state: TrainState, kept: Sequence[dict[str, Any]], rank
         if parameter.requires_grad and not torch.isfinite(parameter.main_grad).all()
     ]
     found: list[Any] = [None] * ranks.world_size
-    torch.distributed.all_gather_object(found, (samples, parameters[:1]))
-    batch = {name for entry in kept for name in entry["names"]}
-    return non_finite_message(state.iteration + 1, found, batch)
+    names = [name for entry in kept for name in entry["names"]]
+    torch.distributed.all_gather_object(found, (samples, parameters[:1], names))
+    # Of all processes: stages before the last keep none, and replicas have added up their gradients.
+    batch = {name for *_, of_rank in found for name in of_rank}
+    return non_finite_message(state.iteration + 1, [(bad, first) for bad, first, _ in found], batch)
 
 
 def non_finite_message(
@@ -216,7 +218,7 @@ def non_finite_message(
     Args:
         found: of each rank, its samples whose loss is not finite, and its first parameter whose gradient is
             not.
-        batch: samples of this process.
+        batch: samples of the step.
     """
     bad_losses = {name for bad, _ in found for name in bad}
     if bad_losses:

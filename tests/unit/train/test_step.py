@@ -1,6 +1,8 @@
 """The loss function of a step, and what it keeps of a micro-batch."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import torch
 from modellink_rm.batching.batch import Batch, pack_examples
 from modellink_rm.dataset.example import Example, Response, RowName
 from modellink_rm.objective.choice import choose_objective
+from modellink_rm.parallel.groups import Ranks
+from modellink_rm.train import step
 from modellink_rm.train.step import StepLoss, _rows, non_finite_message
 from modellink_rm.train.sums import no_sums, summary_of
 
@@ -104,4 +108,21 @@ def test_norm_that_is_beyond_float32_names_no_rank_and_no_parameter() -> None:
     assert non_finite_message(7, [([], []), ([], ["head.weight"])], batch) == (
         "iteration 7: the gradient is not finite while every loss is (rank 1; first parameter head.weight; "
         "rows 1, 3 of data/pairs); no weight was updated"
+    )
+
+
+def test_rows_of_every_process_are_named_where_no_loss_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stage of a pipeline keeps no rows, and a replica only its own."""
+    ranks = Ranks(world_size=3, rank=0, tp_size=1, tp_rank=0, pp_size=1, pp_rank=0, dp_size=3, dp_rank=0)
+    chunk = SimpleNamespace(module=SimpleNamespace(global_parameters=lambda: iter(())))
+    state: Any = SimpleNamespace(model=[chunk], iteration=6)
+    others = [([], ["head.weight"], [RowName("data/pairs", 4)]), ([], [], [RowName("data/pairs", 2)])]
+
+    def gathered(found: list[Any], own: Any) -> None:
+        found[:] = [own, *others]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
+    assert step._describe_non_finite(state, [], ranks) == (
+        "iteration 7: the gradient is not finite while every loss is (rank 1; first parameter head.weight; "
+        "rows 2, 4 of data/pairs); no weight was updated"
     )
