@@ -31,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
         example="python -m modellink_rm serve --load checkpoints/llama2 --port 8000",
     )
     config: ServeConfig = parsed[ServeConfig]
+    options = ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()})
+    _check_no_handler(options)
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(f"serve needs {', '.join(missing)}: pip install 'modellink-rm[serve]'")
@@ -45,12 +47,26 @@ def main(argv: Sequence[str]) -> int:
     from modellink_rm.parallel.failures import ending_together
     from modellink_rm.serving.server import serve
 
-    plan = plan_scoring(ScorerOptions(**{name: parsed[group] for name, group in GROUPS.items()}))
+    plan = plan_scoring(options)
     if plan.normalization is not None:
         info(f"scores are normalized: {plan.normalization}; --raw gives the model's own")
     with Scorer(plan) as scorer, ending_together():
         serve(scorer, config, listener, token)
     return 0
+
+
+def _check_no_handler(options: ScorerOptions) -> None:
+    """No flag says how records are read: requests have forms of their own.
+
+    Raises:
+        UserError: one does.
+    """
+    given = {"--handler-name": options.scorer.handler_name, "--map-keys": options.scorer.map_keys}
+    for name in (name for name, value in given.items() if value is not None):
+        raise UserError(
+            f"{name} is not for serve: a request has one of the forms that /docs and docs/serving.md list; "
+            "leave it out"
+        )
 
 
 COMMANDS.add(Command(summary="serve a reward model over HTTP", main=main), "serve")

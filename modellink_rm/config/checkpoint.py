@@ -48,8 +48,8 @@ class CheckpointConfig:
     )
     save_best: str | None = flag(
         None,
-        help="also save after an evaluation that is the best so far: by accuracy or loss of the first "
-        "held-out set, or NAME/METRIC; --load SAVE/best takes it",
+        help="also save after an evaluation that is the best so far: by accuracy, loss or margin of "
+        "the first held-out set, or NAME/METRIC; --load SAVE/best takes it",
         metavar="METRIC",
     )
     auto_resume: bool = flag(False, help="continue from the newest checkpoint in --save when there is one")

@@ -23,13 +23,16 @@ class Leaving:
     for the device nor for another one. All processes agree on the step.
 
     Within, SIGUSR1 is a wish, and with --exit-signal-handler SIGTERM too.
+
+    Args:
+        started: when the command began, by `time.monotonic`, from where --exit-duration-in-mins counts.
     """
 
-    def __init__(self, config: TrainingConfig, *, world_size: int) -> None:
+    def __init__(self, config: TrainingConfig, *, world_size: int, started: float) -> None:
         self._config = config
         self._signals = (signal.SIGUSR1, *((signal.SIGTERM,) if config.exit_signal_handler else ()))
         self._before: dict[signal.Signals, Any] = {}
-        self._started = time.monotonic()
+        self._started = started
         self._wish = 0
         self._group = torch.distributed.new_group(backend="gloo") if world_size > 1 else None
         self._pending: tuple[torch.Tensor, Any] | None = None

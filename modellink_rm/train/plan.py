@@ -48,6 +48,7 @@ from modellink_rm.train.plan_reference import Reference, plan_reference
 from modellink_rm.train.profiling import check_profile
 from modellink_rm.train.stages import STAGES
 from modellink_rm.train.trackers import check_trackers
+from modellink_rm.train.without_effect import flags_without_effect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +121,11 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
         check_rows(Path(config.checkpoint.save))
     if config.checkpoint.save is not None:
         read_best(Path(config.checkpoint.save))  # every save reads it, to keep what it names
-    config = with_margins_as_before(config, resumed)
+    given, config = config, with_margins_as_before(config, resumed)
     stage = STAGES[config.training.stage]
     objective = stage.objective(config)
+    for line in flags_without_effect(given):
+        warn_once(line)
     _check_no_dropout_with_length_penalty(config)
     check_trackers(config.reporting)
     if config.checkpoint.save is None:
@@ -161,7 +164,8 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     blend = plan_blend(config.data, datasets, template, tokenizer, num_ids=model.shape.vocab_size)
     length = plan_length(config, num_replicas, resumed, num_examples=blend.mixture.epoch_size)
     report_mixture(blend, num_samples=length.train_iters * length.batch_size)
-    check_profile(config, train_iters=length.train_iters, world_size=world_size)
+    done = resumed.iteration if resumed is not None else 0
+    check_profile(config, train_iters=length.train_iters, world_size=world_size, done=done)
     # The batch as it is in force, so that the checkpoints say it.
     training = dataclasses.replace(config.training, global_batch_size=length.batch_size)
     config = dataclasses.replace(config, training=training)

@@ -6,7 +6,7 @@ from typing import Any
 from torch.profiler import profile, supported_activities
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.log import info
+from modellink_rm.base.log import info, warn_once
 from modellink_rm.config.reporting import ReportingConfig
 from modellink_rm.config.run import RunConfig
 
@@ -55,8 +55,11 @@ class StepTrace:
         info(f"profile: {path}, which chrome://tracing and ui.perfetto.dev open")
 
 
-def check_profile(config: RunConfig, *, train_iters: int, world_size: int) -> None:
+def check_profile(config: RunConfig, *, train_iters: int, world_size: int, done: int = 0) -> None:
     """Check that --profile has a directory to write to, and ranks and steps to trace.
+
+    Args:
+        done: steps of the run that is continued; one that is beyond all that are to be traced is told.
 
     Raises:
         UserError: one of them is missing.
@@ -73,6 +76,11 @@ def check_profile(config: RunConfig, *, train_iters: int, world_size: int) -> No
         raise UserError(
             f"--profile-step-start {reporting.profile_step_start} is not before the last of {train_iters} "
             "steps"
+        )
+    if done >= reporting.profile_step_end:
+        warn_once(
+            f"--profile traces nothing: the run goes on after step {done}, and the last step to trace is "
+            f"--profile-step-end {reporting.profile_step_end}"
         )
 
 

@@ -1,6 +1,7 @@
 """A whole training run as one call, for the command and for Python."""
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def run(config: RunConfig) -> RunEnd:
         UserError: the flags, the weights, the tokenizer or the data cannot work.
         NonFiniteError: a loss or a gradient was not finite.
     """
+    started = time.monotonic()
     world_size = world_size_from_environment()
     end_with_launcher()
     plan = plan_run(config, world_size=world_size)
@@ -77,7 +79,7 @@ def run(config: RunConfig) -> RunEnd:
         warn_of_memory(
             plan, platform, world_size=world_size, compiles_elementwise=kernels.compiles_elementwise
         )
-        state = train(plan, platform, kernels, ranks)
+        state = train(plan, platform, kernels, ranks, started=started)
         is_done = state.iteration >= plan.train_iters or state.is_stopped
         return RunEnd(checkpoint=newest_under_save(config.checkpoint), is_done=is_done)
 

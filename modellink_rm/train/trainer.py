@@ -1,6 +1,7 @@
 """The run: build, load, then step, log, evaluate and save."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,10 +86,17 @@ def train(
     platform: Platform,
     kernels: Kernels,
     ranks: Ranks,
+    *,
+    started: float | None = None,
 ) -> TrainState:
-    """Train from the current step to the last one; a collective over all processes."""
+    """Train from the current step to the last one; a collective over all processes.
+
+    Args:
+        started: when the command began, by `time.monotonic`; now by default.
+    """
     config = plan.config
-    with Leaving(config.training, world_size=ranks.world_size) as leaving:
+    started = time.monotonic() if started is None else started
+    with Leaving(config.training, world_size=ranks.world_size, started=started) as leaving:
         chunks = build_chunks(plan, kernels, ranks)
         packing = packing_of(plan, chunks, platform, ranks)
         plan = with_references(plan, chunks, packing=packing, platform=platform, ranks=ranks)

@@ -329,6 +329,21 @@ def test_an_epoch_of_a_mixture_and_its_shares_are_said(
     ]
 
 
+def test_flag_without_effect_is_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: list[str] = []
+    monkeypatch.setattr("modellink_rm.train.plan.warn_once", messages.append)
+    plan(directory, "--focal-gamma 3")
+    assert "--focal-gamma has no effect here: it is for --loss-type focal" in messages
+
+
+def test_held_out_set_that_the_loss_does_not_take_is_named_by_its_flag(
+    directory: Path, tmp_path: Path
+) -> None:
+    write_random_steps(tmp_path / "steps", 4)
+    with pytest.raises(UserError, match=r"^--valid-data-path .*steps holds labelled steps"):
+        plan(directory, f"--valid-data-path {tmp_path}/steps")
+
+
 def test_data_set_given_twice_is_refused(directory: Path) -> None:
     with pytest.raises(UserError, match="hold the same rows"):
         plan(directory, f"--data-path {directory}/pairs {directory}/../{directory.name}/pairs")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from torch.profiler import record_function
 
+from modellink_rm.commands.train import run_config
 from modellink_rm.config.reporting import ReportingConfig
-from modellink_rm.train.profiling import StepTrace
+from modellink_rm.train.profiling import StepTrace, check_profile
 
 
 def traced_steps(directory: Path, config: ReportingConfig, *, first: int = 1, last: int = 5) -> set[str]:
@@ -50,6 +51,20 @@ def test_run_resumed_among_the_steps_traces_the_rest(tmp_path: Path) -> None:
 def test_run_resumed_after_the_steps_traces_nothing(tmp_path: Path) -> None:
     config = ReportingConfig(profile=True, profile_step_start=0, profile_step_end=2)
     assert traced_steps(tmp_path, config, first=3) == set()
+
+
+def test_run_resumed_after_the_steps_says_that_nothing_is_traced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[str] = []
+    monkeypatch.setattr("modellink_rm.train.profiling.warn_once", messages.append)
+    words = f"--stage rm --is-pairwise-dataset --data-path data --train-iters 50 --profile --save {tmp_path}"
+    for done in (0, 11, 12):
+        check_profile(run_config(words.split()), train_iters=50, world_size=1, done=done)
+    assert messages == [
+        "--profile traces nothing: the run goes on after step 12, and the last step to trace is "
+        "--profile-step-end 12"
+    ]
 
 
 def test_other_ranks_and_runs_without_the_flag_trace_nothing(tmp_path: Path) -> None:
