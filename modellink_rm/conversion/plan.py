@@ -131,7 +131,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
     bf16 = checkpoint.run.setting("precision", "bf16") is True
     dtype = DTYPES[config.dtype or ("bfloat16" if bf16 else "float32")]
     merged = _merged(config, contract)
-    contract, form = _after_merging(contract, form, merged, has_bias=_has_bias(form, checkpoint))
+    contract = _after_merging(contract, merged, has_bias=_has_bias(form, checkpoint))
     card = model_card(
         checkpoint,
         contract,
@@ -156,6 +156,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
             added_rows=pad.added_rows,
             files=small_files,
             merged=merged,
+            normalization=contract.normalization,
             max_shard_bytes=config.max_shard_bytes,
             attributes=contract.attributes,
             checkpoint=checkpoint_reference(checkpoint.path).fingerprint,
@@ -204,16 +205,13 @@ def _has_bias(form: Form, checkpoint: CheckpointInfo) -> bool:
 
 
 def _after_merging(
-    contract: InferenceContract, form: Form, merged: Normalization | None, *, has_bias: bool
-) -> tuple[InferenceContract, Form]:
-    """The contract and the form with what is left to normalize: nothing, or a shift that has no bias."""
-    left = contract.normalization
-    if merged is not None:
-        shift = merged.mean / merged.std
-        left = None if has_bias else dataclasses.replace(merged, mean=shift, std=1.0)
-    if left is not None and "mean" in form.fields:
-        form = dataclasses.replace(form, fields={**form.fields, "mean": left.mean, "std": left.std})
-    return dataclasses.replace(contract, normalization=left), form
+    contract: InferenceContract, merged: Normalization | None, *, has_bias: bool
+) -> InferenceContract:
+    """The contract with what is left to normalize: nothing, or a shift that has no bias."""
+    if merged is None:
+        return contract
+    left = None if has_bias else dataclasses.replace(merged, mean=merged.mean / merged.std, std=1.0)
+    return dataclasses.replace(contract, normalization=left)
 
 
 def _can_be_scored(checkpoint: CheckpointInfo, form: Form) -> bool:

@@ -39,6 +39,7 @@ class Contents:
         added_rows: rows of zeros after those of the base model's embedding.
         files: other small files to write, by name: the tokenizer's, the model card.
         merged: the normalization that the head applies itself, as far as it has a place for the mean.
+        normalization: what is left to apply, which the fields of a form may say; None for none.
         max_shard_bytes: of tensors in one file; a larger tensor has a file of its own.
         attributes: what each output of the head says; empty where its one output is the score.
         checkpoint: fingerprint of the checkpoint that is written; "" for none.
@@ -51,6 +52,7 @@ class Contents:
     added_rows: int = 0
     files: Mapping[str, bytes] = field(default_factory=dict)
     merged: Normalization | None = None
+    normalization: Normalization | None = None
     max_shard_bytes: int = DEFAULT_SHARD_BYTES
     attributes: tuple[str, ...] = ()
     checkpoint: str = ""
@@ -77,10 +79,11 @@ class Contents:
         classifier = FAMILIES[spec.shape.family].classifier
         if form.is_classifier and classifier:
             config |= form.classifier_fields(spec.shape.family, self.attributes)
-        fixed = {"value_head_prefix"} & form.fields.keys()
-        return config | {
-            name: value for name, value in form.fields.items() if name in fixed or name not in config
-        }
+        own = {"value_head_prefix": form.fields.get("value_head_prefix")}
+        if self.normalization is not None:
+            own |= {"mean": self.normalization.mean, "std": self.normalization.std}
+        kept = {name: value for name, value in form.fields.items() if name not in config}
+        return config | kept | {name: value for name, value in own.items() if name in form.fields}
 
 
 def config_of_run(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Any]:
