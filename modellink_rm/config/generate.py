@@ -117,3 +117,5 @@ class PolicyConfig:
         check_minimums(self)
         if self.map_keys is not None and self.handler_name is None:
             raise UserError("--map-keys needs --handler-name: it names that handler's fields")
+        if self.vllm_gpus > 1 and self.engine != "vllm":
+            raise UserError(f"--vllm-gpus {self.vllm_gpus} needs --engine vllm: {self.engine} takes one GPU")

@@ -113,8 +113,8 @@ class ScorerConfig:
     bf16: bool = flag(
         False,
         level="rare",
-        help="weights and activations in bfloat16; by default as trained: what was trained with --bf16 is "
-        "never scored in float32",
+        help="weights and activations in bfloat16; by default as a checkpoint was trained, of which one of "
+        "--bf16 is never scored in float32; a Hugging Face directory is scored in float32 without it",
     )
     seed: int = flag(1234, level="rare", help="seed of a head that is not loaded, of intervals")
     verify_checksums: bool = flag(

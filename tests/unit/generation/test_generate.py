@@ -245,6 +245,7 @@ def test_kernels_of_the_hub_are_foreign_code(
         ("--temperature 1e-30", "--temperature must be 0 or at least 1e-06, got 1e-30"),
         ("--top-p 1.5", "--top-p must lie between 0 and 1, got 1.5"),
         ("--resume", "--resume needs --output"),
+        ("--vllm-gpus 2", "--vllm-gpus 2 needs --engine vllm: transformers takes one GPU"),
         ("--map-keys {}", "--map-keys needs --handler-name"),
         ("--max-new-tokens 512", "leaves no room for a prompt: the model has 512 positions"),
         ("--engine vllm", "--engine vllm: vLLM is not installed in this environment"),
