@@ -82,25 +82,29 @@ def best_so_far(
 
 
 def correct_best(root: Path, iteration: int, best: BestSoFar | None) -> None:
-    """Let best.json under --save name nothing that a resumed run writes over, or that is of another metric.
+    """Let best.json under --save name the best checkpoint of a resumed run, by its metric of now.
 
-    A run that was taken back to an earlier checkpoint writes its own ones in the place of those beyond.
+    A run that was taken back to an earlier checkpoint writes its own ones in the place of those beyond. One
+    that was begun without --save-best may have saved at its best evaluation, or not.
 
     Args:
         iteration: of the run now.
         best: of the run so far; None without --save-best.
     """
     named = read_best(root)
-    if named is None:
-        return
-    is_of_metric = best is None or best.metric == named.metric
-    if named.iteration <= iteration and is_of_metric:
-        return
     found = best.best if best is not None else None
+    if named is None and found is None:
+        return
+    is_of_metric = named is not None and (best is None or best.metric == named.metric)
+    if named is not None and named.iteration <= iteration and is_of_metric:
+        return
+    told = "none"
+    if found is not None:
+        told = f"{found.metric} {found.value:.4f} at iteration {found.iteration}"
     if found is not None and checkpoint_directory(root, found.iteration).is_dir():
         write_best(root, found)
-        told = f"{found.metric} {found.value:.4f} at iteration {found.iteration}"
     else:
-        (root / FILE_NAME).unlink()
-        told = "none whose checkpoint is there"
-    info(f"best so far: {told}; {FILE_NAME} named {named.metric} at iteration {named.iteration}")
+        (root / FILE_NAME).unlink(missing_ok=True)
+        told += " whose checkpoint is there" if found is None else ", whose checkpoint is not there"
+    before = "" if named is None else f"; {FILE_NAME} named {named.metric} at iteration {named.iteration}"
+    info(f"best so far: {told}{before}")

@@ -53,7 +53,10 @@ def named(metric: str = "valid/accuracy", *, iteration: int, value: float = 0.9)
 @pytest.mark.parametrize(
     ("before", "metric", "so_far", "after"),
     [
-        (None, "valid/accuracy", named(iteration=2), None),
+        # Of a run that was begun without --save-best.
+        (None, "valid/accuracy", named(iteration=2), named(iteration=2)),
+        (None, "valid/accuracy", named(iteration=3), None),
+        (None, "valid/accuracy", None, None),
         (named(iteration=2), "valid/accuracy", named(iteration=2), named(iteration=2)),
         (named(iteration=2), None, None, named(iteration=2)),
         (named(iteration=2), "valid/accuracy", None, named(iteration=2)),  # without the rows before
@@ -70,7 +73,7 @@ def named(metric: str = "valid/accuracy", *, iteration: int, value: float = 0.9)
         ),
     ],
 )
-def test_a_resumed_run_keeps_no_best_checkpoint_that_it_writes_over(
+def test_best_checkpoint_of_a_resumed_run_is_its_own_and_is_there(
     before: BestCheckpoint | None,
     metric: str | None,
     so_far: BestCheckpoint | None,
@@ -83,3 +86,12 @@ def test_a_resumed_run_keeps_no_best_checkpoint_that_it_writes_over(
         write_best(tmp_path, before)
     correct_best(tmp_path, 4, None if metric is None else BestSoFar(metric=metric, best=so_far))
     assert read_best(tmp_path) == after
+
+
+def test_best_evaluation_without_its_checkpoint_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[str] = []
+    monkeypatch.setattr("modellink_rm.train.best.info", messages.append)
+    correct_best(tmp_path, 4, BestSoFar(metric="valid/accuracy", best=named(iteration=3)))
+    assert messages == ["best so far: valid/accuracy 0.9000 at iteration 3, whose checkpoint is not there"]
