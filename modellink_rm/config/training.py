@@ -24,7 +24,10 @@ class TrainingConfig:
         "a language model",
         choices=("rm", "orm", PROCESS_STAGE, POLICY_STAGE),
     )
-    is_pairwise_dataset: bool = flag(False, help="the data are preference pairs; required with --stage rm")
+    is_pairwise_dataset: bool = flag(
+        False,
+        help="the data are preference pairs; required with --stage rm, but for --loss-type regression",
+    )
     loss_type: str = flag(
         "sigmoid",
         level="rare",
@@ -49,7 +52,9 @@ class TrainingConfig:
         help="pairs of one optimizer step; by default the micro-batch size times data parallelism",
     )
     train_iters: int | None = flag(None, minimum=1, help="optimizer steps")
-    train_samples: int | None = flag(None, minimum=1, help="pairs to train on, instead of --train-iters")
+    train_samples: int | None = flag(
+        None, minimum=1, help="pairs to train on, instead of --train-iters; rounded down to whole batches"
+    )
     train_epochs: float | None = flag(
         None,
         above=0,
