@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.differences import largest_difference
 from modellink_rm.base.errors import UserError
 from tests.parity.family_cases import CASES, FamilyCase
 from tests.tiny_data import write_random_rows, write_tokenizer
@@ -52,7 +55,7 @@ def compare_losses(names: Sequence[str], *, pythons: Mapping[str, Path], steps: 
     Args:
         pythons: of the peers to compare with.
     """
-    rows, worst = [], 0.0
+    rows, differences = [], []
     for name in names:
         loss = LOSSES[name]
         with tempfile.TemporaryDirectory(prefix="parity-") as directory:
@@ -62,15 +65,15 @@ def compare_losses(names: Sequence[str], *, pythons: Mapping[str, Path], steps: 
             ours = _ours(work, steps, flags)
             for peer in (peer for peer in loss.peers if peer in pythons):
                 theirs = _theirs(work, peer, pythons[peer], steps, loss.peers[peer].split())
-                difference = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
-                worst = max(worst, difference)
+                difference = largest_difference(ours, theirs)
+                differences.append(difference)
                 rows.append(f"{name:12s}{peer:12s}{ours[0]:12.6f}{ours[-1]:12.6f}{difference:14.2e}")
     print(
         f"\nlr {LEARNING_RATE}, {steps} steps of {BATCH_SIZE} pairs: loss, and its difference from the peer's"
     )
     print(f"{'loss':12s}{'peer':12s}{'first':>12s}{'last':>12s}{'largest':>14s}")
     print("\n".join(rows))
-    return int(worst > LARGEST_DIFFERENCE)
+    return int(not np.max(differences, initial=0.0) <= LARGEST_DIFFERENCE)
 
 
 def compare_families(families: Sequence[str], *, peer_python: Path, steps: int, flags: Sequence[str]) -> int:
@@ -80,18 +83,17 @@ def compare_families(families: Sequence[str], *, peer_python: Path, steps: int, 
         peer_python: a python with TRL.
         flags: further words for our trainer.
     """
-    worst = 0.0
-    rows = []
+    rows, differences = [], []
     for name in families:
         with tempfile.TemporaryDirectory(prefix="parity-") as work:
             ours, theirs = train_both(_case(name), Path(work), peer_python, steps, flags)
-        difference = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
-        worst = max(worst, difference)
+        difference = largest_difference(ours, theirs)
+        differences.append(difference)
         rows.append(f"{name:16s}{CASES[name].published:32s}{ours[0]:12.6f}{ours[-1]:12.6f}{difference:14.2e}")
     print(f"\nlr {LEARNING_RATE}, {steps} steps of {BATCH_SIZE} pairs: loss, and its difference from TRL's")
     print(f"{'family':16s}{'config':32s}{'first':>12s}{'last':>12s}{'largest':>14s}")
     print("\n".join(rows))
-    return int(worst > LARGEST_DIFFERENCE)
+    return int(not np.max(differences, initial=0.0) <= LARGEST_DIFFERENCE)
 
 
 def _case(name: str) -> FamilyCase:

@@ -35,6 +35,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modellink_rm.base.errors import UserError, run_command
 from modellink_rm.base.registry import unknown_name_message
 
@@ -201,17 +203,16 @@ def compare(ours: Run, peers: dict[str, Run]) -> dict[str, dict[str, float]]:
     """The largest differences from each peer over the steps, and of the peers among themselves."""
     figures = {name: largest_differences(ours, peers[name]) for name in PEERS}
     among = [largest_differences(one, other) for one, other in itertools.combinations(peers.values(), 2)]
-    figures["peers"] = {key: max(part[key] for part in among) for key in among[0]}
+    figures["peers"] = {key: float(np.max([part[key] for part in among])) for key in among[0]}
     return figures
 
 
 def largest_differences(one: Run, other: Run) -> dict[str, float]:
-    steps = list(zip(one, other, strict=True))
-    return {
-        "loss": max(abs(a[0] - b[0]) for a, b in steps),
-        "margin": max(abs(a[1] - b[1]) for a, b in steps),
-        "grad_norm_relative": max(abs(a[2] - b[2]) / abs(b[2]) for a, b in steps),
-    }
+    """NaN where a number is, which Python's own maximum may pass over."""
+    steps = zip(one, other, strict=True)
+    apart = [(abs(a[0] - b[0]), abs(a[1] - b[1]), abs(a[2] - b[2]) / abs(b[2])) for a, b in steps]
+    loss, margin, norm = map(float, np.max(apart, axis=0))
+    return {"loss": loss, "margin": margin, "grad_norm_relative": norm}
 
 
 def print_table(figures: dict[str, dict[str, dict[str, float]]], steps: int) -> None:

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))  # for the tiny models of the tests
 import torch  # noqa: E402
 
 from benchmarks.beside import BATCH_SIZE, LARGEST_DIFFERENCE, LEARNING_RATE, run  # noqa: E402
+from benchmarks.differences import largest_difference  # noqa: E402
 from modellink_rm.base.errors import run_command  # noqa: E402
 from modellink_rm.dataset.dataset import open_dataset  # noqa: E402
 from modellink_rm.dataset.reader import ExampleReader  # noqa: E402
@@ -48,12 +49,12 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="process-rewards-") as work:
         ours, theirs = train_both(Path(work), arguments)
-    difference = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
+    difference = largest_difference(ours, theirs)
     print(f"\nlr {LEARNING_RATE}, {arguments.steps} steps of {BATCH_SIZE} responses: loss, ours and TRL's")
     for step in sorted({0, arguments.steps // 2, arguments.steps - 1}):
         print(f"step {step + 1:4d}{ours[step]:12.6f}{theirs[step]:12.6f}")
     print(f"largest difference {difference:.2e}")
-    return int(difference > LARGEST_DIFFERENCE)
+    return int(not difference <= LARGEST_DIFFERENCE)
 
 
 def train_both(work: Path, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:

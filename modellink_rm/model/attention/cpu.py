@@ -86,7 +86,11 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, sinks, output, *totals = ctx.saved_tensors
         gradient = gradient.contiguous()
-        of_query, of_key, of_value = (torch.zeros_like(states) for states in (query, key, value))
+        # Summed over blocks and parts, in float32 at least.
+        of_query, of_key, of_value = (
+            torch.zeros_like(states, dtype=torch.promote_types(states.dtype, torch.float32))
+            for states in (query, key, value)
+        )
         of_sinks = None if sinks is None else torch.zeros_like(sinks, dtype=totals[0].dtype)
         of_queries = [_by_head(states) for states in (gradient, query, output)]
         of_keys = [_by_head(states) for states in (key, value)]
@@ -110,6 +114,7 @@ class _Blocks(torch.autograd.Function):
                 weights = (sinks[:, None] - total[0]).exp()  # [heads, n]
                 of_sinks -= (weights.T * (gradient[rows] * output[rows]).sum(-1)).sum(0)
         of_sinks = None if of_sinks is None else of_sinks.to(sinks.dtype)
+        of_query, of_key, of_value = (states.to(query.dtype) for states in (of_query, of_key, of_value))
         return of_query, of_key, of_value, of_sinks, None, None
 
 

@@ -150,6 +150,18 @@ def test_short_pieces_are_cut_into_few_queries_with_the_keys_that_the_last_one_s
         assert difference < tolerance
 
 
+def test_gradients_in_bf16_of_a_prompt_with_many_answers_are_added_up_in_float32() -> None:
+    batch = pack_examples([random_example(0, 150, *[30] * 64)])
+    difference = difference_from_reference(
+        ATTENTION_KERNELS["sdpa"],
+        torch.device("cpu"),
+        torch.bfloat16,
+        pieces=pieces_of(batch.segments, batch.ranges),
+        head_dim=16,
+    )
+    assert difference < 1e-2  # in bf16 they were off by 2e-2
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sdpa_of_a_gpu_is_given_a_key_head_for_each_query_head(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
