@@ -45,16 +45,19 @@ def _rows(lists: Iterator[ScoredList], config: BestOfNConfig) -> Iterator[Row]:
         places = places if config.rank else places[:1]
         responses = [one.responses[place] for place in places]
         scores = [one.scores[place] for place in places]
-        fields = {**one.fields, **_lists_of(one, places)}
+        fields = one.fields_of(places)
+        fields = {**fields, **_lists_of(one, fields, places)}
         if config.rank:
             yield {**fields, config.responses: responses, SCORES: scores, "places": places}
         else:
             yield {**fields, config.response: responses[0], SCORE: scores[0], "place": places[0]}
 
 
-def _lists_of(one: ScoredList, places: Sequence[int]) -> Row:
-    """The lists with an entry for each response, of the responses at these places."""
-    lists = {name: one.fields.get(name) for name in _OF_EACH_RESPONSE}
+def _lists_of(one: ScoredList, fields: Row, places: Sequence[int]) -> Row:
+    """The lists of a record with an entry for each response, of the responses at these places."""
+    if len(one.rows) > 1:
+        return {}
+    lists = {name: fields.get(name) for name in _OF_EACH_RESPONSE}
     return {
         name: [values[place] for place in places]
         for name, values in lists.items()

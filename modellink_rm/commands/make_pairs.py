@@ -48,7 +48,7 @@ def _pairs(lists: Iterator[ScoredList], config: MakePairsConfig, counts: Counts)
                 counts.dropped[reason] += 1
                 continue
             yield {
-                **one.fields,
+                **one.fields_of((better, worse)),
                 "chosen": one.responses[better],
                 "rejected": one.responses[worse],
                 "score_chosen": one.scores[better],

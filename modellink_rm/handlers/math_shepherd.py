@@ -49,6 +49,9 @@ class MathShepherdHandler(ResponsesHandler):
             raise RecordError(
                 reason, f"{reason}: it needs a text 'Step 1:', and {PLACEHOLDER!r} after every step"
             )
+        if _FIRST_STEP.search(pieces[0], first.end()) is not None:
+            reason = f"field {self.input!r} has 'Step 1:' twice before the first step ends"
+            raise RecordError(reason, f"{reason}: the question may end before either")
         question = pieces[0][: first.start()].strip()
         if not question:
             raise RecordError("empty prompt", f"field {self.input!r} has nothing before 'Step 1:'")

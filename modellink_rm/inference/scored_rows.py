@@ -4,12 +4,12 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.log import info
+from modellink_rm.base.log import info, warn_once
 from modellink_rm.config.selection import ListsConfig
 from modellink_rm.inference.rows import CHOSEN, ERROR, MARGIN, OWN_NAMES, SCORE, SCORES
 from modellink_rm.records import BadRecord, Record
@@ -46,12 +46,12 @@ class ScoredList:
     """The responses of a prompt with their scores.
 
     Attributes:
-        fields: of the record, without responses and scores; of several rows those of the first.
+        rows: fields beside responses and scores: of the record with the list, or of the row of each response.
         responses: as the record has them, texts or messages.
         scores: of each.
     """
 
-    fields: Row
+    rows: tuple[Row, ...]
     responses: tuple[Any, ...]
     scores: tuple[float, ...]
 
@@ -59,6 +59,16 @@ class ScoredList:
     def best_first(self) -> list[int]:
         """Places of the responses; of equal scores the earlier one first."""
         return sorted(range(len(self.scores)), key=lambda place: -self.scores[place])
+
+    def fields_of(self, places: Sequence[int]) -> Row:
+        """The fields that belong to all of these responses; one in which their rows differ is left out."""
+        if len(self.rows) == 1:
+            return self.rows[0]
+        first, *others = (self.rows[place] for place in places)
+        for name in dict.fromkeys(name for row in (first, *others) for name in row):
+            if any(row.get(name) != first.get(name) for row in others):
+                warn_once(f"field {name!r} is not written: it differs between rows of one prompt")
+        return {name: value for name, value in first.items() if all(row.get(name) == value for row in others)}
 
 
 def score_of(row: Mapping[str, Any]) -> float | None:
@@ -110,10 +120,10 @@ def lists_of(
             if not isinstance(responses, list) or len(responses) != len(fields[SCORES]):
                 counts.dropped[f"field {config.responses!r} does not hold a response for each score"] += 1
                 continue
-            yield _scored_list(fields, config, responses, fields[SCORES])
+            yield _scored_list([fields], config, responses, fields[SCORES])
         elif _is_list_of_one(fields.get(config.responses)) and fields.get(config.response) is None:
             yield from gathering.finished()
-            yield _scored_list(fields, config, fields[config.responses], [fields[SCORE]])
+            yield _scored_list([fields], config, fields[config.responses], [fields[SCORE]])
         elif (missing := _missing(fields, config.response, config.prompt)) is not None:
             counts.dropped[f"field {missing!r} is missing"] += 1
         else:
@@ -156,7 +166,7 @@ class _Gathering:
         if self._rows:
             responses = [row[self._config.response] for row in self._rows]
             scores = [row[SCORE] for row in self._rows]
-            yield _scored_list(self._rows[0], self._config, responses, scores)
+            yield _scored_list(self._rows, self._config, responses, scores)
         self._rows, self._prompt = [], None
 
 
@@ -171,11 +181,11 @@ def _missing(fields: Row, *names: str) -> str | None:
 
 
 def _scored_list(
-    fields: Row, config: ListsConfig, responses: Iterable[Any], scores: Iterable[float]
+    rows: Iterable[Row], config: ListsConfig, responses: Iterable[Any], scores: Iterable[float]
 ) -> ScoredList:
     own = {config.responses, config.response, *OWN_NAMES}
-    kept = {name: value for name, value in fields.items() if name not in own}
-    return ScoredList(fields=kept, responses=tuple(responses), scores=tuple(map(float, scores)))
+    kept = tuple({name: value for name, value in row.items() if name not in own} for row in rows)
+    return ScoredList(rows=kept, responses=tuple(responses), scores=tuple(map(float, scores)))
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], output: str | None, counts: Counts) -> None:

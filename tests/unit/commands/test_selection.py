@@ -81,11 +81,22 @@ def test_an_integer_of_more_than_64_bits_is_kept_and_groups_prompts(tmp_path: Pa
 def test_rows_of_one_prompt_are_one_list(tmp_path: Path) -> None:
     _, ranked = run(best_of_n.main, SINGLE, "--rank", tmp_path)
     assert ranked == [
-        {"id": 1, "prompt": "p", "responses": ["b", "a"], "scores": [2.0, 0.5], "places": [1, 0]},
+        {"prompt": "p", "responses": ["b", "a"], "scores": [2.0, 0.5], "places": [1, 0]},
         {"id": 3, "prompt": "q", "responses": ["c"], "scores": [-1.0], "places": [0]},
     ]
     _, first = run(best_of_n.main, SINGLE, "--n 1", tmp_path)
     assert [row["response"] for row in first] == ["a", "c"]
+
+
+def test_fields_of_a_response_are_those_of_its_own_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "source": "s", "num_tokens": 10 * row["id"], f"of {tmp_path}": row} for row in SINGLE]
+    _, best = run(best_of_n.main, rows, "", tmp_path)
+    assert [(row["id"], row["num_tokens"], row["response"]) for row in best] == [(2, 20, "b"), (3, 30, "c")]
+    _, pairs = run(make_pairs.main, rows, "", tmp_path)
+    assert [row.keys() & {"id", "num_tokens", "source"} for row in pairs] == [{"source"}]
+    assert f"warning: field 'of {tmp_path}' is not written: it differs between" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["system", "tools"])

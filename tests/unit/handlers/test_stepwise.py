@@ -82,6 +82,10 @@ def test_math_shepherd_text_becomes_steps_and_labels(fields, labels):
         ({"input": f"q First: a {KI}"}, "field 'input' is not a question with steps"),
         ({"input": f"Step 1: a {KI}"}, "empty prompt"),
         (
+            {"input": f"Mix it. Step 1: stir. Step 2: boil. How long? Step 1: 3 h. {KI}"},
+            "field 'input' has 'Step 1:' twice before the first step ends",
+        ),
+        (
             {"input": TEXT, "label": "another text"},
             "field 'label' is not the text of 'input' with + and - in it",
         ),
