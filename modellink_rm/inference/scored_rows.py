@@ -1,5 +1,6 @@
 """Rows that `score` wrote, read again: scores, gaps, and the responses of a prompt."""
 
+import functools
 import hashlib
 import json
 import math
@@ -60,15 +61,25 @@ class ScoredList:
         """Places of the responses; of equal scores the earlier one first."""
         return sorted(range(len(self.scores)), key=lambda place: -self.scores[place])
 
+    @functools.cached_property
+    def fields(self) -> Row:
+        """The fields that belong to all of the responses."""
+        return _in_common(self.rows)
+
     def fields_of(self, places: Sequence[int]) -> Row:
-        """The fields that belong to all of these responses; one in which their rows differ is left out."""
-        if len(self.rows) == 1:
-            return self.rows[0]
-        first, *others = (self.rows[place] for place in places)
-        for name in dict.fromkeys(name for row in (first, *others) for name in row):
-            if any(row.get(name) != first.get(name) for row in others):
-                warn_once(f"field {name!r} is not written: it differs between rows of one prompt")
-        return {name: value for name, value in first.items() if all(row.get(name) == value for row in others)}
+        """The fields that belong to all of these responses; a line names those in which their rows differ."""
+        rows = self.rows if len(self.rows) == 1 else [self.rows[place] for place in places]
+        common = _in_common(rows)
+        names = {name for row in rows for name in row if row[name] is not None}
+        for name in sorted(names - common.keys()):
+            warn_once(f"field {name!r} is not written: it differs between rows of one prompt")
+        return common
+
+
+def _in_common(rows: Sequence[Row]) -> Row:
+    """The fields that are equal in all rows; null and none are the same."""
+    first, *others = rows
+    return {name: value for name, value in first.items() if all(row.get(name) == value for row in others)}
 
 
 def score_of(row: Mapping[str, Any]) -> float | None:

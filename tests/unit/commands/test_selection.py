@@ -18,7 +18,7 @@ LISTS = [
     {"id": 3, "error": "in.jsonl:3: no response"},
     {"id": 4, "chosen": "x", "rejected": "y", "chosen_score": 3.0, "rejected_score": 1.0, "margin": 2.0},
 ]
-SINGLE = [
+SINGLE: list[dict[str, Any]] = [
     {"id": 1, "prompt": "p", "response": "a", "score": 0.5},
     {"id": 2, "prompt": "p", "response": "b", "score": 2.0},
     {"id": 3, "prompt": "q", "response": "c", "score": -1},
