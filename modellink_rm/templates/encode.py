@@ -104,10 +104,11 @@ def _prompt_ids(
         if turn.role in ("assistant", "function_call"):
             ids += _answer_ids(turn, content, template, renderer)
             continue
+        is_observation = turn.role == "observation"
         if index == system_index and systems[0]:
-            slots = renderer.user_with_system
+            slots = renderer.observation_with_system if is_observation else renderer.user_with_system
         else:
-            slots = renderer.observation if turn.role == "observation" else renderer.user
+            slots = renderer.observation if is_observation else renderer.user
         ids += renderer.encode(slots, content=content, idx=str(index // 2), system=systems[0])
     return ids + renderer.encode(renderer.empty_thought) if template.thinking is False else ids
 

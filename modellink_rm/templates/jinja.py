@@ -62,6 +62,7 @@ _CHECK_TURN = """\
 {%- endif -%}
 {%- set content = message['content'] -%}
 """
+_IS_OBSERVATION = "message['role'] == 'tool'"
 # What encode.py removes: each thought, with the line breaks after it.
 _STRIP_THOUGHTS = """\
 {%- set parts = content.split('<think>') -%}
@@ -91,6 +92,9 @@ def jinja_of(template: Template, tokenizer: Tokenizer, spaces: Spaces = "none") 
     user, assistant = writer.slots(template.user), writer.slots(template.assistant)
     observation = user if template.observation is None else writer.slots(template.observation)
     with_system = writer.slots(with_system_inside(template.user, template.system))
+    if template.observation is not None:
+        inside = writer.slots(with_system_inside(template.observation, template.system))
+        with_system = _if(_IS_OBSERVATION, inside, with_system)
     system_turn = ""
     if template.system_rule == "last_user":
         system_turn = "ns.last_user"
@@ -114,7 +118,7 @@ def jinja_of(template: Template, tokenizer: Tokenizer, spaces: Spaces = "none") 
             _if(
                 f"system and loop.index0 == {system_turn}" if system_turn else "false",
                 with_system,
-                _if("message['role'] == 'tool'", observation, user),
+                _if(_IS_OBSERVATION, observation, user),
             ),
             # The turn before the answer that is scored, whether that follows or not.
             _if("loop.revindex0 < 2", writer.slots((EMPTY_THOUGHT,))) if template.thinking is False else "",

@@ -69,15 +69,15 @@ class Renderer:
         self._template = template
         self._eos_id = eos_id_of(template, tokenizer)
         observation = template.observation or template.user
-        user_with_system = with_system_inside(template.user, template.system)
         # A message may contain the template's control tokens: there the tokenizer must read them as text.
         self._tokenizer = tokenizer.with_control_tokens(control_tokens_of(template, tokenizer))
         self.prefix = self._prepared(template.prefix)
         self.system = self._prepared(template.system)
         self.separator = self._prepared(template.separator)
         self.user = self._prepared(template.user)
-        self.user_with_system = self._prepared(user_with_system)
+        self.user_with_system = self._prepared(with_system_inside(template.user, template.system))
         self.observation = self._prepared(observation)
+        self.observation_with_system = self._prepared(with_system_inside(observation, template.system))
         self.assistant = self._prepared(template.assistant)
         self.content = self._prepared((CONTENT,))
         self.final = array("i", [self._required_eos_id()] if template.efficient_eos else [])
@@ -182,10 +182,10 @@ def renderer_of(template: Template, tokenizer: Tokenizer) -> Renderer:
     return Renderer(template, tokenizer)
 
 
-def with_system_inside(user: Sequence[Slot], system: Sequence[Slot]) -> list[Slot]:
-    """The user's slots with the system text before the message, in the same slot as the message."""
+def with_system_inside(turn: Sequence[Slot], system: Sequence[Slot]) -> list[Slot]:
+    """The slots of a turn with the system text before the message, in the same slot as the message."""
     before = "".join(slot for slot in system if isinstance(slot, str)).replace(CONTENT, SYSTEM)
-    return [slot.replace(CONTENT, before + CONTENT) if isinstance(slot, str) else slot for slot in user]
+    return [slot.replace(CONTENT, before + CONTENT) if isinstance(slot, str) else slot for slot in turn]
 
 
 def split_at_control_tokens(text: str, tokenizer: Tokenizer) -> list[str]:

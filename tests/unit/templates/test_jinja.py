@@ -173,3 +173,25 @@ def test_thinking_of_a_tokenizers_own_template_is_fixed(
     template = Template(name="hf", user=(), chat_template="{{ enable_thinking }}", thinking=False)
     jinja = jinja_of(template, tokenizer)
     assert theirs.apply_chat_template([{}], chat_template=jinja, tokenize=False) == "False"
+
+
+def test_an_observation_that_begins_a_prompt_has_the_system_text_inside_and_its_own_form(
+    tokenizer: Tokenizer, theirs: PreTrainedTokenizerFast
+) -> None:
+    turn = "<|{}|>{{content}}<|assistant|>"
+    template = Template(
+        name="mine",
+        user=(turn.format("user"),),
+        observation=(turn.format("observation"),),
+        system=("{content}; ",),
+        system_in_user=True,
+    )
+    prompt = (Message("observation", "12 C"),)
+    conversation = Unranked(system="s", tools="", prompt=prompt, responses=(Message("assistant", "cold"),))
+    ids = tokenize_responses(conversation, template, tokenizer)
+    written = theirs("<|observation|>s; 12 C<|assistant|>", add_special_tokens=False)["input_ids"]
+    assert list(ids.prompt_ids) == written
+    system, _, answer = messages_of(conversation)
+    messages = [system, {"role": "tool", "content": "12 C"}, answer]
+    both = list(ids.prompt_ids + ids.response_ids[0])
+    assert rendered(theirs, jinja_of(template, tokenizer), messages) == both
