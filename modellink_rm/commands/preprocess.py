@@ -76,7 +76,8 @@ def _merge(argv: Sequence[str]) -> int:
         usage="--merge-shards --output-prefix PREFIX",
         example="python preprocess_data.py --merge-shards --output-prefix data/pairs",
     )
-    from modellink_rm.preprocess.merge import merge_groups, merge_shards
+    from modellink_rm.preprocess.merge import merge_shards
+    from modellink_rm.preprocess.merge_groups import merge_groups
     from modellink_rm.preprocess.report import closing_lines
 
     config: MergeConfig = groups[MergeConfig]

@@ -1,4 +1,4 @@
-"""Merging shards into the data set of a single run, and indexed files into larger ones."""
+"""Merging shards into the data set of a single run."""
 
 import glob
 import re
@@ -6,18 +6,13 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
-
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.files import check_outputs, whole_files
+from modellink_rm.base.files import check_outputs
 from modellink_rm.base.parts import first_difference
-from modellink_rm.dataset.indexed import IndexedReader, IndexedWriter, bin_path, idx_path
-from modellink_rm.dataset.manifest import Manifest, manifest_path, mark_unfinished
+from modellink_rm.dataset.manifest import Manifest
 from modellink_rm.preprocess.parts import locked_parts, parts_path, read_shard
 from modellink_rm.preprocess.pipeline import dataset_outputs, write_dataset
 from modellink_rm.preprocess.rows import Rows
-
-_BLOCK_ROWS = 1024
 
 
 def merge_shards(prefix: Path, *, rejects: str | None) -> Manifest:
@@ -69,58 +64,3 @@ def _in_turns(shards: Sequence[Iterator[Rows]]) -> Iterator[Rows]:
         for rows in blocks:
             if rows is not None:
                 yield rows
-
-
-def merge_groups(directory: Path, keys: Sequence[str], prefix: Path) -> dict[str, int]:
-    """Key -> rows written: every indexed file of `directory` whose name holds the key, sorted by name.
-
-    The files of all keys appear together, when all are whole.
-
-    Raises:
-        UserError: no directory, a key that no file's name holds, or a file that is damaged.
-    """
-    if not directory.is_dir():
-        raise UserError(f"--input {directory} is not a directory")
-    outputs = {key: prefix.with_name(f"{prefix.name}_{key}") for key in keys}
-    stems = sorted(path.with_suffix("") for path in directory.glob("*.idx"))
-    sources: dict[str, list[Path]] = {}
-    for key in keys:
-        sources[key] = [stem for stem in stems if key in stem.name]
-        if not sources[key]:
-            raise UserError(f"--merge-group-keys {key}: no file in {directory} has it in its name")
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    read = {path(stem) for stems in sources.values() for stem in stems for path in (bin_path, idx_path)}
-    paths = [path(output) for output in outputs.values() for path in (bin_path, idx_path)]
-    check_outputs([(f"--output-prefix {prefix}", path) for path in paths], inputs=read)
-    counts = {}
-    with whole_files(paths, before_renaming=lambda: mark_unfinished(prefix)) as files:
-        for index, (key, key_sources) in enumerate(sources.items()):
-            readers = [IndexedReader(source, dtype=None) for source in key_sources]
-            _check_dtypes(key, key_sources, readers)
-            writer = IndexedWriter(files[2 * index], files[2 * index + 1], readers[0].dtype)
-            for reader in readers:
-                _append_file(writer, reader)
-            counts[key] = sum(map(len, readers))
-            writer.finish()
-    manifest_path(prefix).unlink()  # one that was there before was of other files
-    return counts
-
-
-def _check_dtypes(key: str, sources: Sequence[Path], readers: Sequence[IndexedReader]) -> None:
-    for source, reader in zip(sources, readers, strict=True):
-        if reader.dtype != readers[0].dtype:
-            raise UserError(
-                f"--merge-group-keys {key}: {idx_path(source)} holds {reader.dtype}, "
-                f"{idx_path(sources[0]).name} {readers[0].dtype}"
-            )
-
-
-def _append_file(writer: IndexedWriter, reader: IndexedReader) -> None:
-    """Append the rows of a file, document by document."""
-    start = 0
-    for first in range(0, len(reader.documents), _BLOCK_ROWS):
-        documents = reader.documents[first : first + _BLOCK_ROWS]
-        stop = start + int(documents.sum())
-        rows = np.concatenate([reader[row] for row in range(start, stop)])
-        writer.append(rows, reader.lengths[start:stop], documents)
-        start = stop
