@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import check_minimums, flag
 
+_MOST_SECONDS = 1_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
@@ -36,6 +38,8 @@ class ServeConfig:
         check_minimums(self)
         if self.port > 65535:
             raise UserError(f"--port must be at most 65535, got {self.port}")
+        if self.timeout_seconds > _MOST_SECONDS:
+            raise UserError(f"--timeout-seconds must be at most {_MOST_SECONDS}, got {self.timeout_seconds}")
         if self.token_file is not None and self.without_token:
             raise UserError("--token-file and --without-token contradict each other: give one of them")
         if not _is_loopback(self.host) and self.token_file is None and not self.without_token:

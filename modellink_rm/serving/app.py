@@ -48,7 +48,7 @@ def build_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     _add_errors(app)
-    return Guard(app, limits, metrics, routes=frozenset(app.openapi()["paths"]))
+    return Guard(app, limits, metrics, routes=frozenset(app.openapi()["paths"]), is_ready=is_ready)
 
 
 def _add_errors(app: FastAPI) -> None:

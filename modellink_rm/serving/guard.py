@@ -20,6 +20,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SECONDS_FOR_A_BODY = 30.0
+# ... of which so many once the server ends: what stops it kills it after 30, as torchrun and Kubernetes do.
+_SECONDS_WHILE_ENDING = 5.0
+_SECONDS_BETWEEN_LOOKS = 1.0
 # Of a body that is too large, so much is read and forgotten before it is refused: a client that is still
 # sending does not read the answer.
 _BODIES_DISCARDED = 4
@@ -56,10 +59,21 @@ class Guard:
 
     Args:
         routes: the paths that metrics name; all others are one.
+        is_ready: False while the server ends.
     """
 
-    def __init__(self, app: App, limits: Limits, metrics: ServerMetrics, *, routes: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: App,
+        limits: Limits,
+        metrics: ServerMetrics,
+        *,
+        routes: frozenset[str],
+        is_ready: Callable[[], bool],
+    ) -> None:
         self._app, self._limits, self._metrics, self._routes = app, limits, metrics, routes
+        self._is_ready = is_ready
+        self._ending_since: float | None = None
         self._num_held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,24 +111,37 @@ class Guard:
         announced = _header(scope, b"content-length")
         discards = announced.isdigit() and int(announced) > most
         num_discarded = 0
-        try:
-            async with asyncio.timeout(_SECONDS_FOR_A_BODY):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _RefusedError(_CLIENT_LEFT, "the client left")
-                    part = message.get("body", b"")
-                    discards = discards or len(held) + len(part) > most
-                    if discards:
-                        num_discarded += len(part)
-                    elif part:
-                        self._hold(part, held)
-                    if not message.get("more_body", False) or num_discarded > _BODIES_DISCARDED * most:
-                        break
-        except TimeoutError:
-            raise _RefusedError(408, f"the body took more than {_SECONDS_FOR_A_BODY:g} s") from None
+        start = time.monotonic()
+        while True:
+            message = await self._next_message(receive, start)
+            if message["type"] == "http.disconnect":
+                self._metrics.count_client_left()
+                raise _RefusedError(_CLIENT_LEFT, "the client left")
+            part = message.get("body", b"")
+            discards = discards or len(held) + len(part) > most
+            if discards:
+                num_discarded += len(part)
+            elif part:
+                self._hold(part, held)
+            if not message.get("more_body", False) or num_discarded > _BODIES_DISCARDED * most:
+                break
         if discards:
             raise _RefusedError(413, f"the body is larger than --max-body-bytes {most}")
+
+    async def _next_message(self, receive: Receive, start: float) -> Message:
+        """What comes next of a body whose reading began at `start`, if it comes in time."""
+        while True:
+            now = time.monotonic()
+            left = start + _SECONDS_FOR_A_BODY - now
+            if left <= 0:
+                raise _RefusedError(408, f"the body took more than {_SECONDS_FOR_A_BODY:g} s")
+            if not self._is_ready():
+                self._ending_since = self._ending_since or now
+                if now - self._ending_since > _SECONDS_WHILE_ENDING:
+                    raise _RefusedError(503, "the server is stopping", {"Retry-After": "1"})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _SECONDS_BETWEEN_LOOKS)):
+                    return await receive()
 
     def _hold(self, part: bytes, held: bytearray) -> None:
         if self._num_held + len(part) > _BODIES_HELD * self._limits.max_body_bytes:

@@ -17,6 +17,7 @@ from modellink_rm.base.log import info
 from modellink_rm.config.serve import ServeConfig
 from modellink_rm.inference.scorer import Scorer
 from modellink_rm.report.best import DIRECTORY_NAME as BEST_DIRECTORY
+from modellink_rm.serving.address import begin_to_listen
 from modellink_rm.serving.app import build_app
 from modellink_rm.serving.engine import Engine, follow
 from modellink_rm.serving.guard import Limits
@@ -96,7 +97,7 @@ class HttpThread:
     def start(self, app: Any, *, when_ended: Any) -> None:
         """Accept requests; from now on a client connects, and waits for the thread at most."""
         _allow_open_files()
-        self._listener.listen(_MOST_UNACCEPTED)
+        begin_to_listen(self._listener, most_waiting=_MOST_UNACCEPTED)
         # What is wrong with a request is the client's to know.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         settings = uvicorn.Config(

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -78,10 +79,13 @@ class Exchange:
         return str(json.loads(self.body)["error"]["message"])
 
 
-def guarded(app: Application, **limits: Any) -> tuple[Guard, ServerMetrics]:
+def guarded(
+    app: Application, *, is_ready: Callable[[], bool] = lambda: True, **limits: Any
+) -> tuple[Guard, ServerMetrics]:
     metrics = ServerMetrics(lambda: 0)
     values: dict[str, Any] = {"token": None, "max_body_bytes": 100, "timeout_seconds": 30.0, **limits}
-    return Guard(app, Limits(**values), metrics, routes=frozenset(("/v1/score",))), metrics
+    routes = frozenset(("/v1/score",))
+    return Guard(app, Limits(**values), metrics, routes=routes, is_ready=is_ready), metrics
 
 
 def asked(guard: Guard, *arguments: Any, **options: Any) -> Exchange:
@@ -130,6 +134,23 @@ def test_a_body_that_is_too_large_gets_413(parts: list[bytes], headers: list[tup
 def test_a_body_that_does_not_come_gets_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard_module, "_SECONDS_FOR_A_BODY", 0.05)
     assert asked(guarded(Application())[0], [b"x"], never_ends=True).status == 408
+
+
+def test_a_body_that_does_not_come_is_given_up_when_the_server_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before what told it to end kills it, with what others wait for."""
+    monkeypatch.setattr(guard_module, "_SECONDS_WHILE_ENDING", 0.05)
+    monkeypatch.setattr(guard_module, "_SECONDS_BETWEEN_LOOKS", 0.02)
+    begin = time.monotonic()
+    guard, _ = guarded(Application(), is_ready=lambda: time.monotonic() < begin + 0.05)
+    found = asked(guard, [b"x"], never_ends=True)
+    assert (found.status, found.message) == (503, "the server is stopping")
+    assert asked(guard, [b"x"]).status == 503
+
+
+def test_a_client_that_leaves_within_its_body_is_counted() -> None:
+    guard, metrics = guarded(Application())
+    assert asked(guard, [b"x"], never_ends=True, leaves=True).status == 0
+    assert "modellink_rm_clients_left_total 1.0" in metrics.text().decode()
 
 
 def test_an_answer_that_takes_too_long_gets_504_and_is_given_up() -> None:
