@@ -6,17 +6,27 @@ import os
 import sys
 import warnings
 
+from modellink_rm.base.terminal import without_commands
+
 logger = logging.getLogger("modellink_rm")
 
 
 def set_up_logging() -> None:
     """Send this package's messages to stderr; every process but the first is silent."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Formatter("%(message)s"))
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(logging.INFO if is_first_process() else logging.ERROR)
     _quiet_the_engine()
+
+
+class _Formatter(logging.Formatter):
+    """A message may quote names and texts of data that others made."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, which gives a terminal no commands."""
+        return without_commands(super().format(record))
 
 
 def _quiet_the_engine() -> None:

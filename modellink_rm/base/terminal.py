@@ -1,10 +1,14 @@
 """Colours and progress bars of a terminal."""
 
 import os
+import re
 import shutil
 import sys
 from typing import Any, TextIO
 
+# All control characters but the tab and the end of a line: what moves the cursor, renames a window, clears a
+# screen.
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _COLOURS = {"bold": "1", "dim": "2", "green": "32", "cyan": "36"}
 
 
@@ -16,6 +20,11 @@ def has_colours(stream: TextIO) -> bool:
 def coloured(text: str, colour: str) -> str:
     """The text with the escape sequences of a colour around it."""
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+
+def without_commands(text: str) -> str:
+    r"""The text of others with a terminal's commands written as in Python: \x1b."""
+    return _COMMANDS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def num_columns() -> int:

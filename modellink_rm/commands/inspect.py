@@ -8,7 +8,7 @@ from pathlib import Path
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import parse_flags, with_first_flag
 from modellink_rm.base.log import set_up_logging
-from modellink_rm.base.terminal import has_colours
+from modellink_rm.base.terminal import has_colours, without_commands
 from modellink_rm.checkpoint.contract import contract_tokenizer, read_contract
 from modellink_rm.checkpoint.layout import find_checkpoint
 from modellink_rm.commands.registry import COMMANDS, Command
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     if tokenizer is not None:
         dataset.check_tokenizer(tokenizer.fingerprint)
     if dataset.manifest is not None:
-        print(*report(dataset.manifest), sep="\n")
+        print(*map(without_commands, report(dataset.manifest)), sep="\n")
     if config.verify:
         print("verified       every file is what was written")
     rows = range(len(dataset))[config.first_row : config.first_row + config.rows]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from modellink_rm.base.terminal import without_commands
 from modellink_rm.dataset.example import Response
 from modellink_rm.dataset.manifest import Manifest
 from modellink_rm.dataset.row_files import RowFiles
@@ -80,7 +81,8 @@ def decoded_rows(
         for number, response in enumerate(data.responses(row)):
             ids, num_prompt = response.input_ids.tolist(), response.num_prompt_tokens
             if number == 0:
-                yield f"--- row {row}: prompt, {num_prompt} tokens{f', source {source}' if source else ''}"
+                of_source = f", source {without_commands(source)}" if source else ""
+                yield f"--- row {row}: prompt, {num_prompt} tokens{of_source}"
                 yield marked_text(ids[:num_prompt], tokenizer, marks, is_scored=False)
             if response.step_ends is not None:
                 yield from _decoded_steps(row, response, tokenizer, marks)
@@ -131,11 +133,15 @@ def _text(ids: list[int], tokenizer: Tokenizer | None, marks: Marks) -> str:
     stretch: list[int] = []
     for index in ids:
         if index in names:
-            parts += [tokenizer.decode(stretch) if stretch else "", *_control(names[index], index, marks)]
+            parts += [_decoded(stretch, tokenizer), *_control(names[index], index, marks)]
             stretch = []
         else:
             stretch.append(index)
-    return "".join([*parts, tokenizer.decode(stretch) if stretch else ""])
+    return "".join([*parts, _decoded(stretch, tokenizer)])
+
+
+def _decoded(ids: list[int], tokenizer: Tokenizer) -> str:
+    return without_commands(tokenizer.decode(ids)) if ids else ""
 
 
 def _control(name: str, index: int, marks: Marks) -> list[str]:

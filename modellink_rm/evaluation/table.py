@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from modellink_rm.base.terminal import without_commands
 from modellink_rm.evaluation.groups import Group
 from modellink_rm.evaluation.overlap import NUM_WORDS
 from modellink_rm.evaluation.results import Comparison, EvaluationResults, ModelResult
@@ -153,7 +154,7 @@ def _overlap_lines(results: EvaluationResults) -> Iterator[str]:
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table: the first column left-aligned and cut to what fits, the others right-aligned."""
-    table = [list(head), *map(list, rows)]
+    table = [[_one_line(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]
     widths[0] = min(widths[0], WIDTH - sum(len(_GAP) + width for width in widths[1:]))
     return [
@@ -167,8 +168,11 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _one_line(text: str) -> str:
+    return without_commands(" ".join(text.split()))
+
+
 def _shortened(text: str, width: int) -> str:
-    text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 

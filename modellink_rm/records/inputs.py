@@ -1,6 +1,7 @@
 """What --input can name: files, directories, globs and data sets of the hub."""
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -117,10 +118,22 @@ def _files_in(directory: Path, flag: str) -> list[Path]:
     files = [file for file in files if format_suffix(file) != ".txt"] or files
     if not files:
         raise UserError(f"{flag} {directory} holds no file of a known kind ({_KINDS})")
-    others = sorted(file.name for file in directory.iterdir() if file.suffix.lower() in _OTHER_RECORDS)
+    others = sorted(file.name for file in directory.iterdir() if _is_not_read(file))
     if others:
-        warn_once(f"{flag} {directory}: not read are {listed(others)}; files end in one of {_KINDS}")
+        warn_once(
+            f"{flag} {directory}: not read are {listed(others)}; files end in one of {_KINDS}, and a directory "
+            "within is read where it is named too"
+        )
     return files
+
+
+def _is_not_read(path: Path) -> bool:
+    """Whether it may hold records, and is beside files that are read: of another kind, or in a directory."""
+    if not path.is_dir():
+        return path.suffix.lower() in _OTHER_RECORDS
+    if path.name.startswith(".") or not os.access(path, os.R_OK | os.X_OK):
+        return False
+    return any(one.is_file() and _is_input(one) for one in path.iterdir())
 
 
 def _is_input(file: Path) -> bool:

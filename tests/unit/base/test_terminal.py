@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from modellink_rm.base.terminal import duration, short_number
+from modellink_rm.base.log import info, set_up_logging
+from modellink_rm.base.terminal import duration, short_number, without_commands
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,12 @@ def test_durations_are_hours_minutes_and_seconds(seconds: Any, text: Any) -> Non
 )
 def test_numbers_have_three_digits(value: Any, text: Any) -> None:
     assert short_number(value) == text
+
+
+def test_texts_of_others_give_a_terminal_no_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert without_commands("a\x1b]0;b\x07\x9b2J\r\tc\n\u3000\u4e16") == (
+        "a\\x1b]0;b\\x07\\x9b2J\\r\tc\n\u3000\u4e16"
+    )
+    set_up_logging()
+    info("source \x1b[2J of a record")
+    assert capsys.readouterr().err == "source \\x1b[2J of a record\n"

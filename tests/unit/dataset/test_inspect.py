@@ -44,6 +44,22 @@ def test_rows_are_decoded_with_control_tokens_and_the_scored_token_marked(
     assert "\x1b" not in output
 
 
+def test_texts_and_sources_give_a_terminal_no_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "tokenizer.model"
+    model.write_bytes(train_sentencepiece(normalization_rule_name="identity"))
+    record = {"instruction": "a\x1b[2J", "chosen": "a", "rejected": "b", "from": "\x1b]0;"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(record))
+    words = f"--input {tmp_path}/in.jsonl --output-prefix {tmp_path}/x --prompt-type llama2 --tokenizer-model"
+    words += f' {model} --handler-name AlpacaStylePairwiseHandler --map-keys {{"source":"from"}}'
+    assert run_command(preprocess_main, words.split()) == 0
+    assert run_command(main, f"{tmp_path}/x --rows 1 --tokenizer-model {model}".split()) == 0
+    output = capsys.readouterr().out
+    assert ", source \\x1b]0;\n" in output
+    assert "[INST] a\\x1b[2J [/INST]" in output
+
+
 def test_the_report_counts_what_was_kept_dropped_and_found(
     prefix: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

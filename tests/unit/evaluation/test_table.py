@@ -6,7 +6,7 @@ from modellink_rm.evaluation.inputs import named_inputs
 from modellink_rm.evaluation.results import EvaluationResults, ModelResult
 from modellink_rm.evaluation.score_sets import score_set
 from modellink_rm.evaluation.sets import set_result
-from modellink_rm.evaluation.table import lines_of
+from modellink_rm.evaluation.table import aligned, lines_of
 from tests.unit.evaluation.test_scoring import TextScorer, length, pairs_file
 
 
@@ -21,3 +21,8 @@ def test_a_set_fits_80_columns_and_names_its_ties(tmp_path: Path) -> None:
     assert "held-out, by length" in lines
     assert lines[-1] == f"held-out: records 1,200 | truncated 0 | not scored 0 | ties {result.ties}"
     assert result.ties > 100
+
+
+def test_a_source_gives_a_terminal_no_commands() -> None:
+    lines = aligned(["source", "pairs"], [["web\x1b[2J\n", "3"]])
+    assert lines == ["source      pairs", "web\\x1b[2J      3"]
