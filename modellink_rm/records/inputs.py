@@ -121,8 +121,8 @@ def _files_in(directory: Path, flag: str) -> list[Path]:
     others = sorted(file.name for file in directory.iterdir() if _is_not_read(file))
     if others:
         warn_once(
-            f"{flag} {directory}: not read are {listed(others)}; files end in one of {_KINDS}, and a directory "
-            "within is read where it is named too"
+            f"{flag} {directory}: not read are {listed(others)}; files end in one of {_KINDS}, and a "
+            "directory within is read where it is named too"
         )
     return files
 
