@@ -15,6 +15,7 @@ from modellink_rm.report.scored_sets import (
     ScoredPairs,
     ScoredSet,
     SetSummary,
+    accuracy_of,
     by_source,
     extremes,
     scored_sets,
@@ -241,11 +242,11 @@ def _source_tables(runs: Sequence[NamedRun]) -> Iterator[str]:
 
 
 def _source_cells(name: str, before: ScoredPairs | None, after: ScoredPairs) -> list[object]:
-    accuracy = summary_of(after).accuracy.value
+    accuracy = accuracy_of(after)
     return [
         name,
         f"{len(after):,}",
-        "-" if before is None else f"{summary_of(before).accuracy.value:.3f}",
+        "-" if before is None else f"{accuracy_of(before):.3f}",
         html.bar(accuracy, f"{accuracy:.3f}"),
         f"{after.margins.mean():+.3f}",
     ]

@@ -131,6 +131,11 @@ def summary_of(pairs: ScoredPairs) -> SetSummary:
     )
 
 
+def accuracy_of(pairs: ScoredPairs) -> float:
+    """The share of pairs whose chosen score is above the rejected one; a tie counts half."""
+    return float(pair_credits(pairs.chosen, pairs.rejected).mean())
+
+
 def by_source(pairs: ScoredPairs) -> dict[str, ScoredPairs]:
     """The pairs of each source, by name; {} if no example names one."""
     sources = np.array([one.source for one in pairs.examples])

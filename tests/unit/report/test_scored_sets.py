@@ -12,6 +12,7 @@ from modellink_rm.report.curves import MOST_POINTS, column, held_out_names
 from modellink_rm.report.run_files import read_run
 from modellink_rm.report.scored_sets import (
     ScoredPairs,
+    accuracy_of,
     by_source,
     extremes,
     pairs_of,
@@ -81,6 +82,11 @@ def test_a_run_on_its_way_has_scores_before_alone(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run"))
     begun = dataclasses.replace(run, scores=tuple(one for one in run.scores if not one.iteration))
     assert all(one.after is None and one.before is not None for one in scored_sets(begun))
+
+
+def test_the_accuracy_of_a_source_is_that_of_a_summary() -> None:
+    pairs = found((1.0, 0.0), (0.0, 0.0), (0.0, 1.0), (2.0, 1.0))
+    assert accuracy_of(pairs) == summary_of(pairs).accuracy.value == 0.625
 
 
 def test_sources_divide_the_pairs_that_name_one() -> None:
