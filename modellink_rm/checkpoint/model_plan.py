@@ -145,7 +145,7 @@ def _adapters(source: ModelSource, spec: ModelSpec, flags: LoraConfig) -> Lora |
             loaded,
             spec.shape,
             source=source.adapter_name,
-            knows_quantization=source.adapter is None,
+            knows_quantization=source.adapter is None or bool(loaded.quantization),
         )
     return new_adapters(flags, spec.shape)
 

@@ -40,7 +40,7 @@ tags:
 ---
 # Adapters of a reward model
 
-{lora}, trained with modellink-rm {version}; the reward head is with them. {meaning} {template}
+{lora}, trained with modellink-rm {version}; the reward head is with them. {meaning} {template}{held}
 
 ```python
 import torch
@@ -82,6 +82,12 @@ for step in steps:
     ends.append(len(ids) - 1)""",
     "read": "model(torch.tensor([ids])).logits[0, ends].softmax(dim=-1)[:, 1].tolist()",
 }
+_HELD_IN_4_BITS = """
+
+They were trained over matrices in 4 bits (NF4 in blocks of 64, without double quantization), and over others
+the scores are not those of training. Open the base with
+`quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")`, which leaves experts
+as they are, or write the whole model by `export --merge`."""
 _TEMPLATE = "Take the tokenizer of this directory: its chat template writes what training read ({name})."
 
 
@@ -114,6 +120,11 @@ def export_adapter(config: ExportConfig, parallel: ParallelConfig) -> None:
     tokenizer = tokenizer_beside_adapters(checkpoint, contract)
     if tokenizer.caveat is not None:
         warn_once(tokenizer.caveat)
+    if plan.spec.lora is not None and plan.spec.lora.quantization:
+        warn_once(
+            "the adapters were trained over matrices in 4 bits: where other programs open them over weights "
+            "that are not, scores are others; --merge writes the whole model"
+        )
     card = adapter_card(plan.spec, contract, base=source.reference.path, caveat=tokenizer.caveat)
     files = {**tokenizer.files, "README.md": card.encode(), CONTRACT_NAME: contract.to_json()}
     directory = Path(config.output)
@@ -185,6 +196,7 @@ def adapter_card(spec: ModelSpec, contract: InferenceContract, *, base: str, cav
         lora=spec.lora,
         version=__version__,
         template=template if caveat is None else f"Chat template: {caveat}.",
+        held=_HELD_IN_4_BITS if spec.lora is not None and spec.lora.quantization else "",
         outputs=outputs,
         **texts,
     )

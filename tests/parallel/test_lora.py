@@ -237,6 +237,17 @@ def test_directory_in_pefts_form_gives_the_scores_of_the_checkpoint(
 
 
 @pytest.mark.full
+def test_adapters_over_4_bits_keep_their_scores_in_pefts_form(
+    base: Path, workers: Workers, tmp_path: Path
+) -> None:
+    """They were scored over weights that are not rounded, without a word."""
+    run_lora(workers, base, tmp_path / "run", "tp2", f"{LORA} --load-in-4bit")
+    workers.run(export_on_rank, 1, str(tmp_path / "run"), str(tmp_path / "adapter"), {}, {})
+    assert scores(workers, base / "model", tmp_path / "adapter") == scores(workers, tmp_path / "run")
+    assert "BitsAndBytesConfig(load_in_4bit=True" in (tmp_path / "adapter" / "README.md").read_text()
+
+
+@pytest.mark.full
 def test_peft_opens_the_directory_to_equal_scores(base: Path, workers: Workers, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     more = f"{LORA} --lora-use-rslora --lora-target-modules q_proj linear_fc2"

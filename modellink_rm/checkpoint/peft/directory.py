@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 # In the header of the tensors that this package writes: of the model that they update.
 BASE_FINGERPRINT = "base_fingerprint"
+BASE_QUANTIZATION = "base_quantization"  # how it was held, as `Lora.quantization`; left out for ""
 _A = ".lora_A.weight"
 # Fields of adapter_config.json that change numbers, with the values that mean no change.
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -111,11 +112,28 @@ class PeftDirectory:
             targets=tuple(sorted(targets)),
             dropout=dropout,
             use_rslora=self.config.get("use_rslora") is True,
+            quantization=self._quantization(),
         )
         check_dropout(lora, spec.shape)
         self._check_tensors(lora, dataclasses.replace(spec, lora=lora))
         self._check_named()
         return lora
+
+    def _quantization(self) -> Literal["", "nf4"]:
+        """How the model was held that they were trained on, where this package wrote it.
+
+        Raises:
+            UserError: in a form that is not known.
+        """
+        noted = self._file.metadata().get(BASE_QUANTIZATION, "")
+        if noted == "nf4":
+            return "nf4"
+        if noted:
+            raise UserError(
+                f"{self.directory / TENSORS_FILE}: the adapters were trained over weights held as {noted!r}, "
+                "which is not known; a newer version of this tool may read them"
+            )
+        return ""
 
     def _targets_of_linears(self) -> set[str]:
         """The linears' names within a layer, by the tensors."""

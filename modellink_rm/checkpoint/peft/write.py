@@ -17,7 +17,12 @@ from modellink_rm.checkpoint.base_reference import BaseReference
 from modellink_rm.checkpoint.files import CHECKSUMS_FILE, describe_files, files_json
 from modellink_rm.checkpoint.hf.gather import is_writer
 from modellink_rm.checkpoint.hf.stream import SafetensorsWriter, TensorType
-from modellink_rm.checkpoint.peft.directory import BASE_FINGERPRINT, CONFIG_FILE, TENSORS_FILE
+from modellink_rm.checkpoint.peft.directory import (
+    BASE_FINGERPRINT,
+    BASE_QUANTIZATION,
+    CONFIG_FILE,
+    TENSORS_FILE,
+)
 from modellink_rm.checkpoint.peft.experts import adapted_experts
 from modellink_rm.checkpoint.peft.names import WRAPPED, adapted, head_names, peft_targets, stored_tensors
 from modellink_rm.model.adapter_targets import is_of_experts
@@ -67,6 +72,8 @@ def write_unfinished_adapter(
         unfinished.mkdir(parents=True)
         types = {name: TensorType(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
         notes = {BASE_FINGERPRINT: base.fingerprint}
+        if spec.lora.quantization:
+            notes[BASE_QUANTIZATION] = spec.lora.quantization
         with SafetensorsWriter(unfinished / TENSORS_FILE, types, notes=notes) as writer:
             for name, tensor in tensors.items():
                 writer.write(name, tensor)

@@ -13,7 +13,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.base_reference import directory_reference
 from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.checkpoint.model_plan import plan_model, with_attributes
-from modellink_rm.checkpoint.peft.directory import BASE_FINGERPRINT, PeftDirectory
+from modellink_rm.checkpoint.peft.directory import BASE_FINGERPRINT, BASE_QUANTIZATION, PeftDirectory
 from modellink_rm.checkpoint.source import open_source
 from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
@@ -164,6 +164,24 @@ def test_an_exported_adapter_knows_its_model_by_more_than_its_name(
     copied(model, tmp_path, notes={BASE_FINGERPRINT: own[::-1]})
     planned(model, adapter)
     assert len(told) == 1
+
+
+def test_an_exported_adapter_knows_that_its_model_was_held_in_4_bits(tmp_path: Path) -> None:
+    """Scored over weights that are not rounded, it gave other scores without a word."""
+    llama = write_tiny_llama(tmp_path / "model", intermediate_size=128)
+    write_adapter(llama, tmp_path / "adapter", targets=("q_proj",))
+    (tmp_path / "noted").mkdir()
+    adapter = copied(tmp_path, tmp_path / "noted", notes={BASE_QUANTIZATION: "nf4"})
+    for flags in ({}, {"load_in_4bit": True}):
+        lora = planned(tmp_path, adapter, **flags).lora
+        assert lora is not None
+        assert lora.quantization == "nf4"
+    plain = planned(tmp_path, tmp_path / "adapter").lora
+    assert plain is not None
+    assert plain.quantization == ""
+    copied(tmp_path, adapter, notes={BASE_QUANTIZATION: "int3"})
+    with pytest.raises(UserError, match="trained over weights held as 'int3', which is not known"):
+        planned(tmp_path, adapter)
 
 
 def with_two_outputs(tensors: Tensors) -> None:
