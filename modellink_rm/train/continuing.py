@@ -39,12 +39,14 @@ class RunLength:
     Attributes:
         batch_size: examples of one step over all replicas.
         train_iters: steps of the whole run, those of the checkpoint included.
+        num_samples: examples of all of them, some perhaps in batches of another size.
         schedule: (warmup, decay) of the learning rate, in samples.
         wsd_decay: of --lr-decay-style WSD, samples of the decay at the end; None for others.
     """
 
     batch_size: int
     train_iters: int
+    num_samples: int
     schedule: tuple[int, int]
     wsd_decay: int | None = None
 
@@ -83,7 +85,13 @@ def _length(optim: OptimConfig, batch_size: int, train_iters: int, *, num_sample
     """The length of a run over so many samples."""
     schedule = optim.schedule(num_samples, batch_size)
     wsd_decay = optim.wsd_decay(schedule, batch_size) if optim.lr_decay_style == "WSD" else None
-    return RunLength(batch_size=batch_size, train_iters=train_iters, schedule=schedule, wsd_decay=wsd_decay)
+    return RunLength(
+        batch_size=batch_size,
+        train_iters=train_iters,
+        num_samples=num_samples,
+        schedule=schedule,
+        wsd_decay=wsd_decay,
+    )
 
 
 def batch_size_of(run: RunInfo) -> int | None:

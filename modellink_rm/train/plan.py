@@ -163,7 +163,7 @@ def plan_run(config: RunConfig, *, world_size: int) -> RunPlan:
     template = template_of(config.data.prompt_type, datasets, tokenizer)
     blend = plan_blend(config.data, datasets, template, tokenizer, num_ids=model.shape.vocab_size)
     length = plan_length(config, num_replicas, resumed, num_examples=blend.mixture.epoch_size)
-    report_mixture(blend, num_samples=length.train_iters * length.batch_size)
+    report_mixture(blend, num_samples=length.num_samples)
     done = resumed.iteration if resumed is not None else 0
     check_profile(config, train_iters=length.train_iters, world_size=world_size, done=done)
     # The batch as it is in force, so that the checkpoints say it.

@@ -237,6 +237,8 @@ def test_samples_to_train_on_count_those_of_another_batch_before() -> None:
     # 40 samples in 10 steps, 56 in 7 more, and no 8 are left.
     assert plan_length(now, 1, checkpoint.run, num_examples=10).train_iters == 17
     assert plan_length(began, 1, checkpoint.run, num_examples=10).train_iters == 25
+    # As the log counts the epochs of each data set; it took 17 batches of 8.
+    assert plan_length(now, 1, checkpoint.run, num_examples=10).num_samples == 40 + 56
 
 
 @pytest.mark.parametrize(
