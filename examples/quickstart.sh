@@ -18,13 +18,14 @@ export CUDA_VISIBLE_DEVICES=${GPUS:-}
 [[ $OUT == /* ]] || OUT=$PWD/$OUT
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OUT=${OUT#"$PWD"/}
-if [[ -e $OUT && ! -e $OUT/.quickstart ]]; then
+if [[ -e $OUT && ! -e $OUT/.quickstart && -n $(ls -A "$OUT") ]]; then
     echo "error: OUT=$OUT is there and was not made by the quickstart; name another directory" >&2
     exit 2
 fi
-rm -rf "$OUT"
 mkdir -p "$OUT"
 touch "$OUT/.quickstart"
+# The mark stays, so that the next run knows the directory if this one is killed here.
+find "$OUT/" -mindepth 1 -maxdepth 1 ! -name .quickstart -exec rm -rf {} +
 
 # Of the python in use, whichever torchrun comes first on the PATH.
 torchrun() { python -m torch.distributed.run "$@"; }

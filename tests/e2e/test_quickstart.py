@@ -59,3 +59,19 @@ def test_a_directory_of_someone_else_is_not_replaced(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: OUT=")
     assert (tmp_path / "thesis" / "chapter1.txt").exists()
+
+
+def test_a_run_that_is_killed_while_it_makes_room_leaves_a_directory_for_the_next(tmp_path: Path) -> None:
+    """It removed the mark with the rest, or made the directory before it: the next run was refused."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "rm").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$OUT.removed"; exit 1\n')
+    (tmp_path / "bin" / "rm").chmod(0o755)
+    (tmp_path / "out").mkdir()
+    path = {"OUT": str(tmp_path / "out"), "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    (tmp_path / "bin" / "python").symlink_to("/bin/false")
+    assert run_quickstart(tmp_path, **path).returncode == 1  # of python, in an empty directory
+    (tmp_path / "out" / "stale").touch()
+    assert run_quickstart(tmp_path, **path).returncode == 1  # of rm
+    removed = (tmp_path / "out.removed").read_text().split()[1:]
+    assert [Path(word).name for word in removed] == ["stale"]
+    assert (tmp_path / "out" / ".quickstart").is_file()
