@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 BLOCK = 64
+_PIECE = 1 << 22  # numbers that are made again at a time, where no kernel does it
 # bitsandbytes 0.50, functional.py, get_4bit_type.
 LEVELS = (
     -1.0,
@@ -116,10 +117,14 @@ def dequantized(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     if kernel is not None:
         dense: Tensor = kernel(codes, scales, dtype)
         return dense
-    # In float32 to the end, as the kernel has it.
-    pairs = functional.embedding(codes.int(), _pairs(codes.device))  # [rows, columns / 2, 2]
-    blocks = pairs.view(len(codes), -1, BLOCK) * scales[..., None]
-    return blocks.flatten(1).to(dtype)
+    # In float32 to the end, as the kernel has it, and a piece at a time: that takes several times the memory.
+    dense = torch.empty(len(codes), 2 * codes.shape[1], dtype=dtype, device=codes.device)
+    num_rows = max(1, _PIECE // dense.shape[1])
+    for part in (slice(start, start + num_rows) for start in range(0, len(codes), num_rows)):
+        pairs = functional.embedding(codes[part].int(), _pairs(codes.device))  # [rows, columns / 2, 2]
+        blocks = pairs.view(len(pairs), -1, BLOCK).mul_(scales[part, :, None])
+        dense[part] = blocks.flatten(1)
+    return dense
 
 
 def nf4_linear(states: Tensor, weight: NF4Weight) -> Tensor:

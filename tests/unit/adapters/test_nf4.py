@@ -1,9 +1,11 @@
 """Matrices in 4 bits: the levels, the bits, and a product that keeps no dense matrix."""
 
 from statistics import NormalDist
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modellink_rm.adapters.nf4 import BLOCK, LEVELS, NF4Weight, dequantized, nf4_linear, quantized
 
@@ -80,6 +82,25 @@ def test_product_is_that_with_the_dense_matrix(dtype: torch.dtype) -> None:
     expected = torch.nn.functional.linear(states, weight.dense())
     assert torch.equal(output, expected)
     assert torch.equal(found, torch.autograd.grad(expected, states, gradient)[0])
+
+
+def test_numbers_are_made_again_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten bytes were held for each number of a bfloat16 matrix, where pages and estimate say two."""
+    largest = 0
+
+    class Noting(TorchDispatchMode):
+        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            made = op(*args, **(kwargs or {}))
+            largest = max(largest, made.nbytes if isinstance(made, torch.Tensor) else 0)
+            return made
+
+    weight = filled(torch.randn(10, 2 * BLOCK, generator=torch.Generator().manual_seed(5)), torch.bfloat16)
+    whole = weight.dense()
+    monkeypatch.setattr("modellink_rm.adapters.nf4._PIECE", 3 * 2 * BLOCK)
+    with Noting():
+        assert torch.equal(weight.dense(), whole)
+    assert largest == whole.nbytes
 
 
 def test_backward_pass_keeps_no_dense_matrix() -> None:
