@@ -15,7 +15,7 @@ from modellink_rm.config.precision import PrecisionConfig
 from modellink_rm.estimate.gpus import GIB, Cluster
 from modellink_rm.estimate.memory import CPU, CUDA, Memory, Workload, largest_micro_batch, memory_of
 from modellink_rm.estimate.step_time import StepTime, step_time
-from modellink_rm.model.adapter_targets import new_adapters
+from modellink_rm.model.adapter_targets import check_quantized_sizes, new_adapters
 from modellink_rm.model.fits import check_parallel_fits_shape, check_trained_layers
 from modellink_rm.model.resolve import padded_vocab_size
 from modellink_rm.model.shape import ModelShape
@@ -120,13 +120,7 @@ def _choices(question: Question) -> Iterator[Choice]:
     config, cluster = question.config, question.cluster
     for parallel in _parallel_sizes(question):
         num_replicas = parallel.data_parallel_size(cluster.world_size)
-        tp = parallel.tensor_model_parallel_size
-        spec = ModelSpec(
-            shape=question.shape,
-            padded_vocab_size=padded_vocab_size(question.model, question.shape, tp),
-            post_layer_norm=question.model.post_layer_norm,
-            lora=new_adapters(question.lora, question.shape),
-        )
+        spec = _spec(question, parallel)
         pairs = -(-config.global_batch_size // num_replicas)
         for precision, max_tokens in itertools.product(_precisions(question), _token_budgets(config, pairs)):
             run = Workload(
@@ -145,6 +139,17 @@ def _choices(question: Question) -> Iterator[Choice]:
                 run, cluster, batch_size=config.global_batch_size, mean_length=_mean_length(config)
             )
             yield Choice(run=run, max_tokens=max_tokens, memory=memory_of(run), time=time)
+
+
+def _spec(question: Question, parallel: ParallelConfig) -> ModelSpec:
+    """The model as it is trained at these sizes."""
+    tp = parallel.tensor_model_parallel_size
+    return ModelSpec(
+        shape=question.shape,
+        padded_vocab_size=padded_vocab_size(question.model, question.shape, tp),
+        post_layer_norm=question.model.post_layer_norm,
+        lora=new_adapters(question.lora, question.shape),
+    )
 
 
 def _mean_length(config: EstimateConfig) -> int:
@@ -191,6 +196,7 @@ def _parallel_sizes(question: Question) -> Iterator[ParallelConfig]:
         )
         try:
             check_parallel_fits_shape(parallel, shape)
+            check_quantized_sizes(_spec(question, parallel), parallel)
             num_replicas = parallel.data_parallel_size(world)
         except UserError:
             continue
@@ -217,6 +223,7 @@ def _impossible(question: Question) -> str:
     )
     try:
         check_parallel_fits_shape(given, question.shape)
+        check_quantized_sizes(_spec(question, given), given)
         num_replicas = given.data_parallel_size(world)
     except UserError as error:
         return str(error)

@@ -196,3 +196,16 @@ def test_adapters_of_frozen_layers_are_refused() -> None:
     asked = dataclasses.replace(question("1x80G", freeze_base=True), lora=LoraConfig(lora_r=2))
     with pytest.raises(UserError, match="adapters freeze all of them"):
         best_choice(asked)
+
+
+def test_sizes_at_which_the_trainer_holds_no_4_bits_are_not_chosen() -> None:
+    """A row of 11,008 numbers divided by 8 has no whole blocks of 64, which the trainer refuses."""
+    shape = published_shape("llama-2-7b")
+    asked = question("8x80G", shape, tensor_model_parallel_size=8)
+    whole = dataclasses.replace(asked, lora=LoraConfig(lora_r=8))
+    assert best_choice(whole).run.parallel.tensor_model_parallel_size == 8
+    held = dataclasses.replace(asked, lora=LoraConfig(lora_r=8, load_in_4bit=True))
+    with pytest.raises(UserError, match=r"--load-in-4bit: a row .* has 1376 numbers in a process"):
+        best_choice(held)
+    halves = dataclasses.replace(held, config=dataclasses.replace(held.config, tensor_model_parallel_size=4))
+    assert best_choice(halves).run.parallel.tensor_model_parallel_size == 4
