@@ -165,6 +165,15 @@ class RowFiles:
         """Where a row comes from; "" if the data does not say."""
         return "" if self.source_names is None else self.source_names[row].tobytes().decode(errors="replace")
 
+    def num_tokens(self, seq_length: int) -> NDArray[np.int64]:
+        """Tokens of each row's responses together, each with its prompt and of at most `seq_length`."""
+        found = np.minimum(self.chosen_ids.lengths, seq_length).astype(np.int64)
+        rejected = np.minimum(self.rejected_ids.lengths, seq_length)
+        if self.ranks is None:
+            return found + rejected
+        np.add.at(found, np.repeat(np.arange(len(self)), self.ranks.lengths - 1), rejected)
+        return found
+
     def longest_sides(self) -> NDArray[np.int32]:
         """Tokens of the longest response of each row, the prompt included."""
         rejected = self.rejected_ids.lengths

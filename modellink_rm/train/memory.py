@@ -59,10 +59,20 @@ def workload_of(plan: RunPlan, device: Device, *, world_size: int, compiles_elem
         precision=config.precision,
         optim=config.optim,
         world_size=world_size,
-        num_tokens=largest_micro_batch(plan.max_tokens, config.data.seq_length),
+        num_tokens=largest_micro_batch(
+            max(plan.max_tokens, _tokens_of_largest_row(plan)), config.data.seq_length
+        ),
         # At most: one for each pair.
         num_micro_batches=-(-plan.batch_size // config.parallel.data_parallel_size(world_size)),
         device=device,
         compiles_elementwise=compiles_elementwise,
         num_trained_layers=config.training.num_trained_layers,
     )
+
+
+def _tokens_of_largest_row(plan: RunPlan) -> int:
+    """Tokens of the prompt whose responses have the most: one of many fills more than a pair can."""
+    seq_length = plan.config.data.seq_length
+    parts = [plan.blend.train, *(one.part for one in plan.held_out)]
+    rows = {str(one.dataset.prefix): one.dataset.rows for part in parts for one in part.datasets}
+    return max(int(one.num_tokens(seq_length).max(initial=0)) for one in rows.values())

@@ -12,7 +12,7 @@ from modellink_rm.base.platform import Platform, is_cpu
 from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.estimate.choose import USABLE_SHARE
-from modellink_rm.estimate.memory import CUDA, Workload, largest_micro_batch, memory_of
+from modellink_rm.estimate.memory import CUDA, Workload, memory_of
 from modellink_rm.model.fits import shares_prompts
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
@@ -54,12 +54,7 @@ def _budget(plan: RunPlan, platform: Platform, ranks: Ranks) -> int:
         return plan.max_tokens
     compiles = plan.config.kernels.compile != "never"
     run = workload_of(plan, CUDA, world_size=ranks.world_size, compiles_elementwise=compiles)
-    budget = budget_of_gpu(
-        run,
-        least=plan.max_tokens,
-        seq_length=plan.config.data.seq_length,
-        memory=device_memory(platform.device),
-    )
+    budget = budget_of_gpu(run, least=plan.max_tokens, memory=device_memory(platform.device))
     agreed = torch.tensor(budget, device=platform.device)
     torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
     budget = int(agreed)
@@ -68,15 +63,16 @@ def _budget(plan: RunPlan, platform: Platform, ranks: Ranks) -> int:
     return budget
 
 
-def budget_of_gpu(run: Workload, *, least: int, seq_length: int, memory: int) -> int:
+def budget_of_gpu(run: Workload, *, least: int, memory: int) -> int:
     """The tokens of a micro-batch: `least`, or more where the GPU has room for what keeps it busy.
 
     Args:
+        run: with the micro-batch of its largest example.
         memory: bytes of the GPU.
     """
 
     def fits(tokens: int) -> bool:
-        filled = dataclasses.replace(run, num_tokens=largest_micro_batch(tokens, seq_length))
+        filled = dataclasses.replace(run, num_tokens=max(tokens, run.num_tokens))
         return memory_of(filled).peak <= USABLE_SHARE * memory
 
     return max([least, *(tokens for tokens in _BUDGETS_OF_A_GPU if fits(tokens))])

@@ -27,8 +27,9 @@ RUN = Workload(
 )
 
 
-def budget(memory: int, *, least: int = 2048, seq_length: int = 1024) -> int:
-    return budget_of_gpu(RUN, least=least, seq_length=seq_length, memory=memory)
+def budget(memory: int, *, least: int = 2048, largest: int = 2048) -> int:
+    run = dataclasses.replace(RUN, num_tokens=largest)
+    return budget_of_gpu(run, least=least, memory=memory)
 
 
 def test_a_gpu_gets_as_many_tokens_as_keep_it_busy_and_fit() -> None:
@@ -42,8 +43,8 @@ def test_the_budget_is_the_one_whose_memory_is_estimated_to_fit() -> None:
     assert budget(memory - 10) == 2048
 
 
-def test_a_pair_that_fills_more_than_the_budget_is_what_has_to_fit() -> None:
-    assert budget(112 * GIB, seq_length=8192) == 2048
+def test_an_example_that_fills_more_than_the_budget_is_what_has_to_fit() -> None:
+    assert budget(112 * GIB, largest=16384) == 2048
 
 
 def test_the_tokens_of_the_longest_pair_are_never_fewer() -> None:

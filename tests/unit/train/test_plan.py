@@ -15,6 +15,8 @@ from modellink_rm.commands.train import run_config
 from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.indexed import IndexedWriter, bin_path, idx_path
 from modellink_rm.dataset.manifest import array_prefix
+from modellink_rm.estimate.memory import CPU
+from modellink_rm.train.memory import workload_of
 from modellink_rm.train.plan import RunPlan, plan_run
 from tests.tiny_data import (
     random_steps,
@@ -61,6 +63,22 @@ def test_forward_pass_has_room_for_both_responses_of_a_micro_batch(
     flags: str, max_tokens: int, directory: Path
 ) -> None:
     assert plan(directory, flags).max_tokens == max_tokens
+
+
+def test_memory_is_that_of_the_prompt_with_the_most_tokens(directory: Path) -> None:
+    """A prompt with many responses is one micro-batch, for which the memory of a pair was said."""
+    ranked = write_random_rows(directory / "ranked", 20, most_responses=6)
+    limits = ["--seq-length 20", "--seq-length 40 --micro-batch-size 4", f"--valid-data-path held={ranked}"]
+    rows = [f"--data-path {ranked} {limits[0]}", f"--data-path {ranked} {limits[1]}", limits[2]]
+    found = [
+        workload_of(plan(directory, words), CPU, world_size=1, compiles_elementwise=False).num_tokens
+        for words in rows
+    ]
+    dataset = open_dataset(ranked)
+    responses = [[len(ids.input_ids) for ids in dataset.rows.responses(row)] for row in range(len(dataset))]
+    largest = max(sum(min(length, 20) for length in of_row) for of_row in responses)
+    assert found == [largest, 2 * 4 * 40, max(map(sum, responses))]
+    assert largest > 2 * 20
 
 
 def test_contract_of_a_run_has_the_settings_of_its_flags(directory: Path) -> None:
