@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from modellink_rm.checkpoint.layout import read_checkpoint_info
+from modellink_rm.checkpoint.layout import checkpoint_directories, read_checkpoint_info
 from tests.hostile.commands import WRITERS, Material, Outcome, copy_for_writer, remains, run, start
 
 # `.metadata` holds a random name, and files.json the checksum of it.
@@ -96,11 +96,16 @@ def _written(command: str, directory: Path) -> dict[str, bytes]:
         UserError: a checkpoint is not whole.
     """
     output = directory / WRITERS[command][1]
-    for checkpoint in output.glob("iter_*"):
-        read_checkpoint_info(checkpoint)
+    if output.is_dir():
+        for checkpoint in checkpoint_directories(output):
+            read_checkpoint_info(checkpoint)
     paths = [output] if output.is_file() else output.rglob("*")
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in paths
-        if path.is_file() and path.name not in _MADE_UP_ANEW
+        if path.is_file() and path.name not in _MADE_UP_ANEW and not _is_temporary(path)
     }
+
+
+def _is_temporary(path: Path) -> bool:
+    return any(name.endswith((".tmp", ".lock")) for name in path.parts)
