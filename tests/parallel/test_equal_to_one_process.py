@@ -142,7 +142,7 @@ def test_bf16_follows_fp32(arguments: list[str], single: RunResult, workers: Wor
 
 
 @pytest.mark.parametrize(
-    "flags", ["--tensor-model-parallel-size 2", "--tensor-model-parallel-size 2 --sequence-parallel"]
+    "flags", [full("--tensor-model-parallel-size 2"), "--tensor-model-parallel-size 2 --sequence-parallel"]
 )
 def test_processes_that_share_a_key_head_match_one(
     flags: str, arguments: list[str], workers: Workers, tmp_path: Path
