@@ -2,9 +2,12 @@
 
 import os
 
+import numpy as np
+
 from modellink_rm.base.free_memory import free_memory
 from modellink_rm.base.log import warn_once
 from modellink_rm.base.platform import Platform, is_cpu
+from modellink_rm.dataset.dataset import Dataset
 from modellink_rm.estimate.gpus import GIB
 from modellink_rm.estimate.memory import CPU, CUDA, Device, Workload, largest_micro_batch, memory_of
 from modellink_rm.train.plan import RunPlan
@@ -71,8 +74,24 @@ def workload_of(plan: RunPlan, device: Device, *, world_size: int, compiles_elem
 
 
 def _tokens_of_largest_row(plan: RunPlan) -> int:
-    """Tokens of the prompt whose responses have the most: one of many fills more than a pair can."""
+    """Tokens of the prompt whose responses have the most, at most: one of many fills more than a pair can."""
     seq_length = plan.config.data.seq_length
+    shares_prompts = (
+        plan.config.data.prefix_sharing and seq_length <= plan.model.shape.longest_with_equal_angles
+    )
     parts = [plan.blend.train, *(one.part for one in plan.held_out)]
-    rows = {str(one.dataset.prefix): one.dataset.rows for part in parts for one in part.datasets}
-    return max(int(one.num_tokens(seq_length).max(initial=0)) for one in rows.values())
+    datasets = {str(one.dataset.prefix): one.dataset for part in parts for one in part.datasets}
+    return max(
+        _most_tokens(dataset, seq_length, shares_prompts=shares_prompts) for dataset in datasets.values()
+    )
+
+
+def _most_tokens(dataset: Dataset, seq_length: int, *, shares_prompts: bool) -> int:
+    """Of a row with its responses; a prompt that is computed once counts once, as far as a manifest tells."""
+    tokens = dataset.rows.num_tokens(seq_length)
+    lengths = dataset.manifest.lengths if dataset.manifest is not None else {}
+    if shares_prompts and lengths.keys() >= {"prompt", "chosen", "rejected"}:
+        answer = max(lengths[side].longest for side in ("chosen", "rejected"))
+        shared = lengths["prompt"].longest + answer * dataset.rows.num_responses().astype(np.int64)
+        tokens = np.minimum(tokens, shared)
+    return int(tokens.max(initial=0))

@@ -9,6 +9,7 @@ import pytest
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import set_up_logging
+from modellink_rm.batching.planner import computed_tokens
 from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.commands.preprocess import main as preprocess_main
 from modellink_rm.commands.train import run_config
@@ -79,6 +80,25 @@ def test_memory_is_that_of_the_prompt_with_the_most_tokens(directory: Path) -> N
     largest = max(sum(min(length, 20) for length in of_row) for of_row in responses)
     assert found == [largest, 2 * 4 * 40, max(map(sum, responses))]
     assert largest > 2 * 20
+
+
+def test_memory_counts_a_prompt_that_is_shared_once(directory: Path, tmp_path: Path) -> None:
+    """A warning for each response with a prompt of its own would come where nothing is wrong."""
+    ranked = {"prompt": "q " * 20, "responses": ["a", "bb", "c", "dd", "e"], "ranks": [1, 2, 3, 4, 5]}
+    (tmp_path / "in.jsonl").write_text(json.dumps(ranked))
+    words = f"--input {tmp_path}/in.jsonl --handler-name RankedResponsesHandler --prompt-type llama2"
+    words += f" --tokenizer-name-or-path {directory}/model --output-prefix {tmp_path}/ranked"
+    assert preprocess_main(words.split()) == 0
+    found = {}
+    for flag, seq_length in (("", 90), ("--no-prefix-sharing", 90), ("", 30)):
+        flags = f"--data-path {tmp_path}/ranked --split 1,0,0 --seq-length {seq_length} {flag}"
+        made = plan(directory, flags)
+        run = workload_of(made, CPU, world_size=1, compiles_elementwise=False)
+        computed = computed_tokens(made.blend.train[0], share_prefixes=not flag)
+        found[flag, seq_length] = computed, run.num_tokens
+    assert found["", 90][0] < 2 * 90 == found["", 90][1]
+    assert 2 * 90 < found["--no-prefix-sharing", 90][0] == found["--no-prefix-sharing", 90][1]
+    assert found["", 30][0] <= 2 * 30 < found["", 30][1] < 5 * 30
 
 
 def test_contract_of_a_run_has_the_settings_of_its_flags(directory: Path) -> None:
