@@ -55,9 +55,12 @@ def read_token(config: ServeConfig) -> str | None:
     if config.token_file is None:
         return None
     with Path(config.token_file).open("rb") as file:
-        token = file.readline(_MOST_TOKEN_BYTES).decode("ascii", errors="replace").strip()
-    if not token or not token.isascii() or not token.isprintable():
+        line = file.readline(_MOST_TOKEN_BYTES + 1)
+    token = line.decode("ascii", errors="replace").strip()
+    is_cut = len(line) > _MOST_TOKEN_BYTES
+    if is_cut or not token or not token.isascii() or not token.isprintable():
         raise UserError(
-            f"--token-file {config.token_file}: its first line must be a token of ASCII characters"
+            f"--token-file {config.token_file}: its first line must be a token of ASCII characters, of at "
+            f"most {_MOST_TOKEN_BYTES} bytes"
         )
     return token

@@ -42,3 +42,12 @@ def test_the_first_line_is_the_token(tmp_path: Path) -> None:
 def test_a_time_that_no_clock_counts_is_refused() -> None:
     with pytest.raises(UserError, match="--timeout-seconds must be at most 1000000, got 1000"):
         ServeConfig(timeout_seconds=10**400)
+
+
+def test_a_token_that_is_too_long_is_refused_and_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("s" * 4095 + "\n")
+    assert read_token(ServeConfig(token_file=str(path))) == "s" * 4095
+    path.write_text("s" * 4096 + "\n")
+    with pytest.raises(UserError, match="its first line must be a token of ASCII characters"):
+        read_token(ServeConfig(token_file=str(path)))
