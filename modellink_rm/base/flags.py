@@ -25,6 +25,7 @@ from modellink_rm.base.terminal import num_columns
 Group = TypeVar("Group")
 # No real count, size or seed is this large; a mistyped one would loop forever or fill the memory.
 LARGEST_NUMBER = 2**31
+_COMMENT = re.compile(r"(?:^|(?<=\s))#.*")
 
 
 def flag(
@@ -106,7 +107,8 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        return arg_line.split("#", 1)[0].split()
+        """The words of a line; as in a shell, a # begins a comment where it begins a word."""
+        return _COMMENT.sub("", arg_line.removeprefix("\ufeff")).split()
 
 
 class _HelpFormatter(argparse.HelpFormatter):

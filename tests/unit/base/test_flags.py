@@ -133,6 +133,14 @@ def test_a_file_of_words_may_hold_comments(tmp_path: Path) -> None:
     assert shape == Shape(num_sides=5, is_filled=True, color="blue")
 
 
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_a_comment_of_a_file_of_words_begins_between_words_as_in_a_shell(start: str, tmp_path: Path) -> None:
+    path = tmp_path / "shape.args"
+    lines = "#the shape\r\n--num-sides 5\t#of five#\r\n--owner run#3\r\n--names a#1 #b c # d\r\n"
+    path.write_bytes(f"{start}{lines}".encode())  # as editors of Windows write it
+    assert parse(f"@{path}")[0] == Shape(num_sides=5, owner="run#3", names=("a#1",))
+
+
 def test_a_file_of_words_that_does_not_exist_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         parse(f"@{tmp_path / 'nowhere'}")
