@@ -207,8 +207,8 @@ def make(output: Path, *, seed: int, steps: int) -> None:
 def judge(source: Path, target: Path) -> None:
     """Write the rows with the rule's scores, and print the share of good answers."""
     good: dict[str, list[bool]] = {}
-    with target.open("w") as file:
-        for line in source.read_text().splitlines():
+    with source.open("rb") as lines, target.open("w") as file:
+        for line in lines:
             row = json.loads(line)
             judged = [rule_score(row, text) for text in row["responses"]]
             good.setdefault(row["set"], []).extend(is_good for _, is_good in judged)

@@ -1,10 +1,12 @@
 """The rule and the questions of examples/study.sh."""
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 
-from examples.study_task import answer, questions, rule_score
+from examples.study_task import answer, judge, questions, rule_score
 
 ROW = {"verb": "paint", "thing": "boat"}
 STEP, OTHER_STEP = "Wipe the boat with a dry cloth.", "Then paint the boat slowly."
@@ -40,3 +42,12 @@ def test_few_answers_that_the_base_model_learns_from_are_good() -> None:
     rng = random.Random(3)
     good = [rule_score(ROW, answer("paint", "boat", rng))[1] for _ in range(2000)]
     assert 0.15 < sum(good) / 2000 < 0.35
+
+
+def test_answers_with_line_ends_of_other_scripts_are_judged(tmp_path: Path) -> None:
+    """`generate` writes UTF-8, in which a line of JSON may hold them as they are."""
+    row = {**ROW, "set": "held-out", "responses": [f"{STEP} {OTHER_STEP}", f"{STEP}\u2028\x85"]}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    judge(tmp_path / "answers.jsonl", tmp_path / "judged.jsonl")
+    (judged,) = map(json.loads, (tmp_path / "judged.jsonl").read_text().splitlines())
+    assert judged["scores"][0] == 2
