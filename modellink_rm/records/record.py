@@ -146,7 +146,7 @@ def record_of_row(place: str, row: Mapping[str, Any], limits: Limits = DEFAULT_L
     try:
         text = orjson.dumps(row, default=_as_text)
     except TypeError as error:  # bytes, a lone surrogate, or an integer of more than 64 bits
-        if isinstance(error.__cause__, UnicodeDecodeError):
+        if isinstance(error.__cause__, UnicodeDecodeError) or "not valid UTF-8" in str(error):
             return RawRecord(place, b"", problem=_NOT_UTF8)
         return RawRecord(place, b"", problem=f"the row cannot be written as JSON: {error}")
     if len(text) > limits.max_record_bytes:

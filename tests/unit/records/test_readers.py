@@ -98,6 +98,14 @@ def test_text_of_a_table_that_is_not_utf8_is_one_bad_record(tmp_path):
     assert bad == BadRecord(f"{path}[1]", "invalid UTF-8", "invalid UTF-8")
 
 
+def test_a_csv_row_of_another_encoding_is_told_as_that(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes("prompt,chosen\r\na,b\r\nq,caf\u00e9\r\n".encode("cp1252"))
+    good, bad = read_records(str(path))
+    assert good.fields == {"prompt": "a", "chosen": "b"}
+    assert bad == BadRecord(f"{path}:3", "invalid UTF-8", "invalid UTF-8")
+
+
 def test_bytes_of_a_table_are_utf8_or_a_bad_record(tmp_path):
     path = tmp_path / "x.parquet"
     parquet.write_table(pyarrow.table({"b": ["é".encode(), b"\xff"], "d": [float("nan"), 1.5]}), path)
