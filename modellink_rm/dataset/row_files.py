@@ -174,7 +174,8 @@ class RowFiles:
         # np.add.at takes a second for each million rows.
         before = np.concatenate([[0], rejected.cumsum(dtype=np.int64)])
         ends = self.first_rejected + self.ranks.lengths - 1
-        return found + before[ends] - before[self.first_rejected]
+        found += before[ends] - before[self.first_rejected]
+        return found
 
     def longest_sides(self) -> NDArray[np.int32]:
         """Tokens of the longest response of each row, the prompt included."""
