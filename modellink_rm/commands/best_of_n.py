@@ -7,13 +7,10 @@ from modellink_rm.base.log import set_up_logging
 from modellink_rm.commands.output import prepare_rows
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.selection import BestOfNConfig
-from modellink_rm.generation.rows import ENDED, NUM_TOKENS
+from modellink_rm.generation.rows import OF_EACH_RESPONSE
 from modellink_rm.inference.rows import SCORE, SCORES
 from modellink_rm.inference.scored_rows import Counts, Row, ScoredList, lists_of, write_rows
 from modellink_rm.records import input_files, read_records
-
-# Lists with an entry for each response: of `generate`, and of RankedResponsesHandler.
-_OF_EACH_RESPONSE = (NUM_TOKENS, ENDED, "ranks", "ratings")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,24 +42,11 @@ def _rows(lists: Iterator[ScoredList], config: BestOfNConfig) -> Iterator[Row]:
         places = places if config.rank else places[:1]
         responses = [one.responses[place] for place in places]
         scores = [one.scores[place] for place in places]
-        fields = one.fields_of(places)
-        fields = {**fields, **_lists_of(one, fields, places)}
+        fields = one.fields_of(places, of_each_response=OF_EACH_RESPONSE)
         if config.rank:
             yield {**fields, config.responses: responses, SCORES: scores, "places": places}
         else:
             yield {**fields, config.response: responses[0], SCORE: scores[0], "place": places[0]}
-
-
-def _lists_of(one: ScoredList, fields: Row, places: Sequence[int]) -> Row:
-    """The lists of a record with an entry for each response, of the responses at these places."""
-    if len(one.rows) > 1:
-        return {}
-    lists = {name: fields.get(name) for name in _OF_EACH_RESPONSE}
-    return {
-        name: [values[place] for place in places]
-        for name, values in lists.items()
-        if isinstance(values, list) and len(values) == len(one.responses)
-    }
 
 
 COMMANDS.add(Command(summary="pick or rank the scored responses to each prompt", main=main), "best-of-n")

@@ -9,6 +9,7 @@ from modellink_rm.base.log import set_up_logging
 from modellink_rm.commands.output import prepare_rows
 from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.selection import MakePairsConfig
+from modellink_rm.generation.rows import OF_EACH_RESPONSE
 from modellink_rm.inference.scored_rows import Counts, Row, ScoredList, lists_of, write_rows
 from modellink_rm.records import input_files, read_records
 
@@ -48,7 +49,7 @@ def _pairs(lists: Iterator[ScoredList], config: MakePairsConfig, counts: Counts)
                 counts.dropped[reason] += 1
                 continue
             yield {
-                **one.fields_of((better, worse)),
+                **one.fields_of((better, worse), of_each_response=OF_EACH_RESPONSE),
                 "chosen": one.responses[better],
                 "rejected": one.responses[worse],
                 "score_chosen": one.scores[better],

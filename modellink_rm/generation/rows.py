@@ -16,6 +16,8 @@ from modellink_rm.templates.calls import text_and_calls
 
 PROMPT, SYSTEM, TOOLS = "prompt", "system", "tools"
 RESPONSES, NUM_TOKENS, ENDED = "responses", "num_tokens", "ended"
+# Lists with an entry for each response: of `generate`, and of RankedResponsesHandler.
+OF_EACH_RESPONSE = (NUM_TOKENS, ENDED, "ranks", "ratings")
 _ROLES = {"user": "user", "observation": "tool", "assistant": "assistant", "function_call": "assistant"}
 # Beside the prompt these would make another record of a row.
 _ANSWERS = (RESPONSES, "response", "chosen", "rejected")

@@ -66,13 +66,23 @@ class ScoredList:
         """The fields that belong to all of the responses."""
         return _in_common(self.rows)
 
-    def fields_of(self, places: Sequence[int]) -> Row:
-        """The fields that belong to all of these responses; a line names those in which their rows differ."""
+    def fields_of(self, places: Sequence[int], *, of_each_response: Sequence[str] = ()) -> Row:
+        """The fields that belong to all of these responses; a line names those in which their rows differ.
+
+        Args:
+            of_each_response: names of lists that a record with all responses may have, with an entry for
+                each: those of these responses are returned.
+        """
         rows = self.rows if len(self.rows) == 1 else [self.rows[place] for place in places]
         common = _in_common(rows)
         names = {name for row in rows for name in row if row[name] is not None}
         for name in sorted(names - common.keys()):
             warn_once(f"field {name!r} is not written: it differs between rows of one prompt")
+        if len(self.rows) == 1:
+            for name in of_each_response:
+                values = common.get(name)
+                if isinstance(values, list) and len(values) == len(self.responses):
+                    common[name] = [values[place] for place in places]
         return common
 
 

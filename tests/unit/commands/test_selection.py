@@ -121,6 +121,15 @@ def test_lists_beside_the_responses_follow_them(tmp_path: Path) -> None:
     assert (best["response"], best["num_tokens"], best["ended"], best["ranks"]) == ("b", [20], [False], [1])
 
 
+def test_lists_beside_the_responses_are_those_of_a_pair(tmp_path: Path) -> None:
+    """Of the preferred one first; those of all three stood beside two responses."""
+    row = {"prompt": "q", "responses": ["a", "b", "c"], "scores": [0.5, 2.0, 1.0]}
+    row |= {"num_tokens": [10, 20, 30], "ended": [True, False, True], "ratings": [1, 2]}
+    _, (pair,) = run(make_pairs.main, [row], "", tmp_path)
+    assert (pair["chosen"], pair["rejected"]) == ("b", "a")
+    assert (pair["num_tokens"], pair["ended"], pair["ratings"]) == ([20, 10], [False, True], [1, 2])
+
+
 def test_rows_of_one_prompt_that_are_apart_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
