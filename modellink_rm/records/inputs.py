@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from modellink_rm.base.errors import UserError, listed
@@ -26,6 +27,8 @@ READERS: dict[str, Callable[[Path, Limits], Iterator[RawRecord]]] = {
 _KINDS = ", ".join(sorted(READERS)) + ", or one of them with .gz or .zst"
 # Endings of records that are not read; other files of a directory, such as readmes, hold none.
 _OTHER_RECORDS = (".7z", ".bz2", ".lz4", ".ndjson", ".orc", ".tar", ".tsv", ".xz", ".zip")
+# Files of a directory that is not read, by which it is told whether it holds records.
+_MOST_LOOKED_AT = 1000
 # Files that the datasets library or LLaMA-Factory puts beside the data.
 _ABOUT_THE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
@@ -128,12 +131,17 @@ def _files_in(directory: Path, flag: str) -> list[Path]:
 
 
 def _is_not_read(path: Path) -> bool:
-    """Whether it may hold records, and is beside files that are read: of another kind, or in a directory."""
+    """Whether it may hold records, and is beside files that are read: of another kind, or a directory.
+
+    Of a directory its first files are looked at, but .txt files, which are often readmes.
+    """
     if not path.is_dir():
         return path.suffix.lower() in _OTHER_RECORDS
     if path.name.startswith(".") or not os.access(path, os.R_OK | os.X_OK):
         return False
-    return any(one.is_file() and _is_input(one) for one in path.iterdir())
+    with os.scandir(path) as entries:  # perhaps a million pictures
+        found = (Path(one) for one in islice(entries, _MOST_LOOKED_AT) if one.is_file())
+        return any(_is_input(file) and format_suffix(file) != ".txt" for file in found)
 
 
 def _is_input(file: Path) -> bool:

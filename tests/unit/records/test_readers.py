@@ -295,7 +295,7 @@ def test_records_of_a_directory_in_other_formats_are_named(tmp_path, monkeypatch
     (tmp_path / "README.md").write_text("about")
     assert [record.fields for record in read_records(str(tmp_path))] == [{"n": 1}]
     assert told == []
-    for name in ("b.jsonl.bz2", "c.tsv", "d/part.jsonl", "e/README.md"):
+    for name in ("b.jsonl.bz2", "c.tsv", "d/part.jsonl", "e/README.md", "f/readme.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert [record.fields for record in read_records(str(tmp_path))] == [{"n": 1}]
