@@ -23,6 +23,7 @@ from modellink_rm.model.build import build_model
 from modellink_rm.model.config import Kernels
 from modellink_rm.model.kernel_choice import choose_kernels
 from modellink_rm.model.reward_model import RewardModel
+from modellink_rm.model.spec import HEAD_PREFIX
 from modellink_rm.parallel.groups import Ranks
 
 _PIECE = 1 << 22  # numbers
@@ -159,6 +160,33 @@ def check_finite(chunks: Sequence[RewardModel], name: str, *, trained_alone: boo
         )
 
 
+def check_fits(chunks: Sequence[RewardModel], dtype: torch.dtype, *, trained_alone: bool = False) -> None:
+    """No weight but the head's becomes infinite in another dtype; a collective over all processes.
+
+    The head is written in float32 where a narrower dtype would round it.
+
+    Args:
+        trained_alone: of a model with adapters, these.
+
+    Raises:
+        AgreedError: on every process, with the names of those that do.
+    """
+    bad = [
+        name
+        for chunk in chunks
+        for name, parameter in chunk.global_parameters()
+        if parameter.dtype != dtype and not name.startswith(HEAD_PREFIX)
+        if (is_trained(name) or not trained_alone) and not _is_finite(parameter, dtype)
+    ]
+    names = _names_of_all(bad)
+    if names:
+        word = str(dtype).removeprefix("torch.")
+        raise AgreedError(
+            f"--dtype {word}: the weight {listed(names, most=1)} holds numbers beyond "
+            f"{torch.finfo(dtype).max:.5g}, the largest one of {word}; give float32 or bfloat16"
+        )
+
+
 def check_finite_state(optimizer: Any, name: str) -> None:
     """Every number of an optimizer's state is finite; a collective over all processes.
 
@@ -177,10 +205,13 @@ def check_finite_state(optimizer: Any, name: str) -> None:
         )
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are finite; asked in pieces, since torch takes 1.5 times their memory for it."""
+def _is_finite(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether all numbers are finite, in another dtype if one is given.
+
+    Asked in pieces, since torch takes 1.5 times their memory for it.
+    """
     pieces = torch.split(tensor.detach().reshape(-1), _PIECE)
-    return all(bool(torch.isfinite(piece).all()) for piece in pieces)
+    return all(bool(torch.isfinite(piece.to(dtype or piece.dtype)).all()) for piece in pieces)
 
 
 def _tensors_of(optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -8,7 +8,7 @@ from modellink_rm.base.platform import detect_platform
 from modellink_rm.checkpoint.contract import CONTRACT_NAME, InferenceContract
 from modellink_rm.checkpoint.hf.write import finish
 from modellink_rm.checkpoint.layout import CheckpointInfo
-from modellink_rm.checkpoint.load import build_and_load_model
+from modellink_rm.checkpoint.load import build_and_load_model, check_fits
 from modellink_rm.checkpoint.model_plan import ModelPlan, plan_model
 from modellink_rm.checkpoint.peft.write import write_unfinished_adapter
 from modellink_rm.checkpoint.source import ModelSource, open_source
@@ -140,6 +140,7 @@ def export_adapter(config: ExportConfig, parallel: ParallelConfig) -> None:
             ranks=ranks,
             verifies=config.verify_checksums,
         )
+        check_fits(chunks, dtype, trained_alone=True)
         unfinished = write_unfinished_adapter(
             directory, chunks, ranks, dtype=dtype, base=source.reference, files=files
         )

@@ -11,7 +11,7 @@ from modellink_rm.base.log import info
 from modellink_rm.base.platform import Platform, detect_platform
 from modellink_rm.batching.batch import pack_examples
 from modellink_rm.checkpoint.hf.write import finish, write_unfinished
-from modellink_rm.checkpoint.load import load_for_scoring
+from modellink_rm.checkpoint.load import check_fits, load_for_scoring
 from modellink_rm.config.kernels import KernelConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.precision import PrecisionConfig
@@ -93,6 +93,7 @@ def _loaded(plan: ExportPlan, platform: Platform, ranks: Ranks) -> list[RewardMo
     if plan.config.merge:
         for chunk in chunks:
             merge_adapters(chunk)
+    check_fits(chunks, plan.contents.dtype)
     return chunks
 
 

@@ -7,6 +7,16 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.hf.form import token_classifier_of
 from modellink_rm.model.families.registry import FAMILIES
 
+_NAMES_OF_CODE = frozenset(
+    (
+        "auto_map",
+        "attn_implementation",
+        "_attn_implementation",
+        "experts_implementation",
+        "_experts_implementation",
+    )
+)
+
 
 def has_class_in_transformers(family: str) -> bool:
     """Whether transformers itself has the family's reward model."""
@@ -33,9 +43,11 @@ def check_token_classifier(family: str) -> None:
 
 
 def config_without_code(config: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """config.json without `auto_map` where transformers has the family.
+    """config.json without the code that it names, where transformers has the family.
 
-    It names files of the publisher's that are not written, which programs that trust remote code look for.
+    `auto_map` names files of the publisher's that are not written, which programs that trust remote code look
+    for. The kernels of attention and of experts may be code of the hub, or not there; without these fields
+    transformers takes its own.
     """
     is_left_out = has_class_in_transformers(family)
-    return {name: value for name, value in config.items() if name != "auto_map" or not is_left_out}
+    return {name: value for name, value in config.items() if name not in _NAMES_OF_CODE or not is_left_out}

@@ -176,6 +176,20 @@ def test_dtype_and_shard_size_are_those_asked_for(workers: Workers, tmp_path: Pa
 
 
 @pytest.mark.full
+def test_float16_that_would_make_a_weight_infinite_is_refused(workers: Workers, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "read", kind="score", num_hidden_layers=1)
+    write_tokenizer(tmp_path / "read")
+    file = tmp_path / "read" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][300, 1] = -65520.0  # of a token that no sample has
+    save_file(tensors, file, metadata={"format": "pt"})
+    line = r"--dtype float16: the weight embedding\.word_embeddings\.weight holds numbers beyond 65504"
+    with pytest.raises(AssertionError, match=line):
+        there_and_back(workers, tmp_path, export={"dtype": "float16", "check_scores": False})
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("family", ["chatglm", "llama"])
 def test_value_head_of_llama_factory_comes_back(family: str, workers: Workers, tmp_path: Path) -> None:
     write = {"chatglm": write_tiny_chatglm, "llama": write_tiny_llama}[family]

@@ -23,10 +23,11 @@ _DROPOUT_FLAGS = {
     "resid_pdrop": "--hidden-dropout",
 }
 # Fields that transformers reads in every family, in the code that the families share. `is_causal` is on where
-# it is missing alone: null is off.
+# it is missing alone: null is off. `transformers_weights` names a file of weights in place of the usual one.
 _VALUES: dict[str, tuple[Any, ...]] = {
     "is_causal": (True,),
     "per_layer_config": (None, {}),
+    "transformers_weights": (None,),
 }
 # The user does not type a model_type: a similar one is a different model.
 FAMILIES: Registry[Family] = Registry(

@@ -49,3 +49,13 @@ def test_code_is_named_for_models_that_transformers_does_not_have(name: str, kee
     written = config_without_code(config, config["model_type"])
     assert ("auto_map" in written) == keeps
     assert {**config, **written} == config
+
+
+def test_kernels_of_the_hub_are_not_named() -> None:
+    kernel = "kernels-community/flash-attn3"
+    named = {
+        name: kernel
+        for field in ("attn_implementation", "experts_implementation")
+        for name in (field, f"_{field}")
+    }
+    assert config_without_code({"model_type": "llama", **named}, "llama") == {"model_type": "llama"}

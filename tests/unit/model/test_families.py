@@ -355,6 +355,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"hidden_act": "gelu"}),
     ("llama", {"partial_rotary_factor": 0.5}),
     ("llama", {"quantization_config": {"bits": 4, "quant_method": "gptq"}}),
+    ("llama", {"transformers_weights": "other.safetensors"}),
     ("llama", {"is_causal": False}),
     ("llama", {"is_causal": None}),  # transformers takes it for False
     ("qwen3", {"per_layer_config": {"1": {"sliding_window": 16}}}),
