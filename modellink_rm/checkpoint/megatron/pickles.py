@@ -53,6 +53,9 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+# Of Megatron-LM: before it, checkpoints have the rows of queries, keys and values in another order
+# (megatron/training/checkpointing.py, `fix_query_key_value_ordering`).
+_FIRST_VERSION = 2.0
 _TOO_LARGE = 2**63  # of a flag
 _LEVELS = 6  # of dictionaries in a model; a damaged one may hold itself
 _LOCAL_HEADER_BYTES = 30  # of an entry of a zip archive, before its name and its extra field
@@ -65,10 +68,12 @@ class Shard:
     Attributes:
         arguments: flags of the run; empty if the file has none.
         chunks: the tensors of each virtual pipeline stage, by name.
+        iteration: of the run; None if the file has none.
     """
 
     arguments: Mapping[str, Any]
     chunks: tuple[Mapping[str, Tensor], ...]
+    iteration: int | None = None
 
 
 def read_shard(path: Path) -> Shard:
@@ -83,10 +88,17 @@ def read_shard(path: Path) -> Shard:
         names = [f"model{number}" for number in range(len(content)) if f"model{number}" in content]
     if not isinstance(content, dict) or not names:
         raise UserError(f"{path} holds no 'model', and is not a checkpoint of ModelLink or Megatron-LM")
-    arguments = content.get("args")
+    version = content.get("checkpoint_version")
+    if isinstance(version, int | float) and version < _FIRST_VERSION:
+        raise UserError(
+            f"{path} is of checkpoint_version {version}, with queries, keys and values in another order; "
+            f"save it with a Megatron-LM that writes {_FIRST_VERSION} or later"
+        )
+    arguments, iteration = content.get("args"), content.get("iteration")
     return Shard(
         arguments=_plain(arguments) if isinstance(arguments, _Arguments) else {},
         chunks=tuple(dict(_tensors(content[name])) for name in names),
+        iteration=iteration if type(iteration) is int else None,
     )
 
 

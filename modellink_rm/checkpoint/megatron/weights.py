@@ -34,6 +34,21 @@ _HEAD = HeadNames(f"{HEAD_PREFIX}weight", f"{HEAD_PREFIX}bias")
 # Its input is divided (ModelLink, tasks/post_train/rm/rm_model.py, RowParallelLinear).
 _HEAD_ORDER = RowOrder(sizes=(1,), columns=1, order=((0, 1),), divided="columns")
 _WHOLE = RowOrder(sizes=(1,), columns=None, order=((0, 1),))
+# Flags of Megatron-LM and ModelLink that change the numbers of a model, with the values that do not.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "position_embedding_type": ("rope", "learned_absolute"),  # the latter has a tensor, which is refused
+    "rotary_seq_len_interpolation_factor": (1,),
+    "apply_residual_connection_post_layernorm": (False,),
+    "apply_layernorm_1p": (False,),
+    "add_rmsnorm_offset": (False,),
+    "input_embeds_norm": (False,),
+    "geglu": (False,),
+    "gelu_tanh": (False,),
+    "embedding_multiplier_scale": (1,),
+    "scale_emb": (1,),
+    "scale_depth": (),
+    "attn_logit_softcapping": (0,),
+}
 # Flags that must say what the base model's config.json says.
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "kv_channels")
 
@@ -63,6 +78,7 @@ class MegatronWeights(HuggingFaceWeights):
         paths = shard_files(directory)
         self._paths = [path for stage in paths for path in stage]
         shards = [[read_shard(path) for path in stage] for stage in paths]
+        _check_iterations(shards, where=f"{directory}")
         arguments = shards[0][0].arguments
         _check_arguments(arguments, self.shape, num_ranks=len(shards[0]), where=f"{directory}")
         self.tensors = _megatron_table(self.shape, family_of(self.config).tensors)
@@ -96,6 +112,16 @@ class MegatronWeights(HuggingFaceWeights):
         """Nothing is given back: the ranks' files stay mapped, each of them holds parts of all tensors."""
 
 
+def _check_iterations(shards: Sequence[Sequence[Shard]], *, where: str) -> None:
+    """Refuse files of several iterations, as of a directory that was copied over another."""
+    found = sorted({shard.iteration for stage in shards for shard in stage if shard.iteration is not None})
+    if len(found) > 1:
+        raise UserError(
+            f"{where} has files of iterations {found[0]} and {found[-1]}; copy every mp_rank_ directory of "
+            "one of them"
+        )
+
+
 def _check_arguments(arguments: Mapping[str, Any], shape: ModelShape, *, num_ranks: int, where: str) -> None:
     """Compare the flags of the run with the base model's config.json."""
     if arguments.get("num_experts"):
@@ -105,6 +131,13 @@ def _check_arguments(arguments: Mapping[str, Any], shape: ModelShape, *, num_ran
             f"{where} is of --tensor-model-parallel-size {arguments['tensor_model_parallel_size']} and has "
             f"files of {num_ranks} ranks; copy every mp_rank_ directory"
         )
+    for name, plain in _plain_flags(shape).items():
+        value = arguments.get(name)
+        if value is not None and value not in plain:
+            raise UserError(
+                f"{where} was trained with {name} {value}, which --base-model's config.json does not "
+                "say: the model would give other scores"
+            )
     expected = {name: getattr(shape, name) for name in _SIZES}
     given = {name: arguments[name] for name in _SIZES if arguments.get(name) is not None}
     if "num_attention_heads" in given:
@@ -120,6 +153,19 @@ def _check_arguments(arguments: Mapping[str, Any], shape: ModelShape, *, num_ran
         raise UserError(
             f"{where} has {', '.join(different)} of --base-model's config.json: give its own base model"
         )
+
+
+def _plain_flags(shape: ModelShape) -> dict[str, tuple[Any, ...]]:
+    """The flags that change numbers, with the values that leave them as config.json has them.
+
+    Parts of heads that are rotated, and scaled angles, have several names: a model with these is asked none.
+    """
+    flags = {**_PLAIN, "query_pre_attn_scalar": (shape.kv_channels,)}
+    if shape.rope_scaling is None:
+        flags |= {"rope_scaling_type": (), "use_rope_scaling": (False,)}
+    if shape.rotary_percent == 1:
+        flags |= {"rotary_percent": (1,), "use_glm_rope": (False,), "rotary_interleaved": (False,)}
+    return flags
 
 
 def _shape_of_run(arguments: Mapping[str, Any], shape: ModelShape, *, where: str) -> ModelShape:

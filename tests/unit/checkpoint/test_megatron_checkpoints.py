@@ -233,11 +233,31 @@ def test_base_model_has_the_numbers_of_its_config(tmp_path: Path) -> None:
         ({"num_query_groups": None}, "has num_query_groups None instead of 4"),
         ({"num_experts": 8}, "checkpoints of mixtures of experts are not read"),
         ({"tensor_model_parallel_size": 2}, "--tensor-model-parallel-size 2 and has files of 1 ranks"),
+        ({"rope_scaling_type": "yarn"}, "was trained with rope_scaling_type yarn, which --base-model's"),
+        ({"apply_layernorm_1p": True}, "was trained with apply_layernorm_1p True"),
+        ({"position_embedding_type": "alibi"}, "was trained with position_embedding_type alibi"),
+        ({"rotary_percent": 0.5}, "was trained with rotary_percent 0.5"),
+        ({"query_pre_attn_scalar": 256}, "was trained with query_pre_attn_scalar 256"),
     ],
 )
 def test_another_model_is_refused(arguments: dict[str, Any], line: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=line):
         written(tmp_path, arguments=arguments)
+
+
+def test_flags_that_say_what_config_says_are_taken(tmp_path: Path) -> None:
+    plain = {"position_embedding_type": "rope", "rotary_percent": 1.0, "rope_scaling_type": None}
+    written(tmp_path / "llama", arguments={**plain, "geglu": False, "scale_emb": None})
+    written(tmp_path / "chatglm", "chatglm", arguments={"rotary_percent": 0.5, "use_glm_rope": True})
+
+
+@pytest.mark.parametrize("version", [0, 1.0])
+def test_old_order_of_queries_keys_and_values_is_refused(version: float, tmp_path: Path) -> None:
+    torch.save({"model": {}, "checkpoint_version": version}, tmp_path / "shard.pt")
+    with pytest.raises(
+        UserError, match=rf"is of checkpoint_version {version}, with queries, keys and values"
+    ):
+        read_shard(tmp_path / "shard.pt")
 
 
 def test_missing_ranks_and_those_of_experts_are_refused(tmp_path: Path) -> None:
@@ -248,6 +268,15 @@ def test_missing_ranks_and_those_of_experts_are_refused(tmp_path: Path) -> None:
         opened(tmp_path)
     (tmp_path / "kept").rename(directory / "mp_rank_01_001_000")
     with pytest.raises(UserError, match="mp_rank_01_001_000 is not of a tensor-parallel and a pipeline"):
+        opened(tmp_path)
+
+
+def test_ranks_of_other_iterations_are_refused(tmp_path: Path) -> None:
+    written(tmp_path, tp=2)
+    path = shard(tmp_path, "mp_rank_01")
+    content = torch.load(path, weights_only=False)
+    torch.save({**content, "iteration": 10}, path)
+    with pytest.raises(UserError, match="has files of iterations 5 and 10; copy every mp_rank_ directory"):
         opened(tmp_path)
 
 
