@@ -12,7 +12,7 @@ from modellink_rm.checkpoint.hf.directory import (
     check_names,
 )
 from modellink_rm.checkpoint.layout import CheckpointInfo
-from modellink_rm.checkpoint.source import ModelSource
+from modellink_rm.checkpoint.source import ModelSource, check_base_of_4_bits
 from modellink_rm.config.lora import LoraConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
@@ -160,12 +160,8 @@ def _check_adapters(source: ModelSource, spec: ModelSpec, parallel: ParallelConf
         return
     if source.is_random:
         raise UserError("--lora-r needs --load: adapters update a model that was trained")
-    base = source.base or source
-    if spec.lora.quantization and base.hugging_face is None:
-        raise UserError(
-            f"--load-in-4bit needs a Hugging Face directory: {base.name} is a checkpoint; python -m "
-            f"modellink_rm export --load {base.name} --output DIR makes one of it"
-        )
+    if spec.lora.quantization:
+        check_base_of_4_bits(source)
     check_quantized_sizes(spec, parallel)
 
 

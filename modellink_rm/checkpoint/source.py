@@ -308,8 +308,25 @@ def _open_megatron(directory: Path, load: str, base_model: str | None) -> Huggin
     return MegatronWeights(directory, base_model)
 
 
-def shape_of(load: str | None, model: ModelConfig) -> ModelShape:
+def check_base_of_4_bits(source: ModelSource) -> None:
+    """What is held in 4 bits is read from a Hugging Face directory.
+
+    Raises:
+        UserError: it is in a checkpoint.
+    """
+    base = source.base or source
+    if base.hugging_face is None:
+        raise UserError(
+            f"--load-in-4bit needs a Hugging Face directory: {base.name} is a checkpoint; python -m "
+            f"modellink_rm export --load {base.name} --output DIR makes one of it"
+        )
+
+
+def shape_of(load: str | None, model: ModelConfig, *, in_4_bits: bool = False) -> ModelShape:
     """The shape of the model that --load and the model's flags name; no weights need to be there.
+
+    Args:
+        in_4_bits: it is to be held so.
 
     Raises:
         UserError: the directory is missing or damaged, or the flags do not fit it.
@@ -319,8 +336,11 @@ def shape_of(load: str | None, model: ModelConfig) -> ModelShape:
     path = Path(load)
     if find_checkpoint(path) is None and (path / "config.json").is_file():
         return resolve_shape(model, read_shape(path), source=f"{path / 'config.json'}")
-    checkpoint = open_source(load).checkpoint
+    source = open_source(load)
+    checkpoint = source.checkpoint
     assert checkpoint is not None
+    if in_4_bits:
+        check_base_of_4_bits(source)
     return resolve_shape(model, checkpoint.run.spec.shape, source=str(checkpoint.path))
 
 

@@ -42,15 +42,16 @@ def main(argv: Sequence[str]) -> int:
 
     config: EstimateConfig = groups[EstimateConfig]
     model: ModelConfig = groups[ModelConfig]
+    lora: LoraConfig = groups[LoraConfig]
     prepare_output(config.output, inputs=files_of_model(Path(config.load)) if config.load else [])
     cluster = parse_gpus(config.gpus, host_memory=free_host_memory())
     if config.peak_tflops is not None:
         gpu = dataclasses.replace(cluster.gpu, tflops=config.peak_tflops)
         cluster = dataclasses.replace(cluster, gpu=gpu)
     question = Question(
-        shape=shape_of(config.load, model),
+        shape=shape_of(config.load, model, in_4_bits=lora.load_in_4bit),
         model=model,
-        lora=groups[LoraConfig],
+        lora=lora,
         config=config,
         cluster=cluster,
     )

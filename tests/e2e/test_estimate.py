@@ -45,6 +45,12 @@ def test_sequences_that_the_trainer_refuses_are_refused(llama: str) -> None:
         estimate.main(["--load", llama, "--gpus", "8x80G", "--seq-length", "200000"])
 
 
+def test_checkpoints_that_the_trainer_holds_in_no_4_bits_are_refused() -> None:
+    checkpoint = str(ROOT / "tests" / "fixtures" / "checkpoint_v1" / "iter_0000002")
+    with pytest.raises(UserError, match=f"--load-in-4bit needs a Hugging Face directory: {checkpoint} is a"):
+        estimate.main(["--load", checkpoint, "--gpus", "1x80G", "--lora-r", "4", "--load-in-4bit"])
+
+
 @pytest.mark.parametrize("page", ["cluster", "lora"])
 def test_the_pages_show_what_is_printed(page: str, llama: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()
