@@ -35,6 +35,7 @@ from modellink_rm.conversion.exported_tokenizer import (
 from modellink_rm.conversion.output import check_is_new, check_outside
 from modellink_rm.conversion.padding import choose_pad_token, existing_pad_token
 from modellink_rm.conversion.publisher_code import (
+    can_be_opened,
     check_token_classifier,
     config_without_code,
     has_class_in_transformers,
@@ -220,7 +221,7 @@ def _can_be_scored(checkpoint: CheckpointInfo, form: Form) -> bool:
     if form.is_language_model and not has_class_in_transformers(family):
         warn_once(f"log-probabilities are not checked: transformers has no class for model_type {family}")
         return False
-    if not form.is_classifier or has_class_in_transformers(family):
+    if can_be_opened(family, as_classifier=form.is_classifier):
         return True
     classifier = FAMILIES[family].classifier
     warn_once(f"scores are not checked: {classifier} is code of the model's publisher, which is not run")

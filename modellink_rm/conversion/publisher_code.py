@@ -26,6 +26,17 @@ def has_class_in_transformers(family: str) -> bool:
     return bool(classifier) and hasattr(transformers, classifier)
 
 
+def can_be_opened(family: str, *, as_classifier: bool) -> bool:
+    """Whether a directory of the family can be scored without code of its publisher.
+
+    Args:
+        as_classifier: by a class with the head; else by the body, which of THUDM's families is opened as
+            transformers' Glm (`publisher_glm.py`).
+    """
+    has_own_reader = not FAMILIES[family].classifier
+    return has_class_in_transformers(family) or (has_own_reader and not as_classifier)
+
+
 def check_token_classifier(family: str) -> None:
     """transformers has a class that scores the tokens of a model of that family.
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modellink_rm.conversion.padding import PadToken
-from modellink_rm.conversion.publisher_code import config_without_code
+from modellink_rm.conversion.publisher_code import can_be_opened, config_without_code
 from modellink_rm.conversion.tokenizer_files import render_with_transformers
 from tests.tiny_data import write_tokenizer
 
@@ -59,3 +59,19 @@ def test_kernels_of_the_hub_are_not_named() -> None:
         for name in (field, f"_{field}")
     }
     assert config_without_code({"model_type": "llama", **named}, "llama") == {"model_type": "llama"}
+
+
+@pytest.mark.parametrize(
+    ("family", "as_classifier", "expected"),
+    [
+        ("llama", True, True),
+        ("llama", False, True),
+        ("chatglm", False, True),
+        ("internlm2", True, False),
+        ("internlm2", False, False),
+    ],
+)
+def test_last_check_opens_what_needs_no_code_of_publishers(
+    family: str, as_classifier: bool, expected: bool
+) -> None:
+    assert can_be_opened(family, as_classifier=as_classifier) == expected
