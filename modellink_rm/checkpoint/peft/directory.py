@@ -181,6 +181,13 @@ class PeftDirectory:
                 "must have adapters of the same matrices, experts those of transformers 5 "
                 "(target_parameters)"
             )
+        held = [[kept for kept in _kept(name) if kept in self._names] for name in head_names(spec)]
+        if any(held) and any(len(names) != 1 for names in held):
+            found = listed([name for names in held for name in names])
+            raise UserError(
+                f"{self.directory / TENSORS_FILE} is damaged: of the head it has {found}, and each of its "
+                "tensors is there once or none is"
+            )
         for name in sorted(self._names):
             stored = self._file.get_slice(name)
             check_number_type(self.directory, name, stored)

@@ -23,6 +23,7 @@ from tests.lora_reference import WRAPPED, write_adapter
 from tests.tiny_models import write_tiny_llama
 
 Tensors = dict[str, torch.Tensor]
+SCORE = f"{WRAPPED}score.weight"
 FIRST = f"{WRAPPED}model.layers.0.self_attn.q_proj"
 
 
@@ -112,6 +113,24 @@ def test_other_adapters_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         planned(model, copied(model, tmp_path, config=config))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head, tensors: tensors.update({f"{WRAPPED}score.modules_to_save.weight": head}),
+        lambda head, tensors: tensors.update({f"{WRAPPED}score.bias": torch.ones(2)}) or tensors.pop(SCORE),
+    ],
+    ids=["twice", "bias alone"],
+)
+def test_a_head_in_parts_or_twice_is_damage(
+    change: Callable[[torch.Tensor, Tensors], object], model: Path, tmp_path: Path
+) -> None:
+    adapter = copied(model, tmp_path, change=lambda tensors: change(tensors[SCORE].clone(), tensors))
+    with pytest.raises(
+        UserError, match=r"is damaged: of the head it has .*each of its tensors is there once"
+    ):
+        planned(model, adapter)
 
 
 @pytest.mark.parametrize(
