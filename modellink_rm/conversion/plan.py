@@ -108,6 +108,13 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
     template = template_of(contract, checkpoint)
     samples = samples_of(template, tokenizer)
     steps = _samples_of_steps(checkpoint, contract, template, tokenizer)
+    largest = max((max(one.input_ids) for one in (*samples, *steps)), default=0)
+    if largest >= checkpoint.run.spec.shape.vocab_size:
+        raise UserError(
+            f"the tokenizer of {checkpoint.path} gives texts the id {largest}, and the model has "
+            f"{checkpoint.run.spec.shape.vocab_size} embedding rows; import it again with the tokenizer that "
+            "belongs to the weights"
+        )
     files = files_of_tokenizer(checkpoint, contract, tokenizer)
     if form.is_language_model:
         pad = existing_pad_token(tokenizer, declared=declared_pad_token(files), config=base)

@@ -102,6 +102,7 @@ def _plan(options: ScorerOptions) -> ScoringPlan:
         truncation=truncation,
         padding_id=_padding_id(source) if not model.spec.scores_steps else None,
         placeholder=_placeholder(scorer, kept, tokenizer) if model.spec.scores_steps else None,
+        num_ids=model.shape.vocab_size,
     )
     return ScoringPlan(
         options=options,

@@ -49,6 +49,7 @@ class RecordTokenizer:
         padding_id: the token that transformers' class of this model passes over at the end of the ids, for a
             warning; None for none.
         placeholder: the text after each step, for a model that scores steps; None for one of whole responses.
+        num_ids: rows of the model's embedding; None if that is not known.
     """
 
     reader: RecordReader
@@ -58,6 +59,7 @@ class RecordTokenizer:
     truncation: str
     padding_id: int | None = None
     placeholder: str | None = None
+    num_ids: int | None = None
 
     def __call__(self, item: Record | BadRecord | PlacedConversation) -> ScoringInput | NotScored:
         """The ids of an item's responses, each with its prompt, or why there are none."""
@@ -69,23 +71,39 @@ class RecordTokenizer:
         except RecordError as error:
             return NotScored(error.reason, f"{item.place}: {error}")
 
+    def _checked(self, example: Example) -> Example:
+        """The example, if the model has a row for each of its ids; zeros that pad it would hide others.
+
+        Raises:
+            RecordError: there is one.
+        """
+        largest = max(int(one.input_ids.max()) for one in example.responses)
+        if self.num_ids is not None and largest >= self.num_ids:
+            reason = "a token that the model does not have"
+            raise RecordError(
+                reason,
+                f"{reason}: id {largest}, and it has {self.num_ids} embedding rows; give the tokenizer that "
+                "belongs to the weights",
+            )
+        return example
+
     def example(self, conversation: Conversation) -> Example:
         """The ids of a conversation, truncated as in training.
 
         Raises:
-            RecordError: the template has no form for a part of it, a response has no token, or a text is no
-                Unicode.
+            RecordError: the template has no form for a part of it, a response has no token, a text is no
+                Unicode, or the model does not have one of its tokens.
         """
         messages = (*conversation.prompt, *conversation.responses)
         for text in (conversation.system or "", conversation.tools, *(one.content for one in messages)):
             check_unicode(text)
         if self.placeholder is not None:
-            return self._example_of_steps(conversation, self.placeholder)
+            return self._checked(self._example_of_steps(conversation, self.placeholder))
         if isinstance(conversation, Stepwise):
             reason = "a response in steps"
             raise RecordError(reason, f"{reason}, which a model of whole responses does not score")
         tokens = tokenize_responses(conversation, self.template, self.tokenizer)
-        return self.example_of_ids(tokens.prompt_ids, tokens.response_ids)
+        return self._checked(self.example_of_ids(tokens.prompt_ids, tokens.response_ids))
 
     def _example_of_steps(self, conversation: Conversation, placeholder: str) -> Example:
         """The ids of a conversation for a model that scores steps, truncated as in training.

@@ -1,5 +1,6 @@
 """Every shape of record: score and preprocess_data.py agree, or the rule says what to give."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -149,6 +150,24 @@ def test_preprocessing_and_scoring_agree(shape, fast_directory):
     prompt, *answers = np.split(rows.ids, np.cumsum(rows.lengths)[:-1])
     stored = [[*prompt.tolist(), *answer.tolist()] for answer in answers]
     assert [response.input_ids.tolist() for response in scored.example.responses] == stored
+
+
+def test_tokens_that_the_model_does_not_have_are_not_scored(fast_directory):
+    tokenizer = load_directory(fast_directory)
+    inputs = RecordTokenizer(
+        reader=RecordReader(),
+        template=TEMPLATES["qwen3"],
+        tokenizer=tokenizer,
+        seq_length=1 << 20,
+        truncation="right",
+    )
+    raw = RawRecord("x:1", b'{"prompt": "q", "chosen": "a", "rejected": "b"}')
+    scored = inputs(parse_record(raw))
+    largest = max(int(one.input_ids.max()) for one in scored.example.responses)
+    assert dataclasses.replace(inputs, num_ids=largest + 1)(parse_record(raw)).place == "x:1"
+    refused = dataclasses.replace(inputs, num_ids=largest)(parse_record(raw))
+    assert isinstance(refused, NotScored)
+    assert refused.reason == "a token that the model does not have"
 
 
 def test_many_shapes_are_tried():
