@@ -182,7 +182,11 @@ def test_merged_model_gives_the_scores_of_the_checkpoint(
 def test_experts_in_4_bits_are_trained_above_as_their_dense_form(
     size: str, lora: str, base: Path, workers: Workers, tmp_path: Path
 ) -> None:
-    """A model whose files hold the numbers that 4 bits can, trained without them, is the reference."""
+    """A model whose files hold the numbers that 4 bits can, trained without them, is the reference.
+
+    With an epsilon that no rounding noise in a gradient near 0 reaches, which Adam makes a part of a step.
+    """
+    lora = f"{lora} --adam-eps 1e-4"
     run = run_lora(workers, base, tmp_path / "run", size, f"{lora} --load-in-4bit")
     shutil.copytree(base, tmp_path / "dense")
     tensors = load_file(base / "model" / "model.safetensors")
@@ -195,6 +199,6 @@ def test_experts_in_4_bits_are_trained_above_as_their_dense_form(
     assert any(".experts." in name and not torch.equal(rounded[name], tensors[name]) for name in tensors)
     save_file(rounded, tmp_path / "dense" / "model" / "model.safetensors", metadata={"format": "pt"})
     reference = run_lora(workers, tmp_path / "dense", tmp_path / "reference", more=lora)
-    assert run.column("loss") == pytest.approx(reference.column("loss"), abs=1e-5)
+    assert run.column("loss") == pytest.approx(reference.column("loss"), abs=1e-6)
     assert "decoder.layers.0.mlp.experts.0.fc1.weight" not in run.weights
     check_close(run, reference)
