@@ -66,11 +66,28 @@ def _resolved(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def remove_remains(paths: Iterable[Path]) -> None:
-    """Delete the temporary files that killed runs left of these; no other process may be writing them now."""
+def remove_remains(paths: Iterable[Path], *, of_ended: bool = False) -> None:
+    """Delete the temporary files that killed runs left of these.
+
+    Args:
+        of_ended: those alone whose process is not there any more, on this machine; without it no other
+            process may be writing the files now.
+    """
     for path in paths:
         for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            remains.unlink(missing_ok=True)
+            number = remains.name.removeprefix(f".{path.name}.").partition(".")[0]
+            if not of_ended or (number.isdecimal() and not _is_running(int(number))):
+                remains.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no name that this module gave
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -132,22 +149,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
     Temporary files that killed runs of this machine left of it are deleted.
     """
-    for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        number = remains.name.removeprefix(f".{path.name}.").partition(".")[0]
-        if number.isdecimal() and not _is_running(int(number)):
-            remains.unlink(missing_ok=True)
+    remove_remains([path], of_ended=True)
     with whole_file(path) as file:
         file.write(content)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # another user's; no name that this module gave
-        pass
-    return True
 
 
 def version_of(path: Path) -> tuple[int, int, int] | None:

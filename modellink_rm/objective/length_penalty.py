@@ -109,13 +109,13 @@ class LengthPenalty:
             "length_penalty": self.weight * abs(correlation),
         }
 
-    def for_data(self, datasets: Sequence[Dataset]) -> "LengthPenalty":
+    def for_data(self, datasets: Sequence[Dataset], *, flag: str = "--data-path") -> "LengthPenalty":
         """This objective with what the data has.
 
         Raises:
             UserError: as of the objective.
         """
-        return dataclasses.replace(self, objective=self.objective.for_data(datasets))
+        return dataclasses.replace(self, objective=self.objective.for_data(datasets, flag=flag))
 
 
 @torch.no_grad()

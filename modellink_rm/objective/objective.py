@@ -73,8 +73,11 @@ class Objective(Protocol):
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         """Metrics from the sums over `num_examples`, which is at least 1; in the order of reports."""
 
-    def for_data(self, datasets: Sequence[Dataset]) -> "Objective":
+    def for_data(self, datasets: Sequence[Dataset], *, flag: str = "--data-path") -> "Objective":
         """This objective as it trains on these data sets.
+
+        Args:
+            flag: that names them, for messages.
 
         Raises:
             UserError: one does not fit; the message names it.

@@ -132,7 +132,7 @@ class PreferenceObjective:
             **{term.name: sums[term.name] / num_examples for term in self.terms},
         }
 
-    def for_data(self, datasets: Sequence[Dataset]) -> "PreferenceObjective":
+    def for_data(self, datasets: Sequence[Dataset], *, flag: str = "--data-path") -> "PreferenceObjective":
         """This objective with what the data has: rankings, probabilities; says whether margins are used.
 
         Raises:
@@ -142,19 +142,19 @@ class PreferenceObjective:
         for dataset in datasets:
             if dataset.rows.attributes:
                 raise UserError(
-                    f"--data-path {dataset.prefix} has ratings of single responses, no pairs: train with "
+                    f"{flag} {dataset.prefix} has ratings of single responses, no pairs: train with "
                     "--loss-type regression"
                 )
             if dataset.rows.holds_steps:
                 raise UserError(
-                    f"--data-path {dataset.prefix} holds labelled steps of single responses: train on them "
+                    f"{flag} {dataset.prefix} holds labelled steps of single responses: train on them "
                     "by --stage prm"
                 )
         if isinstance(self.loss, LossType) and self.loss.needs_margins:
             for dataset in datasets:
                 if not dataset.rows.all_have_margins():
                     raise UserError(
-                        f"--data-path {dataset.prefix} has rows without a margin, by which this --loss-type "
+                        f"{flag} {dataset.prefix} has rows without a margin, by which this --loss-type "
                         "scales the loss: give the field that holds it by --map-keys when preprocessing, or "
                         "train with --loss-type sigmoid"
                     )
@@ -169,17 +169,17 @@ class PreferenceObjective:
             row = dataset.rows.first_without_preference()
             if row is not None and not self.config.tie_threshold:
                 raise UserError(
-                    f"--data-path {dataset.prefix}: the responses of row {row} all have one rank, so that it "
+                    f"{flag} {dataset.prefix}: the responses of row {row} all have one rank, so that it "
                     "trains nothing; leave such prompts out, or train on ties by --tie-threshold"
                 )
         has_rankings = any(dataset.holds_rankings for dataset in datasets)
         return dataclasses.replace(
             self,
             labels=dataclasses.replace(self.labels, examples="prompts") if has_rankings else self.labels,
-            uses_probabilities=self._uses_probabilities(datasets),
+            uses_probabilities=self._uses_probabilities(datasets, flag),
         )
 
-    def _uses_probabilities(self, datasets: Sequence[Dataset]) -> bool:
+    def _uses_probabilities(self, datasets: Sequence[Dataset], flag: str) -> bool:
         """Whether some label is a probability.
 
         Raises:
@@ -188,7 +188,7 @@ class PreferenceObjective:
         found = [str(dataset.prefix) for dataset in datasets if dataset.rows.probability is not None]
         if found and isinstance(self.loss, RankingLossType):
             raise UserError(
-                f"--data-path {found[0]} has labels that are probabilities, which a loss of rankings cannot "
+                f"{flag} {found[0]} has labels that are probabilities, which a loss of rankings cannot "
                 "use; train with --loss-type sigmoid"
             )
         return bool(found)

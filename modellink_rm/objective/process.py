@@ -86,7 +86,7 @@ class ProcessObjective:
             found["wrong_accuracy"] = sums["wrong_hits"] / (num_steps - num_right)
         return {**found, "steps": num_steps}
 
-    def for_data(self, datasets: Sequence[Dataset]) -> "ProcessObjective":
+    def for_data(self, datasets: Sequence[Dataset], *, flag: str = "--data-path") -> "ProcessObjective":
         """This objective: it is the same for all data.
 
         Raises:
@@ -95,7 +95,7 @@ class ProcessObjective:
         for dataset in datasets:
             if not dataset.rows.holds_steps:
                 raise UserError(
-                    f"--stage prm: {dataset.prefix} holds no labelled steps; preprocess records of steps, by "
-                    "a handler such as StepwiseHandler, or train on preferences by --stage rm"
+                    f"--stage prm: {flag} {dataset.prefix} holds no labelled steps; preprocess records of "
+                    "steps, by a handler such as StepwiseHandler, or train on preferences by --stage rm"
                 )
         return self

@@ -110,7 +110,7 @@ class RegressionObjective:
     def _metric_names(self) -> list[str]:
         return [f"{name}_{what}" for name in self.attributes for what in ("error", "correlation")]
 
-    def for_data(self, datasets: Sequence[Dataset]) -> "RegressionObjective":
+    def for_data(self, datasets: Sequence[Dataset], *, flag: str = "--data-path") -> "RegressionObjective":
         """This objective with the attributes of the data.
 
         Raises:
@@ -121,13 +121,13 @@ class RegressionObjective:
             found = dataset.rows.attributes
             if not found:
                 raise UserError(
-                    f"--data-path {dataset.prefix} has no ratings, which --loss-type regression is of: "
+                    f"{flag} {dataset.prefix} has no ratings, which --loss-type regression is of: "
                     "preprocess with --handler-name RatedResponseHandler, or train on pairs by another "
                     "--loss-type"
                 )
             if found != attributes:
                 raise UserError(
-                    f"--data-path {dataset.prefix} has ratings of {', '.join(found)}, not of "
+                    f"{flag} {dataset.prefix} has ratings of {', '.join(found)}, not of "
                     f"{', '.join(attributes)}: give the same attributes in the same order by --map-keys"
                 )
         return dataclasses.replace(self, attributes=attributes)

@@ -76,7 +76,8 @@ def plan_held_out(
         _check_not_trained_on(dataset, blend)
         check_steps_are_left(dataset, seq_length=reader.seq_length, flag="--valid-data-path")
         part = _whole(dataset, reader).first(most)
-        sets.append(HeldOutSet(name=name, part=part, objective=_objective_of(dataset, objective)))
+        own_objective = objective.for_data([dataset], flag="--valid-data-path")
+        sets.append(HeldOutSet(name=name, part=part, objective=own_objective))
     return tuple(one for one in sets if len(one.part))
 
 
@@ -219,19 +220,6 @@ def _check_not_trained_on(dataset: Dataset, blend: Blend) -> None:
                 f"--valid-data-path {dataset.prefix} holds the rows of --data-path {one.dataset.prefix}, "
                 "which are trained on: give other rows, or --split for a share of these"
             )
-
-
-def _objective_of(dataset: Dataset, objective: Objective) -> Objective:
-    """The run's objective, as it reads these rows.
-
-    Raises:
-        UserError: it does not take them; the message names the flag of held-out sets.
-    """
-    try:
-        return objective.for_data([dataset])
-    except UserError as error:
-        training, held_out = f"--data-path {dataset.prefix}", f"--valid-data-path {dataset.prefix}"
-        raise UserError(str(error).replace(training, held_out)) from None
 
 
 def _whole(dataset: Dataset, reader: ExampleReader) -> Part:

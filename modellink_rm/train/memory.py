@@ -76,13 +76,10 @@ def workload_of(plan: RunPlan, device: Device, *, world_size: int, compiles_elem
 def _tokens_of_largest_row(plan: RunPlan) -> int:
     """Tokens of the prompt whose responses have the most, at most: one of many fills more than a pair can."""
     seq_length = plan.config.data.seq_length
-    shares_prompts = (
-        plan.config.data.prefix_sharing and seq_length <= plan.model.shape.longest_with_equal_angles
-    )
     parts = [plan.blend.train, *(one.part for one in plan.held_out)]
     datasets = {str(one.dataset.prefix): one.dataset for part in parts for one in part.datasets}
     return max(
-        _most_tokens(dataset, seq_length, shares_prompts=shares_prompts) for dataset in datasets.values()
+        _most_tokens(dataset, seq_length, shares_prompts=plan.shares_prompts) for dataset in datasets.values()
     )
 
 

@@ -13,7 +13,6 @@ from modellink_rm.batching.micro_batches import Packing
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.estimate.choose import USABLE_SHARE
 from modellink_rm.estimate.memory import CUDA, Workload, memory_of
-from modellink_rm.model.fits import shares_prompts
 from modellink_rm.model.reward_model import RewardModel
 from modellink_rm.parallel.groups import Ranks
 from modellink_rm.parallel.pipeline import micro_batches_multiple_of
@@ -32,8 +31,7 @@ def packing_of(plan: RunPlan, model: Sequence[RewardModel], platform: Platform, 
     return Packing(
         max_tokens=_budget(plan, platform, ranks),
         divisible_by=tokens_multiple(config.parallel, platform.device),
-        share_prefixes=config.data.prefix_sharing
-        and shares_prompts(config.data.seq_length, plan.model.shape),
+        share_prefixes=plan.shares_prompts,
         multiple_of=micro_batches_multiple_of(model),
         equal_numbers=config.parallel.expert_group_size > 1,
         predicts_answers=plan.model.spec.is_language_model,

@@ -1,6 +1,7 @@
 """The plan of a run: everything that can be checked before any process group starts."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from modellink_rm.model.fits import (
     check_recompute_fits_shape,
     check_seq_length,
     check_trained_layers,
+    shares_prompts,
 )
 from modellink_rm.objective.objective import Objective
 from modellink_rm.report.best import read_best
@@ -86,6 +88,12 @@ class RunPlan:
     held_out_files: dict[str, dict[str, str]]
     info_files: dict[str, bytes]
     reference: Reference | None = None
+
+    @functools.cached_property
+    def shares_prompts(self) -> bool:
+        """Whether a prompt is computed once for all its responses; what keeps a run from it is logged."""
+        data = self.config.data
+        return data.prefix_sharing and shares_prompts(data.seq_length, self.model.shape)
 
     @property
     def batch_size(self) -> int:

@@ -13,13 +13,11 @@ class _Rule:
     """Flags that are of use to some runs alone.
 
     Attributes:
-        group: of `RunConfig`.
-        names: of the flags' fields.
+        names: of the flags' fields in the groups of `RunConfig`.
         need: what they are for, in words.
         is_met: whether the run has that.
     """
 
-    group: str
     names: tuple[str, ...]
     need: str
     is_met: Callable[[RunConfig], bool]
@@ -43,73 +41,61 @@ def _decays(config: RunConfig) -> bool:
 
 _RULES = (
     _Rule(
-        group="objective",
         names=("focal_gamma",),
         need="--loss-type focal",
         is_met=lambda config: config.training.loss_type == "focal",
     ),
     _Rule(
-        group="objective",
         names=("margin_weight",),
         need="--loss-type sigmoid, logexp, kwise and scaled",
         is_met=_uses_margins,
     ),
     _Rule(
-        group="objective",
         names=("score_range",),
         need="--range-penalty-weight",
         is_met=lambda config: config.objective.range_penalty_weight > 0,
     ),
     _Rule(
-        group="dpo",
         names=("simpo_gamma",),
         need="--dpo-loss-type simpo",
         is_met=lambda config: config.dpo.dpo_loss_type == "simpo",
     ),
     _Rule(
-        group="optim",
         names=("min_lr",),
         need="--lr-decay-style linear, cosine and WSD",
         is_met=_decays,
     ),
     _Rule(
-        group="optim",
         names=("lr_decay_iters",),
         need="--lr-decay-style linear, cosine and WSD, and --lr-warmup-fraction",
         is_met=lambda config: _decays(config) or bool(config.optim.lr_warmup_fraction),
     ),
     _Rule(
-        group="optim",
         names=("lr_warmup_init",),
         need="--lr-warmup-iters and --lr-warmup-fraction",
         is_met=_has_warmup,
     ),
     _Rule(
-        group="precision",
         names=("recompute_method", "recompute_num_layers"),
         need="--recompute-granularity full",
         is_met=lambda config: config.precision.recompute_granularity == "full",
     ),
     _Rule(
-        group="checkpoint",
         names=("save_interval",),
         need="--save",
         is_met=lambda config: config.checkpoint.save is not None,
     ),
     _Rule(
-        group="reporting",
         names=("profile_step_start", "profile_step_end", "profile_ranks"),
         need="--profile",
         is_met=lambda config: config.reporting.profile,
     ),
     _Rule(
-        group="reporting",
         names=("wandb_exp_name", "wandb_mode"),
         need="--wandb-project",
         is_met=lambda config: config.reporting.wandb_project is not None,
     ),
     _Rule(
-        group="reporting",
         names=("swanlab_mode",),
         need="--swanlab-project",
         is_met=lambda config: config.reporting.swanlab_project is not None,
@@ -123,10 +109,14 @@ def flags_without_effect(config: RunConfig) -> Iterator[str]:
     Args:
         config: whose --loss-type is known.
     """
+    groups = [getattr(config, group.name) for group in fields(config)]
+    given = [
+        field.name
+        for group in groups
+        for field in fields(group)
+        if getattr(group, field.name) != field.default
+    ]
     for rule in _RULES:
-        if rule.is_met(config):
-            continue
-        group = getattr(config, rule.group)
-        for field in fields(group):
-            if field.name in rule.names and getattr(group, field.name) != field.default:
-                yield f"{flag_name(field.name)} has no effect here: it is for {rule.need}"
+        if not rule.is_met(config):
+            for name in (name for name in given if name in rule.names):
+                yield f"{flag_name(name)} has no effect here: it is for {rule.need}"

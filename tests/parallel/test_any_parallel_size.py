@@ -60,7 +60,7 @@ class AnyNumberObjective:
     def metrics(self, sums: Mapping[str, float], num_examples: int) -> dict[str, float]:
         return {"best": sums["best"] / num_examples}
 
-    def for_data(self, datasets: Sequence[Dataset]) -> "AnyNumberObjective":
+    def for_data(self, datasets: Sequence[Dataset], *, flag: str = "") -> "AnyNumberObjective":
         return self
 
 

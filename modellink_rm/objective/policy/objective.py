@@ -124,7 +124,7 @@ class PolicyObjective:
             found["log_ratio"] = sums["log_ratio"] / num_tokens
         return found
 
-    def for_data(self, datasets: Sequence[Dataset]) -> "PolicyObjective":
+    def for_data(self, datasets: Sequence[Dataset], *, flag: str = "--data-path") -> "PolicyObjective":
         """This objective as it trains on these data sets.
 
         Raises:
@@ -133,7 +133,7 @@ class PolicyObjective:
         """
         config, has_rankings = self.config, False
         for dataset in datasets:
-            where = f"--data-path {dataset.prefix}"
+            where = f"{flag} {dataset.prefix}"
             if dataset.rows.attributes:
                 raise UserError(
                     f"{where} has ratings of single responses, and --stage dpo trains on pairs or rankings"

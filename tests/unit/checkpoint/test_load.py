@@ -5,32 +5,18 @@ import torch
 
 from modellink_rm.base.errors import AgreedError
 from modellink_rm.base.platform import detect_platform
-from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.model.shape import ModelShape
-from modellink_rm.model.spec import ModelSpec
 from tests.distributed import Workers
-from tests.unit.model.small_model import SMALL
+from tests.unit.model.small_model import build_small
 
 
 def check_what_overflows(weight: str, number: float) -> str:
     """What is said of a model, one number of which is that, before it is written in float16."""
     from modellink_rm.checkpoint.load import check_fits
-    from modellink_rm.model.build import build_model
-    from modellink_rm.model.config import Kernels
     from modellink_rm.parallel.groups import process_groups
 
     with process_groups(ParallelConfig(), detect_platform(), seed=1):
-        (model,) = build_model(
-            ModelSpec(shape=ModelShape(**SMALL), padded_vocab_size=64),
-            model=ModelConfig(),
-            parallel=ParallelConfig(),
-            precision=PrecisionConfig(),
-            kernels=Kernels(attention="sdpa", compiles_elementwise=False),
-            seed=1,
-            initialize=True,
-        )
+        model = build_small()
         model.get_parameter(weight).data[0, 1] = number
         check_fits([model], torch.float32)
         check_fits([model], torch.bfloat16)

@@ -43,22 +43,30 @@ class _Alive(TorchDispatchMode):
         return output
 
 
-def bytes_kept(fields: dict[str, Any], bf16: bool, recomputes: str | None = None) -> int:
-    """Bytes that a model keeps of a micro-batch until its backward pass."""
+def build_small(*, precision: PrecisionConfig | None = None, **fields: Any) -> Any:
+    """A model of SMALL, some fields of its shape apart, in process groups that are there."""
     from modellink_rm.model.build import build_model
     from modellink_rm.model.config import Kernels
+
+    (model,) = build_model(
+        ModelSpec(shape=ModelShape(**{**SMALL, **fields}), padded_vocab_size=64),
+        model=ModelConfig(),
+        parallel=ParallelConfig(),
+        precision=precision or PrecisionConfig(),
+        kernels=Kernels(attention="sdpa", compiles_elementwise=False),
+        seed=1,
+        initialize=True,
+    )
+    return model
+
+
+def bytes_kept(fields: dict[str, Any], bf16: bool, recomputes: str | None = None) -> int:
+    """Bytes that a model keeps of a micro-batch until its backward pass."""
     from modellink_rm.parallel.groups import process_groups
 
     with process_groups(ParallelConfig(), detect_platform(), seed=1):
-        (model,) = build_model(
-            ModelSpec(shape=ModelShape(**{**SMALL, **fields}), padded_vocab_size=64),
-            model=ModelConfig(),
-            parallel=ParallelConfig(),
-            precision=PrecisionConfig(bf16=bf16, recompute_granularity=recomputes),
-            kernels=Kernels(attention="sdpa", compiles_elementwise=False),
-            seed=1,
-            initialize=True,
-        )
+        precision = PrecisionConfig(bf16=bf16, recompute_granularity=recomputes)
+        model = build_small(precision=precision, **fields)
         alive = _Alive()
         alive.bytes.see(list(model.parameters()))
         before = alive.bytes.now()

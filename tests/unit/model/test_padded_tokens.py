@@ -4,31 +4,17 @@ import torch
 
 from modellink_rm.base.platform import detect_platform
 from modellink_rm.batching.batch import pack_examples
-from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
-from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.model.shape import ModelShape
-from modellink_rm.model.spec import ModelSpec
 from tests.distributed import Workers
-from tests.unit.model.small_model import NUM_TOKENS, SMALL, example
+from tests.unit.model.small_model import NUM_TOKENS, build_small, example
 
 
 def scores_and_norm(divisible_by: int) -> tuple[int, list[float], float]:
     """The length of a pair's micro-batch, its scores, and the norm of the gradient of all weights."""
-    from modellink_rm.model.build import build_model
-    from modellink_rm.model.config import Kernels
     from modellink_rm.parallel.groups import process_groups
 
     with process_groups(ParallelConfig(), detect_platform(), seed=1):
-        (model,) = build_model(
-            ModelSpec(shape=ModelShape(**SMALL), padded_vocab_size=64),
-            model=ModelConfig(),
-            parallel=ParallelConfig(),
-            precision=PrecisionConfig(),
-            kernels=Kernels(attention="sdpa", compiles_elementwise=False),
-            seed=1,
-            initialize=True,
-        )
+        model = build_small()
         batch = pack_examples([example()], divisible_by=divisible_by)
         scores = model(batch)
         (scores[0] - scores[1]).backward()
