@@ -19,6 +19,8 @@ from modellink_rm.base.megatron_compat import use_expandable_segments
 
 # oneDNN compiles a product for each number of rows that it meets, which takes as long as a part of it.
 ONEDNN_ROWS = 32
+# Rows of a matrix product from which on more are no faster on a CPU; a multiple of `ONEDNN_ROWS`.
+_ROWS_OF_A_PRODUCT = 512
 _LARGEST_PRODUCT = 8192
 
 
@@ -275,6 +277,11 @@ def has_onednn_products(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     is_built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return is_built_in
+
+
+def rows_of_a_product(device: torch.device) -> int | None:
+    """Rows of a matrix product from which on more are no faster; None on a GPU, which wants all at once."""
+    return _ROWS_OF_A_PRODUCT if is_cpu(device) else None
 
 
 def has_fused_weight_gradients() -> bool:

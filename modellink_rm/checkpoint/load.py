@@ -8,7 +8,7 @@ import torch
 
 from modellink_rm.base.errors import AgreedError, listed
 from modellink_rm.base.megatron_compat import single_optimizers
-from modellink_rm.base.platform import Platform, has_onednn_products
+from modellink_rm.base.platform import Platform, has_onednn_products, rows_of_a_product
 from modellink_rm.checkpoint.distributed import load_weights
 from modellink_rm.checkpoint.hf.load import load_hugging_face_weights
 from modellink_rm.checkpoint.model_plan import ModelPlan
@@ -92,7 +92,9 @@ def load_for_scoring(
         kernels, platform, shape=plan.spec.shape, dtype=precision.dtype, dropout=0.0, num_steps=0
     )
     chosen = dataclasses.replace(
-        chosen, onednn_products=has_onednn_products(platform.device, precision.dtype)
+        chosen,
+        onednn_products=has_onednn_products(platform.device, precision.dtype),
+        mlp_rows=rows_of_a_product(platform.device),
     )
     chunks = build_and_load_model(
         plan,

@@ -14,11 +14,13 @@ class Kernels:
         compiles_elementwise: whether norm, rotation and gate are compiled.
         onednn_products: whether products of a multiple of `ONEDNN_ROWS` rows with the weights of linear
             layers are oneDNN's, where they need no gradients.
+        mlp_rows: tokens that an MLP computes at a time, where it needs no gradients; None for all.
     """
 
     attention: str
     compiles_elementwise: bool
     onednn_products: bool = False
+    mlp_rows: int | None = None
 
 
 @dataclass

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -153,6 +154,33 @@ def test_a_prompt_is_computed_once_for_all_records_of_a_call_and_passes_keep_the
     assert largest[0][3 + 7] == pytest.approx(alone[0], abs=1e-6)
     (apart,) = workers.run(budgets, 1, model, [again[0]])
     assert largest[1][0] < 0.8 * 40 * apart[2][1][0]
+
+
+def scores_and_rows(model: str, records: list[dict[str, Any]], num_rows: int) -> tuple[list[Any], int]:
+    """The scores on a machine whose products want some rows at once, and the most that an MLP's gate saw."""
+    from modellink_rm.model.layers.gate import SwiGLU
+
+    seen: list[int] = []
+    forward = SwiGLU.forward
+
+    def counted(gate: SwiGLU, inner: Any) -> Any:
+        seen.append(len(inner))
+        return forward(gate, inner)
+
+    with (
+        patch.object(SwiGLU, "forward", counted),
+        patch("modellink_rm.base.platform._ROWS_OF_A_PRODUCT", num_rows),
+    ):
+        scores = scores_of(model, records, {})
+    return scores, max(seen)
+
+
+def test_inner_states_of_a_pass_are_those_of_some_tokens_at_a_time(workers: Workers, model: str) -> None:
+    records = [{"prompt": "the cat", "response": f"the bird sings {number}"} for number in range(20)]
+    ((expected, whole),) = workers.run(scores_and_rows, 1, model, records, 512)
+    ((found, divided),) = workers.run(scores_and_rows, 1, model, records, 32)
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert divided == 32 < whole
 
 
 @pytest.mark.parametrize(

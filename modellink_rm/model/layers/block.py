@@ -1,6 +1,6 @@
 """Layer specifications for megatron-core: its modules with our norm, gate and attention."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -8,13 +8,14 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from modellink_rm.experts.mlp import ExpertsMLP
 from modellink_rm.model.attention.packed import PackedAttention
 from modellink_rm.model.config import RewardModelConfig
+from modellink_rm.model.layers.dense_mlp import DenseMLP
 from modellink_rm.model.layers.gate import SwiGLU
 from modellink_rm.model.layers.latent import LatentAttention, ScoredRowsLatentAttention
 from modellink_rm.model.layers.linears import Linears
@@ -27,12 +28,12 @@ from modellink_rm.model.spec import ModelSpec
 
 
 @dataclass(frozen=True)
-class _ExpertsSpec:
-    """Experts as a part of a layer; of a `ModuleSpec` the engine would warn that it does not know them."""
+class _MLPSpec:
+    """An MLP, or experts; of a `ModuleSpec` the engine would warn that it does not know their class."""
 
+    module: type[torch.nn.Module]
     submodules: MLPSubmodules
-    params: dict[str, Any]
-    module: type[torch.nn.Module] = ExpertsMLP
+    params: dict[str, Any] = field(default_factory=dict)
 
 
 class MakeLayer(Protocol):
@@ -97,11 +98,7 @@ def decoder_layer(
             linears=linears,
         )
     mlp_parts = MLPSubmodules(linear_fc1=linears.column, activation_func=activation, linear_fc2=linears.row)
-    mlp = (
-        _ExpertsSpec(mlp_parts, {"shape": experts})
-        if is_sparse
-        else ModuleSpec(module=MLP, submodules=mlp_parts)
-    )
+    mlp = _MLPSpec(ExpertsMLP, mlp_parts, {"shape": experts}) if is_sparse else _MLPSpec(DenseMLP, mlp_parts)
     return ModuleSpec(
         module=layer,
         submodules=TransformerLayerSubmodules(

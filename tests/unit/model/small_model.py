@@ -43,7 +43,9 @@ class _Alive(TorchDispatchMode):
         return output
 
 
-def build_small(*, precision: PrecisionConfig | None = None, **fields: Any) -> Any:
+def build_small(
+    *, parallel: ParallelConfig | None = None, precision: PrecisionConfig | None = None, **fields: Any
+) -> Any:
     """A model of SMALL, some fields of its shape apart, in process groups that are there."""
     from modellink_rm.model.build import build_model
     from modellink_rm.model.config import Kernels
@@ -51,7 +53,7 @@ def build_small(*, precision: PrecisionConfig | None = None, **fields: Any) -> A
     (model,) = build_model(
         ModelSpec(shape=ModelShape(**{**SMALL, **fields}), padded_vocab_size=64),
         model=ModelConfig(),
-        parallel=ParallelConfig(),
+        parallel=parallel or ParallelConfig(),
         precision=precision or PrecisionConfig(),
         kernels=Kernels(attention="sdpa", compiles_elementwise=False),
         seed=1,
