@@ -16,6 +16,7 @@ from modellink_rm.model.layers.elementwise import (
     offset_rms_norm,
     rms_norm,
     rotate,
+    rotate_interleaved,
     swiglu,
 )
 
@@ -31,6 +32,25 @@ def test_norm_of_gemma_adds_1_to_its_weight_in_float32() -> None:
     assert found.dtype == expected.dtype == torch.bfloat16
     # A product may lie so close to the middle of two bfloat16 that its last float32 bit decides.
     assert (found == expected).double().mean() > 0.99
+
+
+@pytest.mark.parametrize("function", [rotate, rotate_interleaved])
+@pytest.mark.parametrize("num_channels", [32, 44])
+def test_rotation_without_gradients_is_that_of_training(
+    function: Callable[..., torch.Tensor], num_channels: int
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    angles = torch.randn(9, 1, 16, generator=generator)
+    # Queries are a part of the projection's output: their heads do not follow one another.
+    states = torch.randn(9, 6, num_channels, generator=generator)[:, :4]
+    given, before = (states, angles.cos(), angles.sin()), states.clone()
+    expected = function(*given)
+    with torch.no_grad():
+        found = function(*given)
+        rounded = function(*(one.bfloat16() for one in given))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(states, before)
+    assert torch.equal(rounded, function(*(one.bfloat16() for one in given)))
 
 
 @pytest.fixture
