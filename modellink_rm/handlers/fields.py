@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from modellink_rm.conversation import Conversation, Pair
-from modellink_rm.records import RecordError
+from modellink_rm.records import RecordError, check_unicode
 
 # Data sets hold margins and ratings in float32; the difference of two such numbers is one too.
 _LARGEST_NUMBER = 1e38
@@ -216,12 +216,14 @@ def json_text(value: Any, where: str) -> str:
     """A JSON value as text.
 
     Raises:
-        RecordError: it is nested too deeply for Python's json module.
+        RecordError: it is nested too deeply for Python's json module, or holds half of a surrogate pair.
     """
     try:
-        return json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value, ensure_ascii=False)
     except RecursionError:
         raise RecordError("nested too deeply", f"{where} is nested too deeply") from None
+    check_unicode(text)
+    return text
 
 
 def required(handler: ResponsesHandler, record: Mapping[str, Any], name: str) -> Any:

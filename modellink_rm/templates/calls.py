@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modellink_rm.records import RecordError
+from modellink_rm.records import RecordError, check_unicode
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,14 @@ def call_texts(call_format: str, content: str) -> Parts:
     """The parts of an answer that calls tools, see `CallFormat.texts`; empty if it has no call in JSON.
 
     Raises:
-        RecordError: the format has no form for what the answer holds.
+        RecordError: the format has no form for what the answer holds, or that holds half of a surrogate pair.
     """
     text, calls = text_and_calls(content)
-    return CALL_FORMATS[call_format].texts(text, calls) if calls else ()
+    parts = CALL_FORMATS[call_format].texts(text, calls) if calls else ()
+    for part in parts:
+        if isinstance(part, str):  # in JSON, escapes may spell what no text may hold
+            check_unicode(part)
+    return parts
 
 
 def text_and_calls(content: str) -> tuple[str, list[Call]]:

@@ -6,7 +6,7 @@ import re
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message
@@ -31,6 +31,8 @@ _MARKS = [chr(code) for code in range(0xE000, 0xE010)]
 _QUESTION, _ANSWER = "\N{WHITE SQUARE}", "\N{BLACK SQUARE}"
 _ASKED: list[ChatMessage] = [{"role": "user", "content": _QUESTION}]
 _ANSWERED: list[ChatMessage] = [*_ASKED, {"role": "assistant", "content": _ANSWER}]
+# Messages, and the tools that are an argument of the rendering.
+_Chat: TypeAlias = tuple[list[ChatMessage], list[Any] | None]
 
 
 def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None, whole: bool = False) -> Template:
@@ -97,7 +99,10 @@ class ChatRenderer:
             RecordError: the chat template refuses the record or leaves a part of it out, or writes the prompt
                 differently once there is an answer.
         """
-        prompt, *wholes = self._ids(system, tools, turns, answers)
+        try:
+            prompt, *wholes = self._ids(system, tools, turns, answers)
+        except RecursionError:
+            raise RecordError("tools or calls are nested too deeply") from None
         for whole in wholes:
             prompt = prompt[: _num_equal(prompt, whole)]
         return [prompt, *(whole[len(prompt) :] for whole in wholes)]
@@ -197,19 +202,16 @@ class ChatRenderer:
         self, system: str | None, tools: str, turns: Sequence[Message], answers: Sequence[Message]
     ) -> "Iterator[array[int]]":
         """Ids of the prompt, and of the whole conversation with each answer."""
-        mark, marked = self._with_marks([system or "", tools, *(m.content for m in (*turns, *answers))])
-        system, tools = marked[0], marked[1]
-        texts = iter(marked[2:])
-        turns = [Message(turn.role, next(texts)) for turn in turns]
-        prompt = self._conversation(system, tools, turns, opens_answer=True)
+        asked = self._chat(system, tools, turns)
+        answered = [self._chat(system, tools, [*turns, answer]) for answer in answers]
+        mark = self._mark_for(asked, *answered)
+        prompt = self._rendered(asked, mark, opens_answer=True)
         shared = prompt[: self._last_cut(prompt)]
         shared_ids = self._encoded(shared, mark)
         yield shared_ids + self._encoded(prompt[len(shared) :], mark)
-        for answer in answers:
-            whole = self._conversation(system, tools, [*turns, Message(answer.role, next(texts))])
-            if not whole.startswith(prompt) and not whole.startswith(
-                self._conversation(system, tools, turns)
-            ):
+        for chat in answered:
+            whole = self._rendered(chat, mark)
+            if not whole.startswith(prompt) and not whole.startswith(self._rendered(asked, mark)):
                 raise RecordError("the chat template's prompt and answer do not begin with its prompt")
             yield (
                 shared_ids + self._encoded(whole[len(shared) :], mark)
@@ -217,11 +219,19 @@ class ChatRenderer:
                 else self._encoded(whole, mark)
             )
 
-    def _conversation(
-        self, system: str, tools: str, turns: Sequence[Message], *, opens_answer: bool = False
-    ) -> str:
+    def _chat(self, system: str | None, tools: str, turns: Sequence[Message]) -> _Chat:
         messages = chat_messages(system, turns, self.forms)
-        return self._text(*with_tools(messages, tools, self.forms), opens_answer=opens_answer)
+        return with_tools(messages, tools, self.forms)
+
+    def _rendered(self, chat: _Chat, mark: str, *, opens_answer: bool = False) -> str:
+        messages, tools = chat
+        if mark:
+            messages = [{**self._marked(one, mark), "role": one["role"]} for one in messages]
+            tools = self._marked(tools, mark)
+        text = self._text(messages, tools, opens_answer=opens_answer)
+        if mark and f"\\u{ord(mark):04x}" in text.lower():
+            raise RecordError("the chat template escapes what a control token in a text is marked with")
+        return text
 
     def _last_cut(self, text: str) -> int:
         """Position of the last token before which the text may be cut; 0 if there is none."""
@@ -229,17 +239,32 @@ class ChatRenderer:
         found = [match.start() for match in self._added_pattern.finditer(text) if match[0] in cuts]
         return found[-1] if found else 0
 
-    def _with_marks(self, texts: list[str]) -> tuple[str, list[str]]:
-        """A character that none of the texts contains, and the texts with it inside each control token."""
+    def _mark_for(self, *chats: _Chat) -> str:
+        """A character that none of their texts contains; "" where none spells a control token.
+
+        Raises:
+            RecordError: there is no such character.
+        """
+        texts = {text for messages, tools in chats for text in _texts_in([*messages, tools])}
         if not any(self._special_pattern.search(text) for text in texts):
-            return "", texts
-        mark = next((mark for mark in _MARKS if not any(mark in text for text in texts)), "")
-        if not mark:
-            raise RecordError("control tokens beside every private-use character from U+E000 to U+E00F")
-        return mark, [
-            self._special_pattern.sub(lambda found: found[0][:1] + mark + found[0][1:], text)
-            for text in texts
-        ]
+            return ""
+        for mark in _MARKS:
+            if not any(mark in text for text in texts):
+                return mark
+        raise RecordError("control tokens beside every private-use character from U+E000 to U+E00F")
+
+    def _marked(self, value: Any, mark: str) -> Any:
+        """The value with the mark inside each control token of its texts.
+
+        Of calls and tools it is what was parsed: in the JSON of a record a token can be spelled by escapes.
+        """
+        if isinstance(value, str):
+            return self._special_pattern.sub(lambda found: found[0][:1] + mark + found[0][1:], value)
+        if isinstance(value, dict):
+            return {self._marked(key, mark): self._marked(part, mark) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self._marked(part, mark) for part in value]
+        return value
 
     def _text(
         self, messages: list[ChatMessage], tools: list[Any] | None, *, opens_answer: bool = False
@@ -294,6 +319,18 @@ def _rendered(values: dict[str, Any], chat_template: str) -> str:
 def chat_renderer_of(template: Template, tokenizer: Tokenizer) -> ChatRenderer:
     """The renderer of a template that is a chat template."""
     return ChatRenderer(template, tokenizer)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Every text in messages or tools, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from (*_texts_in(key), *_texts_in(part))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_in(part)
 
 
 def _num_equal(one: "array[int]", other: "array[int]") -> int:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from modellink_rm.records import RecordError
+from modellink_rm.records import RecordError, check_unicode
 
 Function = dict[str, Any]
 
@@ -39,12 +39,15 @@ def system_texts(tool_format: str, tools: str, system: str) -> tuple[str, ...]:
     """Texts of the system messages that hold `system`, which may be empty, and describe `tools`.
 
     Raises:
-        RecordError: the tools are not a JSON list of functions.
+        RecordError: the tools are not a JSON list of functions, or hold half of a surrogate pair.
     """
     try:
-        return SYSTEM_FORMATS[tool_format](functions_of(tools), system)
+        texts = SYSTEM_FORMATS[tool_format](functions_of(tools), system)
     except RecursionError:
         raise RecordError("tools are nested too deeply") from None
+    for text in texts:
+        check_unicode(text)
+    return texts
 
 
 @functools.lru_cache(maxsize=256)
@@ -52,12 +55,14 @@ def wrapped_json(tools: str) -> str:
     """The tools as one JSON list of wrapped functions, as mistral-common writes AVAILABLE_TOOLS.
 
     Raises:
-        RecordError: the tools are not a JSON list of functions.
+        RecordError: the tools are not a JSON list of functions, or hold half of a surrogate pair.
     """
     try:
-        return _json([_wrapped(function) for function in functions_of(tools)])
+        text = _json([_wrapped(function) for function in functions_of(tools)])
     except RecursionError:
         raise RecordError("tools are nested too deeply") from None
+    check_unicode(text)
+    return text
 
 
 def _chatglm3(functions: list[Function], system: str) -> tuple[str, ...]:

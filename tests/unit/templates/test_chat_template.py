@@ -158,6 +158,46 @@ def test_control_tokens_in_messages_are_text(chatml):
     assert tokenizer.decode(tokens.response_ids[0].tolist()) == f"{spelled}<|im_end|>"
 
 
+WITH_CALLS = CHATML.replace(
+    "message.content + '<|im_end|>",
+    "message.content + ((message.tool_calls or '') | tojson) + '<|im_end|>",
+)
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [r"\u003c|im_end|\u003e", "<|im_end|>", r"<|im_end|\u003e\ue000"],
+    ids=["escapes", "plain", "mark"],
+)
+def test_control_tokens_that_escapes_spell_in_tools_and_calls_are_text(spelled, tmp_path_factory):
+    directory = directory_with(tmp_path_factory, WITH_CALLS)
+    tokenizer = load_directory(directory)
+    template = find_template("hf", tokenizer)
+    tools = f'[{{"name": "f", "description": "{spelled}", "parameters": {{"{spelled}": ["{spelled}"]}}}}]'
+    call = Message("function_call", f'{{"name": "f", "arguments": {{"{spelled}": "{spelled}"}}}}')
+    turns = (Message("user", "q"), call, Message("observation", "o"))
+    tokens = tokenize_responses(Pair(None, tools, turns, call, call), template, tokenizer)
+    end = tokenizer.token_to_id("<|im_end|>")
+    assert (tokens.prompt_ids.count(end), tokens.response_ids[0].count(end)) == (4, 1)
+    assert tokenizer.decode((tokens.prompt_ids + tokens.response_ids[0]).tolist()).count("<|im_end|>") == 12
+
+
+@pytest.mark.parametrize("depth", [970, 985, 5000, 100_000])
+def test_deep_tools_are_one_bad_record(depth, chatml):
+    tokenizer = load_directory(chatml)
+    deep = f'[{{"name": "f", "parameters": {"[" * depth}{"]" * depth}}}]'
+    with pytest.raises(RecordError):
+        encode_prompt(None, deep, (Message("user", "q"),), find_template("hf", tokenizer), tokenizer)
+
+
+def test_a_chat_template_that_escapes_the_mark_of_a_control_token_refuses_the_record(tmp_path_factory):
+    tokenizer = load_directory(directory_with(tmp_path_factory, CHATML.replace("tool | tojson", "tool")))
+    template, turns = find_template("hf", tokenizer), (Message("user", "q"),)
+    assert encode_prompt(None, '[{"name": "f"}]', turns, template, tokenizer)
+    with pytest.raises(RecordError, match="escapes what a control token"):
+        encode_prompt(None, '[{"name": "<|im_end|>"}]', turns, template, tokenizer)
+
+
 def test_closing_tokens_and_rule(chatml, llama2):
     for directory in (chatml, llama2):
         tokenizer = load_directory(directory)

@@ -114,6 +114,13 @@ def test_calls_that_have_no_form_are_refused(content, load):
         encode_response(Message("function_call", content), TEMPLATES["llama3"], load("llama3")[0])
 
 
+@pytest.mark.parametrize("name", ["qwen", "glm4", "llama3"])
+def test_half_a_surrogate_pair_that_escapes_spell_in_a_call_is_refused(name, load):
+    call = Message("function_call", r'{"name": "f", "arguments": {"x": "\ud800"}}')
+    with pytest.raises(RecordError, match="half of a surrogate pair"):
+        encode_response(call, TEMPLATES[name], load(name)[0])
+
+
 def test_qwen3_keeps_thoughts_after_the_last_question(load):
     tokenizer, ids = load("qwen3")
     turns = (user("q1"), Message("function_call", f"<think>x</think>\n{CALL}"), Message("observation", "o"))

@@ -191,3 +191,11 @@ def test_control_tokens_spelled_in_tools_are_text(control_directory):
     assert ids.count(end) == plain.count(end)
     own = sentencepiece.SentencePieceProcessor(model_file=str(control_directory / "tokenizer.model"))
     assert "<|im_end|>" in own.decode([index for index in ids if index < own.get_piece_size()])
+
+
+@pytest.mark.parametrize("name", ["qwen", "mistral"])
+def test_half_a_surrogate_pair_that_escapes_spell_in_tools_is_refused(name, mistral_directory, request):
+    directory = mistral_directory if name == "mistral" else request.getfixturevalue("control_directory")
+    tools = r'[{"name": "f", "description": "\ud800"}]'
+    with pytest.raises(RecordError, match="half of a surrogate pair"):
+        encode_prompt(None, tools, (Message("user", "q"),), TEMPLATES[name], load_directory(directory))
