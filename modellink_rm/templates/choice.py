@@ -7,7 +7,7 @@ from typing import Any
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import info, warn_once
 from modellink_rm.base.registry import unknown_name_message
-from modellink_rm.templates.chat_template import chat_template_of
+from modellink_rm.templates.chat_template import chat_renderer_of, chat_template_of
 from modellink_rm.templates.chat_tokenizer import NAME as CHAT_TEMPLATE
 from modellink_rm.templates.chat_tokenizer import carries_chat_template
 from modellink_rm.templates.files import template_in_file, template_of_definition
@@ -86,6 +86,8 @@ def _template_of(
     if path is None and name not in list(TEMPLATES):
         raise UserError(unknown_name_message(TEMPLATES.kind, name, [*TEMPLATES, CHAT_TEMPLATE]))
     template = TEMPLATES[name] if path is None else template_in_file(path, name)
+    if template.chat_template:
+        chat_renderer_of(template, tokenizer).check_prompt()
     if path is None and name in PUBLISHED_FORMS:
         warn_once(
             f"--prompt-type {name} writes a record's system text directly after BOS, as ModelLink does; for "

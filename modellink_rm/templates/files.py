@@ -46,6 +46,7 @@ _KEYS = (
     "stop_words",
     "template_class",
 )
+_BESIDE_CHAT_TEMPLATE = ("name", "chat_template", "thinking", "reward_token", *_IGNORED)
 _FIELDS = {"{{content}}": CONTENT, "{{idx}}": ROUND}
 
 
@@ -91,7 +92,10 @@ def template_of_definition(entry: Mapping[str, Any], *, where: str) -> Template:
         _of_type(word, str, "a list of texts", f"{where}: stop_words") for word in stop_words
     )
     values |= _class_and_tools(entry, where)
-    _check(values, where)
+    if values["chat_template"]:
+        _check_alone(entry, where)
+    else:
+        _check(values, where)
     return Template(**{"user": (), **values})  # a chat template has no slots
 
 
@@ -188,10 +192,15 @@ def _class_and_tools(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     return values
 
 
+def _check_alone(entry: Mapping[str, Any], where: str) -> None:
+    """Refuse what says something beside a chat template, which replaces all of it."""
+    for key, value in entry.items():
+        if value and key not in _BESIDE_CHAT_TEMPLATE:
+            raise UserError(f"{where}: {key} has no meaning beside chat_template: leave one of them out")
+
+
 def _check(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a template that cannot be rendered, or not be read back from its definition."""
-    if values.get("chat_template"):
-        return
+    """Refuse a template of slots that cannot be rendered, or not be read back from its definition."""
     if "user" not in values:
         raise UserError(f"{where}: format_user is missing")
     for name in ("user", "assistant", "system", "observation", "tools_slots"):

@@ -153,3 +153,24 @@ def test_thinking_by_name_and_where_it_means_nothing(tmp_path, control_directory
 def test_an_unknown_name_lists_hf_too(control_directory):
     with pytest.raises(UserError, match=r"unknown --prompt-type 'hff'; did you mean hf\?"):
         find_template("hff", load_directory(control_directory))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"format_user": {"slots": ["{{content}}"]}}, "format_user has no meaning beside chat_template"),
+        ({"strip_thoughts": True}, "strip_thoughts has no meaning beside chat_template"),
+    ],
+)
+def test_what_a_chat_template_replaces_is_refused_beside_it(more, message):
+    """It is not kept with the data, whose template would be another one when it is read back."""
+    entry = {"name": "mine", "chat_template": "{{ messages }}", **more}
+    with pytest.raises(UserError, match=message):
+        template_of_definition(entry, where="mine.json")
+
+
+def test_a_chat_template_of_a_file_that_leaves_out_the_answer_is_refused(tmp_path, control_directory):
+    path = tmp_path / "templates.json"
+    path.write_text(json.dumps({"name": "mine", "chat_template": "{{ messages[0]['content'] }}"}))
+    with pytest.raises(UserError, match="leaves out the text of an answer"):
+        find_template("mine", load_directory(control_directory), path=str(path))
