@@ -20,6 +20,7 @@ Render = Callable[[list[ChatMessage], list[Any] | None], str]
 
 _TEXT, _NAME, _OTHER_NAME = "some0text", "some0name", "other0name"
 _QUESTION, _ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+_TURNS = ("first0turn", "second0turn", "third0turn", "fourth0turn")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +29,10 @@ class ChatForms:
 
     Attributes:
         system: it writes a system message, or refuses it itself.
+        several_turns: it writes all turns of a longer conversation, or refuses that itself.
         tools: "argument" of the rendering, "system" for a key of the system message (GLM-4), or "" if it has
             no form for them.
+        system_beside_tools: it writes a system message beside tools, or refuses it itself.
         calls: "tool_calls" of a message, "metadata" for a message with the function's name there and the
             arguments as its text (GLM), or "" for a text as it is in the record.
         call_ids: a call needs an id, and its result the same (Mistral).
@@ -39,7 +42,9 @@ class ChatForms:
     """
 
     system: bool
+    several_turns: bool
     tools: str
+    system_beside_tools: bool
     calls: str
     call_ids: bool
     several_calls: bool
@@ -50,6 +55,7 @@ class ChatForms:
 def find_forms(render: Render) -> ChatForms:
     """The forms of a template, by what it writes of short conversations."""
     system: ChatMessage = {"role": "system", "content": _TEXT}
+    tools = _form_of_tools(render)
     calls, call_ids = _form_of_calls(render)
     one, two = _called(_NAME), _called(_OTHER_NAME)
 
@@ -58,7 +64,9 @@ def find_forms(render: Render) -> ChatForms:
 
     return ChatForms(
         system=_writes(render, [system, _QUESTION, _ANSWER], _TEXT, if_refused=True),
-        tools=_form_of_tools(render),
+        several_turns=_writes_all_turns(render),
+        tools=tools,
+        system_beside_tools=not tools or _writes_system_beside_tools(render, tools),
         calls=calls,
         call_ids=call_ids,
         several_calls=not calls or _writes(render, answered(one, two), _OTHER_NAME, if_refused=True),
@@ -77,6 +85,8 @@ def chat_messages(system: str | None, turns: Sequence[Message], forms: ChatForms
     """
     if system and not forms.system:
         raise RecordError("the chat template has no form for a system message")
+    if len(turns) > 2 and not forms.several_turns:
+        raise RecordError("the chat template leaves out turns of a longer conversation")
     messages: list[ChatMessage] = [{"role": "system", "content": system}] if system else []
     num_calls = 0
     last_call: Call | None = None
@@ -110,6 +120,8 @@ def with_tools(
     if not forms.tools:
         raise RecordError("the chat template has no form for tools")
     wrapped = _wrapped_tools(tools)
+    if messages[0]["role"] == "system" and not forms.system_beside_tools:
+        raise RecordError("the chat template leaves out a system message beside tools")
     if forms.tools == "argument":
         return messages, wrapped
     first, rest = {"role": "system", "content": ""}, messages
@@ -196,13 +208,31 @@ def _form_of_calls(render: Render) -> tuple[str, bool]:
     return "", False
 
 
-def _form_of_tools(render: Render) -> str:
-    tools = [
-        _wrapped({"name": _NAME, "description": "d", "parameters": {"type": "object", "properties": {}}})
+def _writes_all_turns(render: Render) -> bool:
+    roles = ("user", "assistant", "user", "assistant")
+    turns: list[ChatMessage] = [
+        {"role": role, "content": text} for role, text in zip(roles, _TURNS, strict=True)
     ]
-    if _writes(render, [_QUESTION, _ANSWER], _NAME, tools=tools, if_refused=True):
+    return all(_writes(render, turns, text, if_refused=True) for text in _TURNS)
+
+
+_TOOLS = [_wrapped({"name": _NAME, "description": "d", "parameters": {"type": "object", "properties": {}}})]
+
+
+def _writes_system_beside_tools(render: Render, form: str) -> bool:
+    """Whether it writes both; of one form of tools, see `ChatForms`."""
+    system: ChatMessage = {"role": "system", "content": _TEXT}
+    if form == "system":
+        system["tools"] = _TOOLS
+    tools = _TOOLS if form == "argument" else None
+    messages = [system, _QUESTION, _ANSWER]
+    return all(_writes(render, messages, text, tools=tools, if_refused=True) for text in (_TEXT, _NAME))
+
+
+def _form_of_tools(render: Render) -> str:
+    if _writes(render, [_QUESTION, _ANSWER], _NAME, tools=_TOOLS, if_refused=True):
         return "argument"
-    message = {"role": "system", "content": "", "tools": tools}
+    message = {"role": "system", "content": "", "tools": _TOOLS}
     return "system" if _writes(render, [message, _QUESTION, _ANSWER], _NAME, if_refused=False) else ""
 
 

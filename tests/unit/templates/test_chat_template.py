@@ -198,6 +198,38 @@ def test_a_chat_template_that_escapes_the_mark_of_a_control_token_refuses_the_re
         encode_prompt(None, '[{"name": "<|im_end|>"}]', turns, template, tokenizer)
 
 
+FIRST_AND_SECOND = (
+    "{{ messages[0].content }}<|im_start|>{% if messages[1] %}{{ messages[1].content }}<|im_end|>{% endif %}"
+)
+LAST_QUESTION = (
+    "{% for m in messages if m.role == 'user' %}{% if loop.last %}{{ m.content }}<|im_start|>{% endif %}"
+    "{% endfor %}{% if messages[-1].role == 'assistant' %}{{ messages[-1].content }}<|im_end|>{% endif %}"
+)
+TOOLS_OR_SYSTEM = (
+    "{% if tools %}{{ tools | tojson }}{% elif messages[0].role == 'system' %}{{ messages[0].content }}"
+    "{% endif %}{% for m in messages if m.role != 'system' %}{{ m.content }}<|im_end|>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "tools", "turns", "message"),
+    [
+        (FIRST_AND_SECOND, "", TURNS, "leaves out turns of a longer conversation"),
+        (LAST_QUESTION, "", TURNS, "leaves out turns of a longer conversation"),
+        (TOOLS_OR_SYSTEM, '[{"name": "f"}]', TURNS, "leaves out a system message beside tools"),
+    ],
+    ids=["first", "last", "system"],
+)
+def test_a_chat_template_that_leaves_out_a_part_refuses_the_record(
+    text, tools, turns, message, tmp_path_factory
+):
+    tokenizer = load_directory(directory_with(tmp_path_factory, text))
+    template = find_template("hf", tokenizer)
+    assert encode_prompt(None, tools, turns[:1], template, tokenizer)
+    with pytest.raises(RecordError, match=message):
+        encode_prompt("a system message" if tools else None, tools, turns, template, tokenizer)
+
+
 def test_closing_tokens_and_rule(chatml, llama2):
     for directory in (chatml, llama2):
         tokenizer = load_directory(directory)
