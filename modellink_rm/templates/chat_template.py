@@ -47,11 +47,16 @@ def chat_template_of(tokenizer: Tokenizer, *, thinking: bool | None, whole: bool
 
     Raises:
         UserError: transformers cannot read the tokenizer, it has no chat template, or one that cannot render
-            a question and an answer.
+            a question and an answer, or that does not know `enable_thinking` where it is given.
     """
     text = chat_tokenizer_of(tokenizer).chat_template
     if not text:
         raise UserError(f"--prompt-type {NAME}: the tokenizer {tokenizer.name} has no chat template")
+    if thinking is not None and not re.search(r"\benable_thinking\b", text):
+        raise UserError(
+            f"--enable-thinking {str(thinking).lower()}: the chat template of {tokenizer.name} does not read "
+            "enable_thinking; leave the flag out"
+        )
     text = with_fixed_date(text, where=tokenizer.name)
     template = Template(name=NAME, user=(), chat_template=text, thinking=thinking)
     renderer = ChatRenderer(template, tokenizer)

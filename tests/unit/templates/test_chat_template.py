@@ -247,6 +247,11 @@ def test_what_the_chat_template_refuses_is_one_bad_record(llama2):
         encode_prompt(None, '[{"name": "f"}]', TURNS, template, tokenizer)
 
 
+def test_thinking_is_refused_where_the_chat_template_does_not_read_it(llama2):
+    with pytest.raises(UserError, match="does not read enable_thinking; leave the flag out"):
+        find_template("hf", load_directory(llama2), enable_thinking="false")
+
+
 def test_a_tokenizer_without_a_chat_template_is_named(tmp_path_factory, sentencepiece_path):
     directory = directory_with(tmp_path_factory, None)
     with pytest.raises(UserError, match="has no chat template"):

@@ -1,5 +1,6 @@
 """Responses in steps to token ids, by hand and independent of the steps that follow."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -45,6 +46,13 @@ def test_every_step_is_tokenised_alone_and_ends_in_the_placeholder(tools, placeh
         )
         assert begun_ends == ends[:number]
         assert whole[: position + 1] == [*begun.prompt_ids, *begun.response_ids[0]]
+
+
+def test_a_token_for_the_score_of_a_whole_response_is_refused(tools):
+    template, tokenizer = tools
+    template = dataclasses.replace(template, reward_token="</s>")
+    with pytest.raises(UserError, match="--reward-token </s> is for responses that are scored as a whole"):
+        tokenize_steps(stepwise(*STEPS), template, tokenizer, placeholder="\n")
 
 
 def test_control_token_as_placeholder_is_one_id(tools):
