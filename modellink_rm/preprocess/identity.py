@@ -1,6 +1,7 @@
 """What determines the rows of a run, by which --resume and --merge-shards know runs that belong together."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from modellink_rm.base.json_types import check_types
 from modellink_rm.base.parts import file_identity
 from modellink_rm.config.preprocess import PreprocessConfig
+from modellink_rm.handlers.custom import is_file_and_class
 from modellink_rm.preprocess.encode import RecordEncoder
 from modellink_rm.records import input_files
 from modellink_rm.templates.files import definition_of
@@ -27,6 +29,7 @@ class RunIdentity:
         package_version: of the package that made them.
         input: as given.
         input_files: name, size and a hash of both ends of every file.
+        handler_file: sha256, in hex, of the file that a handler of the user is in; None for others.
         handler_name: as given, as are `map_keys`, `seq_length` and `drop`.
         prompt_type: the template's name after --enable-thinking is applied, by which training finds it again.
         template_fingerprint: of the template's content.
@@ -40,6 +43,7 @@ class RunIdentity:
     package_version: str
     input: tuple[str, ...]
     input_files: tuple[tuple[str, int, str], ...]
+    handler_file: str | None
     handler_name: str
     map_keys: str | None
     seq_length: int | None
@@ -90,6 +94,7 @@ def identity_of(config: PreprocessConfig, work: RecordEncoder) -> RunIdentity:
         package_version=__version__,
         input=config.input,
         input_files=tuple(file_identity(path) for path in input_files(config.input)),
+        handler_file=_handler_file(config.handler_name),
         handler_name=config.handler_name,
         map_keys=config.map_keys,
         seq_length=config.seq_length,
@@ -102,3 +107,10 @@ def identity_of(config: PreprocessConfig, work: RecordEncoder) -> RunIdentity:
         keeps_rejects=config.rejects is not None,
         other_flags=other_flags,
     )
+
+
+def _handler_file(name: str) -> str | None:
+    """Sha256, in hex, of the file of FILE.py:CLASS; None for another name."""
+    if not is_file_and_class(name):
+        return None
+    return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()

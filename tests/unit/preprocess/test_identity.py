@@ -66,6 +66,17 @@ def test_an_identity_holds_every_other_flag_of_the_command(config, work):
     assert names <= own | set(identity.other_flags)
 
 
+def test_a_handler_of_the_user_that_was_edited_is_the_difference(config, work, tmp_path):
+    """Else --resume, and shards, would mix rows that were read in two ways."""
+    path = tmp_path / "mine.py"
+    path.write_text("class Mine: pass")
+    config = dataclasses.replace(config, handler_name=f"{path}:Mine")
+    before = identity_of(config, work)
+    assert RunIdentity.from_json(before.to_json()) == before == identity_of(config, work)
+    path.write_text("class Mine: answers = 3")
+    assert first_difference(before.to_json(), identity_of(config, work).to_json()) == "handler_file"
+
+
 def test_a_shard_of_another_version_is_to_be_run_again(config, work, tmp_path, monkeypatch):
     identity = identity_of(config, work)
     older = identity.to_json().replace(b'"keeps_rejects"', b'"keeps_refused"')
