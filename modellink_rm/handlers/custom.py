@@ -10,7 +10,7 @@ from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Conversation, Pair, Ranking, Rated, Stepwise, Unranked
-from modellink_rm.handlers.fields import Handler, answer_fields, rated_attributes
+from modellink_rm.handlers.fields import Handler, answer_fields, are_attributes, rated_attributes
 
 
 def is_file_and_class(name: str) -> bool:
@@ -52,12 +52,20 @@ class CheckedHandler:
         handler: the user's own.
         answer_fields: the fields that hold responses; () if its class has no `answer_keys`.
         rated_attributes: what its ratings are of; () if it has none.
+
+    Raises:
+        UserError: its ratings are of what cannot be names of metrics.
     """
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
         self.answer_fields = answer_fields(handler)
         self.rated_attributes = rated_attributes(handler)
+        if self.rated_attributes and not are_attributes(self.rated_attributes):
+            raise UserError(
+                f"{type(handler).__name__}: rated_attributes are different names of letters, digits, _ and "
+                f"-, got {self.rated_attributes!r}"
+            )
 
     def __call__(self, record: Mapping[str, Any]) -> Conversation:
         """The conversation of a record.

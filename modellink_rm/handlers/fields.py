@@ -1,7 +1,8 @@
 """What handlers share: their protocol, and functions that read fields and report wrong ones."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -10,6 +11,7 @@ from modellink_rm.records import RecordError, check_unicode
 
 # Data sets hold margins and ratings in float32; the difference of two such numbers is one too.
 _LARGEST_NUMBER = 1e38
+_ATTRIBUTE = re.compile(r"[\w-]+")
 
 
 class Handler(Protocol):
@@ -147,6 +149,15 @@ def rated_attributes(handler: Handler) -> tuple[str, ...]:
     """Names of the attributes that a handler reads ratings of; () if it reads none."""
     found: tuple[str, ...] = getattr(handler, "rated_attributes", ())
     return found
+
+
+def are_attributes(names: Sequence[str]) -> bool:
+    """Whether ratings may be of these: different names of letters, digits, _ and -, at least one.
+
+    They are names of metrics, and of --attribute-weights.
+    """
+    are_names = not isinstance(names, str) and all(isinstance(name, str) for name in names)
+    return are_names and 0 < len(names) == len(set(names)) and all(map(_ATTRIBUTE.fullmatch, names))
 
 
 def missing_answer_fields(handler: Handler, record: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,6 @@
 """RatedResponseHandler: a response with ratings of its attributes."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,6 +9,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Rated
 from modellink_rm.handlers.fields import (
     ResponsesHandler,
+    are_attributes,
     names_of,
     optional_number,
     required,
@@ -17,9 +17,6 @@ from modellink_rm.handlers.fields import (
 )
 from modellink_rm.handlers.messages import alternating, only_system_text, read_answer, read_messages
 from modellink_rm.handlers.registry import HANDLERS
-
-# They are names of metrics, and of --attribute-weights.
-_NAME = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +41,7 @@ class RatedResponseHandler(ResponsesHandler):
     answer_keys: ClassVar[tuple[str, ...]] = ("response",)
 
     def __post_init__(self) -> None:
-        names = self.rated_attributes
-        if not names or len(set(names)) < len(names) or not all(map(_NAME.fullmatch, names)):
+        if not are_attributes(self.rated_attributes):
             raise UserError(
                 "--map-keys 'attributes' takes different names of letters, digits, _ and -, with commas "
                 f"between them, got {self.attributes!r}"

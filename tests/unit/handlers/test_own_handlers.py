@@ -93,3 +93,11 @@ def test_an_own_handler_whose_ranking_has_a_margin_below_0_is_an_error(tmp_path)
     )
     with pytest.raises(UserError, match=r"a Ranking with the margin -0\.5: it is not below 0"):
         make_handler(f"{tmp_path}/own.py:Own", None)({})
+
+
+@pytest.mark.parametrize("names", [("help.ful",), ("a", "a"), ("",), ("a b",), "quality", (1,)])
+def test_an_own_handler_rates_attributes_that_metrics_can_be_called_by(names, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"class Mine:\n    rated_attributes = {names!r}\n    def __call__(self, record): ...")
+    with pytest.raises(UserError, match="Mine: rated_attributes are different names of letters"):
+        make_handler(f"{path}:Mine", None)
