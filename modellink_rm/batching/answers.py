@@ -55,15 +55,17 @@ def answer_tokens(
         last_positions: of each response its last token; of equal answers to a prompt the same.
         prompt_ends: of each response the last token of its prompt; -1 without a prompt.
     """
-    numbers: dict[int, int] = {}  # the last token of an answer -> its number
+    # The last token of an answer and its length -> its number: data of other tools may divide equal sequences
+    # into prompt and answer at other places.
+    numbers: dict[tuple[int, int], int] = {}
     positions: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     ids: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
     slots = []
     for response, last, prompt_end in zip(responses, last_positions, prompt_ends, strict=True):
-        slots.append(numbers.setdefault(last, len(numbers)))
+        predicted = predicted_ids(response)
+        slots.append(numbers.setdefault((last, len(predicted)), len(numbers)))
         if slots[-1] < len(ids) - 1:
             continue  # an equal answer was there before
-        predicted = predicted_ids(response)
         before = np.arange(last - len(predicted), last)
         if len(before) and prompt_end >= 0:
             before[0] = prompt_end

@@ -53,6 +53,16 @@ def test_equal_answers_are_predicted_once() -> None:
     assert predictions(batch) == expected([Example(0, (one, other, one))])
 
 
+def test_equal_sequences_with_other_prompts_are_other_answers() -> None:
+    """As data of another tool may have them."""
+    ids = np.array([5, 6, 7, 8], dtype=np.int32)
+    example = Example(index=0, responses=(Response(ids, 1), Response(ids, 3)), ranks=(1, 2))
+    batch = pack_examples([example], predicts_answers=True)
+    assert predictions(batch) == expected([example])
+    assert batch.answers is not None
+    assert batch.answers.num_answers == 2
+
+
 def test_batch_without_examples_predicts_nothing() -> None:
     batch = pack_examples([], divisible_by=4, predicts_answers=True)
     assert batch.answers is not None
