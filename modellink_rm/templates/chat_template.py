@@ -26,6 +26,7 @@ _RENDERING_ERRORS = (
     *(RecursionError, MemoryError, RenderingTooLongError),
 )
 _LONGEST_TEXT = 1 << 26  # characters
+_CONTROL = re.compile(r"<\|[^|<>]+\|>")  # unlike <think> and <tool_call>, which answers may hold
 # Private-use characters, one of which marks a control token in the text of a message.
 _MARKS = [chr(code) for code in range(0xE000, 0xE010)]
 _QUESTION, _ANSWER = "\N{WHITE SQUARE}", "\N{BLACK SQUARE}"
@@ -85,10 +86,13 @@ class ChatRenderer:
         self._variables = dict(self._tokenizer.variables)
         if template.thinking is not None:
             self._variables["enable_thinking"] = template.thinking
-        self._special_pattern = pattern_of(self._tokenizer.special)
+        # Tokenizers that were extended for a chat do not always flag the tokens of it.
+        spelled = (token for token in self._tokenizer.added if token in template.chat_template)
+        self._special = {*self._tokenizer.special, *filter(_CONTROL.fullmatch, spelled)}
+        self._special_pattern = pattern_of(tuple(self._special))
         self._added_pattern = pattern_of(self._tokenizer.added)
         self._plain = tokenizer.with_control_tokens(
-            [token for token in self._tokenizer.special if tokenizer.token_to_id(token) is not None]
+            [token for token in self._special if tokenizer.token_to_id(token) is not None]
         )
 
     def response_ids(
@@ -157,7 +161,7 @@ class ChatRenderer:
         for messages in (_ANSWERED, [system, *_ANSWERED], [*_ANSWERED, *called]):
             with contextlib.suppress(RecordError):  # it has no form for one of them
                 written.append(self._text(messages, None))
-        return frozenset(token for token in self._tokenizer.special if any(token in text for text in written))
+        return frozenset(token for token in self._special if any(token in text for text in written))
 
     @property
     def end_of_closing(self) -> int:
@@ -170,7 +174,7 @@ class ChatRenderer:
         ends = [
             found.end()
             for found in self._added_pattern.finditer(self.closing)
-            if found[0] in self._tokenizer.special or is_bracketed(found[0])
+            if found[0] in self._special or is_bracketed(found[0])
         ]
         if not ends:
             return len(self.closing)

@@ -230,6 +230,29 @@ def test_a_chat_template_that_leaves_out_a_part_refuses_the_record(
         encode_prompt("a system message" if tools else None, tools, turns, template, tokenizer)
 
 
+def test_control_tokens_that_the_tokenizer_does_not_flag_are_text_in_messages(tmp_path):
+    """As of tokenizers that were extended for ChatML; <think>, which the template writes too, stays one."""
+    names = ["<|im_start|>", "<think>", "</think>"]
+    train_tokenizer_json(special=["<s>", "</s>", "<|im_end|>"], not_special=names).save(
+        str(tmp_path / "tokenizer.json")
+    )
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": CHATML}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_directory(tmp_path)
+    template = find_template("hf", tokenizer)
+    plain, spelled = (
+        Message("assistant", "<think>b</think>"),
+        Message("assistant", "<|im_start|><think>b</think>"),
+    )
+    tokens = tokenize_responses(
+        Pair(None, "", (Message("user", "<|im_start|>"),), plain, spelled), template, tokenizer
+    )
+    start, thought = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<think>")
+    assert tokens.prompt_ids.count(start) == 2
+    assert [ids.count(start) for ids in tokens.response_ids] == [0, 0]
+    assert [ids.count(thought) for ids in tokens.response_ids] == [1, 1]
+
+
 def test_closing_tokens_and_rule(chatml, llama2):
     for directory in (chatml, llama2):
         tokenizer = load_directory(directory)
