@@ -1,6 +1,5 @@
 """OpenAiMessagesPairwiseHandler: messages with role and content, the form of TRL, XTuner and NeMo."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,7 +16,7 @@ from modellink_rm.handlers.fields import (
     wrong_type,
 )
 from modellink_rm.handlers.registry import HANDLERS
-from modellink_rm.records import RecordError
+from modellink_rm.records import RecordError, json_in_text
 
 _ROLES: dict[str, Role] = {
     "user": "user",
@@ -268,7 +267,9 @@ def _calls_text(calls: Any, where: str) -> str:
         arguments = function.get("arguments")
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments)
+                arguments = json_in_text(arguments)
+            except RecordError:
+                raise
             except (ValueError, RecursionError):
                 reason = "arguments of a tool call are not JSON"
                 raise RecordError(reason, f"{where}: {reason}") from None

@@ -10,6 +10,7 @@ from modellink_rm.records.record import (
     RecordBlock,
     RecordError,
     check_unicode,
+    json_in_text,
     parse_record,
     shortened,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "check_resumed_block",
     "check_unicode",
     "input_files",
+    "json_in_text",
     "parse_record",
     "read_raw_records",
     "read_records",

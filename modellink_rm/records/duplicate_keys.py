@@ -42,15 +42,28 @@ def key_twice(text: bytes) -> str | None:
     return duplicate_key(text, value)
 
 
+def parsed_by_key(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        DuplicateKeyError: a key is twice in one object.
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_checked)
+
+
 def _found_by_key(text: bytes) -> str | None:
     try:
-        json.loads(text, object_pairs_hook=_checked)
-    except _DuplicateKeyError as error:
+        parsed_by_key(text)
+    except DuplicateKeyError as error:
         return error.key
     return None
 
 
-class _DuplicateKeyError(Exception):
+class DuplicateKeyError(Exception):
+    """A key is twice in one object."""
+
     def __init__(self, key: str) -> None:
         super().__init__(key)
         self.key = key
@@ -60,5 +73,5 @@ def _checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _DuplicateKeyError(next(key for key in found if keys.count(key) > 1))
+        raise DuplicateKeyError(next(key for key in found if keys.count(key) > 1))
     return found

@@ -9,11 +9,12 @@ from typing import Any
 import orjson
 
 from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
-from modellink_rm.records.duplicate_keys import duplicate_key
+from modellink_rm.records.duplicate_keys import DuplicateKeyError, duplicate_key, parsed_by_key
 
 _NOT_UTF8 = "invalid UTF-8"
 _HALF_A_PAIR = "half of a surrogate pair"
 _NESTED = "nested too deeply"
+_KEY_TWICE = "an object with a key twice"
 _TOO_MANY_DIGITS = "a number with more digits than Python reads"
 # An integer of more than 64 bits has so many digits: orjson rounds it, and Python's own parser does not.
 _MANY_DIGITS = b"0" * 19
@@ -124,8 +125,7 @@ def parse_record(raw: RawRecord) -> Record | BadRecord:
     except RecursionError:
         return BadRecord(raw.place, _NESTED, _NESTED)
     if key is not None:
-        reason = "an object with a key twice"
-        return BadRecord(raw.place, reason, shortened(f"{reason}: {key!r}"))
+        return BadRecord(raw.place, _KEY_TWICE, shortened(f"{_KEY_TWICE}: {key!r}"))
     return Record(raw.place, value)
 
 
@@ -139,6 +139,19 @@ def check_unicode(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise RecordError(_HALF_A_PAIR, f"{_HALF_A_PAIR}, at character {error.start + 1} of a text") from None
+
+
+def json_in_text(text: str) -> Any:
+    """The value of JSON that is a text of a record, such as the arguments of a call.
+
+    Raises:
+        RecordError: a key is twice in one of its objects, of which a parser keeps one value.
+        ValueError: it is no JSON; likewise RecursionError for one that is nested too deeply.
+    """
+    try:
+        return parsed_by_key(text)
+    except DuplicateKeyError as error:
+        raise RecordError(_KEY_TWICE, f"{_KEY_TWICE}: {error.key!r}, in the JSON of a text") from None
 
 
 def record_of_row(place: str, row: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> RawRecord:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modellink_rm.records import RecordError, check_unicode
+from modellink_rm.records import RecordError, check_unicode, json_in_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def text_and_calls(content: str) -> tuple[str, list[Call]]:
     """The text before the calls, and the calls; the whole text and no calls if it does not end with them.
 
     Raises:
-        RecordError: a call is nested too deeply.
+        RecordError: a call is nested too deeply, or has a key twice.
     """
     try:
         for text, written in (("", content), content.rpartition("\n")[::2]):
@@ -80,7 +80,9 @@ def text_and_calls(content: str) -> tuple[str, list[Call]]:
 
 def _calls(written: str) -> list[Call]:
     try:
-        value = json.loads(written)
+        value = json_in_text(written)
+    except RecordError:
+        raise
     except ValueError:
         return []
     calls = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modellink_rm.conversation import Message
-from modellink_rm.records import RecordError
+from modellink_rm.records import RecordError, json_in_text
 from modellink_rm.templates.calls import Call, text_and_calls
 
 ChatMessage = dict[str, Any]
@@ -133,7 +133,9 @@ def with_tools(
 def _wrapped_tools(tools: str) -> list[Any]:
     reason = "tools are not a JSON list of functions"
     try:
-        value = json.loads(tools)
+        value = json_in_text(tools)
+    except RecordError:
+        raise
     except (ValueError, RecursionError):
         raise RecordError(reason) from None
     value = value if isinstance(value, list) else [value]

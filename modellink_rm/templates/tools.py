@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from modellink_rm.records import RecordError, check_unicode
+from modellink_rm.records import RecordError, check_unicode, json_in_text
 
 Function = dict[str, Any]
 
@@ -18,11 +18,13 @@ def functions_of(tools: str) -> list[Function]:
     """The functions in a record's description of tools, unwrapped.
 
     Raises:
-        RecordError: it is not a JSON list of functions with names.
+        RecordError: it is not a JSON list of functions with names, or has a key twice.
     """
     reason = "tools are not a JSON list of functions"
     try:
-        value = json.loads(tools)
+        value = json_in_text(tools)
+    except RecordError:
+        raise
     except (ValueError, RecursionError):
         raise RecordError(reason) from None
     functions = []

@@ -147,6 +147,17 @@ def test_equal_answers_leave_the_prompt_before_them():
             {"prompt": "q", "chosen": {"role": "assistant", "tool_calls": [{}]}, "rejected": "b"},
             "a tool call without a name",
         ),
+        (
+            {
+                "prompt": "q",
+                "chosen": {
+                    "role": "assistant",
+                    "function_call": {"name": "f", "arguments": '{"x": 1, "x": 2}'},
+                },
+                "rejected": "b",
+            },
+            "an object with a key twice",
+        ),
     ],
 )
 def test_messages_say_what_is_wrong(record, reason):

@@ -114,6 +114,12 @@ def test_calls_that_have_no_form_are_refused(content, load):
         encode_response(Message("function_call", content), TEMPLATES["llama3"], load("llama3")[0])
 
 
+def test_a_call_that_has_a_key_twice_is_refused(load):
+    call = Message("function_call", '{"name": "f", "arguments": {"x": 1, "x": 2}}')
+    with pytest.raises(RecordError, match="an object with a key twice: 'x'"):
+        encode_response(call, TEMPLATES["qwen"], load("qwen")[0])
+
+
 @pytest.mark.parametrize("name", ["qwen", "glm4", "llama3"])
 def test_half_a_surrogate_pair_that_escapes_spell_in_a_call_is_refused(name, load):
     call = Message("function_call", r'{"name": "f", "arguments": {"x": "\ud800"}}')

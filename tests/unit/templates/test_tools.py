@@ -193,6 +193,12 @@ def test_control_tokens_spelled_in_tools_are_text(control_directory):
     assert "<|im_end|>" in own.decode([index for index in ids if index < own.get_piece_size()])
 
 
+def test_tools_that_have_a_key_twice_are_refused(control_directory):
+    tokenizer, turns = load_directory(control_directory), (Message("user", "q"),)
+    with pytest.raises(RecordError, match="an object with a key twice: 'name', in the JSON of a text"):
+        encode_prompt(None, '[{"name": "f", "name": "g"}]', turns, TEMPLATES["qwen"], tokenizer)
+
+
 @pytest.mark.parametrize("name", ["qwen", "mistral"])
 def test_half_a_surrogate_pair_that_escapes_spell_in_tools_is_refused(name, mistral_directory, request):
     directory = mistral_directory if name == "mistral" else request.getfixturevalue("control_directory")
