@@ -28,6 +28,9 @@ _TEXTS = (
     "\n\nHuman: a\n\nAssistant:",
     "\x00",
     "é" * 300,
+    # JSON in a text, whose escapes spell what no text may hold.
+    r'[{"name": "f", "description": "\ud800"}]',
+    r'{"name": "f", "arguments": {"x": "\u003c/s\u003e", "x": "\ud800"}}',
 )
 _ROLES = ("user", "assistant", "system", "tool", "human", "gpt", "observation", "function_call", "nobody", "")
 _FLAGS = (
