@@ -1,5 +1,6 @@
 """Records to conversations for scoring, and the choice of the handler that reads them."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Conversation
 from modellink_rm.handlers import HANDLERS, Handler, conversation_of, make_handler
 from modellink_rm.handlers.fields import answer_fields, rated_attributes
+from modellink_rm.handlers.stepwise import StepwiseHandler
 from modellink_rm.records import BadRecord, Record, RecordError
 
 DEFAULT_HANDLER = "OpenAiMessagesPairwiseHandler"
@@ -60,7 +62,9 @@ class RecordReader:
         if trained_handler is not None and trained_handler in HANDLERS:
             self._trained = make_handler(trained_handler, trained_map_keys)
         self._default = make_handler(DEFAULT_HANDLER, None)
-        self._steps = make_handler(STEPS_HANDLER, None) if scores_steps else None
+        # Its system text is read as by the server's routes and by the handler of responses.
+        keys_of_steps = json.dumps({"system": "system"})
+        self._steps = make_handler(STEPS_HANDLER, keys_of_steps) if scores_steps else None
         self._responses = make_handler(RESPONSES_HANDLER, None)
 
     def __call__(self, fields: Mapping[str, Any]) -> Conversation:
@@ -76,8 +80,7 @@ class RecordReader:
         if self._given is not None:
             return self._given
         if self._steps is not None:
-            is_known = self._trained is not None and not _has_any(fields, answer_fields(self._steps))
-            return self._trained if self._trained is not None and is_known else self._steps
+            return self._handler_of_steps(self._steps, fields)
         own = answer_fields(self._trained or self._default)
         responses = [name for name in _RESPONSES if name in fields and name not in own]
         if responses and not _has_any(fields, own):
@@ -95,6 +98,14 @@ class RecordReader:
             raise HandlerNeededError(reason, f"{reason}: --handler-name says how to read another form")
         check_nothing_is_left(fields, OTHER_HANDLERS | _OF_RESPONSES, DEFAULT_HANDLER)
         return self._default
+
+    def _handler_of_steps(self, steps: Handler, fields: Mapping[str, Any]) -> Handler:
+        """The training data's handler; `steps` for completions, unless training read its own from them."""
+        if self._trained is None:
+            return steps
+        own = answer_fields(self._trained) if isinstance(self._trained, StepwiseHandler) else ()
+        is_known = _has_any(fields, own) or not _has_any(fields, answer_fields(steps))
+        return self._trained if is_known else steps
 
 
 def check_first(reader: Callable[[Mapping[str, Any]], object], records: Sequence[Record | BadRecord]) -> None:

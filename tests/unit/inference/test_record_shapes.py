@@ -9,7 +9,7 @@ import pytest
 from modellink_rm.base.errors import UserError
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
-from modellink_rm.conversation import Message, Pair, Ranking, Unranked
+from modellink_rm.conversation import Message, Pair, Ranking, Stepwise, Unranked
 from modellink_rm.inference.reader import HandlerNeededError, RecordReader, check_first
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
 from modellink_rm.inference.result import NotScored
@@ -218,6 +218,32 @@ def test_the_keys_of_training_are_used():
         {"question": "q", **TEXTS}, trained_handler=ALPACA[0], trained_map_keys='{"prompt": "question"}'
     )
     assert found == Pair(None, "", QUESTION, A, B)
+
+
+@pytest.mark.parametrize(
+    ("trained", "fields", "system"),
+    [
+        # Under the keys of training, whatever stands beside them.
+        ({"system": "rules"}, {"completions": ["a"], "rules": "s", "system": "t"}, "s"),
+        ({"prompt": "rules"}, {"completions": ["a"], "rules": "q", "prompt": "other"}, None),
+        ({"completions": "steps"}, {"steps": ["a"], "completions": ["b"]}, None),
+        ({"source": "from"}, {"completions": ["a"], "system": "s"}, None),
+        # Of a form that the training data did not have, as the server reads it.
+        ({"completions": "steps"}, {"completions": ["a"], "system": "s"}, "s"),
+        (None, {"completions": ["a"], "system": "s"}, "s"),
+    ],
+)
+def test_steps_are_read_with_the_keys_of_training(trained, fields, system):
+    handler = {} if trained is None else {"trained_handler": "StepwiseHandler"}
+    keys = {} if trained is None else {"trained_map_keys": json.dumps(trained)}
+    found = read({"prompt": "q", **fields}, scores_steps=True, **handler, **keys)
+    assert found == Stepwise(system, "", (Message("user", "q"),), ("a",), None)
+
+
+def test_completions_are_steps_for_a_model_that_was_trained_on_another_form():
+    fields = {"prompt": "q", "completions": ["a"], "input": "x"}
+    found = read(fields, scores_steps=True, trained_handler="MathShepherdHandler")
+    assert found.steps == ("a",)
 
 
 def test_without_a_contract_pairs_are_messages():
