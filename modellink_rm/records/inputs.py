@@ -12,6 +12,7 @@ from modellink_rm.config.limits import DEFAULT_LIMITS, Limits
 from modellink_rm.records.compressed import format_suffix
 from modellink_rm.records.hub import is_hub_name, read_hub
 from modellink_rm.records.record import BadRecord, RawRecord, Record, parse_record
+from modellink_rm.records.splits import splits_of
 from modellink_rm.records.tables import read_arrow, read_parquet
 from modellink_rm.records.text_formats import read_csv, read_json, read_lines
 
@@ -67,6 +68,8 @@ def read_raw_records(
 def input_files(inputs: str | Sequence[str], *, flag: str = "--input") -> list[Path]:
     """The files that one or more --input name, in order; names of the hub have none.
 
+    Warns where they are of several splits: a directory of the hub has its test split beside the others.
+
     Raises:
         UserError: a path does not exist, holds no file of a known kind, or names a file twice.
     """
@@ -76,6 +79,13 @@ def input_files(inputs: str | Sequence[str], *, flag: str = "--input") -> list[P
         if file.resolve() in seen:
             raise UserError(f"{flag} names {file} twice")
         seen.add(file.resolve())
+    splits = splits_of(files)
+    if len(splits) > 1:
+        first = next((file for split, file in splits.items() if "train" in split), files[0])
+        warn_once(
+            f"{flag.removesuffix(':')}: the splits {listed(sorted(splits))} are read together; to read one alone, name its "
+            f"files, such as {first}"
+        )
     return files
 
 
@@ -119,9 +129,11 @@ def _files_in(directory: Path, flag: str) -> list[Path]:
     """The files of a directory by name; .txt files, often readmes, only if there are no others."""
     files = sorted(file for file in directory.iterdir() if file.is_file() and _is_input(file))
     files = [file for file in files if format_suffix(file) != ".txt"] or files
-    if not files:
-        raise UserError(f"{flag} {directory} holds no file of a known kind ({_KINDS})")
     others = sorted(file.name for file in directory.iterdir() if _is_not_read(file))
+    if not files:
+        within = [name for name in others if (directory / name).is_dir()]
+        instead = f"; name a directory within it: {listed(within)}" if within else ""
+        raise UserError(f"{flag} {directory} holds no file of a known kind ({_KINDS}){instead}")
     if others:
         warn_once(
             f"{flag} {directory}: not read are {listed(others)}; files end in one of {_KINDS}, and a "
@@ -149,6 +161,11 @@ def _is_input(file: Path) -> bool:
 
 
 def _is_beside_the_data(path: str) -> bool:
-    """True for hidden files, files that describe the data, and the manifest of an earlier run."""
+    """True for hidden files, files that describe the data, and the manifest of an earlier run.
+
+    And for what the datasets library keeps of `map`, `filter` and `shuffle` beside the data that it was
+    loaded from, cache-88c4c2c2d1ed3e8d.arrow: the same rows once more, or their places.
+    """
     name = Path(path).name
-    return name.startswith(".") or name.endswith("_manifest.json") or name in _ABOUT_THE_DATA
+    is_kept = name.startswith("cache-") and name.endswith(".arrow")
+    return is_kept or name.startswith(".") or name.endswith("_manifest.json") or name in _ABOUT_THE_DATA

@@ -302,6 +302,58 @@ def test_records_of_a_directory_in_other_formats_are_named(tmp_path, monkeypatch
     assert told[0].startswith(f"--input {tmp_path}: not read are b.jsonl.bz2, c.tsv, d; files end in one of")
 
 
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "readme.jsonl"], None),
+        (["test-00000-of-00001.jsonl", "train-00000-of-00001.jsonl"], "test, train"),
+        (["train_prefs-00000-of-00001.jsonl", "train_sft-00000-of-00001.jsonl"], "train_prefs, train_sft"),
+        (["pairs-dev.jsonl", "pairs-training.json", "pairs.TEST.jsonl"], "test, train, validation"),
+        (["imdb-train.jsonl", "latest.jsonl", "train_test.jsonl"], None),
+        (["gsm8k-00000-of-00001.jsonl", "math-00000-of-00001.jsonl"], None),
+        (["data-00000-of-00002.jsonl", "data-00001-of-00002.jsonl"], None),
+    ],
+)
+def test_splits_of_a_directory_that_are_read_together_are_named(names, splits, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(inputs, "warn_once", told.append)
+    directory = tmp_path / "train"  # which is no split of the files in it
+    directory.mkdir()
+    for name in names:
+        (directory / name).write_text('{"n": 1}')
+    for given in ([str(directory)], [str(directory / "*.json*")], list(map(str, directory.iterdir()))):
+        told.clear()
+        assert len(input_files(given)) == len(names)
+        assert len(told) == (splits is not None)
+        if splits is not None:
+            assert told[0].startswith(f"--input: the splits {splits} are read together; ")
+            assert f"name its files, such as {directory}/" in told[0]
+
+
+def test_splits_in_directories_are_named_too(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(inputs, "warn_once", told.append)
+    for name in ("en/train/a.jsonl", "en/test/a.jsonl", "zh/train/a.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text('{"n": 1}')
+    assert len(input_files(f"{tmp_path}/*/train/*")) == 2
+    assert told == []
+    assert len(input_files(f"{tmp_path}/en/**/*.jsonl")) == 2
+    assert "the splits test, train are read together" in told[0]
+    with pytest.raises(UserError, match=r"en holds no file .*; name a directory within it: test, train$"):
+        input_files(f"{tmp_path}/en")
+
+
+def test_rows_that_the_datasets_library_keeps_beside_its_data_are_not_read_again(tmp_path):
+    table = pyarrow.table({"n": [1, 2]})
+    for name in ("data-00000-of-00001.arrow", "cache-88c4c2c2d1ed3e8d.arrow"):
+        with pyarrow.ipc.new_stream(tmp_path / name, table.schema) as writer:
+            writer.write_table(table)
+    assert len(list(read_records(str(tmp_path)))) == 2
+    assert len(list(read_records(str(tmp_path / "*.arrow")))) == 2
+    assert len(list(read_records(str(tmp_path / "cache-88c4c2c2d1ed3e8d.arrow")))) == 2
+
+
 def test_a_directory_of_txt_files_is_read(tmp_path):
     (tmp_path / "x.txt").write_text('{"n": 1}\n')
     assert [record.fields for record in read_records(str(tmp_path))] == [{"n": 1}]
