@@ -83,8 +83,8 @@ def input_files(inputs: str | Sequence[str], *, flag: str = "--input") -> list[P
     if len(splits) > 1:
         first = next((file for split, file in splits.items() if "train" in split), files[0])
         warn_once(
-            f"{flag.removesuffix(':')}: the splits {listed(sorted(splits))} are read together; to read one alone, name its "
-            f"files, such as {first}"
+            f"{flag.removesuffix(':')}: the splits {listed(sorted(splits))} are read together; to read one "
+            f"alone, name its files, such as {first}"
         )
     return files
 
