@@ -9,6 +9,7 @@ from modellink_rm.doctor.devices import device_problems, examine_devices
 from modellink_rm.doctor.findings import Problem
 from modellink_rm.doctor.host import examine_host, host_problems
 from modellink_rm.doctor.kernels import examine_kernels, kernel_problems
+from modellink_rm.doctor.network import network_problems
 from modellink_rm.doctor.packages import wrong_versions
 from modellink_rm.doctor.report import DoctorReport
 
@@ -30,5 +31,9 @@ def examine(directory: Path) -> DoctorReport:
         return DoctorReport(host=host, devices=None, kernels=None, problems=tuple(problems))
     devices = examine_devices(platform)
     kernels = examine_kernels(platform)
-    problems += [*device_problems(devices), *kernel_problems(kernels, platform)]
+    problems += [
+        *network_problems(platform.backend),
+        *device_problems(devices),
+        *kernel_problems(kernels, platform),
+    ]
     return DoctorReport(host=host, devices=devices, kernels=kernels, problems=tuple(problems))

@@ -85,9 +85,10 @@ def kernel_problems(kernels: KernelReport, platform: Platform) -> Iterator[Probl
         needed = (
             "a C++ compiler (g++)" if is_cpu(platform.device) else "triton, a C compiler and Python's headers"
         )
+        is_missing = platform.missing_compiler() is not None
         yield Problem(
             what=f"norm, rotation and gate cannot be compiled: {kernels.compiler_obstacle}",
-            remedy=f"install {needed}; runs work without, more slowly",
+            remedy=f"{f'install {needed}' if is_missing else 'mend that'}; runs work without, more slowly",
         )
     for choice in kernels.attention:
         if choice.chosen is None:

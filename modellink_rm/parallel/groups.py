@@ -14,6 +14,7 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch.distributed import HashStore, PrefixStore  # type: ignore[attr-defined]  # public, but not typed so
 from torch.distributed.rendezvous import rendezvous
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.base.platform import Platform
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.places import flags_of_all
@@ -78,30 +79,42 @@ def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> 
 
     Raises:
         AgreedError: the processes have other parallel sizes.
+        UserError: gloo finds no network interface.
     """
     timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
     if "RANK" in os.environ:
         store, rank, world_size = next(rendezvous("env://", timeout=timeout))
         # torchrun's store outlives the groups: a second start would read what the first one left there.
         start = store.add(f"modellink_rm/starts/{rank}", 1)
-        torch.distributed.init_process_group(
-            platform.backend,
-            store=PrefixStore(f"modellink_rm/start{start}", store),
-            rank=rank,
-            world_size=world_size,
-            timeout=timeout,
-        )
+        of_this_start = PrefixStore(f"modellink_rm/start{start}", store)
+        _form_group(platform.backend, of_this_start, rank=rank, world_size=world_size, timeout=timeout)
     else:
         # In memory: a file or a port would need room in /tmp, or a network.
-        torch.distributed.init_process_group(
-            platform.backend, store=HashStore(), rank=0, world_size=1, timeout=timeout
-        )
+        _form_group(platform.backend, HashStore(), rank=0, world_size=1, timeout=timeout)
     try:
         check_agreed(flags_of_all(config))  # groups of other sizes would wait for each other
         yield start_model_parallel(config, seed=seed)
     finally:
         parallel_state.destroy_model_parallel()
         torch.distributed.destroy_process_group()
+
+
+def _form_group(backend: str, store: Any, **options: Any) -> None:
+    """Start torch.distributed.
+
+    Raises:
+        UserError: gloo finds no network interface.
+    """
+    try:
+        torch.distributed.init_process_group(backend, store=store, **options)
+    except RuntimeError as error:
+        _, found, interface = str(error).splitlines()[0].partition("Unable to find ")
+        if not found:
+            raise
+        raise UserError(
+            f"gloo, by which processes talk, does not find the {interface}; GLOO_SOCKET_IFNAME, where it is "
+            "set, must name an interface that is up (ip addr)"
+        ) from None
 
 
 def start_model_parallel(config: ParallelConfig, *, seed: int) -> Ranks:

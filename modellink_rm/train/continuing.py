@@ -182,11 +182,15 @@ def _changed_flag(field: "dataclasses.Field[Any]", now: Any, before: Any) -> str
         name = flag_name(field.name, negated=field.default is True)
         return f"{name}; it started without" if now is not field.default else f"no {name}; it started with it"
     name = flag_name(field.name)
-    if now is None:
-        return f"no {name}; it started with {before!r}"
-    if before is None:
-        return f"{name} {now!r}; it started without"
-    return f"{name} {now!r}; it started with {before!r}"
+    if now in (None, ()):
+        return f"no {name}; it started with {_as_typed(before)}"
+    if before in (None, ()):
+        return f"{name} {_as_typed(now)}; it started without"
+    return f"{name} {_as_typed(now)}; it started with {_as_typed(before)}"
+
+
+def _as_typed(value: Any) -> str:
+    return " ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
 
 
 def _changed_mixture(config: DataConfig, run: RunInfo) -> Iterator[str]:

@@ -10,16 +10,20 @@ import torch
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.platform import Platform
 from modellink_rm.commands import doctor
+from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.doctor import examine as examine_module
 from modellink_rm.doctor import host as host_module
 from modellink_rm.doctor import kernels as kernels_module
+from modellink_rm.doctor import network as network_module
 from modellink_rm.doctor import packages as packages_module
 from modellink_rm.doctor.devices import Devices, Gpu, device_problems, driver_version
 from modellink_rm.doctor.examine import examine
 from modellink_rm.doctor.host import Disk, Host, host_problems
 from modellink_rm.doctor.kernels import KernelReport, examine_kernels, kernel_problems
+from modellink_rm.doctor.network import network_problems
 from modellink_rm.doctor.packages import broken_packages, wrong_versions
 from modellink_rm.doctor.report import lines_of
+from modellink_rm.parallel.groups import process_groups
 
 CPU = Platform(torch.device("cpu"), "gloo", "a CPU", ("sdpa",))
 GPU = Platform(torch.device("cuda", 0), "nccl", "an H100", ("flash", "varlen", "flex", "sdpa"))
@@ -157,6 +161,11 @@ def test_slow_or_missing_kernels_of_a_gpu_are_problems(monkeypatch: pytest.Monke
         "norm, rotation and gate cannot be compiled: torch.compile needs the package triton",
         "attention in bfloat16 is sdpa, the slowest kernel that works here",
     ]
+    remedies = [next(kernel_problems(found, platform)).remedy for platform in (GPU, CPU)]
+    assert remedies[0].startswith("install triton, a C compiler and Python's headers; ")
+    assert remedies[1].startswith("install a C++ compiler (g++); ")
+    monkeypatch.setattr(Platform, "missing_compiler", lambda self: None)
+    assert next(kernel_problems(found, CPU)).remedy == "mend that; runs work without, more slowly"
     works = KernelReport(attention=found.attention, compiler_obstacle=None)
     assert list(kernel_problems(works, CPU)) == []
 
@@ -225,3 +234,35 @@ def test_a_version_outside_the_bounds_of_pyproject_is_a_problem(monkeypatch: pyt
 def test_a_directory_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="--directory must be a directory, got nowhere"):
         doctor.main(["--directory", "nowhere"])
+
+
+def test_a_machine_whose_processes_find_each_other_has_no_problem_of_networks() -> None:
+    assert list(network_problems("gloo")) == list(network_problems("nccl")) == []
+
+
+def test_a_name_under_which_a_machine_does_not_reach_itself_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("socket.getfqdn", lambda: "no..where")
+    (problem,) = network_problems("gloo")
+    assert problem.what.startswith("this machine does not reach itself by its name, no..where: ")
+    assert problem.remedy.startswith("a line `127.0.0.1 no..where` in /etc/hosts; ")
+
+
+def test_a_machine_without_a_loopback_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_module, "_LOOPBACK", "192.0.2.1")  # of no machine (RFC 5737)
+    monkeypatch.setattr(network_module, "_SECONDS", 0.05)
+    (problem,) = network_problems("gloo")
+    assert problem.what.startswith("a process does not reach another one of this machine, at 192.0.2.1: ")
+
+
+def test_an_interface_that_is_not_there_is_a_problem_and_ends_a_run_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib9")
+    (problem,) = network_problems("gloo")
+    assert "no group of processes can be formed with gloo: " in problem.what
+    assert "ib9" in problem.what
+    message = "gloo, by which processes talk, does not find the address for: ib9; GLOO_SOCKET_IFNAME"
+    with pytest.raises(UserError, match=message), process_groups(ParallelConfig(), CPU, seed=1):
+        pass

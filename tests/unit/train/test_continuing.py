@@ -199,6 +199,7 @@ def test_a_switch_is_announced_as_it_is_typed(announced: list[str]) -> None:
     [
         ("--max-samples 5", "--data-temperature 2.0"),
         ("--lr-decay-style WSD", "--lr-wsd-decay-iters 3"),
+        ("", "--data-epochs 1.5"),
     ],
 )
 def test_a_flag_without_a_default_is_announced_when_it_is_given_and_when_it_is_left_out(
