@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from types import SimpleNamespace
 
 import pyarrow
 import pytest
@@ -19,6 +20,7 @@ from modellink_rm.records import (
     BadRecord,
     Limits,
     Record,
+    hub,
     input_files,
     inputs,
     read_raw_records,
@@ -352,6 +354,27 @@ def test_rows_that_the_datasets_library_keeps_beside_its_data_are_not_read_again
     assert len(list(read_records(str(tmp_path)))) == 2
     assert len(list(read_records(str(tmp_path / "*.arrow")))) == 2
     assert len(list(read_records(str(tmp_path / "cache-88c4c2c2d1ed3e8d.arrow")))) == 2
+
+
+def test_a_data_set_of_the_hub_is_read_in_the_split_that_a_line_names(monkeypatch):
+    asked = []
+
+    def load_dataset(*words, **options):
+        asked.append((words, options))
+        return [{"n": 1}, {"n": 2}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    told = []
+    monkeypatch.setattr(hub, "info", told.append)
+    for _ in range(2):
+        found = list(read_records("somebody/of-this-test", flag="--data held-out:"))
+        assert [(one.place, one.fields["n"]) for one in found] == [
+            ("somebody/of-this-test[0]", 1),
+            ("somebody/of-this-test[1]", 2),
+        ]
+    assert asked == [(("somebody/of-this-test",), {"split": "train", "streaming": True})] * 2
+    (line,) = told
+    assert line.startswith("--data held-out: somebody/of-this-test of the Hugging Face hub, its train split")
 
 
 def test_a_directory_of_txt_files_is_read(tmp_path):
