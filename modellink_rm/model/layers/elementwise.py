@@ -65,8 +65,8 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second, rest = states[..., :width], states[..., width : 2 * width], states[..., 2 * width :]
     if _adds_in_place(states):
         rotated = states[..., : 2 * width] * torch.cat((cos, cos), dim=-1)
-        rotated[..., :width].addcmul_(second, sin, value=-1)
-        rotated[..., width:].addcmul_(first, sin)
+        rotated[..., :width].sub_(second * sin)
+        rotated[..., width:].add_(first * sin)
         return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
@@ -78,8 +78,8 @@ def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = turned[..., 0::2], turned[..., 1::2]
     if _adds_in_place(states):
         rotated = turned * cos.repeat_interleave(2, dim=-1)
-        rotated[..., 0::2].addcmul_(second, sin, value=-1)
-        rotated[..., 1::2].addcmul_(first, sin)
+        rotated[..., 0::2].sub_(second * sin)
+        rotated[..., 1::2].add_(first * sin)
     else:
         pairs = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
         rotated = pairs.flatten(-2)
@@ -87,9 +87,10 @@ def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _adds_in_place(states: Tensor) -> bool:
-    """Whether a rotation writes its sums over its products: a CPU needs a quarter of the time for it.
+    """Whether a rotation writes its sums over its products, which takes a CPU two thirds of the time.
 
-    Backward passes want what they were made of; bfloat16 rounds every product, as in transformers.
+    Backward passes want what they were made of. Products are rounded before they are added, not within
+    `addcmul_`, so that a pass without gradients has the bits of training: recomputation's first one is such.
     """
     return states.dtype == torch.float32 and not torch.is_grad_enabled()
 
