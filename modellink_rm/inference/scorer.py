@@ -1,5 +1,6 @@
 """The scorer: records to scores, with the same token ids and scored positions as in training."""
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -152,7 +153,9 @@ class Scorer:
 
     def _result(self, item: ScoringInput, outputs: ExampleOutputs) -> Scored | NotScored:
         scores, named = self.model.scores_of(outputs), self.plan.attributes.named
-        if not all(map(math.isfinite, scores)):
+        # What is written beside a score counts too, though it may weigh nothing in it.
+        written = scores if not self.plan.attributes.names else itertools.chain(scores, *outputs)
+        if not all(map(math.isfinite, written)):
             return NotScored(NOT_FINITE, f"{item.place}: {NOT_FINITE}")
         if self.plan.model.spec.scores_steps:
             steps = tuple(map(probability_of, scores))

@@ -1,15 +1,21 @@
 """The score of a model of several attributes, and the weights that make it."""
 
 import math
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.conversation import Message, Pair, Rated, Unranked
+from modellink_rm.dataset.example import Example, Response
 from modellink_rm.inference.attributes import Attributes, weighted_attributes
 from modellink_rm.inference.reader import RecordReader
-from modellink_rm.inference.result import Scored
+from modellink_rm.inference.record_tokenizer import ScoringInput
+from modellink_rm.inference.result import NOT_FINITE, NotScored, Scored
 from modellink_rm.inference.rows import KeptFields, output_row
+from modellink_rm.inference.scorer import Scorer
 
 NAMES = ("helpfulness", "correctness", "verbosity")
 
@@ -80,3 +86,22 @@ def test_model_of_ratings_reads_rated_responses_lists_and_pairs() -> None:
     assert isinstance(reader({"prompt": "q", "response": "a"}), Rated)
     assert isinstance(reader({"prompt": "q", "responses": ["a", "b"]}), Unranked)
     assert isinstance(reader({"prompt": "q", "chosen": "a", "rejected": "b"}), Pair)
+
+
+def test_an_attribute_that_is_not_finite_is_no_row_though_it_weighs_nothing() -> None:
+    attributes = Attributes(names=("x", "y"), weights=(1.0, 0.0))
+    spec = SimpleNamespace(scores_steps=False)
+    scorer = object.__new__(Scorer)
+    scorer.plan = cast(Any, SimpleNamespace(attributes=attributes, model=SimpleNamespace(spec=spec)))
+    outputs = [((0.5, 2.0),), ((0.5, math.nan),)]
+    scorer.model = cast(
+        Any,
+        SimpleNamespace(
+            outputs_of=lambda examples: outputs, scores_of=lambda of: tuple(map(attributes.score, of))
+        ),
+    )
+    one = Unranked(None, "", PROMPT, (message("a"),))
+    example = Example(0, (Response(np.array([1, 2], dtype=np.int32), 1),))
+    found, refused = scorer.results_of([ScoringInput(f"in.jsonl:{line}", one, example) for line in (1, 2)])
+    assert found == Scored(one, (0.5,), False, ({"x": 0.5, "y": 2.0},))
+    assert refused == NotScored(NOT_FINITE, "in.jsonl:2: a score is not finite")
