@@ -21,11 +21,16 @@ _OF_THE_DISK = (errno.EIO, errno.ESTALE)
 # How libraries name a limit of the system, whatever their error's type is, and what a user can do.
 _NO_MEMORY = "not enough memory; free some, or ask for less (fewer --workers, a smaller --micro-batch-size)"
 _TOO_MANY_FILES = "too many open files; raise the limit, as by ulimit -n 4096"
+_NO_THREADS = (
+    "not enough memory or processes for one more thread; free some memory, or raise the limits (ulimit -v, "
+    "ulimit -u, a container's pids)"
+)
 _LIMITS = {
     "too many open files": _TOO_MANY_FILES,
     "allocate memory": _NO_MEMORY,
     "out of memory": _NO_MEMORY,
-    "resource temporarily unavailable": _NO_MEMORY,  # of a new thread, whose stack has no room
+    "resource temporarily unavailable": _NO_THREADS,  # as C++ and fork say
+    "can't start new thread": _NO_THREADS,
 }
 
 

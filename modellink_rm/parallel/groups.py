@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from modellink_rm.base.platform import Platform
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.places import flags_of_all
 from modellink_rm.parallel.agreement import check_agreed
+
+# gloo starts three for each of megatron-core's groups that a process is in: 63 of one process alone. The
+# others are for the memory that threads take beside their stacks.
+_NUM_THREADS_OF_GROUPS = 96
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,9 @@ def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> 
     Raises:
         AgreedError: the processes have other parallel sizes.
         UserError: gloo finds no network interface.
+        RuntimeError: the system does not let this process start the threads of the groups.
     """
+    _check_threads()
     timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
     if "RANK" in os.environ:
         store, rank, world_size = next(rendezvous("env://", timeout=timeout))
@@ -115,6 +122,27 @@ def _form_group(backend: str, store: Any, **options: Any) -> None:
             f"gloo, by which processes talk, does not find the {interface}; GLOO_SOCKET_IFNAME, where it is "
             "set, must name an interface that is up (ip addr)"
         ) from None
+
+
+def _check_threads() -> None:
+    """Start as many threads as the groups will, and end them: some milliseconds.
+
+    Where gloo (torch 2.13) cannot start one of its own it ends the process, or waits for it for ever.
+
+    Raises:
+        RuntimeError: one cannot be started.
+    """
+    is_over = threading.Event()
+    threads = [threading.Thread(target=is_over.wait, daemon=True) for _ in range(_NUM_THREADS_OF_GROUPS)]
+    started = []
+    try:
+        for thread in threads:
+            thread.start()
+            started.append(thread)
+    finally:
+        is_over.set()
+        for thread in started:
+            thread.join()
 
 
 def start_model_parallel(config: ParallelConfig, *, seed: int) -> Ranks:
