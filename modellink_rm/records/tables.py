@@ -63,11 +63,50 @@ def _arrow_batches(pyarrow: Any, file: IO[bytes]) -> Iterator[Any]:
     is_file = file.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
     file.seek(0)
     if not is_file:
-        yield from pyarrow.ipc.open_stream(file)
-        return
-    reader = pyarrow.ipc.open_file(file)
-    for index in range(reader.num_record_batches):
-        yield reader.get_batch(index)
+        batches = pyarrow.ipc.open_stream(file)
+    else:
+        reader = pyarrow.ipc.open_file(file)
+        batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+    for batch in batches:
+        _check_offsets(pyarrow, batch)
+        yield batch
+
+
+def _check_offsets(pyarrow: Any, batch: Any) -> None:
+    """Check that the offsets and indices of a batch stay within its buffers.
+
+    pyarrow takes them as they stand in the file: a wrong one ends the process, or gives what lies elsewhere
+    in its memory as a text. Text that is not UTF-8 is the matter of its row alone.
+
+    Raises:
+        pyarrow.ArrowInvalid: one does not.
+    """
+    for column in batch.columns:
+        column.view(_with_bytes_for_text(pyarrow, column.type)).validate(full=True)
+
+
+def _with_bytes_for_text(pyarrow: Any, kind: Any) -> Any:
+    """The arrow type with bytes in place of text, which may be any; that of a dictionary as it is."""
+    types = pyarrow.types
+    for is_text, of_bytes in (
+        (types.is_string, pyarrow.binary),
+        (types.is_large_string, pyarrow.large_binary),
+        (types.is_string_view, pyarrow.binary_view),
+    ):
+        if is_text(kind):
+            return of_bytes()
+    if types.is_struct(kind):
+        fields = (kind.field(index) for index in range(kind.num_fields))
+        return pyarrow.struct([one.with_type(_with_bytes_for_text(pyarrow, one.type)) for one in fields])
+    if types.is_map(kind):
+        key, item = (_with_bytes_for_text(pyarrow, one) for one in (kind.key_type, kind.item_type))
+        return pyarrow.map_(key, item)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        values = kind.value_field.with_type(_with_bytes_for_text(pyarrow, kind.value_type))
+        if types.is_fixed_size_list(kind):
+            return pyarrow.list_(values, kind.list_size)
+        return pyarrow.large_list(values) if types.is_large_list(kind) else pyarrow.list_(values)
+    return kind
 
 
 def _rows(path: Path, batches: Iterator[Any], limits: Limits) -> Iterator[RawRecord]:

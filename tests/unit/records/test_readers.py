@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import os
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -98,6 +99,37 @@ def test_text_of_a_table_that_is_not_utf8_is_one_bad_record(tmp_path):
     first, bad, last = read_records(str(path))
     assert (first.fields, last.fields) == ({"text": "a"}, {"text": "c"})
     assert bad == BadRecord(f"{path}[1]", "invalid UTF-8", "invalid UTF-8")
+
+
+@pytest.mark.parametrize("write", [arrow_file, arrow_stream])
+@pytest.mark.parametrize("wrong", [1 << 20, -9])
+def test_an_offset_outside_of_an_arrow_file_is_damage_and_not_what_lies_in_memory(write, wrong, tmp_path):
+    path = tmp_path / "x.arrow"
+    write(path, pyarrow.table({"turns": [[{"from": "human", "value": text}] for text in ("aaaa", "bbbbb")]}))
+    content = path.read_bytes()
+    offsets = struct.pack("<3i", 0, 4, 9)
+    assert content.count(offsets) == 1
+    path.write_bytes(content.replace(offsets, struct.pack("<3i", 0, wrong, 9)))
+    with pytest.raises(UserError, match=r"x\.arrow is cut off or damaged: "):
+        list(read_records(str(path)))
+
+
+def test_text_in_every_arrow_type_is_read(tmp_path):
+    path = tmp_path / "x.arrow"
+    pairs = pyarrow.map_(pyarrow.string(), pyarrow.large_string())
+    columns = {
+        "large": pyarrow.array(["é", None], pyarrow.large_string()),
+        "lists": pyarrow.array([["é"], []], pyarrow.large_list(pyarrow.string())),
+        "fixed": pyarrow.array([["é", "b"], None], pyarrow.list_(pyarrow.string(), 2)),
+        "pairs": pyarrow.array([[("é", "b")], None], pairs),
+        "codes": pyarrow.array(["é", "b"]).dictionary_encode(),
+        "struct": pyarrow.array([{"a": {"b": ["é"]}}, None]),
+        "none": pyarrow.nulls(2),
+    }
+    arrow_file(path, pyarrow.table(columns))
+    expected = {name: column[0].as_py() for name, column in columns.items()}
+    first, _ = read_records(str(path))
+    assert first.fields == json.loads(json.dumps(expected))
 
 
 def test_a_csv_row_of_another_encoding_is_told_as_that(tmp_path):
