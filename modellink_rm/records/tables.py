@@ -27,7 +27,7 @@ def read_parquet(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRec
             table = parquet.ParquetFile(file, pre_buffer=False)
             batches = table.iter_batches(batch_size=_ROWS_AT_A_TIME, use_threads=False)
             yield from _rows(path, batches, limits)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a name
             raise _damaged(path, error) from None
 
 
@@ -55,7 +55,7 @@ def read_arrow(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[RawRecor
     with opened_for_seeking(path, limits) as file:
         try:
             yield from _rows(path, _arrow_batches(pyarrow, file), limits)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a name
             raise _damaged(path, error) from None
 
 

@@ -114,6 +114,16 @@ def test_an_offset_outside_of_an_arrow_file_is_damage_and_not_what_lies_in_memor
         list(read_records(str(path)))
 
 
+@pytest.mark.parametrize("write", [parquet.write_table, arrow_file, arrow_stream])
+def test_a_column_whose_name_is_not_utf8_is_damage(write, tmp_path):
+    path = tmp_path / ("x.parquet" if write is parquet.write_table else "x.arrow")
+    table = pyarrow.table({"a_name": [1]})
+    write(table, path) if write is parquet.write_table else write(path, table)
+    path.write_bytes(path.read_bytes().replace(b"a_name", b"a\xffname"))
+    with pytest.raises(UserError, match="is cut off or damaged: 'utf-8' codec can't decode"):
+        list(read_records(str(path)))
+
+
 def test_text_in_every_arrow_type_is_read(tmp_path):
     path = tmp_path / "x.arrow"
     pairs = pyarrow.map_(pyarrow.string(), pyarrow.large_string())
