@@ -33,6 +33,7 @@ RUN_NAME = "run.json"
 # adapters alone of a model that has some.
 FORMAT_VERSION = 5
 _MOST_DIGITS = 18  # of an iteration
+_ITERATION_NAME = re.compile("iter_[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +134,7 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 def checkpoint_directories(root: Path) -> list[Path]:
     """The checkpoints under `root`, in any order."""
-    name = re.compile("iter_[0-9]+")
-    return [path for path in root.glob("iter_*") if name.fullmatch(path.name) and path.is_dir()]
+    return [path for path in root.glob("iter_*") if _ITERATION_NAME.fullmatch(path.name) and path.is_dir()]
 
 
 def iteration_of(directory: Path) -> int:
@@ -184,6 +184,11 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo:
         )
     with _damage_named(directory):
         run = _read_run(directory, values, version)
+    if _ITERATION_NAME.fullmatch(directory.name) and iteration_of(directory) != run.iteration:
+        warn_once(
+            f"{directory} holds the checkpoint of iteration {run.iteration}, which is taken, whatever its "
+            "name says; was it renamed?"
+        )
     check_sizes(directory, files)
     check_contents(
         directory, {name: entry for name, entry in files.items() if not name.endswith(TENSOR_SUFFIX)}

@@ -156,6 +156,20 @@ def test_tracker_that_names_an_older_checkpoint_is_told_of(tmp_path: Path, warni
     assert warning.endswith(f"names iteration 10, which is taken, though there is {tmp_path}/iter_0000030")
 
 
+@pytest.mark.parametrize(
+    ("name", "is_told"), [("iter_0000003", False), ("kept", False), ("iter_0000009", True)]
+)
+def test_checkpoint_that_has_the_name_of_another_iteration_is_told_of(
+    name: str, is_told: bool, tmp_path: Path, warnings: list[str]
+) -> None:
+    directory = tmp_path / name
+    directory.mkdir()
+    write(directory)
+    assert read_checkpoint_info(directory).run.iteration == 3
+    told = f"{directory} holds the checkpoint of iteration 3, which is taken, whatever its name says; "
+    assert warnings == ([f"{told}was it renamed?"] if is_told else [])
+
+
 def test_small_file_changed_without_its_size_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     path = tmp_path / RUN_NAME
