@@ -21,7 +21,7 @@ from modellink_rm.checkpoint.files import (
     check_sizes,
     read_files,
 )
-from modellink_rm.model.spec import ModelSpec
+from modellink_rm.model.spec import HEADS, ModelSpec
 from modellink_rm.report.best import DIRECTORY_NAME, FILE_NAME, read_best
 
 LATEST_NAME = "latest_checkpointed_iteration.txt"
@@ -214,4 +214,6 @@ def _read_run(directory: Path, values: dict[str, Any], version: int) -> RunInfo:
     known = known_fields(RunInfo, values, f"{directory / RUN_NAME}")
     if known["iteration"] < 0 or min(known["parallel_sizes"]) < 1:
         raise ValueError(f"iteration {known['iteration']}, parallel_sizes {known['parallel_sizes']}")
+    if known["spec"].head not in HEADS:
+        raise ValueError(f"head {known['spec'].head!r} is none of {', '.join(HEADS)}")
     return RunInfo(**known)

@@ -13,6 +13,7 @@ HEAD_PREFIX = "rm_head."
 # What the head says: the reward of a response, the log-odds that a step is right, or the log-probability of
 # the tokens of an answer.
 REWARD_HEAD, STEP_HEAD, LANGUAGE_MODEL_HEAD = "reward", "steps", "language model"
+HEADS = (REWARD_HEAD, STEP_HEAD, LANGUAGE_MODEL_HEAD)
 # The output embedding of a language model, by its module's name.
 LM_HEAD = "lm_head"
 # Within a layer's name; the expert's number follows, over the whole layer.
@@ -29,7 +30,7 @@ class ModelSpec:
         head_bias: whether the head has a bias.
         num_outputs: numbers that the head gives of each response: its score, or one for each attribute.
         lora: the adapters, which are trained in place of the layers; None for a model without.
-        head: REWARD_HEAD, STEP_HEAD or LANGUAGE_MODEL_HEAD.
+        head: one of HEADS.
         ties_embedding: the weight of a language model's head is that of the token embedding.
         logit_softcap: a logit x of a language model becomes softcap * tanh(x / softcap); None for none.
     """

@@ -147,6 +147,13 @@ def test_anything_else_is_damage(value: object, tmp_path: Path) -> None:
         read_checkpoint_info(tmp_path)
 
 
+@pytest.mark.parametrize("head", ["", "word", None, 3])
+def test_head_of_no_kind_is_damage(head: object, tmp_path: Path) -> None:
+    write(tmp_path, lambda values: values["spec"].update(head=head))
+    with pytest.raises(UserError, match="is damaged"):
+        read_checkpoint_info(tmp_path)
+
+
 def test_tracker_that_names_an_older_checkpoint_is_told_of(tmp_path: Path, warnings: list[str]) -> None:
     for name in ("iter_0000010", "iter_0000030", "iter_0000040.tmp"):
         (tmp_path / name).mkdir()
