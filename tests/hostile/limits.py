@@ -1,6 +1,7 @@
 """Limits of the system on a command's own process."""
 
 import ctypes
+import os
 import resource
 from pathlib import Path
 
@@ -15,6 +16,11 @@ def limit_memory(more: int) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     total = pages * resource.getpagesize() + more
     resource.setrlimit(resource.RLIMIT_AS, (total, total))
+
+
+def fill_standard_output() -> None:
+    """Let nothing more fit where the process prints."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
 
 def obey_permissions() -> None:

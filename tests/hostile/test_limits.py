@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.commands import TRIALS, Material, remains, run
-from tests.hostile.limits import limit_files, limit_memory, obey_permissions
+from tests.hostile.commands import TRIALS, WRITERS, Material, remains, run
+from tests.hostile.limits import fill_standard_output, limit_files, limit_memory, obey_permissions
 from tests.marks import full
 
 MEGABYTE = 1 << 20
@@ -57,6 +57,17 @@ def test_a_limit_of_the_system_is_one_line_and_leaves_nothing(
     assert outcome.is_one_line(), (outcome.code, outcome.stderr)
     assert message in outcome.errors[0]
     assert [name for name in remains(target) if not name.endswith(".parts")] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full on this system")
+def test_results_of_an_evaluation_are_written_though_nothing_can_be_printed(
+    material: Material, tmp_path: Path
+) -> None:
+    words, output = WRITERS["evaluate"]
+    target = material.copy(tmp_path / "trial")
+    outcome = run("evaluate", words, target, first=fill_standard_output)
+    assert outcome.is_one_line(), (outcome.code, outcome.stderr)
+    assert json.loads((target / output).read_text())
 
 
 @pytest.mark.parametrize("command", ["preprocess", "score"])
