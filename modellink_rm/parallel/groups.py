@@ -87,7 +87,8 @@ def process_groups(config: ParallelConfig, platform: Platform, *, seed: int) -> 
         UserError: gloo finds no network interface.
         RuntimeError: the system does not let this process start the threads of the groups.
     """
-    _check_threads()
+    if platform.backend == "gloo":
+        _check_threads()
     timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
     if "RANK" in os.environ:
         store, rank, world_size = next(rendezvous("env://", timeout=timeout))
