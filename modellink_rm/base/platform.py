@@ -20,7 +20,7 @@ from modellink_rm.base.megatron_compat import use_expandable_segments
 # oneDNN compiles a product for each number of rows that it meets, which takes as long as a part of it.
 ONEDNN_ROWS = 32
 # Rows of a matrix product from which on more are no faster on a CPU; a multiple of `ONEDNN_ROWS`.
-_ROWS_OF_A_PRODUCT = 512
+_ROWS_OF_A_PRODUCT = 1024
 _LARGEST_PRODUCT = 8192
 
 

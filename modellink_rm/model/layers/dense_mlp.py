@@ -12,7 +12,7 @@ class DenseMLP(MLP):
     """megatron-core's MLP, which may compute some tokens after the others where it needs no gradients.
 
     Its inner states are the largest tensors of a forward pass: of 2048 tokens they are several times the
-    hidden states. Of 512 at a time they are a quarter, take the same time on a CPU, and give the same bits.
+    hidden states. Of 1024 at a time they are half of it, take the same time on a CPU, and give the same bits.
     """
 
     config: RewardModelConfig
