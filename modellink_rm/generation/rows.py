@@ -69,7 +69,10 @@ def messages_of(conversation: Unranked) -> list[dict[str, Any]]:
 def _message(turn: Message) -> dict[str, Any]:
     if turn.role != "function_call":
         return {"role": _ROLES[turn.role], "content": turn.content}
-    text, calls = text_and_calls(turn.content)
+    try:
+        text, calls = text_and_calls(turn.content)
+    except RecordError:  # the prompt's template has no form for calls, or would have refused this one
+        text, calls = turn.content, []
     functions = [{"function": {"name": call.name, "arguments": call.arguments}} for call in calls]
     return {"role": "assistant", "content": text, **({"tool_calls": functions} if functions else {})}
 

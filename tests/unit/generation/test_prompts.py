@@ -102,6 +102,15 @@ def test_answers_of_a_pair_and_their_scores_are_left_out() -> None:
     assert row == {"id": 1, "prompt": "hello", "responses": ["c"], "num_tokens": [1], "ended": [False]}
 
 
+@pytest.mark.parametrize("call", ['{"name": "f", "name": "g"}', '{"name": "f", "arguments": ' + "[" * 10**5])
+def test_a_call_that_a_template_without_calls_wrote_as_text_is_text_in_the_row(call: str) -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "function_call", "value": call}]
+    turns.append({"from": "observation", "value": "b"})
+    asked = prompt("SharegptStylePairwiseHandler", {"conversations": turns})
+    row = answer_row({}, asked, [Answer("c", 1, True)], kept_fields(None))
+    assert row["prompt"][1] == {"role": "assistant", "content": call}
+
+
 def test_a_prompt_that_both_answers_begin_with_is_found_without_a_handler() -> None:
     turns = [{"role": "user", "content": "hello"}]
     chosen = [*turns, {"role": "assistant", "content": "a"}]
