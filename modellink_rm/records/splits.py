@@ -26,10 +26,11 @@ def splits_of(files: Sequence[Path]) -> dict[str, Path]:
     """
     if len(files) < 2:
         return {}
-    above = Path(os.path.commonpath([file.parent for file in files]))
+    absolute = [file.absolute() for file in files]  # some may be relative
+    above = os.path.commonpath([file.parent for file in absolute])
     found: dict[str, Path] = {}
-    for file in files:
-        split = _split_of(file.relative_to(above))
+    for file, place in zip(files, absolute, strict=True):
+        split = _split_of(place.relative_to(above))
         if split is not None:
             found.setdefault(split, file)
     return found if any(map(_words_of, found)) else {}
@@ -38,13 +39,14 @@ def splits_of(files: Sequence[Path]) -> dict[str, Path]:
 def _split_of(file: Path) -> str | None:
     """The split of a file; None where its name says none, or two."""
     shard = _SHARD.match(file.name)
-    if shard is not None and shard[1] != "data":  # the name of all files that save_to_disk writes
+    if shard is not None and _words_of(shard[1]):
         return shard[1]
     for part in reversed(file.parts):
         named = _words_of(part)
         if named:
             return named.pop() if len(named) == 1 else None
-    return None
+    # "data" is the name of all files that save_to_disk writes.
+    return shard[1] if shard is not None and shard[1] != "data" else None
 
 
 def _words_of(name: str) -> set[str]:

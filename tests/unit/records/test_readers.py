@@ -388,6 +388,26 @@ def test_splits_in_directories_are_named_too(tmp_path, monkeypatch):
         input_files(f"{tmp_path}/en")
 
 
+def test_splits_are_those_of_the_directories_where_shards_have_one_name(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(inputs, "warn_once", told.append)
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part-00000-of-00001.jsonl").write_text('{"n": 1}')
+    assert len(input_files(f"{tmp_path}/*/*.jsonl")) == 2
+    assert "the splits test, train are read together" in told[0]
+
+
+def test_relative_and_absolute_paths_are_read_together(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(inputs, "warn_once", told.append)
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text('{"n": 1}')
+    assert len(input_files(["train.jsonl", f"{tmp_path}/test.jsonl"])) == 2
+    assert told[0].endswith("such as train.jsonl")
+
+
 def test_rows_that_the_datasets_library_keeps_beside_its_data_are_not_read_again(tmp_path):
     table = pyarrow.table({"n": [1, 2]})
     for name in ("data-00000-of-00001.arrow", "cache-88c4c2c2d1ed3e8d.arrow"):
