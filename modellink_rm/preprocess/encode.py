@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.config.preprocess import CHECKS, PreprocessConfig, placeholder_text
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.conversation import Conversation, Rated, Stepwise, Unranked
@@ -149,9 +150,15 @@ class RecordEncoder:
 
         Raises:
             RecordError: the template has no form for a part of the record, or a response has no token.
+            UserError: --reward-token is given, and the response is in steps.
         """
         if not isinstance(example, Stepwise):
             return tokenize_responses(example, self.template, self.tokenizer), ()
+        if self.template.reward_token:
+            raise UserError(
+                f"--reward-token {self.template.reward_token} is for responses that are scored as a whole: "
+                "steps are scored at --placeholder-token; leave it out"
+            )
         return tokenize_steps(example, self.template, self.tokenizer, placeholder=self._placeholder)
 
 

@@ -25,14 +25,8 @@ def tokenize_steps(
 
     Raises:
         RecordError: the template has no form for a part of the record.
-        UserError: the tokenizer lacks a token that the template needs, or has none for the placeholder; or
-            the template has a token of its own for the score of a whole response.
+        UserError: the tokenizer lacks a token that the template needs, or has none for the placeholder.
     """
-    if template.reward_token:
-        raise UserError(
-            f"--reward-token {template.reward_token} is for responses that are scored as a whole: steps are "
-            "scored at --placeholder-token; leave it out"
-        )
     prompt_ids = tokenize_responses(conversation, template, tokenizer).prompt_ids
     end_ids = placeholder_ids(placeholder, tokenizer)
     pieces = [content_ids(step, template, tokenizer) + end_ids for step in conversation.steps]

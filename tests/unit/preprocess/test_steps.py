@@ -48,6 +48,12 @@ def contents(prefix):
     return {path.name: path.read_bytes() for path in sorted(Path().glob(f"{prefix}_*"))}
 
 
+def test_a_token_for_the_score_of_a_whole_response_is_refused(words, capsys):
+    assert run_command(main, [*words, "--output-prefix", "x", "--reward-token", "</s>"]) == 2
+    error = capsys.readouterr().err
+    assert "error: --reward-token </s> is for responses that are scored as a whole: steps are scored" in error
+
+
 def test_rows_are_the_steps_with_their_labels(words, sentencepiece_path, capsys):
     assert run_command(main, [*words, "--output-prefix", "x"]) == 0
     shown = capsys.readouterr().out

@@ -48,11 +48,12 @@ def test_every_step_is_tokenised_alone_and_ends_in_the_placeholder(tools, placeh
         assert whole[: position + 1] == [*begun.prompt_ids, *begun.response_ids[0]]
 
 
-def test_a_token_for_the_score_of_a_whole_response_is_refused(tools):
+def test_a_token_for_the_score_of_a_whole_response_is_not_appended(tools):
+    """As contracts have one whose data were preprocessed with --reward-token when it did nothing."""
     template, tokenizer = tools
-    template = dataclasses.replace(template, reward_token="</s>")
-    with pytest.raises(UserError, match="--reward-token </s> is for responses that are scored as a whole"):
-        tokenize_steps(stepwise(*STEPS), template, tokenizer, placeholder="\n")
+    other = dataclasses.replace(template, reward_token=next(iter(tokenizer.special_tokens)))
+    expected = tokenize_steps(stepwise(*STEPS), template, tokenizer, placeholder="\n")
+    assert tokenize_steps(stepwise(*STEPS), other, tokenizer, placeholder="\n") == expected
 
 
 def test_control_token_as_placeholder_is_one_id(tools):
