@@ -72,6 +72,7 @@ class RunIdentity:
         """
         values: dict[str, Any] = json.loads(data)
         json.dumps(values, ensure_ascii=False).encode()
+        values.setdefault("handler_file", None)  # shards of before it was kept
         names = [field.name for field in dataclasses.fields(cls) if field.name != "other_flags"]
         own = {name: values.pop(name) for name in names}
         check_types(cls, own)

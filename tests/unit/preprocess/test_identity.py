@@ -77,6 +77,13 @@ def test_a_handler_of_the_user_that_was_edited_is_the_difference(config, work, t
     assert first_difference(before.to_json(), identity_of(config, work).to_json()) == "handler_file"
 
 
+def test_a_shard_of_before_handler_files_were_kept_is_merged_where_it_has_none(config, work, tmp_path):
+    identity = identity_of(config, work)
+    older = identity.to_json().replace(b'"handler_file": null, ', b"")
+    assert b"handler_file" not in older
+    assert RunIdentity.from_json(older) == identity
+
+
 def test_a_shard_of_another_version_is_to_be_run_again(config, work, tmp_path, monkeypatch):
     identity = identity_of(config, work)
     older = identity.to_json().replace(b'"keeps_rejects"', b'"keeps_refused"')
