@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.records import shortened
-from modellink_rm.templates.chat_tokenizer import NAME
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -12,12 +11,12 @@ if TYPE_CHECKING:
 _CHANGING = {"strftime_now": "reads today's date", "lipsum": "writes random text"}
 
 
-def check_chat_template(text: str, *, where: str) -> None:
+def check_chat_template(text: str, *, place: str) -> None:
     """Refuse a template that cannot be parsed, cannot be stopped, or writes something else every time.
 
     Args:
         text: the template, in which today's date has been replaced where it could be.
-        where: the template's place, for messages.
+        place: the template, as messages call it.
 
     Raises:
         UserError: it cannot be parsed, uses powers, which no time limit can interrupt, or reads the date or
@@ -27,7 +26,6 @@ def check_chat_template(text: str, *, where: str) -> None:
     from jinja2.exceptions import TemplateSyntaxError
     from transformers.utils.chat_template_utils import _compile_jinja_template  # transformers 5.23
 
-    place = f"--prompt-type {NAME}: the chat template of {where}"
     # The environment of an empty template: compiling this one would already compute its constants.
     environment = _compile_jinja_template("").environment
     try:

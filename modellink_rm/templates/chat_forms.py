@@ -120,12 +120,13 @@ def with_tools(
     if not forms.tools:
         raise RecordError("the chat template has no form for tools")
     wrapped = _wrapped_tools(tools)
-    if messages[0]["role"] == "system" and not forms.system_beside_tools:
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    if has_system and not forms.system_beside_tools:
         raise RecordError("the chat template leaves out a system message beside tools")
     if forms.tools == "argument":
         return messages, wrapped
     first, rest = {"role": "system", "content": ""}, messages
-    if messages[0]["role"] == "system":
+    if has_system:
         first, rest = messages[0], messages[1:]
     return [{**first, "tools": wrapped}, *rest], None
 

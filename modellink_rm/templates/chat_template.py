@@ -26,7 +26,9 @@ _RENDERING_ERRORS = (
     *(RecursionError, MemoryError, RenderingTooLongError),
 )
 _LONGEST_TEXT = 1 << 26  # characters
-_CONTROL = re.compile(r"<\|[^|<>]+\|>")  # unlike <think> and <tool_call>, which answers may hold
+# Unlike <think> and <tool_call>, which answers may hold. DeepSeek has bars of full width.
+_BAR = "[|\N{FULLWIDTH VERTICAL LINE}]"
+_CONTROL = re.compile(f"<{_BAR}[^<>]+{_BAR}>")
 # Private-use characters, one of which marks a control token in the text of a message.
 _MARKS = [chr(code) for code in range(0xE000, 0xE010)]
 _QUESTION, _ANSWER = "\N{WHITE SQUARE}", "\N{BLACK SQUARE}"
@@ -78,10 +80,11 @@ class ChatRenderer:
     def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
         from jinja2.exceptions import TemplateError
 
-        check_chat_template(template.chat_template, where=tokenizer.name)
+        of = f" of {tokenizer.name}" if template.name == NAME else ""  # others are of a file
+        self._place = f"--prompt-type {template.name}: the chat template{of}"
+        check_chat_template(template.chat_template, place=self._place)
         self._errors = (TemplateError, *_RENDERING_ERRORS)
         self._tokenizer: ChatTokenizer = chat_tokenizer_of(tokenizer)
-        self._name = tokenizer.name
         self._chat_template = template.chat_template
         self._variables = dict(self._tokenizer.variables)
         if template.thinking is not None:
@@ -189,23 +192,18 @@ class ChatRenderer:
         whole = self._checked(_ANSWERED)
         for text, what in ((_QUESTION, "a question"), (_ANSWER, "an answer")):
             if text not in whole:
-                raise UserError(
-                    f"--prompt-type {NAME}: the chat template of {self._name} leaves out the text of {what}; "
-                    "give another --prompt-type"
-                )
+                raise UserError(f"{self._place} leaves out the text of {what}; give another --prompt-type")
         if not any(whole.startswith(self._checked(_ASKED, opens_answer=opens)) for opens in (True, False)):
             raise UserError(
-                f"--prompt-type {NAME}: the chat template of {self._name} does not begin a question and its "
-                "answer with what it writes for the question alone; give another --prompt-type"
+                f"{self._place} does not begin a question and its answer with what it writes for the "
+                "question alone; give another --prompt-type"
             )
 
     def _checked(self, messages: list[ChatMessage], *, opens_answer: bool = False) -> str:
         try:
             return self._text(messages, None, opens_answer=opens_answer)
         except RecordError as error:
-            raise UserError(
-                f"--prompt-type {NAME}: it cannot render a question and an answer: {error}"
-            ) from None
+            raise UserError(f"{self._place} cannot render a question and an answer: {error}") from None
 
     def _ids(
         self, system: str | None, tools: str, turns: Sequence[Message], answers: Sequence[Message]

@@ -182,6 +182,13 @@ def test_control_tokens_that_escapes_spell_in_tools_and_calls_are_text(spelled, 
     assert tokenizer.decode((tokens.prompt_ids + tokens.response_ids[0]).tolist()).count("<|im_end|>") == 12
 
 
+def test_tools_without_a_turn_are_rendered(chatml):
+    """Of a handler of the user, whose prompt may be empty."""
+    tokenizer = load_directory(chatml)
+    ids = encode_prompt(None, '[{"name": "f"}]', (), find_template("hf", tokenizer), tokenizer)
+    assert "Tools" in tokenizer.decode(ids.tolist())
+
+
 @pytest.mark.parametrize("depth", [970, 985, 5000, 100_000])
 def test_deep_tools_are_one_bad_record(depth, chatml):
     tokenizer = load_directory(chatml)
@@ -230,24 +237,26 @@ def test_a_chat_template_that_leaves_out_a_part_refuses_the_record(
         encode_prompt("a system message" if tools else None, tools, turns, template, tokenizer)
 
 
-def test_control_tokens_that_the_tokenizer_does_not_flag_are_text_in_messages(tmp_path):
-    """As of tokenizers that were extended for ChatML; <think>, which the template writes too, stays one."""
-    names = ["<|im_start|>", "<think>", "</think>"]
+@pytest.mark.parametrize(
+    "name", ["<|im_start|>", "<\N{FULLWIDTH VERTICAL LINE}User\N{FULLWIDTH VERTICAL LINE}>"]
+)
+def test_control_tokens_that_the_tokenizer_does_not_flag_are_text_in_messages(name, tmp_path):
+    """As of DeepSeek, or extended for ChatML; <think>, which the template writes too, stays one."""
+    names = [name, "<think>", "</think>"]
     train_tokenizer_json(special=["<s>", "</s>", "<|im_end|>"], not_special=names).save(
         str(tmp_path / "tokenizer.json")
     )
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": CHATML}
+    text = CHATML.replace("<|im_start|>", name)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": text}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = load_directory(tmp_path)
     template = find_template("hf", tokenizer)
     plain, spelled = (
         Message("assistant", "<think>b</think>"),
-        Message("assistant", "<|im_start|><think>b</think>"),
+        Message("assistant", f"{name}<think>b</think>"),
     )
-    tokens = tokenize_responses(
-        Pair(None, "", (Message("user", "<|im_start|>"),), plain, spelled), template, tokenizer
-    )
-    start, thought = tokenizer.token_to_id("<|im_start|>"), tokenizer.token_to_id("<think>")
+    tokens = tokenize_responses(Pair(None, "", (Message("user", name),), plain, spelled), template, tokenizer)
+    start, thought = tokenizer.token_to_id(name), tokenizer.token_to_id("<think>")
     assert tokens.prompt_ids.count(start) == 2
     assert [ids.count(start) for ids in tokens.response_ids] == [0, 0]
     assert [ids.count(thought) for ids in tokens.response_ids] == [1, 1]

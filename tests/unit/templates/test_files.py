@@ -172,5 +172,7 @@ def test_what_a_chat_template_replaces_is_refused_beside_it(more, message):
 def test_a_chat_template_of_a_file_that_leaves_out_the_answer_is_refused(tmp_path, control_directory):
     path = tmp_path / "templates.json"
     path.write_text(json.dumps({"name": "mine", "chat_template": "{{ messages[0]['content'] }}"}))
-    with pytest.raises(UserError, match="leaves out the text of an answer"):
+    with pytest.raises(
+        UserError, match="--prompt-type mine: the chat template leaves out the text of an ans"
+    ):
         find_template("mine", load_directory(control_directory), path=str(path))
