@@ -47,12 +47,19 @@ def _connection_obstacle(name: str) -> str | None:
     """Why no connection to this process comes from that address; None if one does."""
     try:
         with (
-            socket.create_server(("", 0)) as server,
+            _server() as server,
             socket.create_connection((name, server.getsockname()[1]), timeout=_SECONDS),
         ):
             return None
     except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
         return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _server() -> socket.socket:
+    """A server at every address of this machine, as torch's store is: its name may be one of IPv6 alone."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", 0))
 
 
 def _group_obstacle() -> str | None:

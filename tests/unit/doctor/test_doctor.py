@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,12 @@ def test_a_name_under_which_a_machine_does_not_reach_itself_is_a_problem(
     (problem,) = network_problems("gloo")
     assert problem.what.startswith("this machine does not reach itself by its name, no..where: ")
     assert problem.remedy.startswith("a line `127.0.0.1 no..where` in /etc/hosts; ")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_a_name_of_an_ipv6_address_alone_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.getfqdn", lambda: "::1")
+    assert list(network_problems("gloo")) == []
 
 
 def test_a_machine_without_a_loopback_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
