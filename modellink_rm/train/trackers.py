@@ -1,6 +1,6 @@
 """Programs that show a run's metrics while it goes on: TensorBoard, Weights & Biases, SwanLab."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import naming
+from modellink_rm.base.log import warn_once
 from modellink_rm.config.reporting import ReportingConfig
 
 Values = Mapping[str, float]
@@ -114,6 +115,38 @@ class SwanLab:
         self._swanlab.finish()
 
 
+class OfOthers:
+    """A program whose failure ends its rows and not the run, which has them in metrics.jsonl too.
+
+    Weights & Biases raises BrokenPipeError, for one, where its own process was killed.
+    """
+
+    def __init__(self, tracker: Tracker, *, flag: str) -> None:
+        self._tracker: Tracker | None = tracker
+        self._flag = flag
+
+    def add(self, values: Values, iteration: int) -> None:
+        """Hand on scalars."""
+        self._try(lambda tracker: tracker.add(values, iteration))
+
+    def histogram(self, name: str, values: NDArray[np.float32], iteration: int) -> None:
+        """Hand on a distribution."""
+        self._try(lambda tracker: tracker.histogram(name, values, iteration))
+
+    def close(self) -> None:
+        """Close the program, unless it has failed."""
+        self._try(lambda tracker: tracker.close())
+
+    def _try(self, act: Callable[[Tracker], None]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            act(self._tracker)
+        except Exception as error:  # of many classes of its own
+            self._tracker = None
+            warn_once(f"{self._flag} has failed, and gets no further rows of this run: {_first_line(error)}")
+
+
 def check_trackers(config: ReportingConfig) -> None:
     """The packages of the chosen programs are installed.
 
@@ -150,9 +183,11 @@ def open_trackers(
     if config.tensorboard_dir is not None:
         trackers.append(TensorBoard(config.tensorboard_dir, resumed_iteration=resumed_iteration))
     if config.wandb_project is not None:
-        trackers.append(WeightsAndBiases(config, directory=place, name=name, flags=flags))
+        wandb = WeightsAndBiases(config, directory=place, name=name, flags=flags)
+        trackers.append(OfOthers(wandb, flag="--wandb-project"))
     if config.swanlab_project is not None:
-        trackers.append(SwanLab(config, directory=place, name=name, flags=flags))
+        swanlab = SwanLab(config, directory=place, name=name, flags=flags)
+        trackers.append(OfOthers(swanlab, flag="--swanlab-project"))
     return trackers
 
 
@@ -162,5 +197,8 @@ def _first_line_of_errors(flag: str, project: str | None) -> Any:
     try:
         yield
     except Exception as error:  # of many classes of its own
-        reason = str(error).strip().splitlines()
-        raise UserError(f"{flag} {project}: {reason[0] if reason else type(error).__name__}") from error
+        raise UserError(f"{flag} {project}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,7 +1,9 @@
 """TensorBoard, Weights & Biases and SwanLab get what a run reports."""
 
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,28 @@ def test_swanlab_writes_an_offline_run(tmp_path: Path, no_network: None) -> None
     report(open_one(ReportingConfig(swanlab_project="rm", swanlab_mode="offline"), tmp_path))
     files = [path for path in tmp_path.rglob("swanlab/**/*") if path.is_file()]
     assert any(b"train/loss" in path.read_bytes() for path in files)
+
+
+def test_a_program_that_fails_gets_no_further_rows_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BrokenPipeError would end the command as one whose reader has seen enough, with exit code 0."""
+    calls: list[object] = []
+    told: list[str] = []
+
+    def log(values: Any, step: int) -> None:
+        calls.append(step)
+        if step == 4:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    run = SimpleNamespace(log=log, finish=lambda: calls.append("finish"))
+    program = SimpleNamespace(init=lambda **_: run, Settings=SimpleNamespace, Histogram=len)
+    monkeypatch.setitem(sys.modules, "wandb", program)
+    monkeypatch.setattr("modellink_rm.train.trackers.warn_once", told.append)
+    report(open_one(ReportingConfig(wandb_project="rm"), tmp_path))
+    assert calls == [0, 0, 4]
+    (line,) = told
+    assert line == "--wandb-project has failed, and gets no further rows of this run: [Errno 32] Broken pipe"
 
 
 @pytest.mark.parametrize("package", ["wandb", "swanlab"])
