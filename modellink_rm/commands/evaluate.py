@@ -74,9 +74,11 @@ def main(argv: Sequence[str]) -> int:
     )
     results = evaluate(options, config.compare, inputs, shows_progress=is_first_process())
     if is_first_process():
-        if config.output is not None:  # first: standard output may have no room
-            write_whole(Path(config.output), results.to_json())
-        print(*lines_of(results), sep="\n", flush=True)
+        try:
+            if config.output is not None:
+                write_whole(Path(config.output), results.to_json())
+        finally:  # each is written, though the other may have no room
+            print(*lines_of(results), sep="\n", flush=True)
         if config.output is not None:
             info(f"results: {config.output}")
         if checkpoint is not None:

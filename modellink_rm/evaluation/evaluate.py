@@ -103,7 +103,7 @@ def _scored(plan: ScoringPlan, inputs: EvaluationInputs, *, shows_progress: bool
     sets, benchmarks = [], []
     with Scorer(plan) as scorer, ending_together():
         for named in inputs.sets:
-            with progress_over(named.path, is_shown=shows_progress, name=named.name) as took:
+            with progress_over(named.files(), is_shown=shows_progress, name=named.name) as took:
                 sets.append(score_set(scorer, named, took=took))
         for rows in inputs.benchmarks:
             benchmarks.append(_scored_benchmark(scorer, rows, shows_progress=shows_progress))

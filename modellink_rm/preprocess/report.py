@@ -13,7 +13,7 @@ from modellink_rm.base.log import info
 from modellink_rm.base.terminal import has_colours, progress_bar
 from modellink_rm.dataset.manifest import Manifest
 from modellink_rm.preprocess.rows import Refused
-from modellink_rm.records import input_files, text_bytes
+from modellink_rm.records import text_bytes
 from modellink_rm.records.tables import parquet_rows
 
 _BAD_RECORDS_SHOWN = 10
@@ -91,10 +91,9 @@ class Progress:
 
 @contextmanager
 def progress_over(
-    input: str | Sequence[str], *, is_shown: bool = True, name: str = ""
+    files: list[Path], *, is_shown: bool = True, name: str = ""
 ) -> Iterator[Callable[[int, int], None]]:
-    """A function that counts done records and the bytes of their texts, beside those of all of --input."""
-    files = input_files(input)
+    """A function that counts done records and the bytes of their texts, beside those of all files."""
     num_bytes = text_bytes(files)
     total = num_bytes or parquet_rows(files)
 

@@ -99,12 +99,34 @@ def test_a_set_without_a_pair_is_one_line(workers: Workers, tmp_path: Path) -> N
 
 
 def test_models_are_compared_on_the_same_pairs(workers: Workers, tmp_path: Path) -> None:
-    pairs = write(tmp_path / "pairs.jsonl", PAIRS)
-    argv = [f"--load={CHECKPOINT}", "--compare", str(CHECKPOINT), *HANDLER, "--data", f"a={pairs}"]
+    write(tmp_path / "train.jsonl", PAIRS[:6])
+    write(tmp_path / "test.jsonl", PAIRS[6:])
+    argv = [f"--load={CHECKPOINT}", "--compare", str(CHECKPOINT), *HANDLER, "--data", f"a={tmp_path}"]
     ((code, table, errors),) = workers.run(run, 1, "evaluate", argv)
     assert code == 0, errors
+    (told,) = (line for line in errors.splitlines() if "splits" in line)
+    assert told.startswith("warning: --data a: the splits test, train are read together; ")
     assert f"{CHECKPOINT} minus {CHECKPOINT}" in table
     assert table.splitlines()[-1].split() == ["a", "11", "+0.0000", "+0.0000", "to", "+0.0000", "0", "0", "1"]
+
+
+def run_on_a_full_disk(argv: list[str]) -> tuple[int, str, str]:
+    """As `run`, without room for --output."""
+    from unittest.mock import patch
+
+    with patch("modellink_rm.commands.evaluate.write_whole", side_effect=OSError(28, "No space", "x.json")):
+        return run("evaluate", argv)
+
+
+def test_results_are_printed_where_the_disk_has_no_room_for_them(workers: Workers, tmp_path: Path) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", PAIRS[:3])
+    argv = [f"--load={CHECKPOINT}", *HANDLER, "--data", f"a={pairs}", f"--output={tmp_path}/x.json"]
+    ((code, table, errors),) = workers.run(run_on_a_full_disk, 1, argv)
+    assert (code, errors.splitlines()[-1]) == (
+        2,
+        "error: x.json: no space; free some space, or write elsewhere",
+    )
+    assert table.splitlines()[-1].startswith("a: records 3 | ")
 
 
 def run_while_written_to(argv: list[str], path: str) -> tuple[int, str, str]:

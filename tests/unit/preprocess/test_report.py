@@ -16,6 +16,6 @@ def test_a_share_of_the_input_is_told_only_where_it_is_known(
     monkeypatch.setattr(report, "info", told.append)
     monkeypatch.setattr(report, "_SECONDS_BETWEEN_LINES", 0.0)
     (tmp_path / name).write_bytes(b"x" * 10)
-    with progress_over(str(tmp_path / name), name="held-out") as took:
+    with progress_over([tmp_path / name], name="held-out") as took:
         took(3, 5)
     assert told[0].startswith(f"held-out: 3 records{share}, ")
