@@ -91,8 +91,10 @@ def _adds_in_place(states: Tensor) -> bool:
 
     Backward passes want what they were made of. Products are rounded before they are added, not within
     `addcmul_`, so that a pass without gradients has the bits of training: recomputation's first one is such.
+    A compiled kernel takes three times as long so, and needs no place for products.
     """
-    return states.dtype == torch.float32 and not torch.is_grad_enabled()
+    is_wanted = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return is_wanted and states.dtype == torch.float32
 
 
 @functools.cache
