@@ -86,12 +86,12 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         print_error("interrupted")
         return 130
     except BrokenPipeError:  # who reads the output has seen enough, as in `| head`
-        _drop_output()
+        drop_output()
         return 0
     except OSError as error:
         message = file_error_message(error)
         if error.errno in _FULL and error.filename is None:
-            _drop_output()
+            drop_output()
         message = message or limit_message(error)
         if message is None:
             raise
@@ -161,7 +161,7 @@ def limit_message(error: Exception) -> str | None:
     return found and f"{found} ({text.splitlines()[0]})"
 
 
-def _drop_output() -> None:
+def drop_output() -> None:
     """Discard output that is still buffered: Python would fail to write it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -77,12 +77,12 @@ def main(argv: Sequence[str]) -> int:
         try:
             if config.output is not None:
                 write_whole(Path(config.output), results.to_json())
+            if checkpoint is not None:
+                _write_normalization(config, results, checkpoint)
         finally:  # each is written, though the other may have no room
             print(*lines_of(results), sep="\n", flush=True)
         if config.output is not None:
             info(f"results: {config.output}")
-        if checkpoint is not None:
-            _write_normalization(config, results, checkpoint)
     return 1 if any(model.num_not_scored for model in results.models) else 0
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from modellink_rm.base.errors import print_error
+from modellink_rm.base.errors import UserError, drop_output, print_error
 from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import set_up_logging
@@ -32,6 +32,12 @@ def main(argv: Sequence[str]) -> int:
     except NonFiniteError as error:
         print_error(str(error), is_agreed=True)
         return 1
+    except BrokenPipeError:  # not as of commands whose output is all that they make: the run is not done
+        drop_output()
+        raise UserError(
+            "what reads standard output has ended, and the run with it; --auto-resume continues from the "
+            "newest checkpoint of --save"
+        ) from None
     return 0 if end.is_done else EXIT_CODE
 
 
