@@ -8,6 +8,7 @@ import pickle
 import selectors
 import signal
 import socket
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -231,8 +232,19 @@ def _serve(work: Callable[[Any], Any], pipes: list[tuple[socket.socket, socket.s
             try:
                 answer: tuple[int, Any, Exception | None] = (number, work(item), None)
             except Exception as error:
-                answer = (number, None, error)
+                answer = (number, None, _as_sent(error))
             for part in _message(answer):
                 connection.sendall(part)
     except (EOFError, OSError):
         os._exit(1)
+
+
+def _as_sent(error: Exception) -> Exception:
+    """The error as the first process can raise it, with a note that says where it was raised."""
+    place = "".join(traceback.format_exception(error))
+    try:
+        sent: Exception = pickle.loads(pickle.dumps(error))
+    except Exception:  # of a class that cannot be pickled, as a handler of the user may raise
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    sent.add_note(f"In a process of --workers:\n{place}")
+    return sent

@@ -307,6 +307,31 @@ def test_a_worker_that_dies_is_an_error():
         list(ordered_map(DiesOutsideOf(os.getpid()), range(8), workers=3))
 
 
+def test_an_error_of_a_worker_says_where_it_was_raised():
+    """Also one of a class that cannot be pickled, as a handler of the user may raise: no process died."""
+    with pytest.raises(RuntimeError, match="OddError: of 1 and 2") as raised:
+        list(ordered_map(FailsOutsideOf(os.getpid()), range(8), workers=3))
+    assert "in __call__" in raised.value.__notes__[0]
+
+
+class FailsOutsideOf:
+    """Fails in every other process, by an error that pickle does not make again of its message."""
+
+    def __init__(self, own: int) -> None:
+        self.own = own
+
+    def __call__(self, item: int) -> int:
+        if os.getpid() != self.own:
+            raise OddError(1, 2)
+        time.sleep(0.01)
+        return item
+
+
+class OddError(Exception):
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"of {one} and {other}")
+
+
 class DiesOutsideOf:
     def __init__(self, first_process):
         self.first_process = first_process
