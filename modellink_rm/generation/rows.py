@@ -8,7 +8,7 @@ from typing import Any
 from modellink_rm.conversation import Message, Unranked
 from modellink_rm.generation.prompts import NotAnswered, Prompt
 from modellink_rm.handlers import Handler, make_handler, prompt_of
-from modellink_rm.handlers.fields import answer_fields
+from modellink_rm.handlers.fields import answer_fields, json_text
 from modellink_rm.inference.reader import OTHER_HANDLERS, RESPONSES_HANDLER
 from modellink_rm.inference.rows import ERROR, KeptFields
 from modellink_rm.records import RecordError
@@ -71,6 +71,7 @@ def _message(turn: Message) -> dict[str, Any]:
         return {"role": _ROLES[turn.role], "content": turn.content}
     try:
         text, calls = text_and_calls(turn.content)
+        json_text([[call.name, call.arguments] for call in calls], "a call")  # as the row will have it
     except RecordError:  # the prompt's template has no form for calls, or would have refused this one
         text, calls = turn.content, []
     functions = [{"function": {"name": call.name, "arguments": call.arguments}} for call in calls]

@@ -102,7 +102,14 @@ def test_answers_of_a_pair_and_their_scores_are_left_out() -> None:
     assert row == {"id": 1, "prompt": "hello", "responses": ["c"], "num_tokens": [1], "ended": [False]}
 
 
-@pytest.mark.parametrize("call", ['{"name": "f", "name": "g"}', '{"name": "f", "arguments": ' + "[" * 10**5])
+@pytest.mark.parametrize(
+    "call",
+    [
+        '{"name": "f", "name": "g"}',
+        '{"name": "f", "arguments": ' + "[" * 10**5,
+        r'{"name": "f", "arguments": {"x": "\ud800"}}',
+    ],
+)
 def test_a_call_that_a_template_without_calls_wrote_as_text_is_text_in_the_row(call: str) -> None:
     turns = [{"from": "human", "value": "a"}, {"from": "function_call", "value": call}]
     turns.append({"from": "observation", "value": "b"})
