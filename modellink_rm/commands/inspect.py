@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import parse_flags, with_first_flag
-from modellink_rm.base.log import set_up_logging
+from modellink_rm.base.log import info, set_up_logging
 from modellink_rm.base.terminal import has_colours, without_commands
 from modellink_rm.checkpoint.contract import contract_tokenizer, read_contract
 from modellink_rm.checkpoint.layout import find_checkpoint
@@ -62,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
     if config.verify:
         print("verified       every file is what was written")
     rows = range(len(dataset))[config.first_row : config.first_row + config.rows]
+    if tokenizer is None and rows:
+        info("rows are shown as token ids; --load DIR or --tokenizer-name-or-path DIR shows their text")
     marks = COLOURED if has_colours(sys.stdout) else PLAIN
     for line in decoded_rows(dataset.rows, rows, tokenizer, marks):
         print(line)

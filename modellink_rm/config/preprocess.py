@@ -127,7 +127,8 @@ class PreprocessConfig(Limits):
         check_minimums(self)
         if (self.dataset_dir is None) != bool(self.handler_name):
             raise UserError(
-                "--handler-name is required: it says how to read a record, and --handler-name list names all"
+                "--handler-name is required: it says how to read a record; "
+                "the same command with --handler-name list prints all names"
                 if self.dataset_dir is None
                 else "--handler-name and --dataset-dir exclude each other: dataset_info.json has the handler"
             )

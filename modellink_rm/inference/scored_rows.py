@@ -18,6 +18,13 @@ from modellink_rm.records.row_output import row_output
 
 Row = dict[str, Any]
 BESIDE_PROMPT = ("system", "tools")  # where they differ, answers are not to the same question
+_NO_SCORE = "no score"
+_A_PAIR = "a pair, not a list of responses"
+# what to do if no row is left for the reason
+_REMEDIES = {
+    _NO_SCORE: "--input takes what the command score wrote",
+    _A_PAIR: 'give the scores of records such as {"prompt": ..., "responses": [...]}',
+}
 
 
 @dataclass
@@ -115,7 +122,7 @@ def rows_of(records: Iterable[Record | BadRecord], counts: Counts) -> Iterator[R
         elif record.fields.get(ERROR) is not None:
             counts.dropped["not scored"] += 1
         elif score_of(record.fields) is None:
-            counts.dropped["no score"] += 1
+            counts.dropped[_NO_SCORE] += 1
         else:
             yield record
 
@@ -134,7 +141,7 @@ def lists_of(
     for record in rows_of(records, counts):
         fields = record.fields
         if fields.get(CHOSEN) is not None:
-            counts.dropped["a pair, not a list of responses"] += 1
+            counts.dropped[_A_PAIR] += 1
         elif _is_list_of_numbers(fields.get(SCORES)):
             yield from gathering.finished()
             responses = fields.get(config.responses)
@@ -221,9 +228,9 @@ def write_rows(rows: Iterable[Mapping[str, Any]], output: str | None, counts: Co
             counts.written += 1
         if not counts.written:
             reasons = ", ".join(f"{count:,} x {reason}" for reason, count in counts.dropped.most_common())
-            remedy = "; --input takes what the command score wrote" if "no score" in counts.dropped else ""
+            remedies = "".join(f"; {_REMEDIES[reason]}" for reason in counts.dropped if reason in _REMEDIES)
             raise UserError(
-                f"none of the {counts.read:,} rows is left ({reasons}); nothing was written{remedy}"
+                f"none of the {counts.read:,} rows is left ({reasons}); nothing was written{remedies}"
             )
     for line in counts.lines():
         info(line)

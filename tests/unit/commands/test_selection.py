@@ -148,6 +148,16 @@ def test_rows_that_were_not_scored_are_refused_with_what_to_give(
     )
 
 
+@pytest.mark.parametrize("main", [best_of_n.main, make_pairs.main])
+def test_scores_of_pairs_alone_are_refused_with_what_to_give(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = {"prompt": "q", "chosen_score": 1.0, "rejected_score": 0.5, "margin": 0.5}
+    code, rows = run(main, [pair], "", tmp_path)
+    assert (code, rows) == (2, [])
+    assert 'give the scores of records such as {"prompt": ..., "responses": [...]}' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "ids"),
     [

@@ -87,9 +87,10 @@ def test_a_checkpoint_gives_its_tokenizer(load: str, capsys: pytest.CaptureFixtu
 
 def test_without_a_tokenizer_ids_are_shown(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(main, ["--data-path", str(prefix), "--first-row", "1", "--rows", "9"]) == 0
-    output = capsys.readouterr().out
+    output, told = capsys.readouterr()
     assert "row 0" not in output
     assert output.count(" >>2<<\n") == 2
+    assert "--load DIR or --tokenizer-name-or-path DIR shows their text" in told
 
 
 def test_a_first_row_after_the_last_one_is_refused(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:

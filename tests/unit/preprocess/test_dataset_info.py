@@ -9,7 +9,7 @@ from modellink_rm.commands.preprocess import main
 from modellink_rm.config.preprocess import PreprocessConfig
 from modellink_rm.conversation import Message, Pair
 from modellink_rm.dataset.dataset import open_dataset
-from modellink_rm.handlers import make_handler
+from modellink_rm.handlers import HANDLERS, make_handler
 from modellink_rm.preprocess.dataset_info import with_dataset_info
 from modellink_rm.records import read_records
 
@@ -130,13 +130,23 @@ def test_a_broken_dataset_info_is_an_error(tmp_path, content, message):
             "--handler-name and --dataset-dir exclude each other",
         ),
         ({"map_keys": "{}"}, "--map-keys and --dataset-dir exclude each other"),
-        ({"dataset_dir": None}, "--handler-name is required"),
+        ({"dataset_dir": None}, "--handler-name is required: .* the same command with --handler-name list"),
     ],
 )
 def test_flags_that_say_the_same_twice_are_an_error(flags, message):
     values = {"input": ("x",), "dataset_dir": "y", "output_prefix": "x", "prompt_type": "qwen"} | flags
     with pytest.raises(UserError, match=message):
         PreprocessConfig(**values)
+
+
+def test_the_same_command_with_handler_name_list_prints_all_names(tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text("{}")
+    words = ["--input", str(tmp_path / "in.jsonl"), "--output-prefix", str(tmp_path / "x")]
+    assert run_command(main, words) == 2
+    assert "the same command with --handler-name list" in capsys.readouterr().err
+    assert run_command(main, [*words, "--handler-name", "list"]) == 2
+    told = capsys.readouterr().err
+    assert [name for name in HANDLERS if name not in told] == []
 
 
 def test_on_the_command_line_dataset_dir_needs_no_handler(tmp_path, sentencepiece_path):
