@@ -167,7 +167,10 @@ def parse_flags(
             parser.add_argument(name, **options)
         else:
             parser.add_argument(name, action="store_true", **options)
-    namespace, unknown = parser.parse_known_args(list(argv))
+    try:
+        namespace, unknown = parser.parse_known_args(list(argv))
+    except RecursionError:
+        raise UserError("an @file of flags names itself, or another one that names it") from None
     if unknown:
         raise UserError(_unknown_flag_message(parser, unknown[0]))
     values = vars(namespace)

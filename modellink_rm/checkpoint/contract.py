@@ -12,6 +12,7 @@ from modellink_rm.base.checksums import sealed_json, unsealed
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import write_whole
 from modellink_rm.base.json_types import known_fields
+from modellink_rm.checkpoint.base_reference import checkpoint_reference
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.dataset.truncation import MODES
 from modellink_rm.metrics.normalization import Normalization
@@ -23,6 +24,7 @@ CONTRACT_NAME = "inference_contract.json"
 TOKENIZER_FOLDER = "tokenizer"
 # Measured after the checkpoint was written: a file of its own, which its list of files does not name.
 NORMALIZATION_NAME = "normalization.json"
+_CHECKPOINT = "checkpoint"  # in that file: what tells the checkpoint from others
 SCORED_TOKEN = "last token of the rendered response"
 SCORED_STEPS = "last token of each step of the response, which is that of the placeholder"
 
@@ -135,7 +137,9 @@ def write_normalization(checkpoint: Path, normalization: Normalization) -> Path:
         OSError: it cannot be written.
     """
     path = checkpoint / NORMALIZATION_NAME
-    write_whole(path, sealed_json(dataclasses.asdict(normalization), indent=1))
+    fingerprint = checkpoint_reference(checkpoint).fingerprint
+    values = {**dataclasses.asdict(normalization), _CHECKPOINT: fingerprint}
+    write_whole(path, sealed_json(values, indent=1))
     return path
 
 
@@ -143,19 +147,29 @@ def _read_normalization(checkpoint: Path) -> Normalization | None:
     """What `write_normalization` wrote; None if it did not.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or was measured of another checkpoint.
     """
     path = checkpoint / NORMALIZATION_NAME
     try:
-        values = unsealed(json.loads(path.read_bytes()))
-        return Normalization(**known_fields(Normalization, values, str(path)))
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
+    try:
+        values = unsealed(json.loads(content))
+        measured_of = values.pop(_CHECKPOINT, None)
+        normalization = Normalization(**known_fields(Normalization, values, str(path)))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({' '.join(str(error).split())}): measure it again, or remove it for the "
             "model's own scores"
         ) from error
+    # Earlier versions did not say of which.
+    if measured_of not in (None, checkpoint_reference(checkpoint).fingerprint):
+        raise UserError(
+            f"{path} was measured of another checkpoint: measure it of this one, or remove it for the "
+            "model's own scores"
+        )
+    return normalization
 
 
 def read_contract(checkpoint: Path) -> InferenceContract:

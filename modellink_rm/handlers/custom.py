@@ -5,12 +5,18 @@ import inspect
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.conversation import Conversation, Pair, Ranking, Rated, Stepwise, Unranked
+from modellink_rm.conversation import Conversation, Message, Pair, Ranking, Rated, Role, Stepwise, Unranked
 from modellink_rm.handlers.fields import Handler, answer_fields, are_attributes, rated_attributes
+from modellink_rm.handlers.messages import alternating
+from modellink_rm.records import shortened
+
+_ROLES = get_args(Role)
+_ROLES_OF_ANSWERS = ("assistant", "function_call")
 
 
 def is_file_and_class(name: str) -> bool:
@@ -71,7 +77,8 @@ class CheckedHandler:
         """The conversation of a record.
 
         Raises:
-            RecordError: the handler says that the record cannot be used.
+            RecordError: the handler says that the record cannot be used; or the turns of its prompt do not
+                alternate.
             UserError: the handler returned something else, or a contradictory conversation.
         """
         made = self.handler(record)
@@ -86,6 +93,7 @@ class CheckedHandler:
                 f"{name} returned {len(made.ratings)} ratings for its {len(self.rated_attributes)} "
                 "rated_attributes: each has one, NaN if it is not given"
             )
+        _check_texts(made, name)
         _check_numbers(made, name)
         if isinstance(made, Ranking):
             _check_ranking(made, name)
@@ -93,11 +101,59 @@ class CheckedHandler:
             _check_steps(made, name)
         if not made.responses:
             raise UserError(f"{name} returned an Unranked without a response")
+        _check_turns(made, name)
         return made
+
+
+def _check_texts(made: Conversation, name: str) -> None:
+    """What becomes tokens, or is written beside them, is text."""
+    texts: dict[str, object] = {
+        "system": made.system or "",
+        "tools": made.tools,
+        "source": made.source or "",
+    }
+    if isinstance(made, Stepwise):
+        texts |= {f"step {number}": step for number, step in enumerate(made.steps, start=1)}
+    for what, text in texts.items():
+        if not isinstance(text, str):
+            kind = type(made).__name__
+            raise UserError(f"{name} returned a {kind} whose {what} is no text: {_quoted(text)}")
+
+
+def _check_turns(made: Conversation, name: str) -> None:
+    """Templates know what to write of every turn: of an unknown role they would write another one's.
+
+    Raises:
+        UserError: a turn is no message, or of a role that there is not; or a response is not an answer.
+        RecordError: the turns of the prompt do not alternate.
+    """
+    for what, turns, roles in (
+        ("prompt", made.prompt, _ROLES),
+        ("responses", made.responses, _ROLES_OF_ANSWERS),
+    ):
+        is_sequence = isinstance(turns, tuple | list)
+        if not is_sequence or not all(_is_message(turn, roles) for turn in turns):
+            raise UserError(
+                f"{name} returned a {type(made).__name__} with the {what} {_quoted(turns)}: each turn is a "
+                f"Message with a text and one of the roles {', '.join(roles)}"
+            )
+    alternating(made.prompt, "prompt")
+
+
+def _is_message(turn: object, roles: tuple[str, ...]) -> bool:
+    return isinstance(turn, Message) and isinstance(turn.content, str) and turn.role in roles
+
+
+def _quoted(value: object) -> str:
+    return shortened(repr(value))
 
 
 def _check_numbers(made: Conversation, name: str) -> None:
     kind = type(made).__name__
+    for what in ("margins", "probabilities", "ratings", "labels", "ranks"):
+        for number in getattr(made, what, None) or ():
+            if not isinstance(number, Real) and (what, number) != ("labels", None):
+                raise UserError(f"{name} returned a {kind} whose {what} are no numbers: {_quoted(number)}")
     for margin in made.margins or ():
         if margin < 0:
             raise UserError(f"{name} returned a {kind} with the margin {margin}: it is not below 0")

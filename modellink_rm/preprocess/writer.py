@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import BinaryIO
 
 import numpy as np
+import orjson
 
 from modellink_rm.base.checksums import FileEntry
 from modellink_rm.config.preprocess import CHECKS
@@ -16,6 +17,7 @@ from modellink_rm.dataset.lengths import LengthCounts
 from modellink_rm.dataset.manifest import COLUMNS, PAIR_ARRAYS
 from modellink_rm.preprocess import checks
 from modellink_rm.preprocess.rows import Refused, Rows
+from modellink_rm.records.duplicate_keys import DuplicateKeyError, parsed_by_key
 
 
 class RowWriter:
@@ -191,11 +193,12 @@ def _duplicates(rows: Rows, flags: np.ndarray, is_new: np.ndarray) -> list[Refus
 
 
 def _rejects_line(refused: Refused) -> bytes:
-    """One line of --rejects: the record itself if it is JSON, else its text."""
+    """One line of --rejects: the record itself if every parser of JSON reads it alike, else its text."""
     entry: dict[str, object] = {"place": refused.place, "reason": refused.reason, "message": refused.message}
     text = (refused.text or "").encode("latin-1")
     try:
-        entry["record"] = json.loads(text)
-    except (ValueError, RecursionError):
+        orjson.loads(text)  # takes no NaN, and no number beyond the largest, which would be written as none
+        entry["record"] = parsed_by_key(text)
+    except (ValueError, RecursionError, DuplicateKeyError):
         entry["text"] = text.decode(errors="backslashreplace")
     return json.dumps(entry).encode() + b"\n"

@@ -6,14 +6,15 @@ A file holds one object, or a list of them:
      "format_prefix": {"slots": [["bos_token"]]}, "stop_words": ["<|end|>"], "replace_eos": true}
 """
 
-import json
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import warn_once
 from modellink_rm.base.registry import unknown_name_message
+from modellink_rm.records.duplicate_keys import DuplicateKeyError, parsed_by_key
 from modellink_rm.templates.calls import CALL_FORMATS
 from modellink_rm.templates.table import (
     BOS,
@@ -54,10 +55,12 @@ def template_in_file(path: str, name: str) -> Template:
     """The template of that name in a file.
 
     Raises:
-        UserError: the file does not exist, or the template is not in it or is not valid.
+        UserError: the file does not exist, or the template is not in it, is in it twice, or is not valid.
     """
     entries = _entries(Path(path))
     names = [entry["name"] for entry in entries]
+    if names.count(name) > 1:
+        raise UserError(f"--prompt-type-path {path} holds {names.count(name)} templates named {name}")
     if name not in names:
         raise UserError(unknown_name_message(f"--prompt-type in {path}", name, names))
     return template_of_definition(entries[names.index(name)], where=f"{path}, template {name}")
@@ -124,15 +127,10 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"--prompt-type-path {path} does not exist")
     try:
-        if path.suffix.lower() in (".yaml", ".yml"):
-            import yaml
-
-            try:
-                value = yaml.safe_load(path.read_bytes())
-            except yaml.YAMLError as error:
-                raise ValueError(str(error).replace("\n", " ")) from None
-        else:
-            value = json.loads(path.read_bytes())
+        is_yaml = path.suffix.lower() in (".yaml", ".yml")
+        value = _yaml_value(path.read_bytes()) if is_yaml else parsed_by_key(path.read_bytes())
+    except DuplicateKeyError as error:
+        raise UserError(f"--prompt-type-path {path}: {error.key!r} is twice in one object") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"--prompt-type-path {path} cannot be read: {error}") from None
     entries = value if isinstance(value, list) else [value]
@@ -140,6 +138,41 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
             raise UserError(f"--prompt-type-path {path}: every template is an object with a name")
     return entries
+
+
+def _yaml_value(content: bytes) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        DuplicateKeyError: a key is twice in one mapping, of which PyYAML keeps one value.
+        ValueError: it is no YAML.
+    """
+    import yaml
+
+    try:
+        for node in _yaml_nodes(yaml.compose(content, yaml.SafeLoader)):
+            keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise DuplicateKeyError(str(key))
+        return yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).replace("\n", " ")) from None
+
+
+def _yaml_nodes(first: Any) -> Iterator[Any]:
+    """Each node of a YAML text once, however often aliases name it."""
+    waiting, seen = [first], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        if node is not None and isinstance(node.value, list):
+            waiting += [
+                part for item in node.value for part in (item if isinstance(item, tuple) else (item,))
+            ]
 
 
 def _slots(value: Any, where: str) -> tuple[Slot, ...]:
@@ -154,7 +187,8 @@ def _slot(slot: Any, where: str) -> Slot:
         return BOS if slot == ["bos_token"] else EOS
     if not isinstance(slot, str):
         raise UserError(
-            f'{where}: a slot is a text, {{"token": "..."}}, ["bos_token"] or ["eos_token"]; got {slot!r}'
+            f'{where}: a slot is a text, {{"token": "..."}}, ["bos_token"] or ["eos_token"]; got '
+            f"{_quoted(slot)}"
         )
     for field in (*_FIELDS.values(), "{system}"):
         if field in slot.replace("{" + field + "}", ""):
@@ -177,13 +211,13 @@ def _written(slot: Slot) -> Any:
 def _class_and_tools(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if "template_class" in entry:
-        given = str(entry["template_class"])
+        given = _of_type(entry["template_class"], str, "a text", f"{where}: template_class")
         if given not in _CLASSES:
             raise UserError(f"{where}: {unknown_name_message('template_class', given, _CLASSES)}")
         values[_CLASSES[given]] = True
     tools = entry.get("format_tools", {})
     if isinstance(tools, dict) and "tool_format" in tools:
-        given = str(tools["tool_format"])
+        given = _of_type(tools["tool_format"], str, "a text", f"{where}: tool_format")
         if given not in SYSTEM_FORMATS:
             raise UserError(f"{where}: {unknown_name_message('tool_format', given, SYSTEM_FORMATS)}")
         values["tool_format"] = given
@@ -218,5 +252,12 @@ def _check(values: Mapping[str, Any], where: str) -> None:
 
 def _of_type(value: Any, wanted: type, described: str, where: str) -> Any:
     if not isinstance(value, wanted):
-        raise UserError(f"{where} must be {described}, got {value!r}")
+        raise UserError(f"{where} must be {described}, got {_quoted(value)}")
     return value
+
+
+def _quoted(value: Any) -> str:
+    """The beginning of a value: with aliases a few lines of YAML stand for billions of texts."""
+    shortening = reprlib.Repr()
+    shortening.maxlevel, shortening.maxstring = 2, 100
+    return shortening.repr(value)

@@ -146,6 +146,14 @@ def test_a_file_of_words_that_does_not_exist_is_a_user_error(tmp_path: Path) -> 
         parse(f"@{tmp_path / 'nowhere'}")
 
 
+def test_a_file_of_words_that_names_itself_is_a_user_error(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.args", tmp_path / "other.args"
+    one.write_text(f"--num-sides 5 @{other}")
+    other.write_text(f"@{one}")
+    with pytest.raises(UserError, match="an @file of flags"):
+        parse(f"@{one}")
+
+
 def test_flags_of_other_tools_are_accepted_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     warn_once.cache_clear()
     ignored = {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from modellink_rm.base.checksums import sealed_json, unsealed
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.contract import (
     CONTRACT_NAME,
@@ -17,6 +18,7 @@ from modellink_rm.checkpoint.contract import (
     read_contract,
     write_normalization,
 )
+from modellink_rm.checkpoint.files import FILES_NAME
 from modellink_rm.checkpoint.layout import read_checkpoint_info
 from modellink_rm.checkpoint.source import ModelSource
 from modellink_rm.config.tokenizer import TokenizerConfig
@@ -53,6 +55,7 @@ def test_a_contract_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_normalization_is_of_the_contract_from_its_measurement_on(tmp_path: Path) -> None:
     (tmp_path / CONTRACT_NAME).write_bytes(CONTRACT.to_json())
+    (tmp_path / FILES_NAME).write_bytes(b"the list of this checkpoint's files")
     assert "normalization" not in json.loads(CONTRACT.to_json())
     normalization = Normalization(mean=0.5, std=2.0, num_responses=8, data="held-out")
     path = write_normalization(tmp_path, normalization)
@@ -64,6 +67,23 @@ def test_a_normalization_is_of_the_contract_from_its_measurement_on(tmp_path: Pa
     path.write_bytes(path.read_bytes().replace(b"2.0", b"3.0"))
     with pytest.raises(UserError, match=r"normalization.json is damaged .*: measure it again"):
         read_contract(tmp_path)
+
+
+def test_a_normalization_that_was_measured_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    """Scores were normalized by the mean of another model's, without a word."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CONTRACT_NAME).write_bytes(CONTRACT.to_json())
+        (tmp_path / name / FILES_NAME).write_bytes(name.encode())
+    path = write_normalization(tmp_path / "one", Normalization(mean=0.5))
+    copied = tmp_path / "other" / path.name
+    copied.write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"other/normalization.json was measured of another checkpoint"):
+        read_contract(tmp_path / "other")
+    values = unsealed(json.loads(path.read_bytes()))
+    del values["checkpoint"]  # as earlier versions wrote it
+    copied.write_bytes(sealed_json(values, indent=1))
+    assert read_contract(tmp_path / "other").normalization == Normalization(mean=0.5)
 
 
 @pytest.mark.parametrize("not_use_fast", [False, True])

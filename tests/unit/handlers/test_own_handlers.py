@@ -101,3 +101,66 @@ def test_an_own_handler_rates_attributes_that_metrics_can_be_called_by(names, tm
     path.write_text(f"class Mine:\n    rated_attributes = {names!r}\n    def __call__(self, record): ...")
     with pytest.raises(UserError, match="Mine: rated_attributes are different names of letters"):
         make_handler(f"{path}:Mine", None)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            "Pair(None, '', (Message('human', 'q'),), a, a)",
+            r"the prompt .*'human'.* roles user, assi",
+        ),
+        ("Pair(None, '', (Message('system', 's'), q), a, a)", r"the prompt .*'system'"),
+        (
+            "Pair(None, '', (Message('user', None),), a, a)",
+            r"the prompt .*content=None.*: each turn is",
+        ),
+        ("Pair(None, '', q, a, a)", r"the prompt Message\("),
+        (
+            "Pair(None, '', (q,), Message('user', 'a'), a)",
+            r"the responses .* one of the roles assistant",
+        ),
+        ("Pair(None, '', (q,), 'a', 'b')", r"the responses \('a', 'b'\)"),
+        ("Pair(5, '', (q,), a, a)", "a Pair whose system is no text: 5"),
+        ("Pair(None, None, (q,), a, a)", "a Pair whose tools is no text: None"),
+        ("Pair(None, '', (q,), a, a, margin='1')", "a Pair whose margins are no numbers: '1'"),
+        ("Ranking(None, '', (q,), (a, a), ('1', '2'))", "a Ranking whose ranks are no numbers: '1'"),
+        ("Stepwise(None, '', (q,), ('a', 5), (1, None))", "a Stepwise whose step 2 is no text: 5"),
+        ("Stepwise(None, '', (q,), ('a', 'b'), ('1', 0))", "a Stepwise whose labels are no numbers: '1'"),
+    ],
+)
+def test_what_an_own_handler_returns_has_messages_texts_and_numbers(made, message, tmp_path):
+    """Another role was written as a user's turn, or as an assistant's by a chat template."""
+    with pytest.raises(UserError, match=message):
+        own(tmp_path, made)({})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("()", "empty prompt"),
+        ("(q, q)", "turns do not alternate"),
+        ("(a,)", "turns do not alternate"),
+        ("(q, a)", "the conversation does not end with a turn to answer"),
+    ],
+)
+def test_a_record_of_whose_prompt_an_own_handler_makes_no_dialogue_cannot_be_used(prompt, reason, tmp_path):
+    with pytest.raises(RecordError) as refused:
+        own(tmp_path, f"Pair(None, '', {prompt}, a, a)")({})
+    assert refused.value.reason == reason
+
+
+def test_an_own_handler_may_return_numbers_of_numpy(tmp_path):
+    handler = own(tmp_path, "Pair(None, '', (q,), a, a, margin=__import__('numpy').float32(0.5))")
+    assert handler({}).margin == 0.5
+
+
+def own(tmp_path, made):
+    """A handler of a user that returns that of every record."""
+    (tmp_path / "own.py").write_text(
+        "from modellink_rm.conversation import Message, Pair, Ranking, Stepwise\n"
+        "class Own:\n    def __call__(self, record):\n"
+        "        q, a = Message('user', 'q'), Message('assistant', 'a')\n"
+        f"        return {made}\n"
+    )
+    return make_handler(f"{tmp_path}/own.py:Own", None)

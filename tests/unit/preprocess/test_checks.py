@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import orjson
 import pytest
 
 from modellink_rm.base.errors import run_command
@@ -101,6 +102,21 @@ def test_rejects_hold_every_refused_record_in_order_also_what_is_no_json(run):
         ("invalid UTF-8", '{"a": "\\xff"}\n'),
         ("invalid JSON", '{"b": \n'),
     ]
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', '{"a": 1, "a": 2}'])
+def test_rejects_hold_as_text_what_parsers_read_differently(run, text):
+    """Lines were no JSON, or of a key that is twice in a record one value was lost."""
+    Path("in.jsonl").touch()
+    Path("bad.jsonl").write_text(f"{json.dumps(GOOD)}\n{text}\n")
+    assert run([], "--input", "bad.jsonl", "--rejects", "rejects.jsonl") == 0
+    (entry,) = map(orjson.loads, Path("rejects.jsonl").read_bytes().splitlines())
+    assert entry["text"] == f"{text}\n"
+
+
+def test_rejects_keep_integers_of_any_size(run):
+    assert run([GOOD, {"a": 10**30}], "--rejects", "rejects.jsonl") == 0
+    assert rejects()[0]["record"] == {"a": 10**30}
 
 
 @pytest.mark.parametrize(

@@ -176,3 +176,34 @@ def test_a_chat_template_of_a_file_that_leaves_out_the_answer_is_refused(tmp_pat
         UserError, match="--prompt-type mine: the chat template leaves out the text of an ans"
     ):
         find_template("mine", load_directory(control_directory), path=str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.json", '{"name": "x", "format_user": ["A {{content}}"], "format_user": ["B {{content}}"]}'),
+        ("x.yaml", "name: x\nformat_user: ['A {{content}}']\nformat_user: ['B {{content}}']\n"),
+        ("x.yaml", "name: x\nformat_user: {slots: ['A {{content}}'], slots: ['B {{content}}']}\n"),
+    ],
+)
+def test_a_file_with_a_key_twice_is_an_error(tmp_path, name, text, control_directory):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="is twice in one object"):
+        find_template("x", load_directory(control_directory), path=str(tmp_path / name))
+
+
+def test_a_name_that_two_templates_of_a_file_have_is_an_error(tmp_path, control_directory):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([GOOD, {**GOOD, "default_system": "s"}]))
+    with pytest.raises(UserError, match="holds 2 templates named x"):
+        find_template("x", load_directory(control_directory), path=str(path))
+
+
+@pytest.mark.parametrize("key", ["format_user", "stop_words", "default_system", "template_class"])
+def test_an_error_quotes_a_few_of_millions_of_texts_that_aliases_stand_for(tmp_path, key, control_directory):
+    lists = ["&l0 [lol]", *(f"&l{level} [{', '.join(10 * [f'*l{level - 1}'])}]" for level in range(1, 7))]
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\nforce_system: [{', '.join(lists)}]\n{key}: *l6\n")
+    with pytest.raises(UserError, match=f"{key}.* got ") as refused:
+        find_template("x", load_directory(control_directory), path=str(path))
+    assert len(str(refused.value)) < 1000
