@@ -171,6 +171,8 @@ def parse_flags(
         namespace, unknown = parser.parse_known_args(list(argv))
     except RecursionError:
         raise UserError("an @file of flags names itself, or another one that names it") from None
+    except UnicodeDecodeError:
+        raise UserError("an @file of flags is no text in UTF-8; write it anew as such") from None
     if unknown:
         raise UserError(_unknown_flag_message(parser, unknown[0]))
     values = vars(namespace)

@@ -14,6 +14,7 @@ from typing import Any
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.log import warn_once
 from modellink_rm.base.registry import unknown_name_message
+from modellink_rm.records import RecordError, check_unicode
 from modellink_rm.records.duplicate_keys import DuplicateKeyError, parsed_by_key
 from modellink_rm.templates.calls import CALL_FORMATS
 from modellink_rm.templates.table import (
@@ -182,7 +183,7 @@ def _slots(value: Any, where: str) -> tuple[Slot, ...]:
 
 def _slot(slot: Any, where: str) -> Slot:
     if isinstance(slot, dict) and list(slot) == ["token"] and isinstance(slot["token"], str):
-        return Token(slot["token"])
+        return Token(_unicode(slot["token"], where))
     if slot in (["bos_token"], ["eos_token"]):
         return BOS if slot == ["bos_token"] else EOS
     if not isinstance(slot, str):
@@ -190,6 +191,7 @@ def _slot(slot: Any, where: str) -> Slot:
             f'{where}: a slot is a text, {{"token": "..."}}, ["bos_token"] or ["eos_token"]; got '
             f"{_quoted(slot)}"
         )
+    slot = _unicode(slot, where)
     for field in (*_FIELDS.values(), "{system}"):
         if field in slot.replace("{" + field + "}", ""):
             raise UserError(f"{where}: write {{{field}}} for the field, with two braces; got {slot!r}")
@@ -253,7 +255,20 @@ def _check(values: Mapping[str, Any], where: str) -> None:
 def _of_type(value: Any, wanted: type, described: str, where: str) -> Any:
     if not isinstance(value, wanted):
         raise UserError(f"{where} must be {described}, got {_quoted(value)}")
-    return value
+    return _unicode(value, where) if isinstance(value, str) else value
+
+
+def _unicode(text: str, where: str) -> str:
+    """The text, which a tokenizer takes.
+
+    Raises:
+        UserError: it has half of a surrogate pair.
+    """
+    try:
+        check_unicode(text)
+    except RecordError as error:
+        raise UserError(f"{where}: {error}") from None
+    return text
 
 
 def _quoted(value: Any) -> str:

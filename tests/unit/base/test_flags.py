@@ -154,6 +154,14 @@ def test_a_file_of_words_that_names_itself_is_a_user_error(tmp_path: Path) -> No
         parse(f"@{one}")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_of_words_in_another_encoding_is_a_user_error(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "shape.args"
+    path.write_bytes("--owner J\xf6rg".encode(encoding))
+    with pytest.raises(UserError, match="an @file of flags is no text in UTF-8"):
+        parse(f"@{path}")
+
+
 def test_flags_of_other_tools_are_accepted_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     warn_once.cache_clear()
     ignored = {
