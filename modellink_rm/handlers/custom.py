@@ -113,6 +113,8 @@ def _check_texts(made: Conversation, name: str) -> None:
         "source": made.source or "",
     }
     if isinstance(made, Stepwise):
+        if isinstance(made.steps, str):  # whose characters would be steps
+            raise UserError(f"{name} returned a Stepwise whose steps are one text: {_quoted(made.steps)}")
         texts |= {f"step {number}": step for number, step in enumerate(made.steps, start=1)}
     for what, text in texts.items():
         if not isinstance(text, str):

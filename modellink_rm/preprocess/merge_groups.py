@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from modellink_rm.base.errors import UserError, listed
-from modellink_rm.base.files import check_outputs, version_of, whole_files
+from modellink_rm.base.files import check_outputs, remove_remains, version_of, whole_files
 from modellink_rm.base.log import info, warn_once
 from modellink_rm.dataset.checksums import read_checksums
 from modellink_rm.dataset.indexed import ArrayChecksums, IndexedReader, IndexedWriter, bin_path, idx_path
@@ -21,6 +22,7 @@ from modellink_rm.dataset.manifest import (
     mark_unfinished,
     read_manifest,
 )
+from modellink_rm.preprocess.parts import locked_parts, parts_path
 
 _BLOCK_ROWS = 1024
 _ARRAYS = (*PAIR_ARRAYS, *COLUMNS)
@@ -58,7 +60,7 @@ def merge_groups(directory: Path, keys: Sequence[str], prefix: Path) -> dict[str
 
     Raises:
         UserError: no directory, a key that no file's name holds, a file that is damaged, or files that do not
-            belong into one data set.
+            belong into one data set; or another run writes to the prefix.
     """
     if not directory.is_dir():
         raise UserError(f"--input {directory} is not a directory")
@@ -71,17 +73,25 @@ def merge_groups(directory: Path, keys: Sequence[str], prefix: Path) -> dict[str
         [(f"--output-prefix {prefix}", path) for path in paths],
         inputs={path(stem) for stem in stems for path in (bin_path, idx_path)},
     )
-    _check_left_over(prefix, outputs)
-    readers = _open_together(sources)
+    with locked_parts(parts_path(prefix), flag=f"--output-prefix {prefix}"):
+        _check_left_over(prefix, outputs)
+        readers = _open_together(sources)
+        remove_remains(paths)
+        with whole_files(paths, before_renaming=lambda: mark_unfinished(prefix)) as files:
+            counts = _write(readers, files)
+        manifest_path(prefix).unlink()  # one that was there before was of other files
+    return counts
+
+
+def _write(readers: Mapping[str, Sequence[IndexedReader]], files: Sequence[BinaryIO]) -> dict[str, int]:
+    """Key -> rows written to the .bin and the .idx of each key."""
     counts = {}
-    with whole_files(paths, before_renaming=lambda: mark_unfinished(prefix)) as files:
-        for index, (key, of_key) in enumerate(readers.items()):
-            writer = IndexedWriter(files[2 * index], files[2 * index + 1], of_key[0].dtype)
-            for reader in of_key:
-                _append_file(writer, reader)
-            counts[key] = sum(map(len, of_key))
-            writer.finish()
-    manifest_path(prefix).unlink()  # one that was there before was of other files
+    for index, (key, of_key) in enumerate(readers.items()):
+        writer = IndexedWriter(files[2 * index], files[2 * index + 1], of_key[0].dtype)
+        for reader in of_key:
+            _append_file(writer, reader)
+        counts[key] = sum(map(len, of_key))
+        writer.finish()
     return counts
 
 

@@ -126,6 +126,7 @@ def test_an_own_handler_rates_attributes_that_metrics_can_be_called_by(names, tm
         ("Pair(None, '', (q,), a, a, margin='1')", "a Pair whose margins are no numbers: '1'"),
         ("Ranking(None, '', (q,), (a, a), ('1', '2'))", "a Ranking whose ranks are no numbers: '1'"),
         ("Stepwise(None, '', (q,), ('a', 5), (1, None))", "a Stepwise whose step 2 is no text: 5"),
+        ("Stepwise(None, '', (q,), 'ab', (1, 0))", "a Stepwise whose steps are one text: 'ab'"),
         ("Stepwise(None, '', (q,), ('a', 'b'), ('1', 0))", "a Stepwise whose labels are no numbers: '1'"),
     ],
 )

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from modellink_rm.base import files
 from modellink_rm.base.errors import run_command
 from modellink_rm.commands.preprocess import main
 from modellink_rm.dataset.dataset import open_dataset
 from modellink_rm.dataset.indexed import idx_path
 from modellink_rm.dataset.manifest import PAIR_ARRAYS, array_prefix, data_files, manifest_path
+from modellink_rm.preprocess.parts import parts_path
 from tests.tiny_data import write_tokenizer
 
 KEYS = [f"packed_{array}_document" for array in PAIR_ARRAYS]
@@ -111,3 +113,20 @@ def test_margins_of_an_earlier_data_set_do_not_stay_beside_merged_pairs(
     manifest_path(Path("out/x")).unlink()
     assert merge() == 0
     assert "warning: x_packed_margin_document.idx, of an earlier merge, stays" in capsys.readouterr().err
+
+
+def test_one_run_at_a_time_merges_to_a_prefix_and_removes_what_a_killed_one_left(
+    make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs gave their files names in turns; what a killed one had written stayed for good."""
+    monkeypatch.setattr(files, "SECONDS_FOR_A_DYING_RUN", 0)
+    make("in/a")
+    Path("out").mkdir()
+    left = Path("out") / f".x_{KEYS[0]}.bin.123.0.tmp"
+    left.touch()
+    with files.exclusive(parts_path(Path("out/x")), "held"):
+        assert merge() == 2
+    assert "--output-prefix out/x: another run is writing it" in capsys.readouterr().err
+    assert merge() == 0
+    names = {f"x_{key}{suffix}" for key in KEYS for suffix in (".bin", ".idx")}
+    assert {path.name for path in Path("out").iterdir()} == names
