@@ -1,5 +1,6 @@
 """The process that started this one and with which it ends: torchrun, or a command that shares its work."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -58,7 +59,8 @@ def end_with_launcher() -> None:
 
 def end_at_once(message: str, code: int) -> NoReturn:
     """Tell an error with this process's rank, and end it without waiting for anything."""
-    print(f"error (rank {os.environ.get('RANK', '0')}): {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # who read it may be gone too
+        print(f"error (rank {os.environ.get('RANK', '0')}): {message}", file=sys.stderr, flush=True)
     os._exit(code)  # anything gentler may wait for the other processes
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.launcher import environment_of_child
 from modellink_rm.base.log import info
 from modellink_rm.conversion.samples import Sample
 
@@ -85,10 +85,10 @@ def check_scores(
 
 
 def _in_another_process(directory: Path, request: str) -> dict[str, Any]:
-    """The answer of `transformers_scores.py`."""
+    """The answer of `transformers_scores.py`, which ends with this process."""
     environment = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in environment_of_child().items()
         if name not in _DISTRIBUTED and not name.startswith("TORCHELASTIC")
     }
     done = subprocess.run(

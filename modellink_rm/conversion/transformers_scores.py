@@ -1,4 +1,4 @@
-"""Scores of a directory by transformers alone, in a process that nothing else of this package runs in.
+"""Scores of a directory by transformers alone, in a process that no model of this package is in.
 
     python -m modellink_rm.conversion.transformers_scores DIR < request.json
 
@@ -27,6 +27,7 @@ from transformers import (
     logging,
 )
 
+from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.conversion.publisher_glm import load_publisher_glm
 
 # (token ids [b, s], attention mask [b, s]) -> scores [b, labels], or [b, s] of all tokens for those of steps
@@ -152,6 +153,7 @@ def _opened(directory: Path) -> tuple[ScoresOf, int, list[str]]:
 
 
 if __name__ == "__main__":
+    end_with_launcher()
     request = json.load(sys.stdin)
     found = scores_with_transformers(
         Path(sys.argv[1]),

@@ -118,3 +118,20 @@ def test_no_export_outlives_a_generate_that_is_killed_while_it_exports(
     assert running.outcome().code == -9
     assert running.survivors() == []
     assert run("generate", words, target).code == 0
+
+
+@pytest.mark.full
+def test_transformers_does_not_outlive_an_export_that_is_killed_while_it_scores(
+    material: Material, tmp_path: Path
+) -> None:
+    target = material.copy(tmp_path / "trial")
+    running = start("export", "--load trained --output out", target)
+    while not running.processes():
+        assert running.process.exitcode is None
+        time.sleep(0.05)
+    running.kill()
+    assert running.outcome().code == -9
+    deadline = time.monotonic() + 60  # it imports transformers before it looks for who started it
+    while running.processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert running.survivors() == []

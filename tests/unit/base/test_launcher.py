@@ -1,10 +1,11 @@
 """Which process a command ends with."""
 
 import os
+import sys
 
 import pytest
 
-from modellink_rm.base.launcher import environment_of_child, launcher
+from modellink_rm.base.launcher import end_at_once, environment_of_child, launcher
 
 
 def test_a_process_that_a_user_started_has_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +20,20 @@ def test_a_child_knows_its_command_though_that_may_be_gone(monkeypatch: pytest.M
     for name in child.keys() - os.environ.keys():
         monkeypatch.setenv(name, child[name])
     assert launcher() == os.getpid()
+
+
+def test_a_process_ends_though_nobody_reads_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe of a launcher that was killed with its reader: the process went on, and kept its device."""
+
+    class Closed:
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    def ended(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    monkeypatch.setattr(os, "_exit", ended)
+    with pytest.raises(SystemExit) as end:
+        end_at_once("the launcher has ended", 1)
+    assert end.value.code == 1

@@ -1,7 +1,10 @@
 """The last check of an export, of what transformers answers."""
 
+import json
 import logging
 import math
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.launcher import launcher
 from modellink_rm.conversion import check
 from modellink_rm.conversion.samples import Sample
 
@@ -42,3 +46,22 @@ def test_difference_that_is_told_is_the_largest_of_both_ways(
     with caplog.at_level(logging.INFO):
         check_answer(monkeypatch, together=[[0.50005], [-1.0]], alone=EXPECTED)
     assert "within 5e-05 (allowed: 0.0001)" in caplog.text
+
+
+def test_process_in_which_transformers_scores_ends_with_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It went on scoring after its export was killed, with the whole model in memory."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(subprocess, "run", answer_of_launcher)
+    answer = check._in_another_process(Path("directory"), "{}")
+    assert answer == {"launcher": os.getpid(), "rank": None}
+
+
+def answer_of_launcher(words: list[str], *, env: dict[str, str], **_: Any) -> Any:
+    """What a process with that environment ends with."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - env.keys():
+            patch.delenv(name)
+        for name, value in env.items():
+            patch.setenv(name, value)
+        answer = {"launcher": launcher(), "rank": os.environ.get("RANK")}
+    return subprocess.CompletedProcess(words, 0, stdout=json.dumps(answer))
