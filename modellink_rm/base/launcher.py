@@ -19,6 +19,16 @@ def environment_of_child() -> dict[str, str]:
     return {**os.environ, _COMMAND: str(os.getpid())}
 
 
+def module_as_child(name: str) -> tuple[list[str], dict[str, str]]:
+    """The words and the environment of a process that runs a module, to end when this one is killed.
+
+    It finds modules where this process does: by itself `python -m` looks in the working directory first, and
+    runs whatever is there.
+    """
+    path = os.pathsep.join(os.path.abspath(place) for place in sys.path)
+    return [sys.executable, "-P", "-m", name], {**environment_of_child(), "PYTHONPATH": path}
+
+
 def launcher() -> int | None:
     """The process id of the launcher, which may be gone already; None where a user started this process."""
     command = os.environ.get(_COMMAND, "")

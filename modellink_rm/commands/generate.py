@@ -11,7 +11,7 @@ from typing import Any
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.flags import parse_flags
-from modellink_rm.base.launcher import environment_of_child
+from modellink_rm.base.launcher import module_as_child
 from modellink_rm.base.log import info, set_up_logging
 from modellink_rm.base.parts import file_identity
 from modellink_rm.checkpoint.base_reference import checkpoint_reference
@@ -146,8 +146,8 @@ def _exported(policy: PolicyConfig, *, resume: bool) -> PolicyConfig:
     else:
         merge = ["--merge"] if read_checkpoint_info(checkpoint).run.base is not None else []
         words = ["export", "--load", str(checkpoint), "--output", policy.export_to, *merge]
-        command = [sys.executable, "-m", "modellink_rm", *words]
-        code = subprocess.run(command, env=environment_of_child(), check=False).returncode
+        python, environment = module_as_child("modellink_rm")
+        code = subprocess.run([*python, *words], env=environment, check=False).returncode
         if code:
             raise SystemExit(code)
     return dataclasses.replace(policy, load=policy.export_to, export_to=None)

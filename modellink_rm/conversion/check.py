@@ -3,7 +3,6 @@
 import itertools
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.launcher import environment_of_child
+from modellink_rm.base.launcher import module_as_child
 from modellink_rm.base.log import info
 from modellink_rm.conversion.samples import Sample
 
@@ -86,13 +85,14 @@ def check_scores(
 
 def _in_another_process(directory: Path, request: str) -> dict[str, Any]:
     """The answer of `transformers_scores.py`, which ends with this process."""
+    words, environment = module_as_child("modellink_rm.conversion.transformers_scores")
     environment = {
         name: value
-        for name, value in environment_of_child().items()
+        for name, value in environment.items()
         if name not in _DISTRIBUTED and not name.startswith("TORCHELASTIC")
     }
     done = subprocess.run(
-        [sys.executable, "-m", "modellink_rm.conversion.transformers_scores", str(directory)],
+        [*words, str(directory)],
         input=request,
         capture_output=True,
         text=True,

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.base.launcher import module_as_child
 from modellink_rm.templates.render_limits import RenderingTooLongError, rendering_limits
 
 _SECONDS_TO_START = 120.0
@@ -76,13 +77,9 @@ class RenderProcess:
 
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None or self._owner != os.getpid():
-            path = os.pathsep.join(os.path.abspath(name) for name in sys.path)
-            # -P: python would look for modules in the working directory first, and run whatever is there.
+            words, environment = module_as_child(__name__)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": path},
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
             )
             self._owner = os.getpid()
             try:

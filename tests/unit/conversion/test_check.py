@@ -49,11 +49,14 @@ def test_difference_that_is_told_is_the_largest_of_both_ways(
 
 
 def test_process_in_which_transformers_scores_ends_with_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It went on scoring after its export was killed, with the whole model in memory."""
+    """It went on scoring after its export was killed, with the whole model in memory.
+
+    And it looked for its modules in the working directory first.
+    """
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(subprocess, "run", answer_of_launcher)
     answer = check._in_another_process(Path("directory"), "{}")
-    assert answer == {"launcher": os.getpid(), "rank": None}
+    assert answer == {"launcher": os.getpid(), "rank": None, "is_safe": True}
 
 
 def answer_of_launcher(words: list[str], *, env: dict[str, str], **_: Any) -> Any:
@@ -63,5 +66,5 @@ def answer_of_launcher(words: list[str], *, env: dict[str, str], **_: Any) -> An
             patch.delenv(name)
         for name, value in env.items():
             patch.setenv(name, value)
-        answer = {"launcher": launcher(), "rank": os.environ.get("RANK")}
+        answer = {"launcher": launcher(), "rank": os.environ.get("RANK"), "is_safe": "-P" in words}
     return subprocess.CompletedProcess(words, 0, stdout=json.dumps(answer))
