@@ -27,8 +27,8 @@ DATA ?= ../shared/data
 
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
-# Files of tests that run at a time, each with processes of its own.
-TEST_PROCESSES ?= 2
+# Files of tests that run at a time, each with processes of its own: on two cores one more, as many of them wait.
+TEST_PROCESSES ?= 3
 # One thread: the tests start several processes of their own.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 # What depends on versions; the rest tests this package's own processes and files.
