@@ -32,6 +32,7 @@ from modellink_rm.generation.answer_files import (
 from modellink_rm.generation.load_engine import load_engine
 from modellink_rm.generation.plan import plan_generation
 from modellink_rm.generation.prompts import PromptReader
+from modellink_rm.handlers.custom import files_of_handler
 from modellink_rm.inference.reader import check_first
 from modellink_rm.inference.rows import kept_fields
 from modellink_rm.records import blocks_of, input_files, read_raw_records, read_records
@@ -195,11 +196,10 @@ def _identity(config: GenerateConfig, parsed: Mapping[type[Any], Any]) -> bytes:
     """All that determines the rows: the flags, and the files that are read."""
     flags = {name: value for kind in GROUPS for name, value in dataclasses.asdict(parsed[kind]).items()}
     policy: PolicyConfig = parsed[PolicyConfig]
-    handler = (policy.handler_name or "").rpartition(":")[0]
     read = [
         *hugging_face_files(Path(policy.load)),
         *tokenizer_files(parsed[TokenizerConfig]),
-        *([Path(handler)] if handler else []),
+        *files_of_handler(policy.handler_name),
     ]
     return rows_identity(
         {

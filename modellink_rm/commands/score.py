@@ -29,6 +29,7 @@ from modellink_rm.commands.registry import COMMANDS, Command
 from modellink_rm.config.score import ScoreConfig, ScorerConfig
 from modellink_rm.config.scorer import ScorerOptions
 from modellink_rm.config.tokenizer import TokenizerConfig
+from modellink_rm.handlers.custom import files_of_handler
 from modellink_rm.inference.parts import ScoredPart, ScoreParts, score_parts
 from modellink_rm.inference.reader import check_first
 from modellink_rm.inference.rows import kept_fields
@@ -153,8 +154,8 @@ def _identity(config: ScoreConfig, parsed: Mapping[type[Any], Any], source: "Mod
     model = [file for place in places_of_model(load, adapter) for file in _weights_of(place)]
     if scorer.load_adapter is not None:
         model += peft_files(Path(scorer.load_adapter))
-    handler = (parsed[ScorerConfig].handler_name or "").rpartition(":")[0]
-    read = [*model, *tokenizer_files(parsed[TokenizerConfig]), *([Path(handler)] if handler else [])]
+    handler = files_of_handler(parsed[ScorerConfig].handler_name)
+    read = [*model, *tokenizer_files(parsed[TokenizerConfig]), *handler]
     return rows_identity(
         {
             **{name: value for name, value in flags.items() if name not in _NOT_OF_THE_ROWS},

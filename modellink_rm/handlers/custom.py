@@ -24,16 +24,20 @@ def is_file_and_class(name: str) -> bool:
     return ".py:" in name
 
 
+def files_of_handler(name: str | None) -> list[Path]:
+    """The file of path/to/file.py:ClassName; none for another name, or None."""
+    return [] if name is None or not is_file_and_class(name) else [Path(name.rpartition(":")[0])]
+
+
 def class_in_file(name: str) -> type[Any]:
     """The class that path/to/file.py:ClassName names; imports the file.
 
     Raises:
         UserError: the file does not exist, or has no such class.
     """
-    file, _, class_name = name.rpartition(":")
-    path = Path(file)
+    (path,), class_name = files_of_handler(name), name.rpartition(":")[2]
     if not path.is_file():
-        raise UserError(f"--handler-name {name}: {file} does not exist")
+        raise UserError(f"--handler-name {name}: {path} does not exist")
     spec = importlib.util.spec_from_file_location(f"modellink_rm_handler_{path.stem}", path)
     assert spec is not None, "a .py file has a loader"
     assert spec.loader is not None, "a .py file has a loader"
@@ -42,7 +46,7 @@ def class_in_file(name: str) -> type[Any]:
     spec.loader.exec_module(module)
     found = getattr(module, class_name, None)
     if not inspect.isclass(found):
-        raise UserError(f"--handler-name {name}: {file} has no class {class_name}")
+        raise UserError(f"--handler-name {name}: {path} has no class {class_name}")
     return found
 
 

@@ -266,13 +266,8 @@ def _calls_text(calls: Any, where: str) -> str:
             raise RecordError("a tool call without a name", f"{where} has a tool call without a name")
         arguments = function.get("arguments")
         if isinstance(arguments, str):
-            try:
-                arguments = json_in_text(arguments)
-            except RecordError:
-                raise
-            except (ValueError, RecursionError):
-                reason = "arguments of a tool call are not JSON"
-                raise RecordError(reason, f"{where}: {reason}") from None
+            reason = "arguments of a tool call are not JSON"
+            arguments = json_in_text(arguments, reason=reason, where=where)
         written.append({"name": function["name"], "arguments": {} if arguments is None else arguments})
     return json_text(written[0] if len(written) == 1 else written, where)
 

@@ -11,7 +11,7 @@ from typing import Any
 from modellink_rm.base.json_types import check_types
 from modellink_rm.base.parts import file_identity
 from modellink_rm.config.preprocess import PreprocessConfig
-from modellink_rm.handlers.custom import is_file_and_class
+from modellink_rm.handlers.custom import files_of_handler
 from modellink_rm.preprocess.encode import RecordEncoder
 from modellink_rm.records import input_files
 from modellink_rm.templates.files import definition_of
@@ -112,6 +112,5 @@ def identity_of(config: PreprocessConfig, work: RecordEncoder) -> RunIdentity:
 
 def _handler_file(name: str) -> str | None:
     """Sha256, in hex, of the file of FILE.py:CLASS; None for another name."""
-    if not is_file_and_class(name):
-        return None
-    return hashlib.sha256(Path(name.rpartition(":")[0]).read_bytes()).hexdigest()
+    files = files_of_handler(name)
+    return hashlib.sha256(files[0].read_bytes()).hexdigest() if files else None

@@ -27,6 +27,7 @@ from modellink_rm.dataset.manifest import (
     serialized,
 )
 from modellink_rm.handlers import missing_fields
+from modellink_rm.handlers.custom import files_of_handler
 from modellink_rm.preprocess.encode import RecordEncoder
 from modellink_rm.preprocess.executor.local import WorkerDiedError, ordered_map
 from modellink_rm.preprocess.identity import RunIdentity, identity_of
@@ -161,8 +162,8 @@ def _outputs(config: PreprocessConfig) -> list[tuple[str, Path]]:
 
 def _inputs(config: PreprocessConfig, tokenizer_config: TokenizerConfig) -> list[Path]:
     """The files that are read."""
-    handler_file = config.handler_name.rpartition(":")[0]
-    others = [Path(name) for name in (config.prompt_type_path, handler_file) if name]
+    others = [Path(config.prompt_type_path)] if config.prompt_type_path else []
+    others += files_of_handler(config.handler_name)
     return [*input_files(config.input), *tokenizer_files(tokenizer_config), *others]
 
 

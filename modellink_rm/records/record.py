@@ -141,17 +141,27 @@ def check_unicode(text: str) -> None:
         raise RecordError(_HALF_A_PAIR, f"{_HALF_A_PAIR}, at character {error.start + 1} of a text") from None
 
 
-def json_in_text(text: str) -> Any:
+def json_in_text(text: str, *, reason: str, where: str = "") -> Any:
     """The value of JSON that is a text of a record, such as the arguments of a call.
 
+    Args:
+        reason: what is said of a text that is no JSON.
+        where: the text's place in the record, for that message.
+
     Raises:
-        RecordError: a key is twice in one of its objects, of which a parser keeps one value.
-        ValueError: it is no JSON; likewise RecursionError for one that is nested too deeply.
+        RecordError: it is no JSON, or has a key twice in one object, of which a parser keeps one value.
     """
     try:
         return parsed_by_key(text)
     except DuplicateKeyError as error:
-        raise RecordError(_KEY_TWICE, f"{_KEY_TWICE}: {error.key!r}, in the JSON of a text") from None
+        raise key_twice_in_text(error) from None
+    except (ValueError, RecursionError):
+        raise RecordError(reason, f"{where}: {reason}" if where else reason) from None
+
+
+def key_twice_in_text(error: DuplicateKeyError) -> RecordError:
+    """What is raised for JSON in a record's text that has a key twice."""
+    return RecordError(_KEY_TWICE, f"{_KEY_TWICE}: {error.key!r}, in the JSON of a text")
 
 
 def record_of_row(place: str, row: Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> RawRecord:

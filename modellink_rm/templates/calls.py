@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modellink_rm.records import RecordError, check_unicode, json_in_text
+from modellink_rm.records import RecordError, check_unicode
+from modellink_rm.records.duplicate_keys import DuplicateKeyError, parsed_by_key
+from modellink_rm.records.record import key_twice_in_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,9 @@ def text_and_calls(content: str) -> tuple[str, list[Call]]:
 
 def _calls(written: str) -> list[Call]:
     try:
-        value = json_in_text(written)
-    except RecordError:
-        raise
+        value = parsed_by_key(written)
+    except DuplicateKeyError as error:
+        raise key_twice_in_text(error) from None
     except ValueError:
         return []
     calls = []

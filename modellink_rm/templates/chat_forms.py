@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from modellink_rm.conversation import Message
-from modellink_rm.records import RecordError, json_in_text
+from modellink_rm.records import RecordError
 from modellink_rm.templates.calls import Call, text_and_calls
+from modellink_rm.templates.tools import NO_FUNCTIONS, listed_tools
 
 ChatMessage = dict[str, Any]
 # Renders messages and tools; raises RecordError where the template refuses them.
@@ -132,16 +133,9 @@ def with_tools(
 
 
 def _wrapped_tools(tools: str) -> list[Any]:
-    reason = "tools are not a JSON list of functions"
-    try:
-        value = json_in_text(tools)
-    except RecordError:
-        raise
-    except (ValueError, RecursionError):
-        raise RecordError(reason) from None
-    value = value if isinstance(value, list) else [value]
+    value = listed_tools(tools)
     if not all(isinstance(tool, dict) for tool in value):
-        raise RecordError(reason)
+        raise RecordError(NO_FUNCTIONS)
     # A bare function has its name on top; anything else is in the publisher's own form.
     return [_wrapped(tool) if "name" in tool and "function" not in tool else tool for tool in value]
 

@@ -12,6 +12,17 @@ from typing import Any
 from modellink_rm.records import RecordError, check_unicode, json_in_text
 
 Function = dict[str, Any]
+NO_FUNCTIONS = "tools are not a JSON list of functions"
+
+
+def listed_tools(tools: str) -> list[Any]:
+    """What a record's description of tools lists, bare or wrapped; a single one as a list.
+
+    Raises:
+        RecordError: it is no JSON, or has a key twice.
+    """
+    value = json_in_text(tools, reason=NO_FUNCTIONS)
+    return value if isinstance(value, list) else [value]
 
 
 def functions_of(tools: str) -> list[Function]:
@@ -20,18 +31,11 @@ def functions_of(tools: str) -> list[Function]:
     Raises:
         RecordError: it is not a JSON list of functions with names, or has a key twice.
     """
-    reason = "tools are not a JSON list of functions"
-    try:
-        value = json_in_text(tools)
-    except RecordError:
-        raise
-    except (ValueError, RecursionError):
-        raise RecordError(reason) from None
     functions = []
-    for tool in value if isinstance(value, list) else [value]:
+    for tool in listed_tools(tools):
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise RecordError(reason, f"{reason}: each needs a name")
+            raise RecordError(NO_FUNCTIONS, f"{NO_FUNCTIONS}: each needs a name")
         functions.append(function)
     return functions
 

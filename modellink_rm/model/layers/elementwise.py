@@ -63,38 +63,16 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     width = cos.shape[-1]
     first, second, rest = states[..., :width], states[..., width : 2 * width], states[..., 2 * width :]
-    if _adds_in_place(states):
-        rotated = states[..., : 2 * width] * torch.cat((cos, cos), dim=-1)
-        rotated[..., :width].sub_(second * sin)
-        rotated[..., width:].add_(first * sin)
-        return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 
 def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`rotate` with pairs of neighbouring channels, as in GLM."""
     width = cos.shape[-1]
-    turned, rest = states[..., : 2 * width], states[..., 2 * width :]
+    turned = states[..., : 2 * width]
     first, second = turned[..., 0::2], turned[..., 1::2]
-    if _adds_in_place(states):
-        rotated = turned * cos.repeat_interleave(2, dim=-1)
-        rotated[..., 0::2].sub_(second * sin)
-        rotated[..., 1::2].add_(first * sin)
-    else:
-        pairs = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
-        rotated = pairs.flatten(-2)
-    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
-
-
-def _adds_in_place(states: Tensor) -> bool:
-    """Whether a rotation writes its sums over its products, which takes a CPU two thirds of the time.
-
-    Backward passes want what they were made of. Products are rounded before they are added, not within
-    `addcmul_`, so that a pass without gradients has the bits of training: recomputation's first one is such.
-    A compiled kernel takes three times as long so, and needs no place for products.
-    """
-    is_wanted = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return is_wanted and states.dtype == torch.float32
+    rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((rotated.flatten(-2), states[..., 2 * width :]), dim=-1)
 
 
 @functools.cache
