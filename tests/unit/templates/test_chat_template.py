@@ -324,7 +324,8 @@ HARMFUL = {
 
 @pytest.mark.parametrize("text", sorted(HARMFUL))
 def test_a_harmful_chat_template_is_one_line_before_any_record(tmp_path_factory, text, monkeypatch):
-    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.2)
+    if "0.2 s" in HARMFUL[text]:  # on a busy machine the others take as long until they are refused
+        monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.2)
     tokenizer = load_directory(directory_with(tmp_path_factory, text))
     limits = resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(UserError, match=HARMFUL[text]) as error:
@@ -338,7 +339,8 @@ def test_a_harmful_chat_template_is_one_line_before_any_record(tmp_path_factory,
 @pytest.mark.parametrize("text", [LOOP, DOUBLING, "{{ 1 // 0 }}"])
 def test_the_limits_hold_in_any_thread_and_for_no_other(tmp_path_factory, text, monkeypatch):
     """Beside other threads it is another process that is limited."""
-    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.2)
+    if text == LOOP:
+        monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.2)
     limits = resource.getrlimit(resource.RLIMIT_AS)
     harmful = load_directory(directory_with(tmp_path_factory, text))
     harmless = load_directory(directory_with(tmp_path_factory, CHATML))
