@@ -58,7 +58,7 @@ class ColumnLinear(ColumnParallelLinear):
         is_divided = self.sequence_parallel if has_divided_rows is None else has_divided_rows
         if is_divided:
             states = gather_from_sequence_parallel_region(states, group=self.tp_group)
-        else:
+        elif self.tp_group.size() > 1:
             states = copy_to_tensor_model_parallel_region(states, group=self.tp_group)
         return _multiplied(states, weight)
 
@@ -93,6 +93,8 @@ class RowLinear(RowParallelLinear):
     def _product(self, states: Tensor, weight: NF4Weight | Tensor) -> Tensor:
         assert self.input_is_parallel
         output = _multiplied(states, weight)
+        if self.tp_group.size() == 1:
+            return output
         if self.sequence_parallel:
             return reduce_scatter_to_sequence_parallel_region(output, group=self.tp_group)  # type: ignore[no-any-return]
         return reduce_from_tensor_model_parallel_region(output, group=self.tp_group)  # type: ignore[no-any-return]
@@ -114,7 +116,7 @@ def own_weight(linear: Linear, states: Tensor) -> NF4Weight | Tensor | None:
     if linear.quantized is not None:
         return linear.quantized
     is_regular = len(states) % ONEDNN_ROWS == 0
-    if linear.config.kernels.onednn_products and is_regular and not torch.is_grad_enabled():
+    if linear.config.kernels.cpu_inference and is_regular and not torch.is_grad_enabled():
         weight: Tensor = linear.weight
         return weight
     return None

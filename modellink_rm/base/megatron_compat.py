@@ -44,6 +44,15 @@ def onednn_product(states: "Tensor", weight: "Tensor") -> "Tensor":
     return output
 
 
+def onednn_gate(states: "Tensor", gate: "Tensor", up: "Tensor") -> "Tensor":
+    """silu(states gate^T) * (states up^T) as `onednn_product`, [..., f] of gate and up [f, in]."""
+    import torch
+
+    product = torch.ops.mkldnn._linear_pointwise
+    gated: Tensor = product.binary(states, product(states, gate, None, "swish", [], ""), up, None, "mul")
+    return gated
+
+
 @contextmanager
 def without_function_modes() -> Iterator[None]:
     """Within the block torch's operations are called directly (torch 2.9 to 2.13, overrides.py).

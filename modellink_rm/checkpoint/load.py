@@ -93,7 +93,7 @@ def load_for_scoring(
     )
     chosen = dataclasses.replace(
         chosen,
-        onednn_products=has_onednn_products(platform.device, precision.dtype),
+        cpu_inference=has_onednn_products(platform.device, precision.dtype),
         mlp_rows=rows_of_a_product(platform.device),
     )
     chunks = build_and_load_model(

@@ -185,7 +185,7 @@ def _packing(plan: ScoringPlan, platform: Platform, chunks: Sequence[RewardModel
     parallel = plan.options.parallel
     default = _TOKENS_ON_CPU if is_cpu(platform.device) else _TOKENS_ON_GPU
     divisible_by = parallel.tokens_divisible_by()
-    if chunks[0].config.kernels.onednn_products:
+    if chunks[0].config.kernels.cpu_inference:
         # Each process's share of the tokens, too.
         shares = parallel.context_parallel_size
         shares *= parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1

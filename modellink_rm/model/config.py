@@ -12,14 +12,15 @@ class Kernels:
     Attributes:
         attention: name in ATTENTION_KERNELS.
         compiles_elementwise: whether norm, rotation and gate are compiled.
-        onednn_products: whether products of a multiple of `ONEDNN_ROWS` rows with the weights of linear
-            layers are oneDNN's, where they need no gradients.
+        cpu_inference: whether the model is only read, in float32 on a CPU: products of a multiple of
+            `ONEDNN_ROWS` rows with the weights of linear layers are oneDNN's, and norm, rotation and gate go
+            over memory less often. All round otherwise than in training.
         mlp_rows: tokens that an MLP computes at a time, where it needs no gradients; None for all.
     """
 
     attention: str
     compiles_elementwise: bool
-    onednn_products: bool = False
+    cpu_inference: bool = False
     mlp_rows: int | None = None
 
 

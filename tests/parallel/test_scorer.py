@@ -157,18 +157,18 @@ def test_a_prompt_is_computed_once_for_all_records_of_a_call_and_passes_keep_the
 
 
 def scores_and_rows(model: str, records: list[dict[str, Any]], num_rows: int) -> tuple[list[Any], int]:
-    """The scores on a machine whose products want some rows at once, and the most that an MLP's gate saw."""
-    from modellink_rm.model.layers.gate import SwiGLU
+    """The scores on a machine whose products want some rows at once, and the most that an MLP then took."""
+    from modellink_rm.model.layers.dense_mlp import DenseMLP
 
     seen: list[int] = []
-    forward = SwiGLU.forward
+    of_rows = DenseMLP._of_rows
 
-    def counted(gate: SwiGLU, inner: Any) -> Any:
-        seen.append(len(inner))
-        return forward(gate, inner)
+    def counted(mlp: DenseMLP, states: Any) -> Any:
+        seen.append(len(states))
+        return of_rows(mlp, states)
 
     with (
-        patch.object(SwiGLU, "forward", counted),
+        patch.object(DenseMLP, "_of_rows", counted),
         patch("modellink_rm.base.platform._ROWS_OF_A_PRODUCT", num_rows),
     ):
         scores = scores_of(model, records, {})

@@ -20,7 +20,7 @@ from modellink_rm.model.attention.pieces import Piece, Ranges, blocks_of
 _CAPPED_QUERIES = 256
 
 # Keys up to which a piece is short, and queries of its blocks: measured, heads of 32 to 128.
-_SHORT, _SHORT_QUERIES = 768, 128
+SHORT, _SHORT_QUERIES = 768, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,16 @@ class Part:
     queries: tuple[int, int]
     keys: Ranges
     order: Literal["all", "causal", "reversed"]
+
+    @property
+    def num_queries(self) -> int:
+        """At least one."""
+        return self.queries[1] - self.queries[0]
+
+    @property
+    def num_keys(self) -> int:
+        """At least one."""
+        return sum(end - start for start, end in self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +122,7 @@ def _blocks_of_family(family: Sequence[Piece]) -> Iterator[Block]:
 
 
 def _is_short(piece: Piece) -> bool:
-    return piece.window is None and piece.num_keys <= _SHORT
+    return piece.window is None and piece.num_keys <= SHORT
 
 
 def _cut(piece: Piece, *, is_capped: bool) -> Iterator[Piece]:

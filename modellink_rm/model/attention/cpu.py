@@ -7,6 +7,7 @@ few masked products.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 
 from modellink_rm.base.megatron_compat import cpu_flash_attention, without_function_modes
-from modellink_rm.model.attention.blocks import Block, Part
+from modellink_rm.model.attention.blocks import SHORT, Block, Part
 from modellink_rm.model.attention.pieces import Ranges
 from modellink_rm.model.attention.softmax import Softmax
 
 _forward, _backward = cpu_flash_attention()
+
+_KEYS_OF_A_REGISTER = 16  # float32 of AVX-512; of shorter registers it is a multiple
 
 
 def attention_of_blocks(
@@ -62,8 +65,8 @@ class _Blocks(torch.autograd.Function):
                 _part_forward(
                     part,
                     _rows(by_head[0], (_among(block, part),), part.order),
-                    _rows(by_head[1], part.keys, part.order),
-                    _rows(by_head[2], part.keys, part.order),
+                    _rows(by_head[1], part.keys, part.order, num_more=_num_hidden(part, softmax)),
+                    _rows(by_head[2], part.keys, part.order, num_more=_num_hidden(part, softmax)),
                     softmax,
                 )
                 for part in block.parts
@@ -99,10 +102,11 @@ class _Blocks(torch.autograd.Function):
             for part in block.parts:
                 queries = _among(block, part)
                 log_sum = total[..., slice(*part.queries)]
+                num_more = _num_hidden(part, ctx.softmax)
                 gradients = _part_backward(
                     part,
                     [_rows(states, (queries,), part.order) for states in of_queries],
-                    [_rows(states, part.keys, part.order) for states in of_keys],
+                    [_rows(states, part.keys, part.order, num_more=num_more) for states in of_keys],
                     log_sum.flip(2) if part.order == "reversed" else log_sum,
                     ctx.softmax,
                 )
@@ -141,9 +145,11 @@ def _among(block: Block, part: Part) -> tuple[int, int]:
     return block.queries[0] + part.queries[0], block.queries[0] + part.queries[1]
 
 
-def _rows(states: Tensor, ranges: Ranges, order: str) -> Tensor:
-    """[1, heads, n, head_dim] of the rows in the ranges of [1, heads, t, head_dim]."""
+def _rows(states: Tensor, ranges: Ranges, order: str, *, num_more: int = 0) -> Tensor:
+    """[1, heads, n, head_dim] of the rows in the ranges of [1, heads, t, head_dim], and zeros after them."""
     parts = [states[:, :, start:end] for start, end in ranges]
+    if num_more:
+        parts.append(states.new_zeros(()).expand(*states.shape[:2], num_more, states.shape[3]))
     rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return rows.flip(2) if order == "reversed" else rows
 
@@ -207,21 +213,45 @@ def _part_backward(
     return of_query, (of_logits.mT @ query).sum(2), (weights.mT @ gradient).sum(2)
 
 
+def _num_hidden(part: Part, softmax: Softmax) -> int:
+    """Keys of zeros to add behind a part's own, which its queries do not see anyhow.
+
+    So the kernel's products are of whole vector registers, which takes a tenth to a quarter less time.
+    """
+    if part.order != "causal" or part.num_queries == 1 or softmax.softcap is not None:
+        return 0
+    return -part.num_keys % _KEYS_OF_A_REGISTER
+
+
 def _mask(part: Part, query: Tensor, key: Tensor) -> dict[str, Any]:
     """The kernel's arguments for the keys that a part's queries do not see."""
-    offset = _first_hidden(part, query, key)
+    offset = _first_hidden(part)
     if offset is None or offset == 1:  # the kernel's own form: query i sees the first i + 1 keys
         return {"is_causal": offset == 1}
-    hidden = query.new_full((query.shape[2], key.shape[2]), -torch.inf)
-    return {"is_causal": False, "attn_mask": hidden.triu_(offset)}
+    return {"is_causal": False, "attn_mask": _later(offset - 1, query.shape[2], key.shape[2], query.dtype)}
 
 
-def _first_hidden(part: Part, query: Tensor, key: Tensor) -> int | None:
+def _later(first: int, num_queries: int, num_keys: int, dtype: torch.dtype) -> Tensor:
+    """What is added to logits [num_queries, num_keys]: -inf for the keys after `first + i` of query i."""
+    triangle = _triangle(dtype)
+    if first + num_queries > len(triangle) or num_keys > triangle.shape[1]:
+        triangle = torch.full((first + num_queries, num_keys), -torch.inf, dtype=dtype).triu_(1)
+    return triangle[first : first + num_queries, :num_keys]
+
+
+@functools.cache
+def _triangle(dtype: torch.dtype) -> Tensor:
+    """The masks of all short pieces are parts of it."""
+    with torch.inference_mode(mode=False):
+        hidden = torch.full((SHORT, SHORT + _KEYS_OF_A_REGISTER), -torch.inf, dtype=dtype)
+        return hidden.triu_(1)
+
+
+def _first_hidden(part: Part) -> int | None:
     """The first key that the first query does not see, in the order of the part; None if each sees all."""
-    num_queries, num_keys = query.shape[2], key.shape[2]
-    if part.order == "all" or num_queries == 1:
+    if part.order == "all" or part.num_queries == 1:
         return None
-    return 1 if part.order == "reversed" else 1 + num_keys - num_queries
+    return 1 if part.order == "reversed" else 1 + part.num_keys - part.num_queries
 
 
 def _capped_logits(part: Part, query: Tensor, key: Tensor, softmax: Softmax) -> tuple[Tensor, Tensor]:
@@ -231,7 +261,7 @@ def _capped_logits(part: Part, query: Tensor, key: Tensor, softmax: Softmax) -> 
     by_group = query.reshape(1, key.shape[1], -1, *query.shape[2:]).to(dtype)
     capped = (by_group @ key[:, :, None].mT.to(dtype) * (softmax.scale / softmax.softcap)).tanh()
     logits = capped * softmax.softcap
-    offset = _first_hidden(part, query, key)
+    offset = _first_hidden(part)
     if offset is not None:
         hidden = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(offset)
         logits = logits.masked_fill(hidden, -torch.inf)

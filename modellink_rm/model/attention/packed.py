@@ -21,7 +21,12 @@ from modellink_rm.model.attention.pieces import Piece, held_scores, pieces_of, s
 from modellink_rm.model.attention.softmax import Softmax
 from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.layers.divided import DividedVector
-from modellink_rm.model.layers.elementwise import compiled, rotate, rotate_interleaved
+from modellink_rm.model.layers.elementwise import (
+    compiled,
+    rotate,
+    rotate_interleaved,
+    rotate_to_neighbours,
+)
 from modellink_rm.model.layers.rotary import RotaryAngles
 
 
@@ -154,6 +159,8 @@ class PackedAttention(MegatronModule):
             self.sinks = DividedVector(config, config.num_attention_heads, value=0.0)
         rotation = rotate_interleaved if config.rotary_interleaved else rotate
         self.rotate = compiled(rotation) if config.kernels.compiles_elementwise else rotation
+        is_plain = config.kernels.cpu_inference and self.rotate is rotate
+        self.rotate_for_inference = rotate_to_neighbours if is_plain else self.rotate
 
     def forward(
         self,
@@ -188,8 +195,9 @@ class PackedAttention(MegatronModule):
             queries: kernel and angles of the n queries.
             keys: angles of the t tokens.
         """
-        query = self.rotate(query[:, 0], queries.cos, queries.sin)
-        key, value = self._gathered(self.rotate(key[:, 0], keys.cos, keys.sin), value[:, 0])
+        rotated = self.rotate if torch.is_grad_enabled() else self.rotate_for_inference
+        query = rotated(query[:, 0], queries.cos, queries.sin)
+        key, value = self._gathered(rotated(key[:, 0], keys.cos, keys.sin), value[:, 0])
         dropout = self.dropout if self.training else 0.0
         # Tensor-parallel ranks draw different dropout for their heads; under sequence parallelism the engine
         # already does that.

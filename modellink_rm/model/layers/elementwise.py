@@ -22,10 +22,22 @@ def rms_norm(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
     return functional.rms_norm(hidden_states, (weight.shape[0],), weight, eps)
 
 
+def rms_norm_for_inference(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`rms_norm` on a CPU without gradients: squares and their sum in one pass over memory, not two."""
+    norms: Tensor = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True)
+    scales = norms.square_().div_(hidden_states.shape[-1]).add_(eps).rsqrt_()
+    return (hidden_states * scales).mul_(weight)
+
+
 def offset_rms_norm(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`rms_norm` with the weight 1 + `weight`, in float32 as in Gemma: bfloat16 would round the sum."""
     normed = functional.rms_norm(hidden_states.float(), (weight.shape[0],), 1 + weight.float(), eps)
     return normed.to(hidden_states.dtype)
+
+
+def offset_rms_norm_for_inference(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`offset_rms_norm` as `rms_norm_for_inference`."""
+    return rms_norm_for_inference(hidden_states, 1 + weight, eps)
 
 
 def geglu(gate_and_up: Tensor) -> Tensor:
@@ -73,6 +85,19 @@ def rotate_interleaved(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = turned[..., 0::2], turned[..., 1::2]
     rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return torch.cat((rotated.flatten(-2), states[..., 2 * width :]), dim=-1)
+
+
+def rotate_to_neighbours(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` on a CPU without gradients, whose pairs then lie side by side.
+
+    As products of complex numbers these are two passes over memory, not seven. Channels of queries and keys
+    in the same order have the same products.
+    """
+    width = cos.shape[-1]
+    pairs = torch.complex(states[..., :width], states[..., width : 2 * width])
+    rotated = torch.view_as_real(pairs.mul_(torch.complex(cos, sin))).flatten(-2)
+    rest = states[..., 2 * width :]
+    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
 
 
 @functools.cache

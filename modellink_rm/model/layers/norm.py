@@ -10,7 +10,13 @@ from torch import Tensor
 
 from modellink_rm.model.config import RewardModelConfig
 from modellink_rm.model.layers.divided import DividedVector
-from modellink_rm.model.layers.elementwise import compiled, offset_rms_norm, rms_norm
+from modellink_rm.model.layers.elementwise import (
+    compiled,
+    offset_rms_norm,
+    offset_rms_norm_for_inference,
+    rms_norm,
+    rms_norm_for_inference,
+)
 
 
 class RMSNorm(torch.nn.Module):
@@ -22,6 +28,7 @@ class RMSNorm(torch.nn.Module):
     """
 
     formula = staticmethod(rms_norm)
+    formula_for_inference = staticmethod(rms_norm_for_inference)
 
     def __init__(self, config: RewardModelConfig, hidden_size: int, eps: float) -> None:
         super().__init__()
@@ -30,16 +37,20 @@ class RMSNorm(torch.nn.Module):
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         self.eps = eps
         self.norm = compiled(self.formula) if config.kernels.compiles_elementwise else self.formula
+        is_plain = config.kernels.cpu_inference and not config.kernels.compiles_elementwise
+        self.norm_for_inference = self.formula_for_inference if is_plain else self.norm
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normed hidden states, with unchanged shape."""
-        return self.norm(hidden_states, self.weight, self.eps)
+        norm = self.norm if torch.is_grad_enabled() else self.norm_for_inference
+        return norm(hidden_states, self.weight, self.eps)
 
 
 class OffsetRMSNorm(RMSNorm):
     """The norm of Gemma, whose weight is stored as its difference from 1."""
 
     formula = staticmethod(offset_rms_norm)
+    formula_for_inference = staticmethod(offset_rms_norm_for_inference)
 
     def __init__(self, config: RewardModelConfig, hidden_size: int, eps: float) -> None:
         super().__init__(config, hidden_size, eps)

@@ -52,8 +52,11 @@ class ScoredRowsLayer(TransformerLayer):
         assert packed_seq_params.scored is not None
         normed = self.input_layernorm(hidden_states)
         whole_rows = packed_seq_params.scored.rows
-        both = rows_of(self, torch.cat((hidden_states, normed), dim=-1), whole_rows)
-        rows, normed_rows = both.chunk(2, dim=-1)
+        if self.config.sequence_parallel:  # one exchange
+            both = rows_of(self, torch.cat((hidden_states, normed), dim=-1), whole_rows)
+            rows, normed_rows = both.chunk(2, dim=-1)
+        else:
+            rows, normed_rows = hidden_states[whole_rows], normed[whole_rows]
         output = self.self_attention(normed, normed_rows, packed_seq_params)
         give_routing(self.mlp, packed_seq_params.routing, whole_rows)
         with self._equal_draws():

@@ -17,8 +17,11 @@ EXAMPLES = [random_example(0, 5, 7, 3), random_example(1, 4, 2, 6)]
 
 
 def scores_and_products(tp_size: int, sequence_parallel: bool, flags: str) -> list[tuple[Any, int]]:
-    """The scores of a model, and how many products oneDNN had in them, with gradients and without."""
-    from modellink_rm.base.megatron_compat import onednn_product
+    """The scores of a model, and how many products oneDNN had in them, with gradients and without.
+
+    Of a gate and its product there are two in one call.
+    """
+    from modellink_rm.base.megatron_compat import onednn_gate, onednn_product
     from modellink_rm.base.platform import ONEDNN_ROWS, detect_platform
     from modellink_rm.batching.micro_batches import Packing, micro_batches_of
     from modellink_rm.model.build import build_model
@@ -38,7 +41,7 @@ def scores_and_products(tp_size: int, sequence_parallel: bool, flags: str) -> li
             model=ModelConfig(init_method_std=0.2),
             parallel=parallel,
             precision=PrecisionConfig(),
-            kernels=Kernels(attention="sdpa", compiles_elementwise=False, onednn_products=True),
+            kernels=Kernels(attention="sdpa", compiles_elementwise=False, cpu_inference=True),
             seed=1,
             initialize=True,
         )
@@ -48,11 +51,14 @@ def scores_and_products(tp_size: int, sequence_parallel: bool, flags: str) -> li
         for has_gradients in (True, False):
             with (
                 patch("modellink_rm.adapters.linears.onednn_product", wraps=onednn_product) as product,
+                patch("modellink_rm.model.layers.dense_mlp.onednn_product", wraps=onednn_product) as out,
+                patch("modellink_rm.model.layers.dense_mlp.onednn_gate", wraps=onednn_gate) as gate,
                 torch.set_grad_enabled(has_gradients),
             ):
                 scores = model(batch)
                 assert scores.requires_grad == has_gradients
-                found.append((scores.detach().numpy(), product.call_count))
+                assert out.call_count == gate.call_count == (0 if has_gradients or tp_size > 1 else 1)
+                found.append((scores.detach().numpy(), product.call_count + 2 * gate.call_count))
     return found
 
 
@@ -71,6 +77,6 @@ def test_products_without_gradients_are_onednns_and_give_the_engines_scores(
         scores_and_products, tp_size, tp_size, sequence_parallel, flags
     ):
         assert none == 0
-        # Of the first layer qkv, proj, fc1 and fc2, and what the last one has of all tokens.
+        # Of the first layer qkv, proj, fc1 (or its halves) and fc2, and what the last one has of all tokens.
         assert number == 5
         torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), rtol=1e-5, atol=1e-5)

@@ -43,9 +43,10 @@ def test_version_1_says_what_it_said() -> None:
 
 
 def trained_as_then(argv: list[str]) -> None:
-    # Attention of a short sequence was one block then; cut otherwise, its sums are rounded otherwise.
+    # Attention of a short sequence was one block then, of its own keys: its sums were rounded otherwise.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("modellink_rm.model.attention.blocks._SHORT", 0)
+        patch.setattr("modellink_rm.model.attention.blocks.SHORT", 0)
+        patch.setattr("modellink_rm.model.attention.cpu._KEYS_OF_A_REGISTER", 1)
         train_part(argv)
 
 

@@ -64,13 +64,15 @@ def build_small(
 
 def bytes_kept(fields: dict[str, Any], bf16: bool, recomputes: str | None = None) -> int:
     """Bytes that a model keeps of a micro-batch until its backward pass."""
+    from modellink_rm.model.attention.cpu import _triangle
     from modellink_rm.parallel.groups import process_groups
 
     with process_groups(ParallelConfig(), detect_platform(), seed=1):
         precision = PrecisionConfig(bf16=bf16, recompute_granularity=recomputes)
         model = build_small(precision=precision, **fields)
         alive = _Alive()
-        alive.bytes.see(list(model.parameters()))
+        # Masks are parts of one triangle, which is made once for a process.
+        alive.bytes.see([*model.parameters(), _triangle(model.config.params_dtype)])
         before = alive.bytes.now()
         with alive:
             scores = model(batch())

@@ -73,7 +73,7 @@ def test_sdpa_equals_the_reference(
     tolerance: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("modellink_rm.model.attention.blocks._SHORT", short)
+    monkeypatch.setattr("modellink_rm.model.attention.blocks.SHORT", short)
     difference = difference_from_reference(
         ATTENTION_KERNELS["sdpa"],
         torch.device("cpu"),
@@ -85,6 +85,24 @@ def test_sdpa_equals_the_reference(
         **FORMS[form],
     )
     assert difference < tolerance  # rounding of the dtype, times some tens of summed keys
+
+
+def test_sequences_of_a_length_that_fills_no_register_see_nothing_of_their_neighbours() -> None:
+    """Keys of zeros fill it, with gradients of their own that go nowhere."""
+    pieces = (Piece((0, 5), ((0, 5),)), Piece((5, 8), ((0, 5), (5, 8))), Piece((8, 30), ((8, 30),)))
+    kernel = ATTENTION_KERNELS["sdpa"](pieces, CPU.device, torch.float32)
+    query, key, value = (torch.randn(30, heads, 16) for heads in (4, 2, 2))
+    outputs = []
+    for other in (0.0, torch.nan):
+        states = [one.clone() for one in (query, key, value)]
+        for one in states:
+            one[8:] = other
+            one.requires_grad_()
+        output = kernel(states[0], states[1], states[2], Softmax(scale=0.25))[:8]
+        gradients = torch.autograd.grad(output.square().sum(), states)
+        outputs.append([output.detach(), *(one[:8] for one in gradients)])
+    for found, expected in zip(*outputs, strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["reference", "sdpa", "flex"])

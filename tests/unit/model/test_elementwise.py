@@ -14,9 +14,12 @@ from modellink_rm.model.layers.elementwise import (
     compiled,
     compiled_for_all_sizes,
     offset_rms_norm,
+    offset_rms_norm_for_inference,
     rms_norm,
+    rms_norm_for_inference,
     rotate,
     rotate_interleaved,
+    rotate_to_neighbours,
     swiglu,
 )
 
@@ -51,6 +54,45 @@ def test_rotation_without_gradients_is_that_of_training(
     assert torch.equal(found, expected)
     assert torch.equal(states, before)
     assert torch.equal(rounded, function(*(one.bfloat16() for one in given)))
+
+
+@pytest.mark.parametrize(
+    ("formula", "reference"),
+    [(rms_norm_for_inference, rms_norm), (offset_rms_norm_for_inference, offset_rms_norm)],
+)
+@pytest.mark.parametrize("num_channels", [8, 64, 4096])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_norms_for_inference_are_those_of_training(
+    formula: Callable[..., torch.Tensor],
+    reference: Callable[..., torch.Tensor],
+    num_channels: int,
+    scale: float,
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    states = scale * torch.randn(20, 1, num_channels, generator=generator)
+    states[3] = 0
+    weight, before = torch.randn(num_channels, generator=generator), states.clone()
+    with torch.no_grad():
+        found = formula(states, weight, 1e-6)
+    expected = reference(states.double(), weight.double(), 1e-6).float()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)  # some roundings of float32
+    assert torch.equal(states, before)
+
+
+@pytest.mark.parametrize("num_channels", [32, 44])
+def test_rotation_for_inference_gives_the_products_of_queries_and_keys(num_channels: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    angles = torch.randn(9, 1, 16, generator=generator)
+    both = torch.randn(9, 6, num_channels, generator=generator)
+    before, cos, sin = both.clone(), angles.cos(), angles.sin()
+    logits = []
+    with torch.no_grad():
+        for function in (rotate, rotate_to_neighbours):
+            query, key = (function(part, cos, sin) for part in (both[:, :4], both[:, 4:]))
+            assert query.shape == (9, 4, num_channels)
+            logits.append(torch.einsum("qhd,kgd->hgqk", query, key))
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=1e-5)
+    assert torch.equal(both, before)
 
 
 def test_a_rotation_that_is_compiled_writes_over_nothing() -> None:
