@@ -28,6 +28,8 @@ _SYSTEM_ROLES = ("system", "developer")
 # Where a message has thoughts for the chat templates of Qwen3 and GLM-4.5, and of gpt-oss, which leave out
 # those of earlier answers.
 _THOUGHTS = ("reasoning_content", "thinking")
+# What a call has beside its arguments.
+_OF_CALLS = ("name", "id", "call_id", "type", "index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,7 @@ def call_message(text: str, calls: Any, where: str) -> Message:
     """An answer that calls tools, after a text that may be empty.
 
     Raises:
-        RecordError: a call has no name, or arguments that are not JSON.
+        RecordError: a call has no name, or arguments that are not JSON or have another name.
     """
     written = _calls_text(calls, where)
     return Message("function_call", f"{text}\n{written}" if text else written)
@@ -265,6 +267,10 @@ def _calls_text(calls: Any, where: str) -> str:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise RecordError("a tool call without a name", f"{where} has a tool call without a name")
         arguments = function.get("arguments")
+        others = [key for key, value in function.items() if key not in _OF_CALLS and value is not None]
+        if arguments is None and others:
+            reason = "a tool call whose arguments have another name"
+            raise RecordError(reason, f"{where} has {reason}: {', '.join(others)}; give them as 'arguments'")
         if isinstance(arguments, str):
             reason = "arguments of a tool call are not JSON"
             arguments = json_in_text(arguments, reason=reason, where=where)

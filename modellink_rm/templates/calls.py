@@ -91,7 +91,10 @@ def _calls(written: str) -> list[Call]:
     for call in value if isinstance(value, list) else [value]:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
             return []
-        arguments = call.get("arguments", call.get("parameters", {}))
+        named = [key for key in ("arguments", "parameters") if key in call]
+        if len(named) > 1 or (not named and len(call) > 1):  # what it passes may have another name
+            return []
+        arguments = call[named[0]] if named else {}
         if not isinstance(arguments, dict):
             return []
         calls.append(Call(call["name"], arguments))

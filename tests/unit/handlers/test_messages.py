@@ -152,6 +152,17 @@ def test_equal_answers_leave_the_prompt_before_them():
                 "prompt": "q",
                 "chosen": {
                     "role": "assistant",
+                    "tool_calls": [{"type": "tool_use", "name": "f", "input": {"x": 1}}],
+                },
+                "rejected": "b",
+            },
+            "a tool call whose arguments have another name",
+        ),
+        (
+            {
+                "prompt": "q",
+                "chosen": {
+                    "role": "assistant",
                     "function_call": {"name": "f", "arguments": '{"x": 1, "x": 2}'},
                 },
                 "rejected": "b",

@@ -108,6 +108,14 @@ def test_chatglm3s_own_chat_template_has_the_ids_of_the_tables_prompt(chatglm_di
     assert [*own.response_ids[0], tokenizer.eos_id] == table.response_ids[0].tolist()
 
 
+@pytest.mark.parametrize("rest", ['"input": {"x": 1}', '"arguments": {"x": 1}, "parameters": {"y": 2}'])
+def test_a_call_whose_arguments_have_another_name_or_two_is_written_unchanged(rest, load):
+    call = f'{{"name": "f", {rest}}}'
+    tokenizer, ids = load("qwen")
+    got = encode_response(Message("function_call", call), TEMPLATES["qwen"], tokenizer)
+    assert got == ids([call, IM_END])
+
+
 @pytest.mark.parametrize("content", [TWO, f"so:\n{CALL}"])
 def test_calls_that_have_no_form_are_refused(content, load):
     with pytest.raises(RecordError, match="has no place for several, or for text beside one"):
