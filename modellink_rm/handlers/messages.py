@@ -114,7 +114,7 @@ def read_messages(value: Any, name: str, *, text_is: Role) -> Messages:
             reason = "a system message that is not the first"
             raise RecordError(reason, f"{where} is {reason}")
     if value and text_is == "assistant":
-        _check_has_no_thoughts(value[-1], f"message {len(value)} of field {name!r}")
+        check_has_no_thoughts(value[-1], f"message {len(value)} of field {name!r}")
     return Messages(system, tuple(turns))
 
 
@@ -156,8 +156,12 @@ def without_thoughts(value: Any) -> Any:
     return value
 
 
-def _check_has_no_thoughts(answer: Mapping[str, Any], where: str) -> None:
-    """A score would not be of the whole answer."""
+def check_has_no_thoughts(answer: Mapping[str, Any], where: str) -> None:
+    """Check that nothing of an answer stands beside its text: a score would not be of the whole answer.
+
+    Raises:
+        RecordError: thoughts do.
+    """
     for name in _THOUGHTS:
         if answer.get(name) not in (None, ""):
             reason = "thoughts beside an answer"

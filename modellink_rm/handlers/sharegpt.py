@@ -14,7 +14,7 @@ from modellink_rm.handlers.fields import (
     tools_text,
     wrong_type,
 )
-from modellink_rm.handlers.messages import call_message, calls_in
+from modellink_rm.handlers.messages import call_message, calls_in, check_has_no_thoughts
 from modellink_rm.handlers.registry import HANDLERS
 from modellink_rm.records import RecordError
 
@@ -113,6 +113,7 @@ class SharegptStylePairwiseHandler(LabelledPairHandler):
         if role not in roles:
             reason = f"{where} is not an answer"
             raise RecordError(reason, f"{reason}: it is by {role!r}, expected {' or '.join(roles)}")
+        check_has_no_thoughts(answer, where)
         return self._message(answer, role, roles, where)
 
     def _message(

@@ -186,6 +186,16 @@ def test_sharegpt_reads_tool_calls_of_messages_in_openai_s_form():
     assert (pair.chosen, pair.rejected) == (Message("function_call", f"[{one}, {one}]"), assistant("r"))
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking"])
+def test_sharegpt_refuses_thoughts_beside_an_answer_and_leaves_out_those_of_earlier_ones(name):
+    thought = {**gpt("a"), name: "so"}
+    record = {"conversations": [human("q"), thought, human("r")]}
+    assert sharegpt({**record, "chosen": {**gpt("c"), name: ""}}).prompt[1] == assistant("a")
+    for answer in (thought, [thought]):
+        with pytest.raises(RecordError, match=f"thoughts beside an answer: {name!r} of field 'rejected'"):
+            sharegpt({**record, "rejected": answer})
+
+
 def test_sharegpt_system_message_comes_before_the_system_field():
     turns = [{"from": "system", "value": "first"}, human("q")]
     record = {"conversations": turns, "about": "second"}
