@@ -26,8 +26,8 @@ def write_parquet(file: BinaryIO, blocks: Callable[[], Iterable[Sequence[Row]]],
     """Write the rows as one parquet file, in their order; a column of several types holds them as JSON.
 
     Args:
-        blocks: the rows, in blocks that fit the memory; called twice, since the columns and their types are
-            known only after all of them.
+        blocks: the rows, in blocks that fit the memory; called two or three times, since the columns and
+            their types are known only after all of them.
         path: of the file, for messages.
     """
     pyarrow = _pyarrow(path, "--output")
@@ -36,27 +36,56 @@ def write_parquet(file: BinaryIO, blocks: Callable[[], Iterable[Sequence[Row]]],
     schema = _Columns(pyarrow)
     for block in blocks():
         schema.add(block)
+    for block in blocks() if schema.widened else ():
+        schema.check_widened(block)
+    schema.warn_of_keys()
     with parquet.ParquetWriter(file, schema.schema()) as writer:
         for block in blocks():
             writer.write_table(schema.table(block))
 
 
 class _Columns:
-    """The columns of all rows so far, and their types; None for one whose values are written as JSON."""
+    """The columns of all rows so far, and their types; None for one whose values are written as JSON.
+
+    Attributes:
+        widened: names of the columns whose type is not that of every block.
+    """
 
     def __init__(self, pyarrow: Any) -> None:
         self._pyarrow = pyarrow
         self._types: dict[str, Any] = {}
+        self.widened: set[str] = set()
+        self._filled: set[str] = set()  # whose objects have not all keys of the type
 
     def add(self, rows: Sequence[Row]) -> None:
         """Take in the columns of further rows."""
         for name, values in _columns(rows):
-            found = self._type_of(values)
+            found = self._type_of(name, values)
             if name in self._types:
-                found = self._common(self._types[name], found)
-            if found is None and self._types.get(name, ()) is not None:
-                warn_once(f"field {name!r} has values of several kinds: its column holds them as JSON")
-            self._types[name] = found
+                own, found = found, self._common(self._types[name], found)
+                if found is not None and not found == own == self._types[name]:
+                    self.widened.add(name)
+            self._take(name, found)
+
+    def check_widened(self, rows: Sequence[Row]) -> None:
+        """Take a column for one of several kinds if its common type, of later blocks, holds other values."""
+        for name in sorted(self.widened):
+            if self._types[name] is not None:
+                self._take(name, self._type_of(name, [row.get(name) for row in rows], self._types[name]))
+
+    def warn_of_keys(self) -> None:
+        """Say which objects are read with keys that they were written without."""
+        for name in sorted(self._filled):
+            if self._types[name] is not None:
+                warn_once(
+                    f"field {name!r} has objects of different keys: in the table each has those of all, null "
+                    "where it had none; an --output that ends in .jsonl keeps them as they are"
+                )
+
+    def _take(self, name: str, kind: Any) -> None:
+        if kind is None and self._types.get(name, ()) is not None:
+            warn_once(f"field {name!r} has values of several kinds: its column holds them as JSON")
+        self._types[name] = kind
 
     def schema(self) -> Any:
         """The schema of the file."""
@@ -75,13 +104,21 @@ class _Columns:
     def _written(self, kind: Any) -> Any:
         return self._pyarrow.string() if kind is None else kind
 
-    def _type_of(self, values: Sequence[Any]) -> Any:
-        """The type of the values; None if they have none in common, or one that parquet does not know."""
+    def _type_of(self, name: str, values: Sequence[Any], kind: Any = None) -> Any:
+        """The type of the values; None if they have none in common, or one that parquet does not know.
+
+        Args:
+            kind: the type that they are to have, if it is known.
+        """
         try:
-            found = self._pyarrow.array(values).type
+            found = self._pyarrow.array(values, kind)
         except (self._pyarrow.ArrowException, OverflowError):
             return None
-        return None if _has_empty_struct(self._pyarrow, found) else found
+        if _has_empty_struct(self._pyarrow, found.type):
+            return None
+        if self._pyarrow.types.is_nested(found.type) and found.to_pylist() != values:
+            self._filled.add(name)
+        return found.type
 
     def _common(self, one: Any, other: Any) -> Any:
         if one is None or other is None:

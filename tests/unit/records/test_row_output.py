@@ -58,6 +58,30 @@ def test_a_column_with_an_integer_of_more_than_64_bits_holds_json(tmp_path: Path
     assert [row["id"] for row in found] == ["1", str(2**70)]
 
 
+@pytest.mark.parametrize("wrapped", [lambda one: one, lambda one: [one], lambda one: {"n": one}])
+def test_integers_that_a_later_block_makes_floats_stay_what_they_are(tmp_path: Path, wrapped: Any) -> None:
+    large = 2**53 + 1  # which a double rounds
+    rows = [{"id": wrapped(large)}] * 1024 + [{"id": wrapped(0.5)}]
+    found = [json.loads(row["id"]) for row in written(tmp_path / "x.parquet", rows)]
+    assert (found[0], found[-1]) == (wrapped(large), wrapped(0.5))
+    assert written(tmp_path / "y.parquet", [{"id": 1}] * 1024 + [{"id": 0.5}])[0] == {"id": 1.0}
+
+
+@pytest.mark.parametrize("apart", [0, 1024])
+def test_objects_of_different_keys_have_all_of_them_in_a_table_which_a_line_says(
+    tmp_path: Path, apart: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("modellink_rm.records.table_output.warn_once", lines.append)
+    same = {"tools": [{"x": {"d": "a"}}], "p": {"k": [1]}}
+    written(tmp_path / "x.parquet", [same] * 1025)
+    assert lines == []
+    found = written(tmp_path / "y.parquet", [*[same] * (1 + apart), {"tools": [{"y": 1}], "p": {"k": [0.5]}}])
+    assert found[0]["tools"] == [{"x": {"d": "a"}, "y": None}]
+    said = "field 'tools' has objects of different keys: in the table each has those of all, null where it"
+    assert [line.startswith(said) for line in lines] == [True]
+
+
 def test_a_file_appears_when_it_is_whole_and_has_one_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
