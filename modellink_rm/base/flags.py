@@ -318,10 +318,17 @@ _CONVERTERS = {str: _text, int: _whole_number, float: _number}
 
 
 class _TupleAction(argparse.Action):
-    """Keep several values as a tuple, as the frozen groups do."""
+    """Keep several values as a tuple, as the frozen groups do; say so where they replace others."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        setattr(namespace, self.dest, tuple(values))
+        before, now = getattr(namespace, self.dest), tuple(values)
+        if before is not self.default and before != now:
+            name = flag_name(self.dest)
+            warn_once(
+                f"{name} is given twice: {' '.join(map(str, now))} takes the place of "
+                f"{' '.join(map(str, before))}; to have all, name them after one {name}"
+            )
+        setattr(namespace, self.dest, now)
 
 
 class _AddingAction(argparse.Action):

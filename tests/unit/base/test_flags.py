@@ -254,3 +254,24 @@ def test_values_of_an_accumulating_flag_add_up() -> None:
     argv = ["--data", "a", "b", "--data", "c"]
     assert parse_flags(argv, [Sets], prog="p", description="")[Sets].data == ("a", "b", "c")
     assert parse_flags([], [Sets], prog="p", description="")[Sets].data == ()
+
+
+def test_a_list_that_a_later_one_replaces_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Inputs:
+        """Inputs."""
+
+        input: tuple[str, ...] = flag(help="files")
+        ranks: tuple[int, ...] = flag((0,), help="ranks")
+
+    def parsed(*argv: str) -> Inputs:
+        made: Inputs = parse_flags(argv, [Inputs], prog="p", description="")[Inputs]
+        return made
+
+    warn_once.cache_clear()
+    assert parsed("--input", "a", "b", "--ranks", "1", "--input", "c") == Inputs(input=("c",), ranks=(1,))
+    assert [record.getMessage() for record in caplog.records] == [
+        "warning: --input is given twice: c takes the place of a b; to have all, name them after one --input"
+    ]
+    parsed("--input", "a", "--ranks", "0", "--input", "a")
+    assert len(caplog.records) == 1
