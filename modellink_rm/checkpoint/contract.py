@@ -13,6 +13,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import write_whole
 from modellink_rm.base.json_types import known_fields
 from modellink_rm.checkpoint.base_reference import checkpoint_reference
+from modellink_rm.checkpoint.files import CHECKSUMS_FILE, check_contents, read_files
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.dataset.truncation import MODES
 from modellink_rm.metrics.normalization import Normalization
@@ -172,13 +173,26 @@ def _read_normalization(checkpoint: Path) -> Normalization | None:
     return normalization
 
 
+def _check_export(directory: Path) -> None:
+    """The contract beside an export's checksums is the one that was written; a checkpoint has its files.json.
+
+    Raises:
+        UserError: it is not.
+    """
+    checksums = directory / CHECKSUMS_FILE
+    if checksums.is_file():  # earlier versions list the tensors alone
+        listed = read_files(checksums)
+        check_contents(directory, {name: listed[name] for name in listed.keys() & {CONTRACT_NAME}})
+
+
 def read_contract(checkpoint: Path) -> InferenceContract:
-    """The contract of the checkpoint iter_N.
+    """The contract of the checkpoint iter_N, or of the directory that `export` wrote.
 
     Raises:
         UserError: it is missing or damaged.
     """
     path = checkpoint / CONTRACT_NAME
+    _check_export(checkpoint)
     try:
         content: dict[str, Any] = orjson.loads(path.read_bytes())
         contract = InferenceContract(**known_fields(InferenceContract, content, str(path)))

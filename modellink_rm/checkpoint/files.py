@@ -12,7 +12,7 @@ from modellink_rm.base.errors import UserError
 from modellink_rm.base.json_types import check_types, has_type
 
 FILES_NAME = "files.json"
-CHECKSUMS_FILE = "modellink_rm_checksums.json"  # beside the safetensors that this package wrote
+CHECKSUMS_FILE = "modellink_rm_checksums.json"  # beside the safetensors and the contract of an export
 TENSOR_SUFFIX = ".distcp"
 _CHANGED = "has changed since it was written: copy it again from where it is whole"
 

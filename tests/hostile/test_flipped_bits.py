@@ -196,7 +196,7 @@ def test_no_flipped_bit_of_adapters_changes_scores(directory: Path, tmp_path: Pa
     for path in sorted(path for path in (save / f"iter_{STEPS:07d}").iterdir() if path.is_file()):
         (counts[path.name],) = workers.run(flips_while_scoring, 1, path, save, {})
     keywords = {"load_adapter": str(tmp_path / "peft"), "prompt_type": "llama2"}
-    for name in ("adapter_model.safetensors", "modellink_rm_checksums.json"):
+    for name in ("adapter_model.safetensors", "inference_contract.json", "modellink_rm_checksums.json"):
         path = tmp_path / "peft" / name
         (counts[name],) = workers.run(flips_while_scoring, 1, path, model, keywords)
     assert_none_is_silent(counts)

@@ -20,6 +20,8 @@ from transformers import (
 )
 
 from modellink_rm.base.errors import UserError
+from modellink_rm.checkpoint.contract import CONTRACT_NAME
+from modellink_rm.checkpoint.files import CHECKSUMS_FILE, read_files
 from modellink_rm.config.export import ExportConfig, ImportConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.tokenizer import TokenizerConfig
@@ -112,6 +114,7 @@ def test_reward_model_comes_back_bitwise_and_is_scored_by_transformers(
     there_and_back(workers, tmp_path, sizes=sizes)
     assert_same_tensors(tmp_path / "written", tmp_path / "read")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "read", "written"]
+    assert CONTRACT_NAME in read_files(tmp_path / "written" / CHECKSUMS_FILE)
 
 
 def test_any_program_opens_what_is_written(workers: Workers, tmp_path: Path) -> None:

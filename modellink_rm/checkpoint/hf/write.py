@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modellink_rm.base.errors import AgreedError, UserError
 from modellink_rm.base.files import name_directory
+from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.checkpoint.files import CHECKSUMS_FILE, describe_files, files_json
 from modellink_rm.checkpoint.hf.contents import Contents
 from modellink_rm.checkpoint.hf.directory import INDEX_FILE, SINGLE_FILE
@@ -98,9 +99,10 @@ def write_unfinished(
             _write_file(unfinished / names[number], file, spec, parameters, contents, ranks)
     torch.distributed.barrier()
     if ranks.rank == 0:
-        written = describe_files(unfinished, unfinished.glob("*.safetensors"))
-        (unfinished / CHECKSUMS_FILE).write_bytes(files_json(written, checkpoint=contents.checkpoint))
         _write_small_files(unfinished, names, [file for stage in all_files for file in stage], contents)
+        listed = [*unfinished.glob("*.safetensors"), *unfinished.glob(CONTRACT_NAME)]
+        checksums = files_json(describe_files(unfinished, listed), checkpoint=contents.checkpoint)
+        (unfinished / CHECKSUMS_FILE).write_bytes(checksums)
         config = json.dumps(contents.config(chunks[0].spec), indent=2, ensure_ascii=False)
         (unfinished / "config.json").write_text(config + "\n", encoding="utf-8")
     torch.distributed.barrier()

@@ -14,6 +14,7 @@ from torch import Tensor
 from modellink_rm.adapters.lora import Lora
 from modellink_rm.base.errors import AgreedError
 from modellink_rm.checkpoint.base_reference import BaseReference
+from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.checkpoint.files import CHECKSUMS_FILE, describe_files, files_json
 from modellink_rm.checkpoint.hf.gather import is_writer
 from modellink_rm.checkpoint.hf.stream import SafetensorsWriter, TensorType
@@ -77,12 +78,12 @@ def write_unfinished_adapter(
         with SafetensorsWriter(unfinished / TENSORS_FILE, types, notes=notes) as writer:
             for name, tensor in tensors.items():
                 writer.write(name, tensor)
-        written = describe_files(unfinished, [unfinished / TENSORS_FILE])
-        (unfinished / CHECKSUMS_FILE).write_bytes(files_json(written))
         config = json.dumps(adapter_config(spec, spec.lora, base=base.path), indent=2)
         (unfinished / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
         for name, content in files.items():
             (unfinished / name).write_bytes(content)
+        written = describe_files(unfinished, [unfinished / TENSORS_FILE, *unfinished.glob(CONTRACT_NAME)])
+        (unfinished / CHECKSUMS_FILE).write_bytes(files_json(written))
     torch.distributed.barrier()
     return unfinished
 

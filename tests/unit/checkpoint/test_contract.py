@@ -18,7 +18,7 @@ from modellink_rm.checkpoint.contract import (
     read_contract,
     write_normalization,
 )
-from modellink_rm.checkpoint.files import FILES_NAME
+from modellink_rm.checkpoint.files import CHECKSUMS_FILE, FILES_NAME, describe_files, files_json
 from modellink_rm.checkpoint.layout import read_checkpoint_info
 from modellink_rm.checkpoint.source import ModelSource
 from modellink_rm.config.tokenizer import TokenizerConfig
@@ -51,6 +51,21 @@ def test_the_contract_of_a_source_is_read_once(tmp_path: Path) -> None:
 def test_a_contract_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / CONTRACT_NAME).write_bytes(CONTRACT.to_json())
     assert read_contract(tmp_path) == CONTRACT
+
+
+def test_a_contract_beside_an_exports_checksums_is_the_one_that_was_written(tmp_path: Path) -> None:
+    """A flipped bit in a text of its template, or in its length, gave other scores without a word."""
+    path = tmp_path / CONTRACT_NAME
+    path.write_bytes(CONTRACT.to_json())
+    (tmp_path / CHECKSUMS_FILE).write_bytes(files_json(describe_files(tmp_path, [path])))
+    assert read_contract(tmp_path) == CONTRACT
+    path.write_bytes(path.read_bytes().replace(b'"seq_length": 256', b'"seq_length": 252'))
+    with pytest.raises(UserError, match=rf"{CONTRACT_NAME} has changed since it was written"):
+        read_contract(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"tensors")  # all that earlier versions list
+    (tmp_path / CHECKSUMS_FILE).write_bytes(files_json(describe_files(tmp_path, [weights])))
+    assert read_contract(tmp_path).seq_length == 252
 
 
 def test_a_normalization_is_of_the_contract_from_its_measurement_on(tmp_path: Path) -> None:
