@@ -48,10 +48,10 @@ class BestSoFar:
         if self.metric not in values or iteration == 0:
             return False
         value = float(values[self.metric])
-        sign = -1 if self.metric.endswith(f"/{LOWEST_IS_BEST}") else 1
-        improves = not math.isnan(value) and (self.best is None or sign * value > sign * self.best.value)
+        found = BestCheckpoint(iteration=iteration, metric=self.metric, value=value)
+        improves = not math.isnan(value) and (self.best is None or _is_better(found, self.best))
         if improves:
-            self.best = BestCheckpoint(iteration=iteration, metric=self.metric, value=value)
+            self.best = found
             self.num_worse = 0
         else:
             self.num_worse += 1
@@ -61,6 +61,12 @@ class BestSoFar:
         """Take in the evaluations of a run that is resumed, from its metrics.jsonl."""
         for row in rows:
             self.add(row, row["iteration"])
+
+
+def _is_better(one: BestCheckpoint, other: BestCheckpoint) -> bool:
+    """Whether the first is the better one by their metric; an equal value is no improvement."""
+    sign = -1 if one.metric.endswith(f"/{LOWEST_IS_BEST}") else 1
+    return sign * one.value > sign * other.value
 
 
 def best_so_far(
@@ -85,7 +91,8 @@ def correct_best(root: Path, iteration: int, best: BestSoFar | None) -> None:
     """Let best.json under --save name the best checkpoint of a resumed run, by its metric of now.
 
     A run that was taken back to an earlier checkpoint writes its own ones in the place of those beyond. One
-    that was begun without --save-best may have saved at its best evaluation, or not.
+    that was begun without --save-best may have saved at its best evaluation, or not. One that was killed
+    may have saved its best checkpoint and not said so yet.
 
     Args:
         iteration: of the run now.
@@ -95,13 +102,16 @@ def correct_best(root: Path, iteration: int, best: BestSoFar | None) -> None:
     found = best.best if best is not None else None
     if named is None and found is None:
         return
+    is_there = found is not None and checkpoint_directory(root, found.iteration).is_dir()
     is_of_metric = named is not None and (best is None or best.metric == named.metric)
     if named is not None and named.iteration <= iteration and is_of_metric:
-        return
+        is_best = found is None or not _is_better(found, named)
+        if is_best or not is_there:
+            return
     told = "none"
     if found is not None:
         told = f"{found.metric} {found.value:.4f} at iteration {found.iteration}"
-    if found is not None and checkpoint_directory(root, found.iteration).is_dir():
+    if found is not None and is_there:
         write_best(root, found)
     else:
         (root / FILE_NAME).unlink(missing_ok=True)

@@ -103,6 +103,8 @@ def train(
         state = train_state_of(plan, chunks, ranks)
         best = _best_so_far(plan, state, ranks)
         state.is_stopped = best is not None and best.is_exhausted
+        if ranks.rank == 0 and config.checkpoint.save is not None:
+            correct_best(Path(config.checkpoint.save), state.iteration, best)
         if state.iteration >= plan.train_iters or state.is_stopped:
             reached = f"{state.iteration} of {plan.train_iters}"
             why = "was stopped early" if state.is_stopped else "is already"
@@ -154,8 +156,6 @@ def _take_steps(
         open_saver(checkpoint, ranks) as saver,
     ):
         _write_about(plan, platform, ranks)
-        if ranks.rank == 0 and checkpoint.save is not None:
-            correct_best(Path(checkpoint.save), state.iteration, best)
         evaluations = Evaluations(
             plan, state, log, best, packing=packing, ranks=ranks, device=platform.device
         )

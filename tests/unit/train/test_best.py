@@ -60,6 +60,21 @@ def named(metric: str = "valid/accuracy", *, iteration: int, value: float = 0.9)
         (named(iteration=2), "valid/accuracy", named(iteration=2), named(iteration=2)),
         (named(iteration=2), None, None, named(iteration=2)),
         (named(iteration=2), "valid/accuracy", None, named(iteration=2)),  # without the rows before
+        # Of one that was killed between its best checkpoint and best.json.
+        (
+            named(iteration=2),
+            "valid/accuracy",
+            named(iteration=4, value=0.95),
+            named(iteration=4, value=0.95),
+        ),
+        (
+            named(LOSS, iteration=2),
+            LOSS,
+            named(LOSS, iteration=4, value=0.8),
+            named(LOSS, iteration=4, value=0.8),
+        ),
+        (named(iteration=2), "valid/accuracy", named(iteration=4, value=0.8), named(iteration=2)),
+        (named(iteration=2), "valid/accuracy", named(iteration=3, value=0.95), named(iteration=2)),
         # Of a run that was taken back to iteration 4, which writes another iteration 6.
         (named(iteration=6), "valid/accuracy", named(iteration=2, value=0.8), named(iteration=2, value=0.8)),
         (named(iteration=6), "valid/accuracy", named(iteration=3, value=0.8), None),
