@@ -38,7 +38,8 @@ class TensorBoard:
 
         self._directory = directory
         purged = resumed_iteration + 1 if resumed_iteration else 0
-        self._writer = SummaryWriter(directory, purge_step=purged)
+        with naming(directory):
+            self._writer = SummaryWriter(directory, purge_step=purged)
 
     def add(self, values: Values, iteration: int) -> None:
         """Write scalars."""

@@ -1,5 +1,7 @@
 """TensorBoard, Weights & Biases and SwanLab get what a run reports."""
 
+import errno
+import os
 import sys
 import time
 from pathlib import Path
@@ -37,6 +39,20 @@ def test_tensorboard_has_scalars_and_histograms_of_finite_scores(tmp_path: Path)
     histograms = events.Histograms("valid/chosen_scores")
     assert [one.step for one in histograms] == [0, 4]
     assert (histograms[0].histogram_value.num, histograms[0].histogram_value.max) == (3, 2.5)
+
+
+def test_a_full_disk_of_tensorboard_is_told_with_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's first event is written when it is opened; that was told as standard output's."""
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        open_one(ReportingConfig(tensorboard_dir=str(tmp_path / "events")), tmp_path)
+    assert raised.value.filename == str(tmp_path / "events")
 
 
 @pytest.fixture
