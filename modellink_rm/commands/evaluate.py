@@ -11,6 +11,7 @@ from modellink_rm.base.flags import groups_of, parse_flags
 from modellink_rm.base.launcher import end_with_launcher
 from modellink_rm.base.log import info, is_first_process, set_up_logging
 from modellink_rm.base.outputs import prepare_output
+from modellink_rm.checkpoint.base_reference import BaseReference, checkpoint_reference
 from modellink_rm.checkpoint.contract import read_contract, write_normalization
 from modellink_rm.checkpoint.layout import find_checkpoint
 from modellink_rm.commands.output import files_of_model
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
             f"--write-normalization: {options.scorer.load} gives ratings of attributes, which have a scale; "
             "it is for a model of one score"
         )
+    measured = checkpoint_reference(checkpoint) if checkpoint is not None else None
     sets = named_inputs("--data", config.data, config)
     check_names_differ(sets)
     benchmarks = named_inputs("--benchmark", config.benchmark, config)
@@ -77,8 +79,8 @@ def main(argv: Sequence[str]) -> int:
         try:
             if config.output is not None:
                 write_whole(Path(config.output), results.to_json())
-            if checkpoint is not None:
-                _write_normalization(config, results, checkpoint)
+            if checkpoint is not None and measured is not None:
+                _write_normalization(config, results, checkpoint, measured)
         finally:  # each is written, though the other may have no room
             print(*lines_of(results), sep="\n", flush=True)
         if config.output is not None:
@@ -97,8 +99,13 @@ def _with_raw_scores(options: ScorerOptions) -> ScorerOptions:
     return dataclasses.replace(options, scorer=dataclasses.replace(options.scorer, raw=True))
 
 
-def _write_normalization(config: EvaluateConfig, results: "EvaluationResults", checkpoint: Path) -> None:
+def _write_normalization(
+    config: EvaluateConfig, results: "EvaluationResults", checkpoint: Path, measured: BaseReference
+) -> None:
     """Normalize the scores of the first model by one of its sets from now on.
+
+    Args:
+        measured: what told the checkpoint from others before it was read.
 
     Raises:
         UserError: all scores are equal, or they may be of another checkpoint.
@@ -107,6 +114,11 @@ def _write_normalization(config: EvaluateConfig, results: "EvaluationResults", c
         raise UserError(
             f"--write-normalization: {results.models[0].load} has a newer checkpoint by now, and nothing is "
             "written; give one of its iter_ directories"
+        )
+    if checkpoint_reference(checkpoint) != measured:
+        raise UserError(
+            f"--write-normalization: {checkpoint} was written anew while it was evaluated, and nothing is "
+            "written; evaluate it again"
         )
     (found,) = (one for one in results.models[0].sets if one.name == config.write_normalization)
     try:

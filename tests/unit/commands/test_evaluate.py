@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -225,3 +227,32 @@ def test_a_mistake_is_one_line_before_a_model_is_loaded(
     errors = capsys.readouterr().err
     assert errors.startswith(f"error: {message}")
     assert errors.count("\n") == 1
+
+
+def test_a_normalization_is_not_written_into_a_checkpoint_that_another_one_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores of the first were taken for those of the second, without a word."""
+    checkpoint = Path(shutil.copytree(CHECKPOINT, tmp_path / CHECKPOINT.name))
+    pairs = write(tmp_path / "pairs.jsonl", PAIRS)
+    scores = {"chosen_score": 1.0, "chosen_std": 1.0, "rejected_score": 0.0, "rejected_std": 1.0}
+    of_set = SimpleNamespace(name="held-out", num_pairs=11, **scores)
+    model = SimpleNamespace(load=str(checkpoint), sets=[of_set], num_not_scored=0)
+    replaces = [False]
+
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        if replaces[0]:  # by a run that was taken back
+            files = checkpoint / "files.json"
+            files.write_bytes(files.read_bytes() + b" ")
+        return SimpleNamespace(models=[model])
+
+    monkeypatch.setattr("modellink_rm.evaluation.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("modellink_rm.commands.evaluate.lines_of", lambda results: [])
+    argv = [f"--load={checkpoint}", f"--data=held-out={pairs}", "--write-normalization=held-out", *HANDLER]
+    assert run("evaluate", argv)[0] == 0
+    (checkpoint / "normalization.json").unlink()
+    replaces[0] = True
+    code, _, errors = run("evaluate", argv)
+    assert code == 2
+    assert "was written anew while it was evaluated" in errors
+    assert not (checkpoint / "normalization.json").exists()
