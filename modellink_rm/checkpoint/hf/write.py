@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from modellink_rm.base.errors import AgreedError, UserError
-from modellink_rm.base.files import name_directory
+from modellink_rm.base.files import name_directory, write_whole
 from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.checkpoint.files import CHECKSUMS_FILE, describe_files, files_json
 from modellink_rm.checkpoint.hf.contents import Contents
@@ -102,9 +102,9 @@ def write_unfinished(
         _write_small_files(unfinished, names, [file for stage in all_files for file in stage], contents)
         listed = [*unfinished.glob("*.safetensors"), *unfinished.glob(CONTRACT_NAME)]
         checksums = files_json(describe_files(unfinished, listed), checkpoint=contents.checkpoint)
-        (unfinished / CHECKSUMS_FILE).write_bytes(checksums)
+        write_whole(unfinished / CHECKSUMS_FILE, checksums)
         config = json.dumps(contents.config(chunks[0].spec), indent=2, ensure_ascii=False)
-        (unfinished / "config.json").write_text(config + "\n", encoding="utf-8")
+        write_whole(unfinished / "config.json", f"{config}\n".encode())
     torch.distributed.barrier()
     return unfinished
 
@@ -277,6 +277,6 @@ def _write_small_files(
         weight_map = {tensor: name for name, file in numbered for tensor in file.types}
         metadata = {"total_size": sum(file.num_bytes for _, file in numbered)}
         index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
-        (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+        write_whole(directory / INDEX_FILE, f"{json.dumps(index, indent=2)}\n".encode())
     for name, content in contents.files.items():
-        (directory / name).write_bytes(content)
+        write_whole(directory / name, content)

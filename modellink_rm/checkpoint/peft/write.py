@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modellink_rm.adapters.lora import Lora
 from modellink_rm.base.errors import AgreedError
+from modellink_rm.base.files import write_whole
 from modellink_rm.checkpoint.base_reference import BaseReference
 from modellink_rm.checkpoint.contract import CONTRACT_NAME
 from modellink_rm.checkpoint.files import CHECKSUMS_FILE, describe_files, files_json
@@ -79,11 +80,11 @@ def write_unfinished_adapter(
             for name, tensor in tensors.items():
                 writer.write(name, tensor)
         config = json.dumps(adapter_config(spec, spec.lora, base=base.path), indent=2)
-        (unfinished / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
+        write_whole(unfinished / CONFIG_FILE, f"{config}\n".encode())
         for name, content in files.items():
-            (unfinished / name).write_bytes(content)
+            write_whole(unfinished / name, content)
         written = describe_files(unfinished, [unfinished / TENSORS_FILE, *unfinished.glob(CONTRACT_NAME)])
-        (unfinished / CHECKSUMS_FILE).write_bytes(files_json(written))
+        write_whole(unfinished / CHECKSUMS_FILE, files_json(written))
     torch.distributed.barrier()
     return unfinished
 
