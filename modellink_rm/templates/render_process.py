@@ -105,8 +105,10 @@ def _line_of(process: "subprocess.Popen[bytes]", seconds: float) -> bytes:
     """
     assert process.stdout is not None
     descriptor, deadline, parts = process.stdout.fileno(), time.monotonic() + seconds, [b""]
+    ready = select.poll()  # select takes no descriptor above 1023, as a server with many clients has
+    ready.register(descriptor, select.POLLIN)
     while not parts[-1].endswith(b"\n"):
-        if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not ready.poll(1000 * max(0.0, deadline - time.monotonic())):
             raise RenderingTooLongError
         parts.append(os.read(descriptor, _READ_BYTES))
         if not parts[-1]:

@@ -1,8 +1,15 @@
 """Limits of rendering that Python itself cannot hold."""
 
+import os
+import resource
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
+
+import pytest
+
+from modellink_rm.templates.render_process import RenderProcess
 
 HANGS = """
 from modellink_rm.templates import render_limits
@@ -26,3 +33,17 @@ def test_nothing_is_left_of_the_limits() -> None:
     with rendering_limits(5.0):
         pass
     assert signal.getitimer(signal.ITIMER_PROF)[0] == signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+
+
+def test_a_text_is_rendered_beside_more_than_1024_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip(f"this machine allows {hard} open files")
+    process = RenderProcess()
+    with ExitStack() as closing:
+        closing.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        closing.callback(process._end)
+        for _ in range(1100):
+            closing.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        assert process.render({"name": "cat"}, "the {{ name }}", seconds=5.0) == "the cat"
