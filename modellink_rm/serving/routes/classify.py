@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from modellink_rm.metrics.steps import probability_of
 from modellink_rm.serving.inputs import Encoded, InputReader
+from modellink_rm.serving.routes.items import Items
 from modellink_rm.serving.routes.openai import Ids, Input, InputRequest, encoded, listed
 from modellink_rm.serving.service import ScoringService
 
@@ -25,8 +26,8 @@ class ClassifyRequest(InputRequest):
     """A request in vLLM's form (`input` or `messages`) or in SGLang's (`text` or `input_ids`)."""
 
     input: Input | None = Field(None, description="vLLM: rendered texts, or token ids")  # type: ignore[assignment]
-    messages: list[dict[str, Any]] | None = Field(None, description="vLLM: a conversation up to its answer")
-    text: str | list[str] | None = Field(None, description="SGLang: rendered texts")
+    messages: Items[dict[str, Any]] | None = Field(None, description="vLLM: a conversation up to its answer")
+    text: str | Items[str] | None = Field(None, description="SGLang: rendered texts")
     input_ids: Ids | None = Field(None, description="SGLang: token ids")
     add_special_tokens: bool = Field(True, description="begin with the BOS where the text does not")
     truncate_prompt_tokens: int | None = Field(

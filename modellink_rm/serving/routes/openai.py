@@ -7,9 +7,10 @@ from typing import Any
 from pydantic import BaseModel, Field, StrictInt
 
 from modellink_rm.serving.inputs import Encoded, InputReader
+from modellink_rm.serving.routes.items import Items
 
-Ids = list[StrictInt] | list[list[StrictInt]]  # neither "5" nor true is an id
-Input = str | list[str] | Ids
+Ids = Items[StrictInt] | Items[Items[StrictInt]]  # neither "5" nor true is an id
+Input = str | Items[str] | Ids
 
 
 class Usage(BaseModel):

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from modellink_rm.serving.routes.items import Items
 from modellink_rm.serving.service import ScoringService
 
 PATH = "/get_reward"
@@ -18,7 +19,7 @@ PATH = "/get_reward"
 class Queries(BaseModel):
     """Whole conversations; `prompts` and `labels`, which the client also sends, are not needed."""
 
-    query: str | list[str] = Field(description="rendered texts, with every special token written out")
+    query: str | Items[str] = Field(description="rendered texts, with every special token written out")
 
 
 class Rewards(BaseModel):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from modellink_rm.metrics.steps import AGGREGATES, probability_of
 from modellink_rm.records import RecordError
 from modellink_rm.serving.inputs import Encoded, InputReader
+from modellink_rm.serving.routes.items import Items
 from modellink_rm.serving.service import ScoringService
 
 Message = dict[str, Any]
@@ -34,15 +35,24 @@ class Conversation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": _EXAMPLES})
 
-    messages: list[Message] | None = Field(None, description="with role and content; the last is the answer")
-    prompt: str | list[Message] | None = Field(None, description="a text, or messages up to the answer")
+    messages: Items[Message] | None = Field(None, description="with role and content; the last is the answer")
+    prompt: str | Items[Message] | None = Field(None, description="a text, or messages up to the answer")
     response: str | Message | None = Field(None, description="a text, or a message of the assistant")
-    responses: list[str | Message] | None = Field(None, description="several answers to one prompt")
-    chosen: str | Message | list[Message] | None = Field(None, description="the preferred answer of a pair")
-    rejected: str | Message | list[Message] | None = Field(None, description="the other answer of a pair")
-    completions: list[str] | None = Field(None, description="the steps of one answer, for a model of steps")
+    responses: Items[str | Message] | None = Field(None, description="several answers to one prompt")
+    chosen: str | Message | Items[Message] | None = Field(None, description="the preferred answer of a pair")
+    rejected: str | Message | Items[Message] | None = Field(None, description="the other answer of a pair")
+    completions: Items[str] | None = Field(None, description="the steps of one answer, for a model of steps")
     system: str | None = Field(None, description="the system text, where no message has it")
     tools: str | list[Any] | None = Field(None, description="descriptions of tools, as in the training data")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_unknown_field_at_most(cls, value: Any) -> Any:
+        """The value without unknown fields beyond the first, which is the one that an answer tells."""
+        if not isinstance(value, dict):
+            return value
+        unknown = set([name for name in value if name not in cls.model_fields][1:])
+        return {name: part for name, part in value.items() if name not in unknown}
 
     @model_validator(mode="after")
     def _has_one_form(self) -> "Conversation":
@@ -69,8 +79,8 @@ class Scores(BaseModel):
 
 
 TAGS = ("one", "several")  # in the places of validation errors
-_Conversations = Annotated[
-    Annotated[Conversation, Tag(TAGS[0])] | Annotated[list[Conversation], Tag(TAGS[1])],
+Conversations = Annotated[
+    Annotated[Conversation, Tag(TAGS[0])] | Annotated[Items[Conversation], Tag(TAGS[1])],
     Discriminator(lambda value: TAGS[isinstance(value, list)]),
     Body(),
 ]
@@ -81,7 +91,7 @@ def routes(service: ScoringService) -> APIRouter:
     router = APIRouter(tags=["modellink-rm"])
 
     @router.post("/v1/score", response_model=Scores | list[Scores], response_model_exclude_none=True)
-    async def score(body: _Conversations) -> Any:
+    async def score(body: Conversations) -> Any:
         """The scores of one conversation, or of each of a list."""
         conversations = body if isinstance(body, list) else [body]
         inputs = await service.read(

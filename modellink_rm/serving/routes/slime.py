@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from modellink_rm.serving.inputs import Encoded, InputReader
+from modellink_rm.serving.routes.items import Items
 from modellink_rm.serving.service import ScoringService
 
 PATH = "/slime"
@@ -20,7 +21,7 @@ PATH = "/slime"
 class Sample(BaseModel):
     """A prompt with its response; its label is not needed."""
 
-    prompt: str | list[dict[str, Any]] = Field(description="a rendered text, or messages")
+    prompt: str | Items[dict[str, Any]] = Field(description="a rendered text, or messages")
     response: str
 
 
