@@ -62,12 +62,22 @@ class ScoringService:
         """End the thread that reads."""
         self._encoding.shutdown(wait=False, cancel_futures=True)
 
-    async def read(self, call: Callable[[InputReader], Result]) -> Result:
+    async def read(self, call: Callable[[InputReader], Result], *, num_responses: int) -> Result:
         """What `call` makes of the reader, while the event loop goes on.
 
+        Args:
+            num_responses: of the request.
+
         Raises:
+            TooManyResponsesError: there will never be room for them; none is read, which takes the more time
+                and memory the more they are.
             RecordError: an input cannot be scored.
         """
+        if num_responses > self._waiting.max_rows:
+            raise TooManyResponsesError(
+                f"{num_responses} responses in one request are more than "
+                f"--max-waiting {self._waiting.max_rows}"
+            )
         return await asyncio.get_running_loop().run_in_executor(self._encoding, call, self._reader)
 
     async def scores(self, inputs: Sequence[Encoded]) -> list[list[float]]:
@@ -76,7 +86,6 @@ class ScoringService:
         A caller that is cancelled costs nothing more.
 
         Raises:
-            TooManyResponsesError: there will never be room for them.
             TryLaterError: there is no room for them now.
             QueueClosedError: the engine has ended.
             NotFiniteError: a score is not finite.
@@ -97,11 +106,6 @@ class ScoringService:
         )
         if not job.sequences:
             return job
-        if len(job.sequences) > self._waiting.max_rows:
-            raise TooManyResponsesError(
-                f"{len(job.sequences)} responses in one request are more than "
-                f"--max-waiting {self._waiting.max_rows}"
-            )
         try:
             self._waiting.add(job)
         except QueueFullError:

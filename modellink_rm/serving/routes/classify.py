@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from modellink_rm.metrics.steps import probability_of
 from modellink_rm.serving.inputs import Encoded, InputReader
 from modellink_rm.serving.routes.items import Items
-from modellink_rm.serving.routes.openai import Ids, Input, InputRequest, encoded, listed
+from modellink_rm.serving.routes.openai import Ids, Input, InputRequest, encoded, items_of, listed
 from modellink_rm.serving.service import ScoringService
 
 _SOURCES = ("input", "messages", "text", "input_ids")
@@ -52,6 +52,11 @@ class ClassifyRequest(InputRequest):
             )
         return self
 
+    @property
+    def num_inputs(self) -> int:
+        """How many conversations it asks for."""
+        return 1 if self.messages is not None else len(items_of(self._given))
+
     def encoded(self, reader: InputReader, route: str, *, takes_steps: bool = False) -> list[Encoded]:
         """The token ids of what is asked.
 
@@ -60,18 +65,23 @@ class ClassifyRequest(InputRequest):
         """
         if self.messages is not None:
             return [reader.conversation({"messages": self.messages})]
-        given: Input | None = self.input
-        given = self.text if given is None else given
-        given = self.input_ids if given is None else given
-        assert given is not None
         return encoded(
             reader,
-            given,
+            self._given,
             route=route,
             adds_bos=self.add_special_tokens,
             last_tokens=self.truncate_prompt_tokens,
             takes_steps=takes_steps,
         )
+
+    @property
+    def _given(self) -> Input:
+        """What there is without messages: texts or ids."""
+        given: Input | None = self.input
+        given = self.text if given is None else given
+        given = self.input_ids if given is None else given
+        assert given is not None
+        return given
 
 
 class Classification(BaseModel):
@@ -98,7 +108,9 @@ def routes(service: ScoringService) -> APIRouter:
     @router.post("/classify")
     async def classify(body: ClassifyRequest) -> Any:
         """The scores of rendered conversations: vLLM's answer, or SGLang's to `text` and `input_ids`."""
-        inputs = await service.read(lambda reader: body.encoded(reader, "/classify"))
+        inputs = await service.read(
+            lambda reader: body.encoded(reader, "/classify"), num_responses=body.num_inputs
+        )
         scores = [found[0] for found in await service.scores(inputs)]
         if body.text is not None or body.input_ids is not None:
             return JSONResponse(_embeddings(body, inputs, scores))
@@ -111,7 +123,9 @@ def routes(service: ScoringService) -> APIRouter:
     @router.post("/pooling")
     async def pooling(body: ClassifyRequest) -> Any:
         """The scores of rendered conversations, as vLLM's pooled data."""
-        inputs = await service.read(lambda reader: body.encoded(reader, "/pooling", takes_steps=True))
+        inputs = await service.read(
+            lambda reader: body.encoded(reader, "/pooling", takes_steps=True), num_responses=body.num_inputs
+        )
         found = zip(inputs, await service.scores(inputs), strict=True)
         data = [
             Pooled(index=index, data=_pooled(one, scores)).model_dump()

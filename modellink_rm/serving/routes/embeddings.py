@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from modellink_rm.serving.routes.openai import InputRequest, encoded, usage_of
+from modellink_rm.serving.routes.openai import InputRequest, encoded, items_of, usage_of
 from modellink_rm.serving.service import ScoringService
 
 PATH = "/v1/embeddings"
@@ -30,7 +30,9 @@ def routes(service: ScoringService) -> APIRouter:
     @router.post(PATH)
     async def embeddings(body: EmbeddingRequest) -> Any:
         """The scores of rendered conversations, each as an embedding of one number."""
-        inputs = await service.read(lambda reader: encoded(reader, body.input, route=PATH))
+        inputs = await service.read(
+            lambda reader: encoded(reader, body.input, route=PATH), num_responses=len(items_of(body.input))
+        )
         scores = [found[0] for found in await service.scores(inputs)]
         data = [
             {"object": "embedding", "index": index, "embedding": _embedding(score, body.encoding_format)}

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field, StrictInt
@@ -44,15 +45,21 @@ def encoded(
     Raises:
         RecordError: one cannot be scored.
     """
-    items = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
     return [
         reader.rendered(
             item, route=route, adds_bos=adds_bos, last_tokens=last_tokens, takes_steps=takes_steps
         )
         if isinstance(item, str)
-        else reader.ids(item, last_tokens=last_tokens, takes_steps=takes_steps)  # type: ignore[arg-type]
-        for item in items
+        else reader.ids(item, last_tokens=last_tokens, takes_steps=takes_steps)
+        for item in items_of(given)
     ]
+
+
+def items_of(given: Input) -> Sequence[str | list[int]]:
+    """The texts and lists of ids of an input, which may be one of either."""
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        return [given]
+    return given  # type: ignore[return-value]
 
 
 def usage_of(inputs: list[Encoded]) -> dict[str, Any]:

@@ -38,7 +38,9 @@ def routes(service: ScoringService) -> APIRouter:
     async def get_reward(body: Queries) -> Any:
         """The rewards of rendered conversations."""
         texts = [body.query] if isinstance(body.query, str) else body.query
-        inputs = await service.read(lambda reader: [reader.rendered(text, route=PATH) for text in texts])
+        inputs = await service.read(
+            lambda reader: [reader.rendered(text, route=PATH) for text in texts], num_responses=len(texts)
+        )
         rewards = [scores[0] for scores in await service.scores(inputs)]
         return JSONResponse({"rewards": rewards, "scores": rewards, "extra_logs": {}})
 

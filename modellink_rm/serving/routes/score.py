@@ -45,6 +45,11 @@ class Conversation(BaseModel):
     system: str | None = Field(None, description="the system text, where no message has it")
     tools: str | list[Any] | None = Field(None, description="descriptions of tools, as in the training data")
 
+    @property
+    def num_responses(self) -> int:
+        """How many answers it has."""
+        return len(self.responses) if self.responses is not None else 1 + (self.chosen is not None)
+
     @model_validator(mode="before")
     @classmethod
     def _has_one_unknown_field_at_most(cls, value: Any) -> Any:
@@ -95,7 +100,8 @@ def routes(service: ScoringService) -> APIRouter:
         """The scores of one conversation, or of each of a list."""
         conversations = body if isinstance(body, list) else [body]
         inputs = await service.read(
-            lambda reader: _encoded(reader, conversations, names=isinstance(body, list))
+            lambda reader: _encoded(reader, conversations, names=isinstance(body, list)),
+            num_responses=sum(conversation.num_responses for conversation in conversations),
         )
         scores = await service.scores(inputs)
         answers = [

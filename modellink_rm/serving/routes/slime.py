@@ -32,7 +32,7 @@ def routes(service: ScoringService) -> APIRouter:
     @router.post(PATH, response_model=float)
     async def remote_rm(body: Sample) -> Any:
         """The reward of a sample."""
-        encoded = await service.read(lambda reader: _encoded(reader, body))
+        encoded = await service.read(lambda reader: _encoded(reader, body), num_responses=1)
         ((reward,),) = await service.scores([encoded])
         return JSONResponse(reward)
 

@@ -96,6 +96,35 @@ def test_a_full_queue_is_429_with_the_time_to_try_again(
     assert fits.json() == {"score": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/score", {"prompt": "a", "responses": ["b"] * 5}),
+        (
+            "/v1/score",
+            [ONE, {"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "responses": []}] * 2,
+        ),
+        ("/get_reward", {"query": ["a"] * 5}),
+        ("/classify", {"text": ["a"] * 5}),
+        ("/pooling", {"input": [[1, 2]] * 5}),
+        ("/v1/embeddings", {"input": ["a"] * 5}),
+    ],
+)
+def test_a_request_that_never_fits_the_queue_is_refused_before_it_is_read(
+    reader: InputReader, path: str, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("conversation", "rendered", "ids"):
+        monkeypatch.delattr(InputReader, name)
+    app = Application(reader, max_waiting=4)
+    number = 6 if isinstance(body, list) else 5
+    line = f"{number} responses in one request are more than --max-waiting 4"
+
+    async def ask(client: Client) -> Any:
+        return await client.post(path, json=body)
+
+    assert answer_of(app.run(ask)) == (413, line)
+
+
 def test_an_engine_that_fails_is_500_for_all_and_then_503(reader: InputReader) -> None:
     app = Application(reader, max_waiting=4)
 
