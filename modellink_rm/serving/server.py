@@ -27,6 +27,8 @@ from modellink_rm.serving.service import ScoringService
 from modellink_rm.serving.waiting import Waiting
 
 _CONNECTIONS_BESIDE_THE_QUEUE = 1024
+# For the rest of a body, and for clients to read the answers.
+_SECONDS_BESIDE_THE_TIMEOUT = 10
 _MOST_UNACCEPTED = 2048  # connections, as uvicorn's own backlog
 _SECONDS_TO_END = 10.0
 # Longer than clients keep a connection (aiohttp: 15): one that the server closed loses what is just sent.
@@ -59,7 +61,11 @@ def serve(scorer: Scorer, config: ServeConfig, listener: socket.socket | None, t
     limits = Limits(
         token=token, max_body_bytes=config.max_body_bytes, timeout_seconds=float(config.timeout_seconds)
     )
-    http = HttpThread(listener, num_requests=config.max_waiting + _CONNECTIONS_BESIDE_THE_QUEUE)
+    http = HttpThread(
+        listener,
+        num_requests=config.max_waiting + _CONNECTIONS_BESIDE_THE_QUEUE,
+        seconds_to_answer=config.timeout_seconds + _SECONDS_BESIDE_THE_TIMEOUT,
+    )
     app = build_app(service, metrics, limits, is_ready=lambda: not http.is_ending)
     with _signals_call(http.end):
         http.start(app, when_ended=engine.stop)
@@ -71,7 +77,10 @@ def serve(scorer: Scorer, config: ServeConfig, listener: socket.socket | None, t
             http.end()
             http.join()
             service.close()
-    info("the server has ended; every request that was accepted has been answered")
+    told = "every request that was accepted has been answered"
+    if http.num_dropped:
+        told = f"{http.num_dropped} connections were dropped whose clients did not read their answers"
+    info(f"the server has ended; {told}")
 
 
 def _model_name(load: Path) -> str:
@@ -85,14 +94,20 @@ class HttpThread:
 
     Args:
         num_requests: how many may be open at a time; more get 503.
+        seconds_to_answer: once it ends, until connections are dropped whose answers are not sent or not read.
+
+    Attributes:
+        num_dropped: connections of these.
     """
 
-    def __init__(self, listener: socket.socket, *, num_requests: int) -> None:
+    def __init__(self, listener: socket.socket, *, num_requests: int, seconds_to_answer: int) -> None:
         self._listener, self._num_requests = listener, num_requests
+        self._seconds_to_answer = seconds_to_answer
         self._server: Any = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self.is_ending = False
+        self.num_dropped = 0
 
     def start(self, app: Any, *, when_ended: Any) -> None:
         """Accept requests; from now on a client connects, and waits for the thread at most."""
@@ -108,6 +123,7 @@ class HttpThread:
             server_header=False,
             timeout_keep_alive=_SECONDS_KEPT_ALIVE,
             limit_concurrency=self._num_requests,
+            timeout_graceful_shutdown=self._seconds_to_answer,
         )
         self._server = uvicorn.Server(settings)
         self._server.should_exit = self.is_ending
@@ -115,6 +131,7 @@ class HttpThread:
         def run() -> None:
             try:
                 asyncio.run(self._server.serve(sockets=[self._listener]))
+                self.num_dropped = len(self._server.server_state.connections)
             except BaseException as error:
                 self._error = error
             finally:

@@ -20,7 +20,7 @@ def test_a_server_takes_connections_once_it_says_that_it_serves() -> None:
     """Its line is printed after `start`: who waits for the line asks at once."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    http, ended = HttpThread(listener, num_requests=4), threading.Event()
+    http, ended = HttpThread(listener, num_requests=4, seconds_to_answer=60), threading.Event()
     http.start(app, when_ended=ended.set)
     with socket.create_connection(listener.getsockname(), timeout=10) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -28,6 +28,26 @@ def test_a_server_takes_connections_once_it_says_that_it_serves() -> None:
     http.end()
     http.join()
     assert ended.is_set()
+
+
+def test_a_client_that_does_not_read_its_answer_keeps_no_server_from_ending() -> None:
+    async def long_answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(64):  # more than the sockets of both sides hold
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    http, ended = HttpThread(listener, num_requests=4, seconds_to_answer=1), threading.Event()
+    http.start(long_answer, when_ended=ended.set)
+    with socket.create_connection(listener.getsockname(), timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+        http.end()
+        assert ended.wait(5)
+        http.join()
+        assert http.num_dropped == 1
 
 
 @pytest.mark.parametrize(
