@@ -285,6 +285,8 @@ class ChatRenderer:
                 },
                 self._chat_template,
             )
+        except UserError:  # no process can render: it is not the template's refusal
+            raise
         except self._errors as error:
             raise _refusal(error) from None
         if len(text) > _LONGEST_TEXT:

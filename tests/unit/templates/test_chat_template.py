@@ -407,6 +407,18 @@ def test_a_chat_template_that_fails_on_one_record_leaves_the_others(tmp_path_fac
     assert encode_prompt(None, "", (Message("user", "q"),), template, tokenizer)
 
 
+def test_a_process_that_cannot_be_started_is_no_refusal_of_the_template(chatml, monkeypatch):
+    tokenizer = load_directory(chatml)
+    template = find_template("hf", tokenizer)
+
+    def cannot_start(*given):
+        raise UserError("the process that renders chat templates could not be started")
+
+    monkeypatch.setattr(chat_template, "_rendered", cannot_start)
+    with pytest.raises(UserError, match="could not be started"):
+        encode_prompt(None, "", (Message("user", "q"),), template, tokenizer)
+
+
 def test_several_chat_templates_without_a_default_are_said(tmp_path_factory):
     two = [{"name": "a", "template": "x"}, {"name": "b", "template": "y"}]
     tokenizer = load_directory(directory_with(tmp_path_factory, two))
