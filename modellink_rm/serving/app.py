@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from modellink_rm.base.errors import UserError, limit_message
 from modellink_rm.base.log import info
 from modellink_rm.records import RecordError, shortened
 from modellink_rm.serving.guard import Guard, Limits, error_body
@@ -90,10 +91,13 @@ def _add_errors(app: FastAPI) -> None:
     async def closed(request: Request, error: QueueClosedError) -> Response:
         return _refused(503, "the server is stopping", {"Retry-After": "1"})
 
+    @app.exception_handler(OSError)
     @app.exception_handler(RuntimeError)
-    async def failed(request: Request, error: RuntimeError) -> Response:
-        info(f"error: {request.url.path}: {shortened(str(error))}")
-        return _refused(500, str(error))
+    @app.exception_handler(UserError)
+    async def failed(request: Request, error: Exception) -> Response:
+        message = (limit_message(error) if isinstance(error, OSError) else None) or str(error)
+        info(f"error: {request.url.path}: {shortened(message)}")
+        return _refused(500, message)
 
 
 def _refused(status: int, message: str, headers: object = None) -> Response:

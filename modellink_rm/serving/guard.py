@@ -94,8 +94,8 @@ class Guard:
             await answer.refuse(refusal)
         finally:
             self._num_held -= len(held)
-        route = scope["path"] if scope["path"] in self._routes else "other"
-        self._metrics.count_request(route, answer.status, time.perf_counter() - start)
+            route = scope["path"] if scope["path"] in self._routes else "other"
+            self._metrics.count_request(route, answer.status, time.perf_counter() - start)
 
     def _check_token(self, scope: Scope) -> None:
         expected = self._limits.token

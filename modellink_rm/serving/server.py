@@ -13,7 +13,8 @@ from typing import Any
 
 import uvicorn
 
-from modellink_rm.base.log import info
+from modellink_rm.base.errors import limit_message
+from modellink_rm.base.log import info, warn_once
 from modellink_rm.config.serve import ServeConfig
 from modellink_rm.inference.scorer import Scorer
 from modellink_rm.report.best import DIRECTORY_NAME as BEST_DIRECTORY
@@ -130,7 +131,7 @@ class HttpThread:
 
         def run() -> None:
             try:
-                asyncio.run(self._server.serve(sockets=[self._listener]))
+                asyncio.run(self._serve())
                 self.num_dropped = len(self._server.server_state.connections)
             except BaseException as error:
                 self._error = error
@@ -139,6 +140,10 @@ class HttpThread:
 
         self._thread = threading.Thread(target=run, name="http", daemon=True)
         self._thread.start()
+
+    async def _serve(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(_tell_limits_once)
+        await self._server.serve(sockets=[self._listener])
 
     def end(self) -> None:
         """Accept no more requests; the thread ends when the accepted ones are answered."""
@@ -156,6 +161,20 @@ class HttpThread:
         self._thread.join(_SECONDS_TO_END)
         if self._error is not None:
             raise RuntimeError(f"the HTTP server failed: {self._error!r}")
+
+
+def _tell_limits_once(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell what the event loop cannot do.
+
+    Where connections need more files than there may be, it says so, with a traceback, thousands of times a
+    second.
+    """
+    error = context.get("exception")
+    message = limit_message(error) if isinstance(error, OSError) else None
+    if message is None:
+        loop.default_exception_handler(context)
+    else:
+        warn_once(f"{message}; some clients wait until others leave")
 
 
 @contextmanager

@@ -169,6 +169,17 @@ def test_what_a_client_asked_is_given_up_when_it_leaves() -> None:
     assert 'requests_total{route="/v1/score",status="499"} 1.0' in text
 
 
+def test_a_request_whose_answer_fails_is_counted() -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        raise ValueError("of a library")
+
+    guard, metrics = guarded(failing)
+    with pytest.raises(ValueError, match="of a library"):
+        asked(guard)
+    assert 'requests_total{route="/v1/score",status="500"} 1.0' in metrics.text().decode()
+
+
 def test_bodies_held_at_a_time_are_bounded() -> None:
     """17 clients, each with a whole body, while no answer is given."""
 

@@ -1,5 +1,6 @@
 """The thread that takes requests, and what the server calls what it serves."""
 
+import asyncio
 import socket
 import threading
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modellink_rm.serving.server import HttpThread, _model_name
+from modellink_rm.serving.server import HttpThread, _model_name, _tell_limits_once
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -28,6 +29,20 @@ def test_a_server_takes_connections_once_it_says_that_it_serves() -> None:
     http.end()
     http.join()
     assert ended.is_set()
+
+
+def test_connections_beyond_the_limit_of_open_files_are_one_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("modellink_rm.base.log.logger.warning", lambda form, text: told.append(text))
+    loop = asyncio.new_event_loop()
+    for _ in range(3):
+        _tell_limits_once(loop, {"message": "accept", "exception": OSError(24, "Too many open files")})
+    _tell_limits_once(loop, {"message": "of another kind", "exception": OSError(5, "Input/output error")})
+    loop.close()
+    assert [text.partition(";")[0] for text in told] == ["too many open files"]
+    assert [one.message for one in caplog.records] == ["of another kind"]
 
 
 def test_a_client_that_does_not_read_its_answer_keeps_no_server_from_ending() -> None:

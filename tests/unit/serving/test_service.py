@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.config.tokenizer import TokenizerConfig
 from modellink_rm.inference.reader import RecordReader
 from modellink_rm.inference.record_tokenizer import RecordTokenizer
@@ -137,6 +138,29 @@ def test_an_engine_that_fails_is_500_for_all_and_then_503(reader: InputReader) -
     failed, refused = app.run(ask)
     assert answer_of(failed) == (500, "scoring failed: out of memory")
     assert answer_of(refused) == (503, "the server is stopping")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(24, "Too many open files"), "too many open files; raise the limit, as by ulimit -n 4096"),
+        (UserError("no process could be started"), "no process could be started"),
+    ],
+)
+def test_what_the_machine_lacks_is_500_in_one_line(
+    reader: InputReader, error: Exception, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(RecordTokenizer, "example", fails)
+    app = Application(reader, max_waiting=4)
+
+    async def ask(client: Client) -> Any:
+        return await client.post("/v1/score", json=ONE)
+
+    status, message = answer_of(app.run(ask))
+    assert (status, message.startswith(line)) == (500, True)
 
 
 def test_a_score_that_is_not_finite_is_500(reader: InputReader) -> None:
