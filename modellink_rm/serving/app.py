@@ -75,6 +75,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
         text = str(error.detail)
+        if error.status_code == 400:  # which FastAPI says of what json cannot read, without a reason
+            text = "the body is not JSON in UTF-8, without compression and deep nesting"
         if error.status_code == 404:
             text = f"{request.url.path} is no route; /docs lists them"
         return _refused(error.status_code, text, error.headers)

@@ -1,6 +1,7 @@
 """Every client of docs/serving.md gets what it reads: the requests are those that its own code sends."""
 
 import base64
+import gzip
 import random
 import struct
 from pathlib import Path
@@ -93,6 +94,7 @@ ASKED = {
         headers={"content-type": "application/x-www-form-urlencoded"},  # curl's, without a header
     ),
     "nested": Asked("/v1/score", b"[" * 15_000),
+    "compressed": Asked("/v1/score", gzip.compress(b'{"prompt": "a", "response": "b"}')),
     "no form": Asked("/v1/score", {"prompt": PROMPT}),
     "two forms": Asked("/v1/score", {"prompt": PROMPT, "response": "a", "responses": ["b"]}),
     "typing error": Asked("/v1/score", {"prompt": PROMPT, "respones": "a"}),
@@ -246,7 +248,8 @@ def test_slime_reads_the_answer_itself(answers: dict[str, Any], served: Any) -> 
     ("name", "status", "message"),
     [
         ("no json", 400, "the body is not JSON, at character 11"),
-        ("nested", 400, ""),
+        ("nested", 400, "the body is not JSON in UTF-8, without compression and deep nesting"),
+        ("compressed", 400, "the body is not JSON in UTF-8, without compression and deep nesting"),
         ("key twice", 400, "an object of the body has the key 'prompt' twice"),
         ("key twice in a list", 400, "an object of the body has the key 'role' twice"),
         ("key twice in UTF-16", 400, "an object of the body has the key 'query' twice"),
