@@ -1,5 +1,7 @@
 """Programs that show a run's metrics while it goes on: TensorBoard, Weights & Biases, SwanLab."""
 
+import functools
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -36,6 +38,7 @@ class TensorBoard:
     def __init__(self, directory: str, *, resumed_iteration: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        _silence_writers()
         self._directory = directory
         purged = resumed_iteration + 1 if resumed_iteration else 0
         with naming(directory):
@@ -56,6 +59,18 @@ class TensorBoard:
         """Write buffered events."""
         with naming(self._directory):
             self._writer.close()
+
+
+@functools.cache
+def _silence_writers() -> None:
+    """Print no traceback where a thread that writes events fails: the next event raises the same error."""
+    tell = threading.excepthook
+
+    def tell_of_others(failure: threading.ExceptHookArgs) -> None:
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            tell(failure)
+
+    threading.excepthook = tell_of_others
 
 
 class WeightsAndBiases:
@@ -119,7 +134,8 @@ class SwanLab:
 class OfOthers:
     """A program whose failure ends its rows and not the run, which has them in metrics.jsonl too.
 
-    Weights & Biases raises BrokenPipeError, for one, where its own process was killed.
+    Weights & Biases raises BrokenPipeError, for one, where its own process was killed; TensorBoard OSError,
+    where its directory was removed or its disk is full.
     """
 
     def __init__(self, tracker: Tracker, *, flag: str) -> None:
@@ -182,7 +198,8 @@ def open_trackers(
     name = place.resolve().name
     trackers: list[Tracker] = []
     if config.tensorboard_dir is not None:
-        trackers.append(TensorBoard(config.tensorboard_dir, resumed_iteration=resumed_iteration))
+        events = TensorBoard(config.tensorboard_dir, resumed_iteration=resumed_iteration)
+        trackers.append(OfOthers(events, flag="--tensorboard-dir"))
     if config.wandb_project is not None:
         wandb = WeightsAndBiases(config, directory=place, name=name, flags=flags)
         trackers.append(OfOthers(wandb, flag="--wandb-project"))

@@ -174,7 +174,7 @@ def test_a_request_whose_answer_fails_is_counted() -> None:
         await send({"type": "http.response.start", "status": 500, "headers": []})
         raise ValueError("of a library")
 
-    guard, metrics = guarded(failing)
+    guard, metrics = guarded(failing)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="of a library"):
         asked(guard)
     assert 'requests_total{route="/v1/score",status="500"} 1.0' in metrics.text().decode()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -101,6 +102,21 @@ def test_a_program_that_fails_gets_no_further_rows_and_the_run_goes_on(
     assert calls == [0, 0, 4]
     (line,) = told
     assert line == "--wandb-project has failed, and gets no further rows of this run: [Errno 32] Broken pipe"
+
+
+def test_events_that_cannot_be_written_end_their_rows_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("modellink_rm.train.trackers.warn_once", told.append)
+    directory = tmp_path / "events"
+    tracker = open_one(ReportingConfig(tensorboard_dir=str(directory)), tmp_path)
+    tracker.add({"train/loss": 0.5}, 1)
+    shutil.rmtree(directory)
+    report(tracker)
+    (line,) = told
+    assert line.startswith("--tensorboard-dir has failed, and gets no further rows of this run: ")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("package", ["wandb", "swanlab"])
