@@ -184,6 +184,7 @@ class Scorer:
             UserError: names the first one that cannot be used, before any is scored; or whose score is not
                 finite.
         """
+        self.model.check_usable()
         inputs = self.read([Record(f"records[{number}]", dict(one)) for number, one in enumerate(records)])
         _check_all_scored(inputs)
         results = self.results_of(inputs)
@@ -195,6 +196,7 @@ class Scorer:
     ) -> Result:
         import asyncio  # a tenth of a second, which the commands do without
 
+        self.model.check_usable()
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, records)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import os
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -69,6 +70,7 @@ class ScoringModel:
             dropout=0.0,
         )
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._platform = platform
         self._normalization = plan.normalization
         self._attributes = plan.attributes
@@ -97,13 +99,28 @@ class ScoringModel:
         examples have is computed once. Threads take turns.
 
         Raises:
-            UserError: the model is closed.
+            UserError: as `check_usable`.
             AgreedError: the processes were given other examples.
         """
+        self.check_usable()
         with self._lock, self._platform.of_this_thread():
-            if not self._chunks:
-                raise UserError("the Scorer is closed")
+            self.check_usable()
             return self._outputs(examples) if examples else []
+
+    def check_usable(self) -> None:
+        """Check that this process may call the model.
+
+        Raises:
+            UserError: the model is closed, or another process opened it: a forked one lacks the threads of
+                torch and of gloo, and would wait for ever.
+        """
+        if os.getpid() != self._process:
+            raise UserError(
+                "a Scorer is of the process that opened it: open one in each, started by "
+                "multiprocessing.get_context('spawn')"
+            )
+        if not self._chunks:
+            raise UserError("the Scorer is closed")
 
     def close(self) -> None:
         """End the process groups; a second call does nothing."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import multiprocessing
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -55,7 +56,31 @@ def failures(model: str) -> list[str]:
     scorer.close()
     scorer.close()
     refused(scorer.score, RECORDS)
+    refused(lambda: asyncio.run(scorer.score_async(RECORDS)))
     return told
+
+
+def told_in_a_forked_process(model: str) -> list[str]:
+    """What a process says that was forked with an open Scorer, each way of calling it."""
+    from modellink_rm import Scorer
+
+    forking = multiprocessing.get_context("fork")
+    lines = forking.SimpleQueue()
+
+    def call(scorer: Any) -> None:
+        for one in (scorer.score, lambda records: asyncio.run(scorer.score_async(records))):
+            try:
+                one(RECORDS)
+            except ValueError as error:
+                lines.put(str(error))
+
+    with Scorer.open(model, prompt_type="llama2", load_checkpoint_loosely=True) as scorer:
+        asyncio.run(scorer.score_async(RECORDS))
+        child = forking.Process(target=call, args=(scorer,), daemon=True)
+        child.start()
+        child.join(20)
+        child.kill()
+    return [] if lines.empty() else [lines.get(), lines.get()]
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +249,15 @@ def test_wrong_use_is_one_line(workers: Workers, model: str) -> None:
         "torch.distributed runs in this process already, as of a Scorer that is open: close it first",
         "records[1]: field 'response' must be a text or a list of messages",
         "the Scorer is closed",
+        "the Scorer is closed",
     ]
     assert [line[: len(begin)] for line, begin in zip(told, expected, strict=True)] == expected
+
+
+def test_a_forked_process_is_told_to_open_its_own(workers: Workers, model: str) -> None:
+    (told,) = workers.run(told_in_a_forked_process, 1, model)
+    line = "a Scorer is of the process that opened it: open one in each, started by "
+    assert told == [f"{line}multiprocessing.get_context('spawn')"] * 2
 
 
 def refusal_of_nan(model: str) -> str:
