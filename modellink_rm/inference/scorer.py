@@ -3,7 +3,7 @@
 import itertools
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -185,7 +185,7 @@ class Scorer:
                 finite.
         """
         self.model.check_usable()
-        inputs = self.read([Record(f"records[{number}]", dict(one)) for number, one in enumerate(records)])
+        inputs = self.read(list(_records(records)))
         _check_all_scored(inputs)
         results = self.results_of(inputs)
         _check_all_scored(results)
@@ -198,6 +198,20 @@ class Scorer:
 
         self.model.check_usable()
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, records)
+
+
+def _records(given: Sequence[Fields]) -> Iterator[Record]:
+    """The records of a call.
+
+    Raises:
+        UserError: one is no dict.
+    """
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise UserError(f"records must be a list of dicts, got a {type(given).__name__}")
+    for number, one in enumerate(given):
+        if not isinstance(one, Mapping):
+            raise UserError(f"records[{number}] must be a dict of its fields, got a {type(one).__name__}")
+        yield Record(f"records[{number}]", dict(one))
 
 
 def _check_all_scored(items: Sequence[ScoringInput | Scored | NotScored]) -> None:

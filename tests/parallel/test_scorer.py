@@ -52,6 +52,9 @@ def failures(model: str) -> list[str]:
     scorer = Scorer.open(model, prompt_type="llama2", load_checkpoint_loosely=True)
     refused(Scorer.open, model, prompt_type="llama2", load_checkpoint_loosely=True)
     refused(scorer.score, [RECORDS[0], {"prompt": "q", "response": 3}])
+    refused(scorer.score, RECORDS[0])
+    refused(scorer.rank, [RECORDS[0], None])
+    refused(scorer.compare, None)
     assert scorer.score([]) == []
     scorer.close()
     scorer.close()
@@ -248,6 +251,9 @@ def test_wrong_use_is_one_line(workers: Workers, model: str) -> None:
         "--seq-length 1000000 is above the model's --max-position-embeddings",
         "torch.distributed runs in this process already, as of a Scorer that is open: close it first",
         "records[1]: field 'response' must be a text or a list of messages",
+        "records must be a list of dicts, got a dict",
+        "records[1] must be a dict of its fields, got a NoneType",
+        "records must be a list of dicts, got a NoneType",
         "the Scorer is closed",
         "the Scorer is closed",
     ]
