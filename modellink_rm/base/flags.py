@@ -26,6 +26,8 @@ Group = TypeVar("Group")
 # No real count, size or seed is this large; a mistyped one would loop forever or fill the memory.
 LARGEST_NUMBER = 2**31
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*")
+# As float() reads it; argparse takes one with an exponent, as scores are written, for a flag.
+_NEGATIVE_NUMBER = re.compile(r"-(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$")
 
 
 def flag(
@@ -99,6 +101,10 @@ class IgnoredFlag:
 
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are `UserError`s, and whose @files hold words and comments."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._negative_number_matcher = _NEGATIVE_NUMBER
 
     def error(self, message: str) -> typing.NoReturn:
         if message.startswith("[Errno"):  # of an @file

@@ -102,6 +102,12 @@ def test_values_are_of_the_fields_types() -> None:
     assert paper.width == 7
 
 
+@pytest.mark.parametrize("word", ["-1e-3", "-1E+2", "-.5e3", "-2.e-05", "-1_0", "-7"])
+def test_a_negative_number_is_a_value_however_it_is_written(word: str) -> None:
+    with pytest.raises(UserError, match=f"^--scale must be above 0, got {float(word)}$"):
+        parse("--num-sides", "4", "--scale", word)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
