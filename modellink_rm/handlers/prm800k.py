@@ -58,10 +58,14 @@ def _rated(steps: list[dict[str, Any]]) -> Iterator[tuple[str, float | None]]:
     """Text and label of each step of the solution.
 
     Raises:
-        RecordError: a completion has no text, or a rating that is none; or the chosen one does not exist.
+        RecordError: a completion has no text, or a rating that is none; the chosen one does not exist; or
+            a step has none, and others follow it.
     """
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         completion, is_own = _completion(step)
+        if number < len(steps) and step.get("chosen_completion") is None and not is_own:
+            reason = "a step without a chosen completion before the last one"
+            raise RecordError(reason, f"step {number} has no chosen completion, and is not the last one")
         if completion is None:
             return
         text = completion.get("text") if isinstance(completion, dict) else None

@@ -141,6 +141,14 @@ def test_prm800k_solution_is_what_was_chosen_up_to_its_error(steps, expected):
         ({"question": {"problem": "q"}, "label": {"steps": [step(1, -1, chosen=0.0)]}}, UNKNOWN_COMPLETION),
         ({"question": {"problem": "q"}, "label": {"steps": [step(1, -1, chosen=True)]}}, UNKNOWN_COMPLETION),
         ({"question": {"problem": "q"}, "label": {"steps": [step({}, chosen=0)]}}, "a rating that is none"),
+        (
+            {"question": {"problem": "q"}, "label": {"steps": [step(1), step(1, chosen=0)]}},
+            "a step without a chosen completion before the last one",
+        ),
+        (
+            {"question": {"problem": "q"}, "label": {"steps": [step(-1), step(1, chosen=0)]}},
+            "a step without a chosen completion before the last one",
+        ),
     ],
 )
 def test_prm800k_records_that_cannot_be_used_say_why(record, reason):
