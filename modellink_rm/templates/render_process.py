@@ -59,21 +59,36 @@ class RenderProcess:
         """
         request = {"values": values, "chat_template": chat_template, "seconds": seconds}
         with self._lock:
-            process = self._running()
             try:
-                assert process.stdin is not None
-                process.stdin.write(json.dumps(request, default=str).encode() + b"\n")
-                process.stdin.flush()
-                answer = json.loads(_line_of(process, seconds + _SECONDS_OF_WAITING))
-            except BaseException as error:
-                self._end()
-                if isinstance(error, EOFError | BrokenPipeError):  # the system ended it
+                answer = self._answer(request)
+            except (EOFError, BrokenPipeError):  # killed, which need not be this text's fault
+                try:
+                    answer = self._answer(request)
+                except (EOFError, BrokenPipeError):  # by the system
                     raise MemoryError from None
-                raise
         if "text" in answer:
             return str(answer["text"])
         kinds = {"time": RenderingTooLongError, "memory": MemoryError}
         raise kinds.get(answer["kind"], RenderingError)(answer["message"])
+
+    def _answer(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """What the process answers.
+
+        Raises:
+            EOFError: it has ended.
+            BrokenPipeError: likewise.
+            RenderingTooLongError: it took longer than it may.
+        """
+        process = self._running()
+        try:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(request, default=str).encode() + b"\n")
+            process.stdin.flush()
+            answer: dict[str, str] = json.loads(_line_of(process, request["seconds"] + _SECONDS_OF_WAITING))
+        except BaseException:
+            self._end()
+            raise
+        return answer
 
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None or self._owner != os.getpid():

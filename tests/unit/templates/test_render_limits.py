@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from subprocess import PIPE
+from typing import Any
 
 import pytest
 
@@ -33,6 +35,31 @@ def test_nothing_is_left_of_the_limits() -> None:
     with rendering_limits(5.0):
         pass
     assert signal.getitimer(signal.ITIMER_PROF)[0] == signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+
+
+def test_a_process_that_was_killed_is_not_the_texts_fault() -> None:
+    process = RenderProcess()
+    for name in ("cat", "dog"):
+        assert process.render({"name": name}, "the {{ name }}", seconds=5.0) == f"the {name}"
+        assert process._process is not None
+        process._process.kill()
+        process._process.wait()
+    process._end()
+
+
+def test_a_text_that_ends_each_process_needs_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, started = RenderProcess(), []
+
+    def killed(self: RenderProcess) -> Any:
+        started.append(subprocess.Popen([sys.executable, "-c", ""], stdin=PIPE, stdout=PIPE))
+        return started[-1]
+
+    monkeypatch.setattr(RenderProcess, "_running", killed)
+    with pytest.raises(MemoryError):
+        process.render({}, "x", seconds=5.0)
+    for one in started:
+        one.communicate()
+    assert len(started) == 2
 
 
 def test_a_text_is_rendered_beside_more_than_1024_open_files() -> None:
