@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from modellink_rm.metrics.steps import probability_of
 from modellink_rm.serving.inputs import Encoded, InputReader
@@ -29,19 +29,8 @@ class ClassifyRequest(InputRequest):
     messages: Items[dict[str, Any]] | None = Field(None, description="vLLM: a conversation up to its answer")
     text: str | Items[str] | None = Field(None, description="SGLang: rendered texts")
     input_ids: Ids | None = Field(None, description="SGLang: token ids")
-    add_special_tokens: bool = Field(True, description="begin with the BOS where the text does not")
-    truncate_prompt_tokens: int | None = Field(
-        None, description="keep so many of the last tokens; -1 for --seq-length"
-    )
     use_activation: bool | None = Field(None, description="no effect: scores are never squashed")
     activation: bool | None = Field(None, description="the name of use_activation before vLLM 0.11.2")
-
-    @field_validator("truncate_prompt_tokens")
-    @classmethod
-    def _keeps_some(cls, value: int | None) -> int | None:
-        if value is not None and value != -1 and value < 1:  # vLLM fails with 0: no token is left
-            raise ValueError(f"must be at least 1, or -1 for all that --seq-length takes; got {value}")
-        return value
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "ClassifyRequest":
@@ -49,6 +38,11 @@ class ClassifyRequest(InputRequest):
         if len(given) != 1:
             raise ValueError(
                 f"give one of {', '.join(_SOURCES)}; got {' and '.join(given) or 'none of them'}"
+            )
+        # -1 asks for no more than what is done to messages anyway
+        if self.messages is not None and self.truncate_prompt_tokens not in (None, -1):
+            raise ValueError(
+                "truncate_prompt_tokens is of rendered texts and ids: messages are truncated as in training"
             )
         return self
 

@@ -31,7 +31,14 @@ def routes(service: ScoringService) -> APIRouter:
     async def embeddings(body: EmbeddingRequest) -> Any:
         """The scores of rendered conversations, each as an embedding of one number."""
         inputs = await service.read(
-            lambda reader: encoded(reader, body.input, route=PATH), num_responses=len(items_of(body.input))
+            lambda reader: encoded(
+                reader,
+                body.input,
+                route=PATH,
+                adds_bos=body.add_special_tokens,
+                last_tokens=body.truncate_prompt_tokens,
+            ),
+            num_responses=len(items_of(body.input)),
         )
         scores = [found[0] for found in await service.scores(inputs)]
         data = [

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, Field, StrictInt
+from pydantic import BaseModel, Field, StrictInt, field_validator
 
 from modellink_rm.serving.inputs import Encoded, InputReader
 from modellink_rm.serving.routes.items import Items
@@ -29,6 +29,17 @@ class InputRequest(BaseModel):
     input: Input = Field(
         description="rendered texts in which the template's control tokens count, or token ids"
     )
+    add_special_tokens: bool = Field(True, description="begin with the BOS where the text does not")
+    truncate_prompt_tokens: int | None = Field(
+        None, description="keep so many of the last tokens; -1 for --seq-length"
+    )
+
+    @field_validator("truncate_prompt_tokens")
+    @classmethod
+    def _keeps_some(cls, value: int | None) -> int | None:
+        if value is not None and value != -1 and value < 1:  # vLLM fails with 0: no token is left
+            raise ValueError(f"must be at least 1, or -1 for all that --seq-length takes; got {value}")
+        return value
 
 
 def encoded(

@@ -68,6 +68,11 @@ ASKED = {
         "/classify", {"input": "the cat " * 400 + RENDERED[0], "truncate_prompt_tokens": -1}
     ),
     "last four": Asked("/classify", {"input": RENDERED[0], "truncate_prompt_tokens": 4}),
+    "embedded bare": Asked("/v1/embeddings", {"input": WITHOUT_BOS[0], "add_special_tokens": False}),
+    "embedded last four": Asked("/v1/embeddings", {"input": RENDERED[0], "truncate_prompt_tokens": 4}),
+    "embedded last none": Asked("/v1/embeddings", {"input": RENDERED[0], "truncate_prompt_tokens": 0}),
+    "messages' last four": Asked("/classify", {"messages": MESSAGES, "truncate_prompt_tokens": 4}),
+    "pooled messages' last four": Asked("/pooling", {"messages": MESSAGES, "truncate_prompt_tokens": 4}),
     "last none": Asked("/classify", {"input": RENDERED[0], "truncate_prompt_tokens": 0}),
     "more last tokens than fit": Asked(
         "/classify", {"input": "the cat " * 400 + RENDERED[0], "truncate_prompt_tokens": 97}
@@ -222,6 +227,12 @@ def test_a_bos_is_added_where_it_lacks_and_never_twice(answers: dict[str, Any], 
     assert abs(answers["vllm bare"]["data"][0]["probs"][0] - score) > 1e-4
 
 
+def test_an_embedding_is_read_with_the_bos_and_the_tokens_that_a_class_is(answers: dict[str, Any]) -> None:
+    for name, same in (("embedded bare", "vllm bare"), ("embedded last four", "last four")):
+        assert answers[name]["data"][0]["embedding"] == close(answers[same]["data"][0]["probs"])
+        assert answers[name]["usage"] == answers[same]["usage"]
+
+
 def test_tokens_at_the_end_are_kept_where_vllms_client_asks_for_that(answers: dict[str, Any]) -> None:
     assert answers["vllm last tokens"]["usage"]["prompt_tokens"] == 96
     assert answers["last four"]["usage"]["prompt_tokens"] == 4
@@ -255,6 +266,9 @@ def test_slime_reads_the_answer_itself(answers: dict[str, Any], served: Any) -> 
         ("key twice in UTF-16", 400, "an object of the body has the key 'query' twice"),
         ("key twice beside NaN", 400, "an object of the body has the key 'response' twice"),
         ("last none", 422, "truncate_prompt_tokens: must be at least 1, or -1 for all that --seq-length"),
+        ("embedded last none", 422, "truncate_prompt_tokens: must be at least 1, or -1 for all that"),
+        ("messages' last four", 422, "truncate_prompt_tokens is of rendered texts and ids: messages are"),
+        ("pooled messages' last four", 422, "truncate_prompt_tokens is of rendered texts and ids"),
         ("more last tokens than fit", 422, "97 tokens are more than --seq-length 96"),
         ("no type", 415, "send the header Content-Type: application/json"),
         ("no form", 422, "give messages; prompt and response; prompt and responses"),
