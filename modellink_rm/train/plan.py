@@ -301,8 +301,14 @@ def find_source(config: CheckpointConfig, existing: Path | None) -> tuple[ModelS
         existing: the newest checkpoint under --save.
 
     Raises:
-        UserError: --save holds checkpoints that this run does not go on from.
+        UserError: --save holds checkpoints that this run does not go on from, or is a model's own directory.
     """
+    # A directory with a checkpoint is read as that checkpoint, by --load of every command.
+    if existing is None and config.save is not None and Path(config.save, "config.json").is_file():
+        raise UserError(
+            f"--save {config.save} is a Hugging Face directory: a checkpoint in it would be read in place of "
+            "its model; give another --save"
+        )
     if existing is not None and config.auto_resume:
         newest = open_source(str(existing), base_elsewhere=config.load)
         return newest, newest.has_train_state

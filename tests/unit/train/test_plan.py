@@ -279,6 +279,17 @@ def test_directory_that_is_a_file_is_refused(flag: str, directory: Path, tmp_pat
             plan(directory, f"{flag} {path}")
 
 
+@pytest.mark.parametrize("name", ["model", "headless"])
+def test_a_models_own_directory_does_not_become_that_of_a_run(
+    name: str, directory: Path, tmp_path: Path
+) -> None:
+    """Its --load would be the checkpoint from then on, not the model."""
+    (tmp_path / "link").symlink_to(directory / name)
+    for path in (directory / name, tmp_path / "link"):
+        with pytest.raises(UserError, match=f"--save {path} is a Hugging Face directory"):
+            plan(directory, f"--save {path}")
+
+
 def test_refused_run_leaves_no_directory(directory: Path, tmp_path: Path) -> None:
     flags = f"--save {tmp_path}/new/run --tensorboard-dir {tmp_path}/new/tb"
     with pytest.raises(UserError, match="--load /nowhere"):
