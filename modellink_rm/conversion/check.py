@@ -45,8 +45,14 @@ def check_scores(
         rendered: indices of the samples that the chat template must give their ids.
 
     Raises:
-        UserError: a score differs by more, or the ids do; or transformers cannot open the directory.
+        UserError: a score differs by more, or the ids do; or transformers cannot open the directory; or the
+            checkpoint's own scores are not finite.
     """
+    flat = list(itertools.chain.from_iterable(expected))
+    if not np.isfinite(flat).all():
+        raise UserError(
+            "the checkpoint's own scores are not finite: nothing is written; export an earlier checkpoint"
+        )
     request = {
         "samples": [sample.to_json() for sample in samples],
         "rendered": list(rendered),
@@ -63,7 +69,6 @@ def check_scores(
         raise UserError(
             f"the written chat template gives other ids than training's to {messages[0]['content']!r}"
         )
-    flat = list(itertools.chain.from_iterable(expected))
     scale = max(1.0, *map(abs, flat))
     tolerance = max(TOLERANCE, *(_RELATIVE.get(dtype, 0.0) * scale for dtype in dtypes))
     largest = 0.0

@@ -68,3 +68,14 @@ def answer_of_launcher(words: list[str], *, env: dict[str, str], **_: Any) -> An
             patch.setenv(name, value)
         answer = {"launcher": launcher(), "rank": os.environ.get("RANK"), "is_safe": "-P" in words}
     return subprocess.CompletedProcess(words, 0, stdout=json.dumps(answer))
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_checkpoint_whose_own_scores_are_not_finite_is_told_as_that(
+    score: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a step at a learning rate that was far too high; transformers gives none of it either."""
+    answer = {"problems": [], "different": [], "together": [[score]], "alone": [[score]]}
+    monkeypatch.setattr(check, "_in_another_process", lambda directory, request: answer)
+    with pytest.raises(UserError, match="the checkpoint's own scores are not finite"):
+        check.check_scores(Path(), SAMPLES[:1], [[score]], dtypes=[torch.float32], rendered=[])
