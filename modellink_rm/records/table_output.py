@@ -116,6 +116,8 @@ class _Columns:
             return None
         if _has_empty_struct(self._pyarrow, found.type):
             return None
+        if _has_truth(self._pyarrow.types, found.type, values):
+            return None
         if self._pyarrow.types.is_nested(found.type) and found.to_pylist() != values:
             self._filled.add(name)
         return found.type
@@ -140,6 +142,17 @@ def _has_empty_struct(pyarrow: Any, kind: Any) -> bool:
     if pyarrow.types.is_struct(kind) and not kind.num_fields:
         return True
     return any(_has_empty_struct(pyarrow, kind.field(index).type) for index in range(kind.num_fields))
+
+
+def _has_truth(types: Any, kind: Any, values: Iterable[Any]) -> bool:
+    """Whether a truth value stands where the type has a float: arrow makes it 1.0 or 0.0 after a float."""
+    if types.is_floating(kind):
+        return any(isinstance(one, bool) for one in values)
+    given = [one for one in values if one is not None] if types.is_nested(kind) else []
+    if types.is_list(kind):
+        return _has_truth(types, kind.value_type, (one for several in given for one in several))
+    fields = [kind.field(index) for index in range(kind.num_fields)]
+    return any(_has_truth(types, field.type, (one.get(field.name) for one in given)) for field in fields)
 
 
 def _pyarrow(path: Path, flag: str) -> Any:

@@ -68,6 +68,16 @@ def test_integers_that_a_later_block_makes_floats_stay_what_they_are(tmp_path: P
 
 
 @pytest.mark.parametrize("apart", [0, 1024])
+@pytest.mark.parametrize("wrapped", [lambda one: one, lambda one: [one], lambda one: {"n": [one]}])
+def test_truth_values_beside_floats_stay_what_they_are(tmp_path: Path, wrapped: Any, apart: int) -> None:
+    values = [wrapped(0.5), *[wrapped(None)] * apart, wrapped(True)]
+    for order in (values, values[::-1]):
+        found = [row["x"] for row in written(tmp_path / "x.parquet", [{"x": one} for one in order])]
+        ends = [json.loads(found[0]), json.loads(found[-1])]
+        assert [str(one) for one in ends] == [str(order[0]), str(order[-1])]  # True == 1.0
+
+
+@pytest.mark.parametrize("apart", [0, 1024])
 def test_objects_of_different_keys_have_all_of_them_in_a_table_which_a_line_says(
     tmp_path: Path, apart: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
