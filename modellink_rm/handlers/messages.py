@@ -28,8 +28,9 @@ _SYSTEM_ROLES = ("system", "developer")
 # Where a message has thoughts for the chat templates of Qwen3 and GLM-4.5, and of gpt-oss, which leave out
 # those of earlier answers.
 _THOUGHTS = ("reasoning_content", "thinking")
-# What a call has beside its arguments.
+# What a call has beside its arguments, and names that these have, too.
 _OF_CALLS = ("name", "id", "call_id", "type", "index")
+_ARGUMENTS = ("arguments", "parameters", "input", "args")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +272,20 @@ def _calls_text(calls: Any, where: str) -> str:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise RecordError("a tool call without a name", f"{where} has a tool call without a name")
         arguments = function.get("arguments")
-        others = [key for key, value in function.items() if key not in _OF_CALLS and value is not None]
-        if arguments is None and others:
-            reason = "a tool call whose arguments have another name"
-            raise RecordError(reason, f"{where} has {reason}: {', '.join(others)}; give them as 'arguments'")
+        beside = {} if function is call else {key: call[key] for key in call if key != "function"}
+        given = [
+            key
+            for key, value in (*function.items(), *beside.items())
+            if key not in _OF_CALLS and value is not None
+        ]
+        if arguments is None and given:
+            reason = "a tool call whose arguments have another name or place"
+            raise RecordError(
+                reason, f"{where} has {reason}: {', '.join(given)}; give them as 'arguments' beside its name"
+            )
+        if len(named := [key for key in given if key in _ARGUMENTS]) > 1:
+            reason = "a tool call with arguments of two names or places"
+            raise RecordError(reason, f"{where} has {reason}: {', '.join(named)}; give one 'arguments'")
         if isinstance(arguments, str):
             reason = "arguments of a tool call are not JSON"
             arguments = json_in_text(arguments, reason=reason, where=where)

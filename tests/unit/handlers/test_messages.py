@@ -177,6 +177,31 @@ def test_messages_say_what_is_wrong(record, reason):
     assert error.value.reason.startswith(reason)
 
 
+NAMED = {"name": "f", "arguments": {"x": 1}}
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ({"function": {"name": "f"}, "arguments": {"x": 1}}, "a tool call whose arguments have another"),
+        ({"function": {"name": "f"}, "input": {"x": 1}}, "a tool call whose arguments have another"),
+        ({**NAMED, "parameters": {"y": 2}}, "a tool call with arguments of two names"),
+        ({"function": {**NAMED, "input": {"y": 2}}, "id": "1"}, "a tool call with arguments of two names"),
+        ({"function": NAMED, "arguments": {"y": 2}}, "a tool call with arguments of two names"),
+    ],
+)
+def test_no_arguments_of_a_tool_call_are_left_out(call, reason):
+    with pytest.raises(RecordError) as error:
+        made(MESSAGES, {"prompt": "q", "chosen": {**A, "tool_calls": [call]}, "rejected": "b"})
+    assert error.value.reason.startswith(reason)
+
+
+def test_arguments_are_one_beside_what_else_tables_have_of_a_call():
+    call = {"id": None, "input": None, "status": "done", "function": {**NAMED, "parameters": None}}
+    pair = made(MESSAGES, {"prompt": "q", "chosen": {**A, "tool_calls": [call]}, "rejected": "b"})
+    assert pair.chosen.content.endswith('{"name": "f", "arguments": {"x": 1}}')
+
+
 ANSWERED = {
     MESSAGES: {"chosen": "a", "rejected": "b"},
     "PromptResponseHandler": {"response": "a"},
