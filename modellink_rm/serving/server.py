@@ -142,8 +142,16 @@ class HttpThread:
         self._thread.start()
 
     async def _serve(self) -> None:
-        asyncio.get_running_loop().set_exception_handler(_tell_limits_once)
+        asyncio.get_running_loop().set_exception_handler(self._tell)
         await self._server.serve(sockets=[self._listener])
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Tell what the event loop cannot do, but not that it accepts nothing of a closed listener.
+
+        It says so thousands of times where it was to try again, after a limit of open files.
+        """
+        if self._listener.fileno() >= 0 or not isinstance(context.get("exception"), ValueError):
+            _tell_limits_once(loop, context)
 
     def end(self) -> None:
         """Accept no more requests; the thread ends when the accepted ones are answered."""

@@ -45,6 +45,38 @@ def test_connections_beyond_the_limit_of_open_files_are_one_line(
     assert [one.message for one in caplog.records] == ["of another kind"]
 
 
+def test_a_server_that_ends_at_the_limit_of_open_files_tells_of_no_closed_listener(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(socket.socket):
+        num_accepted = 0
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            if self.num_accepted:
+                raise OSError(24, "Too many open files")
+            self.num_accepted += 1
+            return super().accept()
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        asked.set()
+        await asyncio.sleep(0.3)  # in which asyncio tries to accept again
+        await app(scope, receive, send)
+
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.1)
+    listener, asked = Full(), threading.Event()
+    listener.bind(("127.0.0.1", 0))
+    http, ended = HttpThread(listener, num_requests=4, seconds_to_answer=5), threading.Event()
+    http.start(answer, when_ended=ended.set)
+    with socket.create_connection(listener.getsockname(), timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert asked.wait(5)
+        with socket.create_connection(listener.getsockname(), timeout=10):
+            http.end()
+            assert ended.wait(5)
+            http.join()
+    assert [one.message for one in caplog.records if one.name == "asyncio"] == []
+
+
 def test_a_client_that_does_not_read_its_answer_keeps_no_server_from_ending() -> None:
     async def long_answer(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
