@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import megatron.core.transformer.multi_token_prediction  # noqa: F401  # see below
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.schedules import get_schedule_table
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from modellink_rm.base.megatron_compat import Shape, communicator_of_known_shapes
 from modellink_rm.parallel.groups import current_ranks, engine_groups
+
+# The schedules import multi_token_prediction in their first pass (megatron-core 0.16, schedules.py,
+# forward_step), when a server may have no open file left for it.
 
 # (scores, batch) -> (sum of losses, number of examples, results to collect)
 LossFunction = Callable[[Tensor, Any], tuple[Tensor, Tensor, dict[str, Any]]]

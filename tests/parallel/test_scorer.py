@@ -4,6 +4,8 @@ import asyncio
 import json
 import math
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -264,6 +266,20 @@ def test_a_forked_process_is_told_to_open_its_own(workers: Workers, model: str) 
     (told,) = workers.run(told_in_a_forked_process, 1, model)
     line = "a Scorer is of the process that opened it: open one in each, started by "
     assert told == [f"{line}multiprocessing.get_context('spawn')"] * 2
+
+
+def test_the_first_score_imports_nothing(model: str) -> None:
+    """A server may have no open file left for it: every connection is one."""
+    code = (
+        "import sys\n"
+        "from modellink_rm import Scorer\n"
+        "with Scorer.open(sys.argv[1], prompt_type='llama2', load_checkpoint_loosely=True) as scorer:\n"
+        "    before = set(sys.modules)\n"
+        "    scorer.score([{'prompt': 'the cat', 'responses': ['sings', 'sleeps']}])\n"
+        "    sys.exit(' '.join(set(sys.modules) - before) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, model], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def refusal_of_nan(model: str) -> str:
