@@ -24,6 +24,7 @@ OURS = re.compile(
     r"|saved run/iter_\d+"
     r"|continuing after iteration 1 of run/iter_0000001"
     r"|run/metrics.jsonl: 3 rows kept up to iteration 1"
+    r"|run/scores.jsonl: 80 rows kept up to iteration 1"
     r"|pairs: 32 rows for training, 8 for validation, 0 left for tests"
     r"|scores: scores.jsonl"
 )
