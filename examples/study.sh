@@ -11,7 +11,7 @@ OUT=${OUT:-study_output}
 SEED=${SEED:-1234}
 LM_STEPS=${LM_STEPS:-300}
 RM_STEPS=${RM_STEPS:-60}
-DPO_STEPS=${DPO_STEPS:-60}
+DPO_STEPS=${DPO_STEPS:-120}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 export CUDA_VISIBLE_DEVICES=${GPUS:-}
 
@@ -88,7 +88,7 @@ run python preprocess_data.py \
 
 # 2. A reward model and a policy, both trained on these pairs.
 train_on_pairs rm "$RM_STEPS" reward_model --load-checkpoint-loosely --lr 5e-4
-train_on_pairs dpo "$DPO_STEPS" tuned_checkpoint --dpo-beta 0.1 --lr 3e-4
+train_on_pairs dpo "$DPO_STEPS" tuned_checkpoint --dpo-beta 0.1 --pref-ftx 1 --lr 5e-4
 run python -m modellink_rm export --load "$OUT/tuned_checkpoint" --output "$OUT/tuned_model"
 
 # 3. Answers of the tuned policy; the reward model's scores of both, and of the pairs that it was trained on.

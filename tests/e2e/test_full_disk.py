@@ -61,7 +61,7 @@ SCORE = (
     [
         full(f"{PREPROCESS} out", 20_000, "error: .out.parts: no space left on device; free"),
         (TRAIN, 20_000, "error: the checkpoint run/iter_0000001 could not be written: "),
-        full(f"{TRAIN} --train-iters 20", 9_000, "error: run/metrics.jsonl: no space left on device; free"),
+        full(f"{TRAIN} --train-iters 20", 9_000, "error: run/scores.jsonl: file too large; free some space"),
         full(SCORE, 5_000, "error: .scores.jsonl.parts: no space left on device; free"),
     ],
 )

@@ -279,8 +279,9 @@ def test_run_that_waited_for_the_lock_plans_again(directory: Path, tmp_path: Pat
         with exclusive(save / ".lock", "locked"):
             process = start(command(directory, f"--train-iters 2 --save {save} {flags}"))
             told = ""
-            while "attention: " not in told:  # planned, and about to wait for the lock
+            while "platform: " not in told:  # planned, and about to wait for the lock
                 told = process.stderr.readline()
+                assert told, "the run has ended"
             shutil.copytree(first, save, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
             time.sleep(0.5)
         code, errors = end_of(process)
