@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modellink_rm.base.ranges import cut_ranges
-from modellink_rm.model.attention.pieces import Piece, Ranges, blocks_of
+from modellink_rm.model.attention.pieces import Piece, QueriesAndKeys, blocks_of
 
 # Queries of a block whose logits are capped: its logits [heads, queries, keys] exist in memory.
 _CAPPED_QUERIES = 256
@@ -24,7 +24,7 @@ SHORT, _SHORT_QUERIES = 768, 128
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Part(QueriesAndKeys):
     """Some queries and keys of a block.
 
     Attributes:
@@ -35,19 +35,7 @@ class Part:
             two, and so on.
     """
 
-    queries: tuple[int, int]
-    keys: Ranges
     order: Literal["all", "causal", "reversed"]
-
-    @property
-    def num_queries(self) -> int:
-        """At least one."""
-        return self.queries[1] - self.queries[0]
-
-    @property
-    def num_keys(self) -> int:
-        """At least one."""
-        return sum(end - start for start, end in self.keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,25 @@ Ranges = tuple[tuple[int, int], ...]  # of tokens, (start, end) each
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class QueriesAndKeys:
+    """A range (start, end) of queries, and ranges of keys."""
+
+    queries: tuple[int, int]
+    keys: Ranges
+
+    @property
+    def num_queries(self) -> int:
+        """At least one."""
+        return self.queries[1] - self.queries[0]
+
+    @property
+    def num_keys(self) -> int:
+        """At least one."""
+        return sum(end - start for start, end in self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece(QueriesAndKeys):
     """A range of queries, and their keys, of which the last query sees the last one, and so on.
 
     That is causal attention aligned at the lower right corner: query i of n sees the first
@@ -25,19 +43,7 @@ class Piece:
             keys up to their own.
     """
 
-    queries: tuple[int, int]
-    keys: Ranges
     window: int | None = None
-
-    @property
-    def num_queries(self) -> int:
-        """At least one."""
-        return self.queries[1] - self.queries[0]
-
-    @property
-    def num_keys(self) -> int:
-        """At least the number of queries."""
-        return sum(end - start for start, end in self.keys)
 
 
 def with_window(pieces: Sequence[Piece], window: int | None) -> tuple[Piece, ...]:
