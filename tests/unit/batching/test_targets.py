@@ -40,6 +40,18 @@ def test_every_two_responses_of_an_example_are_compared_once() -> None:
     assert targets.tied.tolist() == [[3], [4]]
 
 
+def test_the_tokens_of_a_response_are_those_after_its_prompt() -> None:
+    targets = targets_of([random_example(0, 3, 4, 6), random_example(1, 0, 5)])
+    assert targets.num_tokens.tolist() == [4, 6, 5]
+    assert targets.num_predicted.tolist() == [4, 6, 4]  # nothing stands before the first of the last
+
+
+def test_an_example_without_a_value_has_the_mean_0_and_one_with_a_single_value_that_value() -> None:
+    targets = targets_of(EXAMPLES)
+    means = targets.mean_by_example(torch.tensor([3.0, 2.0, 6.0]), torch.tensor([0, 1, 1]))
+    assert means.tolist() == [3.0, 4.0, 0.0]
+
+
 def test_no_example_has_no_target() -> None:
     targets = targets_of([])
     assert (targets.num_responses, len(targets.ranks), len(targets.margins)) == ((), 0, 0)
