@@ -1,5 +1,6 @@
 """The results of a held-out set, from its scored pairs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,7 +119,7 @@ def set_result(
     )
 
 
-def swap_check(scores: list[tuple[float, ...]], swapped: list[tuple[float, ...]]) -> SwapCheck:
+def swap_check(scores: Sequence[tuple[float, ...]], swapped: Sequence[tuple[float, ...]]) -> SwapCheck:
     """Compare the scores of pairs with those of the exchanged pairs, whose rejected score comes first."""
     as_given, exchanged = np.array(scores), np.array(swapped)
     return SwapCheck(
