@@ -70,6 +70,7 @@ def test_evaluation_of_a_few_examples_takes_rows_of_each_data_set(prefixes: list
     names = [valid.first(20)[place].name for place in range(20)]
     large, small = map(str, prefixes)
     assert names == [*((large, row) for row in range(810, 828)), (small, 90), (small, 91)]
+    assert len(valid.first(20)) == 20
     assert len(valid.first(1000)) == len(valid) == 100
     assert len(valid.first(0)) == 0
 
