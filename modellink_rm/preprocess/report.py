@@ -152,7 +152,7 @@ def _steps_line(manifest: Manifest) -> list[str]:
     """A line about responses in steps."""
     if not manifest.num_steps:
         return []
-    return [f"steps         {manifest.num_steps:>15,}  {manifest.num_wrong_steps:,} of them wrong"]
+    return [f"labelled steps{manifest.num_steps:>15,}  {manifest.num_wrong_steps:,} of them wrong"]
 
 
 def _counts(counts: dict[str, int]) -> list[str]:

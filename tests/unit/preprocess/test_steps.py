@@ -78,7 +78,7 @@ def test_rows_are_the_steps_with_their_labels(words, sentencepiece_path, capsys)
     assert (manifest.num_steps, manifest.num_wrong_steps) == (len(labels), sum(x < 0.5 for x in labels))
     assert manifest.placeholder_token == " so"
     assert manifest.dropped == {"no step has a label": 2}
-    assert f"{len(labels):,}" in shown
+    assert f"labelled steps{len(labels):>15,}  {manifest.num_wrong_steps} of them wrong\n" in shown
     assert run_command(inspect_main, ["x", "--tokenizer-model", str(sentencepiece_path)]) == 0
     shown = capsys.readouterr().out
     assert f"{len(labels)} labelled" in shown
