@@ -36,7 +36,8 @@ class FastTokenizer(Tokenizer):
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # the library raises Exception itself, and where Rust panics a sister
-            raise UserError(f"{name} cannot be read as a tokenizer: {error}") from None
+            # the first is what was read, except where the library wrote `serialized`, which it can read
+            raise UserError(f"{files[0]} cannot be read as a tokenizer: {error}") from None
         backend.no_truncation()
         backend.no_padding()
         _add_missing_tokens(backend, settings, name=name)

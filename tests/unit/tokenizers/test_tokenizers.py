@@ -168,8 +168,15 @@ def test_a_directory_without_a_tokenizer_is_named(tmp_path):
 @pytest.mark.parametrize("content", ["{", "{}", "[1]", ""])
 def test_a_broken_tokenizer_json_is_named(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(UserError, match="cannot be read as a tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot be read as a tokenizer"):
         load_directory(tmp_path)
+
+
+def test_a_json_file_that_is_no_tokenizer_is_named_itself(tmp_path):
+    (tmp_path / "pairs.json").write_text("[]")
+    config = TokenizerConfig(tokenizer_name_or_path=str(tmp_path / "pairs.json"))
+    with pytest.raises(UserError, match=r"pairs\.json cannot be read as a tokenizer"):
+        load_tokenizer(config)
 
 
 def test_a_broken_tokenizer_config_is_named(fast_directory, tmp_path):
