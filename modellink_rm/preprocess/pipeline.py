@@ -33,7 +33,7 @@ from modellink_rm.preprocess.executor.local import WorkerDiedError, ordered_map
 from modellink_rm.preprocess.identity import RunIdentity, identity_of
 from modellink_rm.preprocess.parts import Parts, locked_parts, parts_path
 from modellink_rm.preprocess.report import Progress
-from modellink_rm.preprocess.rows import Rows, from_bytes
+from modellink_rm.preprocess.rows import Refused, Rows, from_bytes
 from modellink_rm.preprocess.tokenizer_comparison import warn_if_files_differ
 from modellink_rm.preprocess.writer import RowWriter
 from modellink_rm.records import (
@@ -195,6 +195,7 @@ def _all_rows(
         for rows in finished:
             num_finished += 1
             check_resumed_block(next(blocks, RecordBlock()), num_records=rows.num_records, crc32=rows.crc32)
+            _bad_records(rows, is_strict=config.strict)  # the earlier run may have been without the flag
             progress.add(num_records=rows.num_records, num_bytes=rows.num_bytes, bad=[])
             yield rows
         if config.resume:
@@ -202,12 +203,22 @@ def _all_rows(
         for part in ordered_map(work, blocks, workers=config.workers):
             new = from_bytes(part)
             assert new is not None
-            bad = [refused for refused in new.refused if refused.is_bad]
-            if config.strict and bad:
-                raise UserError(f"{bad[0].place}: {bad[0].message}")
+            bad = _bad_records(new, is_strict=config.strict)
             parts.append(part)
             progress.add(num_records=new.num_records, num_bytes=new.num_bytes, bad=bad)
             yield new
+
+
+def _bad_records(rows: Rows, *, is_strict: bool) -> list[Refused]:
+    """The records of a block that cannot be used.
+
+    Raises:
+        UserError: there is one, and --strict is given.
+    """
+    bad = [refused for refused in rows.refused if refused.is_bad]
+    if is_strict and bad:
+        raise UserError(f"{bad[0].place}: {bad[0].message}")
+    return bad
 
 
 def _manifest(writer: RowWriter, prefix: Path, identity: RunIdentity) -> Manifest:

@@ -144,6 +144,14 @@ def test_resume_with_other_flags_or_input_is_refused(words, capsys):
     assert "is of a run with another input_files" in capsys.readouterr().err
 
 
+def test_strict_stops_at_a_bad_record_that_the_killed_run_had_skipped(words, capsys):
+    killed = [sys.executable, "-c", KILLED_AFTER_TWO_PARTS, *words, "--output-prefix", "x"]
+    assert subprocess.run(killed, check=False).returncode == -signal.SIGKILL
+    assert run_command(main, [*words, "--output-prefix", "x", "--resume", "--strict"]) == 2
+    assert "error: in.jsonl:101: invalid JSON" in capsys.readouterr().err
+    assert not manifest_path(X).exists()
+
+
 def test_resume_notices_a_change_in_the_middle_of_what_was_read(words, capsys):
     records = [{"instruction": f"question {i} " * 150, "chosen": "yes", "rejected": "no"} for i in range(500)]
     path = Path("in.jsonl")
