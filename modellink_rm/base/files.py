@@ -38,27 +38,33 @@ def check_outputs(outputs: Iterable[tuple[str, Path]], *, inputs: Iterable[Path]
     read = {_identity(path): path for path in inputs}
     written: dict[object, str] = {}
     for flag, path in outputs:
-        if path.exists() and not path.is_file():
+        resolved = _resolved(path)
+        # NEW/../FILE is there by its resolved name alone, and a pipe, as /dev/stdout may be, by its own.
+        if any(place.exists() and not place.is_file() for place in (path, resolved)):
             raise UserError(f"{flag}: {path} is not a regular file; name one that may be replaced")
-        for place in (path, *_resolved(path).parents):
+        for place in (path, *resolved.parents):
             found = read.get(_identity(place))
             if found is not None:
                 lies = "is" if place is path else "lies in"
                 raise UserError(f"{flag}: {path} {lies} {found}, which this command reads; give another name")
         # Two files that are not there yet, and would be one where names have no case.
-        for identity in (_identity(path), str(_resolved(path)).casefold()):
+        for identity in (_identity(path), str(resolved).casefold()):
             other = written.setdefault(identity, flag)
             if other != flag:
                 raise UserError(f"{flag}: {path} is also written by {other}; give another name")
 
 
 def _identity(path: Path) -> object:
-    """Equal for two names of one file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return str(_resolved(path))
-    return status.st_dev, status.st_ino
+    """Equal for two names of one file.
+
+    Directories are made where they are missing before a file is opened: NEW/../FILE is FILE then.
+    """
+    resolved = _resolved(path)
+    for place in (path, resolved):
+        with contextlib.suppress(OSError):
+            status = place.stat()
+            return status.st_dev, status.st_ino
+    return str(resolved)
 
 
 def _resolved(path: Path) -> Path:

@@ -161,6 +161,27 @@ def test_links_in_a_circle_are_a_file_that_is_read_like_any_other(tmp_path: Path
         check_outputs([("--output", circle)], inputs=[circle])
 
 
+@pytest.mark.parametrize("name", ["new/../rows", "new/../linked", "new/a/../../rows", "new/../directory/x"])
+def test_an_output_by_way_of_a_directory_that_is_not_there_yet_is_the_file_that_it_will_be(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "rows").touch()
+    (tmp_path / "linked").symlink_to("rows")
+    (tmp_path / "directory").mkdir()
+    inputs = [tmp_path / "rows", tmp_path / "directory"]
+    with pytest.raises(UserError, match="which this command reads"):
+        check_outputs([("--output", tmp_path / name)], inputs=inputs)
+    with pytest.raises(UserError, match="is not a regular file"):
+        check_outputs([("--output", tmp_path / "new/../directory")], inputs=[])
+    check_outputs([("--output", tmp_path / "new/../other")], inputs=inputs)
+
+
+def test_a_pipe_by_its_name_in_dev_is_no_file_that_may_be_replaced() -> None:
+    reader, writer = os.pipe()
+    with open(reader), open(writer, "w"), pytest.raises(UserError, match="is not a regular file"):
+        check_outputs([("--output", Path(f"/dev/fd/{writer}"))], inputs=[])
+
+
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr("modellink_rm.base.files.SECONDS_FOR_A_DYING_RUN", 0.1)
