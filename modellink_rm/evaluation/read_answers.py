@@ -23,6 +23,10 @@ from modellink_rm.report.answer_sets import AnswerSet, Study, make_study
 _ONE_SET = "prompts"
 _PROMPT = "prompt"
 _NUM_TOKENS, _ENDED = "num_tokens", "ended"  # as `generate` writes them
+_WHAT_TO_GIVE = (
+    "give answers to the same records in the same order, and take a prompt that has no score in one file out "
+    "of all"
+)
 _LARGEST = 1e100  # of scores and lengths; squares of more are infinite
 
 
@@ -90,13 +94,12 @@ def _check_same_prompts(
     for number, (one, other) in enumerate(zip(lists, wanted, strict=False), start=1):
         if _key(one) != _key(other):
             raise UserError(
-                f"--answers: scored prompt {number} of {name} is not that of {first}: give answers to the "
-                "same records in the same order"
+                f"--answers: scored prompt {number} of {name} is not that of {first}: {_WHAT_TO_GIVE}"
             )
     if len(lists) != len(wanted):
         raise UserError(
-            f"--answers: {name} has {len(lists):,} scored prompts, and {first} has {len(wanted):,}: give "
-            "answers to the same records"
+            f"--answers: {name} has {len(lists):,} scored prompts, and {first} has {len(wanted):,}: "
+            f"{_WHAT_TO_GIVE}"
         )
 
 

@@ -117,6 +117,11 @@ def test_lengths_are_characters_where_a_row_has_no_tokens(base: Path, tmp_path: 
         (lambda rows: rows[::-1], "", "scored prompt 1 of tuned is not that of base"),
         (lambda rows: [{**row, "tools": "[]"} for row in rows], "", "scored prompt 1 of tuned is not that"),
         (lambda rows: rows[:-1], "", "tuned has 39 scored prompts, and base has 40"),
+        (
+            lambda rows: [{"prompt": rows[0]["prompt"], "error": "x"}, *rows[1:]],
+            "",
+            "take a prompt that has no score in one file out of all",
+        ),
         (lambda rows: [{"prompt": "a", "error": "x"}], "", "holds no scored answer (1 x not scored)"),
         (lambda rows: rows, "--by nothing", "--by nothing: a row has no text there"),
     ],
