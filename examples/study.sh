@@ -24,6 +24,12 @@ if [[ -e $OUT && ! -e $OUT/.study && -n $(ls -A "$OUT") ]]; then
 fi
 mkdir -p "$OUT"
 touch "$OUT/.study"
+# Held until this run and what it started have ended.
+exec {lock}< "$OUT/.study"
+if command -v flock > /dev/null && ! flock -n "$lock"; then
+    echo "error: another run is making OUT=$OUT; wait for its end, or name another directory" >&2
+    exit 2
+fi
 # The mark stays, so that the next run knows the directory if this one is killed here.
 find "$OUT/" -mindepth 1 -maxdepth 1 ! -name .study -exec rm -rf {} +
 

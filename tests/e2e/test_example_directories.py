@@ -39,3 +39,20 @@ def test_a_run_that_is_killed_while_it_makes_room_leaves_a_directory_for_the_nex
     removed = (tmp_path / "out.removed").read_text().split()[1:]
     assert [Path(word).name for word in removed] == ["stale"]
     assert (tmp_path / "out" / f".{name}").is_file()
+
+
+@NAMES
+def test_a_second_run_does_not_take_the_directory_of_one_that_runs(name: str, tmp_path: Path) -> None:
+    script, out = EXAMPLES / f"{name}.sh", tmp_path / "out"
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin" / "python"
+    # The first step of the first run is the second run.
+    stub.write_text(
+        f'#!/bin/sh\n[ -e "$OUT.second" ] && exit 9\ntouch "$OUT/made" "$OUT.second"; exec bash {script}\n'
+    )
+    stub.chmod(0o755)
+    path = {"OUT": str(out), "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    done = run_script(script, tmp_path, path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: another run is making OUT={out}")
+    assert (out / "made").exists()
