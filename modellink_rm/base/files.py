@@ -19,12 +19,13 @@ from modellink_rm.base.errors import UserError
 SECONDS_FOR_A_DYING_RUN = 5.0
 REPLACED = ".old"  # after the name of a directory while another one takes its place
 _BUFFER_BYTES = 1 << 17
+_OF_A_CHECKPOINT = ("run.json", "files.json")  # as checkpoint/layout.py names them
 _held: dict[Path, io.FileIO] = {}  # by this process
 _temporaries = itertools.count()  # one file may be written while another of that name is
 
 
 def check_outputs(outputs: Iterable[tuple[str, Path]], *, inputs: Iterable[Path]) -> None:
-    """Nothing that is written is read by the same command, or written twice.
+    """Nothing that is written is read by the same command, lies in a checkpoint, or is written twice.
 
     Links are followed, and names that differ in case alone are one file where the file system says so.
 
@@ -33,7 +34,8 @@ def check_outputs(outputs: Iterable[tuple[str, Path]], *, inputs: Iterable[Path]
         inputs: files that are read, and directories in which nothing may be written.
 
     Raises:
-        UserError: an output is an input, lies in one, is no regular file, or is another output too.
+        UserError: an output is an input, lies in one or in a checkpoint, is no regular file, or is another
+            output too.
     """
     read = {_identity(path): path for path in inputs}
     written: dict[object, str] = {}
@@ -47,6 +49,9 @@ def check_outputs(outputs: Iterable[tuple[str, Path]], *, inputs: Iterable[Path]
             if found is not None:
                 lies = "is" if place is path else "lies in"
                 raise UserError(f"{flag}: {path} {lies} {found}, which this command reads; give another name")
+        for place in resolved.parents:
+            if all((place / name).is_file() for name in _OF_A_CHECKPOINT):
+                raise UserError(f"{flag}: {path} lies in the checkpoint {place}; give another name")
         # Two files that are not there yet, and would be one where names have no case.
         for identity in (_identity(path), str(resolved).casefold()):
             other = written.setdefault(identity, flag)

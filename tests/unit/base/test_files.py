@@ -19,6 +19,8 @@ from modellink_rm.base.files import (
     whole_files,
     write_whole,
 )
+from modellink_rm.checkpoint.files import FILES_NAME
+from modellink_rm.checkpoint.layout import RUN_NAME
 
 
 def test_a_file_has_its_name_only_when_whole(tmp_path: Path) -> None:
@@ -174,6 +176,18 @@ def test_an_output_by_way_of_a_directory_that_is_not_there_yet_is_the_file_that_
     with pytest.raises(UserError, match="is not a regular file"):
         check_outputs([("--output", tmp_path / "new/../directory")], inputs=[])
     check_outputs([("--output", tmp_path / "new/../other")], inputs=inputs)
+
+
+@pytest.mark.parametrize("name", ["run.json", "report.html", "tokenizer/tokenizer.model", "new/../run.json"])
+def test_no_output_lies_in_a_checkpoint_that_is_not_read_either(tmp_path: Path, name: str) -> None:
+    checkpoint = tmp_path / "run" / "iter_0000002"
+    (checkpoint / "tokenizer").mkdir(parents=True)
+    for mark in (RUN_NAME, FILES_NAME):
+        check_outputs([("--output", checkpoint / name)], inputs=[])  # not a checkpoint yet
+        (checkpoint / mark).touch()
+    with pytest.raises(UserError, match=r"lies in the checkpoint .*iter_0000002"):
+        check_outputs([("--output", checkpoint / name)], inputs=[])
+    check_outputs([("--output", tmp_path / "run" / "report.html")], inputs=[])
 
 
 def test_a_pipe_by_its_name_in_dev_is_no_file_that_may_be_replaced() -> None:
