@@ -25,8 +25,8 @@ fi
 mkdir -p "$OUT"
 touch "$OUT/.study"
 # Held until this run and what it started have ended.
-exec {lock}< "$OUT/.study"
-if command -v flock > /dev/null && ! flock -n "$lock"; then
+exec 9< "$OUT/.study"
+if command -v flock > /dev/null && ! flock -n 9; then
     echo "error: another run is making OUT=$OUT; wait for its end, or name another directory" >&2
     exit 2
 fi
