@@ -128,8 +128,8 @@ class PolicyObjective:
         """This objective as it trains on these data sets.
 
         Raises:
-            UserError: one has ratings, or rankings or probabilities of labels, which the loss has no form
-                for, or a row of which no two answers can be compared.
+            UserError: one has ratings or steps, or rankings or probabilities of labels, which the loss has no
+                form for, or a row of which no two answers can be compared.
         """
         config, has_rankings = self.config, False
         for dataset in datasets:
@@ -137,6 +137,11 @@ class PolicyObjective:
             if dataset.rows.attributes:
                 raise UserError(
                     f"{where} has ratings of single responses, and --stage dpo trains on pairs or rankings"
+                )
+            if dataset.rows.holds_steps:
+                raise UserError(
+                    f"{where} holds labelled steps of single responses, and --stage dpo trains on pairs or "
+                    "rankings"
                 )
             if dataset.rows.probability is not None:
                 raise UserError(

@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -177,3 +180,11 @@ def test_answer_without_a_token_keeps_the_odds_finite() -> None:
 def test_flags_without_meaning_are_refused(flags: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         DpoConfig(**flags)  # type: ignore[arg-type]
+
+
+def test_steps_are_refused_as_what_they_are() -> None:
+    """Each row holds one response; that its responses all have one rank says nothing to a user."""
+    rows = SimpleNamespace(attributes=(), holds_steps=True, probability=None)
+    steps: Any = SimpleNamespace(prefix=Path("data/x"), rows=rows)
+    with pytest.raises(UserError, match="--data-path data/x holds labelled steps of single responses"):
+        PolicyObjective(config=DpoConfig()).for_data([steps])
