@@ -83,7 +83,9 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> in
         print_error(str(error), is_agreed=isinstance(error, AgreedError))
         return 2
     except KeyboardInterrupt:
-        print_error("interrupted")
+        # Without a wait: the launcher passes Ctrl-C on to all processes, and stays until the last one ends.
+        if _is_first_of_node():
+            print("error: interrupted", file=sys.stderr, flush=True)
         return 130
     except BrokenPipeError:  # who reads the output has seen enough, as in `| head`
         drop_output()
@@ -175,10 +177,14 @@ def print_error(message: str, *, is_agreed: bool = False) -> None:
         is_agreed: every process met it, and one line is enough.
     """
     message = printable(message)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if _is_first_of_node():
         print(f"error: {message}", file=sys.stderr, flush=True)
     else:
         time.sleep(SECONDS_FOR_THE_MESSAGE if is_agreed else SECONDS_BEFORE_ITS_OWN_MESSAGE)
         if is_agreed:
             return
         print(f"error (rank {os.environ.get('RANK')}): {message}", file=sys.stderr, flush=True)
+
+
+def _is_first_of_node() -> bool:
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0

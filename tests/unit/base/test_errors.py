@@ -60,6 +60,21 @@ def test_a_mistake_or_a_bad_file_is_one_line(
     assert outcome(capsys, error) == (code, line)
 
 
+def test_every_process_ends_at_once_on_ctrl_c_and_the_first_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("modellink_rm.base.errors.time.sleep", waits.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        told.append(outcome(capsys, KeyboardInterrupt()))
+    assert told == [(130, "error: interrupted\n"), (130, "")]
+    assert waits == []
+
+
 @pytest.mark.parametrize(
     "error",
     [
