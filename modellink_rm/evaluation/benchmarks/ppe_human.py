@@ -15,12 +15,14 @@ from modellink_rm.evaluation.benchmarks.benchmark import (
     BenchmarkRow,
     BenchmarkScore,
     Part,
+    known_name,
     text_field,
 )
 from modellink_rm.metrics.accuracy import Floats
 from modellink_rm.metrics.ratings import bradley_terry, kendall, pearson, spearman
 
 CATEGORIES = ("is_code", "hard_prompt", "easy_prompt", "if_prompt", "math_prompt")
+OUTCOMES = {"model_a": 1.0, "model_b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
 NUM_RESAMPLES = 100
 _SEED = 1234
 _PERCENTILES = (2.5, 97.5)
@@ -45,12 +47,12 @@ def read_row(fields: Mapping[str, Any], file: Path) -> BenchmarkRow:
     """A prompt with the responses of model_a and model_b.
 
     Raises:
-        RecordError: a field is missing.
+        RecordError: a field is missing, or the winner is unknown.
     """
     label = HumanLabel(
         model_a=text_field(fields, "model_a"),
         model_b=text_field(fields, "model_b"),
-        outcome={"model_a": 1.0, "model_b": 0.0}.get(text_field(fields, "winner"), 0.5),
+        outcome=OUTCOMES[known_name(fields, "winner", tuple(OUTCOMES))],
         categories=tuple(name for name in CATEGORIES if fields.get(name) is True),
     )
     responses = (text_field(fields, "response_1"), text_field(fields, "response_2"))

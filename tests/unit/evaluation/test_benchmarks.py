@@ -392,6 +392,7 @@ def test_best_of_k_has_the_curve_of_all_orders() -> None:
         (of_correctness([True, False], []), "'sampled_conflict_pairs' must be a list of pairs"),
         ({"prompt": "q"}, "field 'scores' must be a list of booleans, and there is no field 'winner'"),
         ({**of_correctness([True, False], [[0, 1]]), "response_2": None}, "'response_2' must be a text"),
+        (of_human("x", "y", "model_A"), "field 'winner' is 'model_A', which is none of model_a, model_b"),
     ],
 )
 def test_rows_of_ppe_of_another_form_are_refused(
