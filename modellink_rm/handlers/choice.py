@@ -86,11 +86,14 @@ def prompt_of(handler: Handler, fields: Mapping[str, Any]) -> Unranked:
 
 
 def missing_fields(map_keys: str | None, record: Mapping[str, Any]) -> list[str]:
-    """Fields that --map-keys names but the record does not have."""
+    """Fields that --map-keys names but neither the record nor an object in a list of it has."""
     mapping = {key: name for key, name in parsed_map_keys(map_keys).items() if key != "tags"}
     attributes = names_of(mapping.pop("attributes", ""))
     names = [*mapping.values(), *attributes]
-    return [name for name in names if name and name not in record]
+    lists = [value for value in record.values() if isinstance(value, list)]
+    objects = [one for values in lists for one in values if isinstance(one, dict)]
+    present = set(record).union(*objects)
+    return [name for name in names if name and name not in present]
 
 
 def parsed_map_keys(map_keys: str | None) -> dict[str, Any]:

@@ -180,6 +180,16 @@ def test_a_field_of_map_keys_that_is_not_there_is_warned_of(run, capsys):
     assert "--map-keys names a field 'contxt', which in.jsonl:1 does not have" in capsys.readouterr().err
 
 
+def test_a_field_of_map_keys_that_responses_have_is_not_warned_of(run, capsys):
+    completions = [{"text": "a", "mark": 1.0}, {"text": "b", "mark": 2.0}]
+    map_keys = '{"responses": "completions", "response": "text", "rating": "mark", "rank": "plce"}'
+    flags = ["--handler-name", "RankedResponsesHandler", "--map-keys", map_keys]
+    assert run([{"prompt": "q", "completions": completions}], *flags) == 0
+    told = capsys.readouterr().err
+    assert "names a field 'plce', which in.jsonl:1 does not have" in told
+    assert told.count("--map-keys names a field") == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
