@@ -49,7 +49,7 @@ def answer_row(
     if isinstance(prompt, NotAnswered):
         rest = {name: value for name, value in fields.items() if name not in _ANSWERS}
         return {**keep.of(rest, taken=(*_ANSWERS, ERROR)), ERROR: prompt.message}
-    read = {*_READ, *_fields_of(prompt.handler)}
+    read = sorted({*_READ, *_fields_of(prompt.handler)})  # in one order in every process
     rest = {name: value for name, value in fields.items() if name not in read or name in (keep.names or ())}
     return {
         **keep.of(rest, taken=(*read, NUM_TOKENS, ENDED, ERROR)),

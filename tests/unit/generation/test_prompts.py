@@ -151,6 +151,15 @@ def test_kept_fields_with_names_of_the_row_get_another_one() -> None:
     }
 
 
+def test_kept_fields_come_in_one_order_in_every_process() -> None:
+    """Seven names, which a set has in another order in nearly every process."""
+    names = ("chosen", "conversations", "instruction", "messages", "rejected", "response", "responses")
+    record = {"prompt": "hello", **dict.fromkeys(names, "a")}
+    asked = prompt("", {"prompt": "hello"})
+    row = answer_row(record, asked, [], kept_fields(",".join(names)))
+    assert list(row)[: len(names)] == [f"input_{name}" for name in names]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
