@@ -10,7 +10,7 @@ from modellink_rm.generation.prompts import NotAnswered, Prompt
 from modellink_rm.handlers import Handler, make_handler, prompt_of
 from modellink_rm.handlers.fields import answer_fields, json_text
 from modellink_rm.inference.reader import OTHER_HANDLERS, RESPONSES_HANDLER
-from modellink_rm.inference.rows import ERROR, KeptFields
+from modellink_rm.inference.rows import ERROR, OWN_NAMES, KeptFields
 from modellink_rm.records import RecordError
 from modellink_rm.templates.calls import text_and_calls
 
@@ -52,7 +52,8 @@ def answer_row(
     read = sorted({*_READ, *_fields_of(prompt.handler)})  # in one order in every process
     rest = {name: value for name, value in fields.items() if name not in read or name in (keep.names or ())}
     return {
-        **keep.of(rest, taken=(*read, NUM_TOKENS, ENDED, ERROR)),
+        # Scores that the record has are of other answers than those beside them here.
+        **keep.of(rest, taken=(*read, NUM_TOKENS, ENDED, *OWN_NAMES)),
         **_prompt_fields(fields, prompt.conversation),
         RESPONSES: [one.text for one in answers],
         NUM_TOKENS: [one.num_tokens for one in answers],
