@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m modellink_rm generate",
         description="Answer prompts with a language model: one row per record, in input order.",
         usage="--load DIR --input FILE [--output FILE]",
-        example="python -m modellink_rm generate --load llama-2-7b-hf --input prompts.jsonl --num-answers 4",
+        example="python -m modellink_rm generate --load qwen3-8b --input prompts.jsonl --num-answers 4",
     )
     config: GenerateConfig = parsed[GenerateConfig]
     sampling: SamplingConfig = parsed[SamplingConfig]
