@@ -52,8 +52,8 @@ def answer_row(
     read = sorted({*_READ, *_fields_of(prompt.handler)})  # in one order in every process
     rest = {name: value for name, value in fields.items() if name not in read or name in (keep.names or ())}
     return {
-        # Scores that the record has are of other answers than those beside them here.
-        **keep.of(rest, taken=(*read, NUM_TOKENS, ENDED, *OWN_NAMES)),
+        # Scores and ranks that the record has are of other answers than those beside them here.
+        **keep.of(rest, taken=(*read, *OF_EACH_RESPONSE, *OWN_NAMES)),
         **_prompt_fields(fields, prompt.conversation),
         RESPONSES: [one.text for one in answers],
         NUM_TOKENS: [one.num_tokens for one in answers],

@@ -151,14 +151,14 @@ def test_kept_fields_with_names_of_the_row_get_another_one() -> None:
     }
 
 
-def test_scores_of_a_records_own_answers_are_not_those_of_the_new_ones() -> None:
-    record = {"prompt": "hello", "responses": ["a", "b"], "scores": [1.0, 2.0], "margin": 3.0}
+@pytest.mark.parametrize("name", ["scores", "margin", "ranks", "ratings"])
+def test_what_a_record_says_of_its_own_answers_is_not_said_of_the_new_ones(name: str) -> None:
+    record = {"prompt": "hello", "responses": ["a", "b"], name: [1.0, 2.0]}
     answers = [Answer("c", 1, True), Answer("d", 1, True)]
     row = answer_row(record, prompt("", record), answers, kept_fields(None))
     assert row["responses"] == ["c", "d"]
-    assert "scores" not in row
-    assert "margin" not in row
-    assert (row["input_scores"], row["input_margin"]) == ([1.0, 2.0], 3.0)
+    assert name not in row
+    assert row[f"input_{name}"] == [1.0, 2.0]
 
 
 def test_kept_fields_come_in_one_order_in_every_process() -> None:
