@@ -2,7 +2,7 @@
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -32,7 +32,9 @@ def merge_shards(prefix: Path, *, rejects: str | None) -> Manifest:
                 raise UserError(f"{path} was made with another {difference} than {paths[0].name}")
         if rejects is not None and not identity.keeps_rejects:
             raise UserError("--rejects: the shards ran without it, so they hold no refused records")
-        manifest = write_dataset(_in_turns([rows for _, rows in shards]), prefix, identity, rejects=rejects)
+        manifest = write_dataset(
+            _in_turns(paths, [rows for _, rows in shards]), prefix, identity, rejects=rejects
+        )
         for path in paths:
             path.unlink()
     return manifest
@@ -58,9 +60,28 @@ def _shards_of(prefix: Path) -> list[Path]:
     return [parts_path(prefix, index, num_shards) for index in range(num_shards)]
 
 
-def _in_turns(shards: Sequence[Iterator[Rows]]) -> Iterator[Rows]:
-    """The blocks in the order of the input: block k is in shard k % num_shards."""
-    for blocks in zip_longest(*shards):
+def _in_turns(paths: Sequence[Path], shards: Sequence[Generator[Rows, None, str]]) -> Iterator[Rows]:
+    """The blocks in the order of the input: block k is in shard k % num_shards.
+
+    Raises:
+        UserError: a shard is incomplete, or was made when the input had other records.
+    """
+    checksums: dict[Path, str] = {}
+    rows_of = [_rows(checksums, path, shard) for path, shard in zip(paths, shards, strict=True)]
+    for blocks in zip_longest(*rows_of):
         for rows in blocks:
             if rows is not None:
                 yield rows
+    for path in paths:
+        if checksums[path] != checksums[paths[0]]:
+            raise UserError(
+                f"{path} was made of other records than {paths[0].name}: the input changed between them; "
+                "run every shard again"
+            )
+
+
+def _rows(
+    checksums: dict[Path, str], path: Path, shard: Generator[Rows, None, str]
+) -> Generator[Rows, None, None]:
+    """The rows of a shard, after which `checksums` holds that of its input."""
+    checksums[path] = yield from shard

@@ -1,7 +1,7 @@
 """The file of a run's finished parts, from which --resume continues and shards are merged."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,9 +29,9 @@ class Parts(PartsFile):
         """Discard all parts."""
         self.start_over(identity.to_json())
 
-    def end(self) -> None:
-        """Mark the file as complete."""
-        self.append(_END)
+    def end(self, input_crc32: int) -> None:
+        """Mark the file as complete; the checksum is of all records of the input, other shards' too."""
+        self.append(_END + f"{input_crc32:08x}".encode())
 
     def check(self, identity: RunIdentity) -> None:
         """Check that the parts of an earlier run can be continued.
@@ -73,8 +73,10 @@ def locked_parts(path: Path, *, flag: str) -> Iterator[Parts]:
             yield parts
 
 
-def read_shard(path: Path) -> tuple[RunIdentity, Iterator[Rows]]:
+def read_shard(path: Path) -> tuple[RunIdentity, Generator[Rows, None, str]]:
     """The identity of a shard's run, and its parts, whose iterator fails if the shard is incomplete.
+
+    It returns the checksum of the whole input, empty in a shard of before there was one.
 
     Raises:
         UserError: the file is missing, holds no parts, or is of another version of the package.
@@ -94,11 +96,11 @@ def read_shard(path: Path) -> tuple[RunIdentity, Iterator[Rows]]:
         raise UserError(f"{path} is damaged ({error}): run that shard again") from None
 
 
-def _rows_of_shard(path: Path, file: BinaryIO) -> Iterator[Rows]:
+def _rows_of_shard(path: Path, file: BinaryIO) -> Generator[Rows, None, str]:
     with file:
         for part in frames(file):
-            if part == _END:
-                return
+            if part.startswith(_END):
+                return part.removeprefix(_END).decode("latin-1")
             rows = from_file(part)
             if rows is None:
                 break

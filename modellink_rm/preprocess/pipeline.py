@@ -46,6 +46,7 @@ from modellink_rm.records import (
     parse_record,
     read_raw_records,
     text_bytes,
+    text_crc32,
 )
 from modellink_rm.tokenizers.directory import tokenizer_files
 
@@ -96,7 +97,6 @@ def preprocess_with(work: RecordEncoder, config: PreprocessConfig) -> Manifest |
             blocks = _all_rows(config, work, parts, identity)
             if config.num_shards > 1:
                 num_records = sum(rows.num_records for rows in blocks)
-                parts.end()
                 return Shard(path=path, num_records=num_records)
             manifest = write_dataset(blocks, prefix, identity, rejects=config.rejects)
         except (WorkerDiedError, InputChangedError):
@@ -174,15 +174,17 @@ def _raw_records(config: PreprocessConfig) -> Iterator[RawRecord]:
 def _all_rows(
     config: PreprocessConfig, work: RecordEncoder, parts: Parts, identity: RunIdentity
 ) -> Iterator[Rows]:
-    """The results of every block in order: first those of an earlier run, then new ones."""
+    """The results of every block in order: first those of an earlier run, then new ones.
+
+    The parts of a shard are complete afterwards.
+    """
     num_bytes = text_bytes(input_files(config.input))
     records = _checked_against_map_keys(_raw_records(config), config.map_keys)
-    blocks = itertools.islice(
-        blocks_of(records, num_records=_BLOCK_RECORDS, num_bytes=_BLOCK_BYTES),
-        config.shard_index,
-        None,
-        config.num_shards,
-    )
+    all_blocks = blocks_of(records, num_records=_BLOCK_RECORDS, num_bytes=_BLOCK_BYTES)
+    input_crc32 = _InputChecksum()
+    if config.num_shards > 1:
+        all_blocks = input_crc32.read(all_blocks)
+    blocks = itertools.islice(all_blocks, config.shard_index, None, config.num_shards)
     with Progress(num_bytes // config.num_shards, log_interval=config.log_interval) as progress:
         finished: Iterator[Rows] = iter(())
         if config.resume:
@@ -207,6 +209,21 @@ def _all_rows(
             parts.append(part)
             progress.add(num_records=new.num_records, num_bytes=new.num_bytes, bad=bad)
             yield new
+    if config.num_shards > 1:
+        parts.end(input_crc32.value)
+
+
+class _InputChecksum:
+    """The checksum of the records that are read, by which shards of one input are known."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def read(self, blocks: Iterable[RecordBlock]) -> Iterator[RecordBlock]:
+        """The blocks, whose records `value` then covers."""
+        for block in blocks:
+            self.value = text_crc32(block, self.value)
+            yield block
 
 
 def _bad_records(rows: Rows, *, is_strict: bool) -> list[Refused]:

@@ -25,9 +25,13 @@ def blocks_of(records: Iterable[RawRecord], *, num_records: int, num_bytes: int)
         yield RecordBlock(block)
 
 
-def text_crc32(block: Iterable[RawRecord]) -> int:
-    """Checksum of the concatenated texts of records; of one without text, of what is wrong with it."""
-    return functools.reduce(lambda crc, raw: zlib.crc32(raw.text or raw.problem.encode(), crc), block, 0)
+def text_crc32(block: Iterable[RawRecord], before: int = 0) -> int:
+    """Checksum of the concatenated texts of records; of one without text, of what is wrong with it.
+
+    Args:
+        before: the checksum of the records before these.
+    """
+    return functools.reduce(lambda crc, raw: zlib.crc32(raw.text or raw.problem.encode(), crc), block, before)
 
 
 def check_resumed_block(block: RecordBlock, *, num_records: int, crc32: int) -> None:

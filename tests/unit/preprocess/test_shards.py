@@ -83,6 +83,19 @@ def test_shards_that_cannot_be_merged_are_named(words, capsys):
     assert contents(".") == contents("one")
 
 
+def test_shards_of_an_input_that_changed_between_them_are_not_merged(words, capsys):
+    answers = {"chosen": "a", "rejected": "b"}
+    lines = [json.dumps({"instruction": f"{i:06} {'word ' * 80}", **answers}) for i in range(500)]
+    Path("in.jsonl").write_text("\n".join(lines))
+    assert run(words, "x", "--num-shards", "2", "--shard-index", "0") == 0
+    lines[192:256], lines[256:320] = lines[256:320], lines[192:256]  # beyond both ends of the file
+    Path("in.jsonl").write_text("\n".join(lines))
+    assert run(words, "x", "--num-shards", "2", "--shard-index", "1") == 0
+    assert run_command(main, ["--merge-shards", "--output-prefix", "x"]) == 2
+    assert "x_shard_1_of_2.parts was made of other records than x_shard_0_of_2" in capsys.readouterr().err
+    assert not any(path.exists() for path in data_files(X))
+
+
 def test_a_length_that_is_damaged_is_an_incomplete_shard(words, capsys):
     """The next 2^62 bytes are not asked of the system, which would call it a want of memory."""
     for index in "01":
