@@ -56,6 +56,8 @@ def write_megatron_checkpoint(
         tensors["rm_head.weight"] = stored["v_head.summary.weight"]
         tensors["rm_head.bias"] = stored["v_head.summary.bias"]
     flags = argparse.Namespace(**{**_arguments(model, tp=tp, pp=pp), **(arguments or {})})
+    if flags.no_post_layer_norm is True:  # the engine then has no such module
+        tensors = {name: tensor for name, tensor in tensors.items() if "final_layernorm" not in name}
     for stage in range(pp):
         for rank in range(tp):
             chunks = [

@@ -226,7 +226,7 @@ def _spec_of_hugging_face(
     return ModelSpec(
         shape=shape,
         padded_vocab_size=padded_vocab_size(model, shape, parallel.tensor_model_parallel_size),
-        post_layer_norm=model.post_layer_norm,
+        post_layer_norm=model.post_layer_norm and weights.post_layer_norm,
         head_bias=model.head_bias or kind == STEP_HEAD or (stored is not None and stored[1] is not None),
         num_outputs=len(stored[0]) if stored is not None and kind == REWARD_HEAD else 1,
         head=kind,

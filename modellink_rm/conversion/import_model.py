@@ -64,8 +64,7 @@ def plan_import(
     if weights is None:
         raise UserError(f"--load {config.load} is a checkpoint already; export writes a directory of it")
     check_is_new(config.output)
-    model_config = ModelConfig(post_layer_norm=_reads_after_norm(weights))
-    model = plan_model(source, model_config, parallel, loosely=config.load_checkpoint_loosely)
+    model = plan_model(source, ModelConfig(), parallel, loosely=config.load_checkpoint_loosely)
     tokenizer_config = tokenizer_of(tokenizer_config, source)
     tokenizer = load_tokenizer(tokenizer_config)
     template = _template(config, weights, tokenizer, reward_token=source.appended_token(tokenizer))
@@ -109,10 +108,6 @@ def _exported_placeholder(weights: HuggingFaceWeights) -> str:
     if (weights.directory / CONTRACT_NAME).is_file():
         found = read_contract(weights.directory).placeholder_token
     return found or DEFAULT_PLACEHOLDER
-
-
-def _reads_after_norm(weights: HuggingFaceWeights) -> bool:
-    return weights.post_layer_norm if isinstance(weights, MegatronWeights) else True
 
 
 def _template(

@@ -226,6 +226,10 @@ def test_chatglm_that_scores_before_the_norm_is_written_as_its_publisher_reads_i
     workers.run(export_on_rank, 1, str(tmp_path / "checkpoint"), str(tmp_path / "written"), {}, {})
     assert json.loads((tmp_path / "written" / "config.json").read_text())["post_layer_norm"] is False
     assert "transformer.encoder.final_layernorm.weight" not in tensors_in(tmp_path / "written")
+    # It is read again as it was written.
+    workers.run(import_on_rank, 1, str(tmp_path / "written"), str(tmp_path / "again"), {}, {})
+    workers.run(export_on_rank, 1, str(tmp_path / "again"), str(tmp_path / "rewritten"), {}, {})
+    assert_same_tensors(tmp_path / "rewritten", tmp_path / "written")
 
 
 @pytest.mark.full

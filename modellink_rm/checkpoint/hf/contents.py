@@ -10,14 +10,13 @@ import torch
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.hf.form import TRANSFORMERS, Form
 from modellink_rm.metrics.normalization import Normalization
+from modellink_rm.model.families.fields import FINAL_NORM_FIELD
 from modellink_rm.model.families.registry import FAMILIES, shape_from_config
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 _VOCABULARY_FIELDS = ("vocab_size", "padded_vocab_size")
-# THUDM's code (modeling_chatglm.py) leaves the final norm out where its config.json says so.
-_FINAL_NORM = "post_layer_norm"
 # Where configs have the numbers that flags of a run can set.
 _FIELDS_OF_NUMBERS = {
     "norm_epsilon": ("rms_norm_eps", "layernorm_epsilon"),
@@ -75,7 +74,7 @@ class Contents:
         if self.pad_token_id is not None:
             config["pad_token_id"] = self.pad_token_id
         if not spec.post_layer_norm:
-            config[_FINAL_NORM] = False
+            config[FINAL_NORM_FIELD] = False
         classifier = FAMILIES[spec.shape.family].classifier
         if form.is_classifier and classifier:
             config |= form.classifier_fields(spec.shape.family, self.attributes)
@@ -96,7 +95,7 @@ def config_of_run(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Any]:
         UserError: other programs cannot compute the model's scores: they are read before the final norm,
             which no class of transformers does, or the run had numbers that `config` has no field for.
     """
-    if not spec.post_layer_norm and _FINAL_NORM not in config:
+    if not spec.post_layer_norm and FINAL_NORM_FIELD not in config:
         raise UserError(
             "a model trained with --no-post-layer-norm cannot be written as a Hugging Face directory: its "
             "scores are read before the final norm, and transformers reads them after it; score with the "

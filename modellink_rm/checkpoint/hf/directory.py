@@ -25,6 +25,7 @@ from modellink_rm.checkpoint.hf.mapped import MappedFile
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
 from modellink_rm.checkpoint.hf.slices import read_piece
 from modellink_rm.checkpoint.verify import check_contents_together
+from modellink_rm.model.families.fields import FINAL_NORM_FIELD
 from modellink_rm.model.families.registry import family_of, shape_from_config
 from modellink_rm.model.families.tensors import TensorTable
 from modellink_rm.model.heads.steps import NUM_LABELS
@@ -57,6 +58,8 @@ class HuggingFaceWeights:
         shape: what config.json says of the model.
         tensors: the family's, by the names that this directory gives them, with or without the
             prefix of the body.
+        post_layer_norm: whether a head reads hidden states after the final norm; ChatGLM's config.json may
+            say that there is none.
     """
 
     directory: Path
@@ -64,6 +67,7 @@ class HuggingFaceWeights:
     config: Mapping[str, Any]
     shape: ModelShape
     tensors: TensorTable
+    post_layer_norm: bool
 
     def __init__(self, directory: str | Path) -> None:
         """Read config.json and the headers of the safetensors.
@@ -83,6 +87,7 @@ class HuggingFaceWeights:
             self.directory, self._files, self.config, own_name=self.tensors.head_name
         )
         self._expected = expected_shapes(self.shape, self.tensors)
+        self.post_layer_norm = self.config.get(FINAL_NORM_FIELD) not in (False, 0)
 
     @property
     def source(self) -> str:
@@ -240,7 +245,8 @@ def check_names(weights: HuggingFaceWeights, *, loosely: bool) -> LoadReport:
         UserError: listing every missing and unexpected name that is not forgiven.
     """
     present, expected = set(weights.names), set(weights.expected_names())
-    missing = sorted(expected - present)
+    unread = set() if weights.post_layer_norm else {weights.tensors.final_norm_name}
+    missing = sorted(expected - present - unread)
     if weights.head() is None:
         missing.append(HEAD_NAME)
     unexpected = sorted(
@@ -262,7 +268,8 @@ def check_language_model(weights: HuggingFaceWeights) -> None:
         weights: as `of_language_model` gives them.
 
     Raises:
-        UserError: listing what is missing and what is too much, or a tensor has another shape.
+        UserError: listing what is missing and what is too much, a tensor has another shape, or the head would
+            read hidden states before the final norm.
     """
     present, expected = set(weights.names), set(weights.expected_names())
     lm_head = weights.tensors.name(weights.tensors.lm_head)
@@ -274,6 +281,8 @@ def check_language_model(weights: HuggingFaceWeights) -> None:
         ),
     }
     found = "; ".join(f"{kind} {listed(names)}" for kind, names in parts.items() if names)
+    if not weights.post_layer_norm:
+        raise UserError(f"{weights.source}: a language model without the final norm is not supported")
     if found:
         raise UserError(f"{weights.directory} does not hold a language model of its config.json: {found}")
     weights.check_shapes()

@@ -37,7 +37,7 @@ _FIELDS = {
 }
 _VALUES: dict[str, tuple[Any, ...]] = {
     "rmsnorm": (True,),
-    "post_layer_norm": (True,),
+    "post_layer_norm": (True, False),
     "add_bias_linear": (False,),
     "apply_residual_connection_post_layernorm": (False,),
     "interleaved_qkv": (None, False),

@@ -106,7 +106,15 @@ class TensorTable:
     @property
     def embedding_name(self) -> str:
         """The full name of the token embedding, which every directory has."""
-        (entry,) = (entry for entry in self.ends if entry.engine == EMBEDDING)
+        return self._name_of_end(EMBEDDING)
+
+    @property
+    def final_norm_name(self) -> str:
+        """The full name of the final norm's weight."""
+        return self._name_of_end(FINAL_LAYERNORM)
+
+    def _name_of_end(self, engine: str) -> str:
+        (entry,) = (entry for entry in self.ends if entry.engine == engine)
         return self.name(entry.names[0])
 
 

@@ -5,11 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.hf.directory import HuggingFaceWeights
+from modellink_rm.checkpoint.model_plan import plan_model
+from modellink_rm.checkpoint.source import open_source
+from modellink_rm.config.model import ModelConfig
+from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.model.shape import ModelShape
+from modellink_rm.model.spec import LANGUAGE_MODEL_HEAD, ModelSpec
 from tests.tiny_models import write_tiny_chatglm
+
+FINAL_NORM = "transformer.encoder.final_layernorm.weight"
 
 
 def norm(hidden_states: torch.Tensor, weight: torch.Tensor, shape: ModelShape) -> torch.Tensor:
@@ -68,3 +76,36 @@ def test_tiny_chatglm_computes_what_its_transformers_model_does(tmp_path: Path, 
         got = last_hidden_states(load_file(tmp_path / "model.safetensors"), ids, shape)
     # The same float32 sums in another order, four layers deep.
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def spec_of(directory: Path, *, head: str | None = None) -> ModelSpec:
+    return plan_model(
+        open_source(str(directory)), ModelConfig(), ParallelConfig(), loosely=head is not None, head=head
+    ).spec
+
+
+@pytest.mark.parametrize("has_norm", [True, False])
+def test_a_directory_that_says_so_is_scored_before_the_final_norm(tmp_path: Path, has_norm: bool) -> None:
+    """As export writes the models of examples/reward_chatglm3_6B.sh: it was refused."""
+    write_tiny_chatglm(tmp_path, kind="score", post_layer_norm=False)
+    if not has_norm:
+        tensors = load_file(tmp_path / "model.safetensors")
+        del tensors[FINAL_NORM]
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert spec_of(tmp_path).post_layer_norm is False
+
+
+def test_a_norm_that_config_json_has_may_not_be_missing(tmp_path: Path) -> None:
+    write_tiny_chatglm(tmp_path, kind="score")
+    assert spec_of(tmp_path).post_layer_norm is True
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors[FINAL_NORM]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"missing {FINAL_NORM}"):
+        spec_of(tmp_path)
+
+
+def test_a_language_model_without_the_final_norm_is_refused(tmp_path: Path) -> None:
+    write_tiny_chatglm(tmp_path, post_layer_norm=False)
+    with pytest.raises(UserError, match="a language model without the final norm is not supported"):
+        spec_of(tmp_path, head=LANGUAGE_MODEL_HEAD)

@@ -206,6 +206,7 @@ def test_run_computed_with_its_own_numbers(tmp_path: Path) -> None:
     assert weights.shape.norm_epsilon == 1e-6
     assert not weights.post_layer_norm
     assert weights.prompt_type == "chatglm3"
+    check_names(weights, loosely=False)  # nothing is missing, although no file has a final norm
 
 
 def test_flags_that_are_no_words_or_numbers_are_passed_over(tmp_path: Path) -> None:

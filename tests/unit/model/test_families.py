@@ -417,7 +417,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("gpt_oss", {"swiglu_limit": 5.0}),
     ("glm", {"hidden_act": "gelu"}),
     ("chatglm", {"rmsnorm": False}),
-    ("chatglm", {"post_layer_norm": False}),
+    ("chatglm", {"post_layer_norm": "no"}),
     ("chatglm", {"add_bias_linear": True}),
     ("chatglm", {"apply_residual_connection_post_layernorm": True}),
     ("chatglm", {"multi_query_attention": False}),
