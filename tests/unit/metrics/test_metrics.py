@@ -10,6 +10,7 @@ import pytest
 from modellink_rm.metrics.accuracy import accuracy, pair_credits
 from modellink_rm.metrics.bootstrap import estimate_mean
 from modellink_rm.metrics.calibration import expected_calibration_error, log_losses, reliability_curve
+from modellink_rm.metrics.correlation import correlation_of_sums
 from modellink_rm.metrics.paired_test import paired_difference
 from modellink_rm.metrics.ranks import area_under_curve, tied_ranks
 from modellink_rm.metrics.ratings import bradley_terry, kendall, pearson, spearman
@@ -19,6 +20,11 @@ def test_a_tie_counts_half() -> None:
     credits = pair_credits(np.array([1.0, 2.0, -3.0]), np.array([0.0, 2.0, -1.0]))
     assert credits.tolist() == [1.0, 0.5, 0.0]
     assert accuracy(wins=1, ties=1, num_pairs=3) == credits.mean() == 0.5
+
+
+def test_losses_are_of_the_differences() -> None:
+    losses = log_losses(np.array([2.0, -1.0]), np.array([0.5, 1.0]))
+    assert losses == pytest.approx([math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(2.0))])
 
 
 def test_losses_are_finite_at_any_margin() -> None:
@@ -32,7 +38,8 @@ def logit(probability: float) -> float:
 
 def test_reliability_bins_hold_confidence_and_accuracy() -> None:
     margins = np.array([logit(0.62), logit(0.64), -logit(0.63), logit(0.97), 0.0])
-    curve = reliability_curve(margins, np.zeros(5))
+    rejected = np.array([0.5, -2.0, 3.0, 0.0, 7.0])  # only differences matter
+    curve = reliability_curve(rejected + margins, rejected)
     assert [(round(one.low, 2), one.num_pairs, one.accuracy) for one in curve] == [
         (0.5, 1, 0.5),
         (0.6, 3, pytest.approx(2 / 3)),
@@ -138,3 +145,26 @@ def test_correlations_have_their_definitions() -> None:
     # Of six couples three agree, two disagree and one is tied in the second.
     assert kendall(first, second) == pytest.approx((3 - 2) / math.sqrt(6 * 5))
     assert math.isnan(pearson(first, np.ones(4)))
+
+
+def correlation_of(first: list[float], second: list[float]) -> float:
+    one, other = np.array(first), np.array(second)
+    return correlation_of_sums(
+        len(one),
+        first=(float(one.sum()), float(one @ one)),
+        second=(float(other.sum()), float(other @ other)),
+        product=float(one @ other),
+    )
+
+
+def test_correlation_of_sums_is_that_of_the_values() -> None:
+    first, second = [3.0, -1.0, 4.0, 1.5, 2.0], [10.0, 20.0, 15.0, 11.0, 30.0]
+    assert correlation_of(first, second) == pytest.approx(np.corrcoef(first, second)[0, 1], rel=1e-12)
+    assert correlation_of(first, [-2 * value + 1 for value in first]) == pytest.approx(-1.0)
+
+
+def test_what_does_not_vary_has_no_correlation() -> None:
+    assert correlation_of([], []) == 0.0
+    assert correlation_of([0.1] * 3, [1.0, 2.0, 4.0]) == correlation_of([1.0, 2.0, 4.0], [7.0] * 3) == 0.0
+    assert math.isnan(kendall(np.array([1.0, 1.0]), np.array([1.0, 2.0])))
+    assert math.isnan(pearson(np.array([1.0, 1.0]), np.array([1.0, 2.0])))
