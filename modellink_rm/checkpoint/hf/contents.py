@@ -10,7 +10,6 @@ import torch
 from modellink_rm.base.errors import UserError
 from modellink_rm.checkpoint.hf.form import TRANSFORMERS, Form
 from modellink_rm.metrics.normalization import Normalization
-from modellink_rm.model.families.fields import FINAL_NORM_FIELD
 from modellink_rm.model.families.registry import FAMILIES, shape_from_config
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import ModelSpec
@@ -73,9 +72,10 @@ class Contents:
             config |= {name: rows for name in _VOCABULARY_FIELDS if config.get(name) == spec.shape.vocab_size}
         if self.pad_token_id is not None:
             config["pad_token_id"] = self.pad_token_id
+        family = FAMILIES[spec.shape.family]
         if not spec.post_layer_norm:
-            config[FINAL_NORM_FIELD] = False
-        classifier = FAMILIES[spec.shape.family].classifier
+            config[family.final_norm_field] = False
+        classifier = family.classifier
         if form.is_classifier and classifier:
             config |= form.classifier_fields(spec.shape.family, self.attributes)
         own = {"value_head_prefix": form.fields.get("value_head_prefix")}
@@ -95,7 +95,7 @@ def config_of_run(spec: ModelSpec, config: Mapping[str, Any]) -> dict[str, Any]:
         UserError: other programs cannot compute the model's scores: they are read before the final norm,
             which no class of transformers does, or the run had numbers that `config` has no field for.
     """
-    if not spec.post_layer_norm and FINAL_NORM_FIELD not in config:
+    if not spec.post_layer_norm and not FAMILIES[spec.shape.family].final_norm_field:
         raise UserError(
             "a model trained with --no-post-layer-norm cannot be written as a Hugging Face directory: its "
             "scores are read before the final norm, and transformers reads them after it; score with the "

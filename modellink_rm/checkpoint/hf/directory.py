@@ -25,7 +25,6 @@ from modellink_rm.checkpoint.hf.mapped import MappedFile
 from modellink_rm.checkpoint.hf.mappings import TensorPlan, expected_shapes
 from modellink_rm.checkpoint.hf.slices import read_piece
 from modellink_rm.checkpoint.verify import check_contents_together
-from modellink_rm.model.families.fields import FINAL_NORM_FIELD
 from modellink_rm.model.families.registry import family_of, shape_from_config
 from modellink_rm.model.families.tensors import TensorTable
 from modellink_rm.model.heads.steps import NUM_LABELS
@@ -79,7 +78,8 @@ class HuggingFaceWeights:
         self.directory = self.base_model = Path(directory)
         self.read_config()
         self._files = _open_weights(self.directory)
-        tensors = family_of(self.config).tensors
+        family = family_of(self.config)
+        tensors = family.tensors
         bare = dataclasses.replace(tensors, prefix="")
         is_body = tensors.embedding_name not in self._files and bare.embedding_name in self._files
         self.tensors = bare if is_body else tensors
@@ -87,7 +87,7 @@ class HuggingFaceWeights:
             self.directory, self._files, self.config, own_name=self.tensors.head_name
         )
         self._expected = expected_shapes(self.shape, self.tensors)
-        self.post_layer_norm = self.config.get(FINAL_NORM_FIELD) not in (False, 0)
+        self.post_layer_norm = self.config.get(family.final_norm_field) not in (False, 0)
 
     @property
     def source(self) -> str:

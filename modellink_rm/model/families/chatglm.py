@@ -76,4 +76,7 @@ def _chatglm_shape(config: Config) -> ModelShape:
     )
 
 
-FAMILIES.add(Family(read_shape=_chatglm_shape, tensors=_TENSORS), "chatglm")
+# THUDM's code (modeling_chatglm.py) leaves the final norm out where post_layer_norm is false.
+FAMILIES.add(
+    Family(read_shape=_chatglm_shape, tensors=_TENSORS, final_norm_field="post_layer_norm"), "chatglm"
+)

@@ -39,6 +39,8 @@ class Family:
         classifier: transformers' class with a `score`, which a written config.json names; "" for none.
         reward_token_field: field of config.json with the id of the token that this class appends to what its
             chat template writes, to read the score there; "" for none.
+        final_norm_field: field of config.json that is false where the model has no final norm; "" where it
+            always has one.
         embedding: token ids -> hidden states.
         rotary: rotary angles by position ids.
         layer: the specification of one layer.
@@ -51,6 +53,7 @@ class Family:
     tensors: TensorTable
     classifier: str = ""
     reward_token_field: str = ""
+    final_norm_field: str = ""
     embedding: type[TokenEmbedding] = TokenEmbedding
     rotary: type[RotaryAngles] = RotaryAngles
     layer: MakeLayer = decoder_layer

@@ -20,9 +20,6 @@ _TRANSFORMERS_FIELDS = {
 _TOO_LARGE = 2**63  # neither torch nor a float takes any whole number
 SILU: Mapping[str, tuple[str, ...]] = {"hidden_act": ("silu", "swish")}
 
-# THUDM's code (modeling_chatglm.py) leaves the final norm out where its config.json says so.
-FINAL_NORM_FIELD = "post_layer_norm"
-
 
 def check_values(config: Config, supported: Mapping[str, tuple[Any, ...]]) -> None:
     """Refuse the first field whose value is given and not among the supported ones."""

@@ -1,5 +1,6 @@
 """The tiny ChatGLM directory, run in the order that THUDM's modeling_chatglm.py computes in."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.model.shape import ModelShape
 from modellink_rm.model.spec import LANGUAGE_MODEL_HEAD, ModelSpec
-from tests.tiny_models import write_tiny_chatglm
+from tests.tiny_models import write_tiny_chatglm, write_tiny_llama
 
 FINAL_NORM = "transformer.encoder.final_layernorm.weight"
 
@@ -93,6 +94,13 @@ def test_a_directory_that_says_so_is_scored_before_the_final_norm(tmp_path: Path
         del tensors[FINAL_NORM]
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     assert spec_of(tmp_path).post_layer_norm is False
+
+
+def test_the_field_says_nothing_of_other_families(tmp_path: Path) -> None:
+    """transformers passes over it too."""
+    write_tiny_llama(tmp_path, kind="score", post_layer_norm=False)
+    assert json.loads((tmp_path / "config.json").read_text())["post_layer_norm"] is False
+    assert spec_of(tmp_path).post_layer_norm is True
 
 
 def test_a_norm_that_config_json_has_may_not_be_missing(tmp_path: Path) -> None:
