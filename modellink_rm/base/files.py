@@ -49,14 +49,23 @@ def check_outputs(outputs: Iterable[tuple[str, Path]], *, inputs: Iterable[Path]
             if found is not None:
                 lies = "is" if place is path else "lies in"
                 raise UserError(f"{flag}: {path} {lies} {found}, which this command reads; give another name")
-        for place in resolved.parents:
-            if all((place / name).is_file() for name in _OF_A_CHECKPOINT):
-                raise UserError(f"{flag}: {path} lies in the checkpoint {place}; give another name")
+        check_in_no_checkpoint(flag, path)
         # Two files that are not there yet, and would be one where names have no case.
         for identity in (_identity(path), str(resolved).casefold()):
             other = written.setdefault(identity, flag)
             if other != flag:
                 raise UserError(f"{flag}: {path} is also written by {other}; give another name")
+
+
+def check_in_no_checkpoint(flag: str, path: Path) -> None:
+    """What is written, a file or a directory, lies in no checkpoint, whether or not the command reads it.
+
+    Raises:
+        UserError: it does.
+    """
+    for place in _resolved(path).parents:
+        if all((place / name).is_file() for name in _OF_A_CHECKPOINT):
+            raise UserError(f"{flag}: {path} lies in the checkpoint {place}; give another name")
 
 
 def _identity(path: Path) -> object:

@@ -113,7 +113,7 @@ def export_adapter(config: ExportConfig, parallel: ParallelConfig) -> None:
     assert checkpoint is not None
     assert contract is not None
     _check_flags(config, checkpoint)
-    check_output(config, checkpoint)
+    check_output(config)
     plan = plan_model(source, ModelConfig(), parallel, loosely=True)
     bf16 = checkpoint.run.setting("precision", "bf16") is True
     dtype = DTYPES[config.dtype or ("bfloat16" if bf16 else "float32")]

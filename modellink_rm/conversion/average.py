@@ -24,7 +24,7 @@ from modellink_rm.config.average import AverageConfig
 from modellink_rm.config.model import ModelConfig
 from modellink_rm.config.parallel import ParallelConfig
 from modellink_rm.config.precision import PrecisionConfig
-from modellink_rm.conversion.output import check_is_new, check_outside, making
+from modellink_rm.conversion.output import check_is_new, making
 from modellink_rm.model.config import Kernels
 from modellink_rm.parallel.failures import ending_together
 from modellink_rm.parallel.groups import process_groups, world_size_from_environment
@@ -60,8 +60,6 @@ def plan_average(config: AverageConfig, parallel: ParallelConfig) -> AveragePlan
     sources = [open_source(load) for load in config.load]
     checkpoints = [_checkpoint_of(source) for source in sources]
     _check_each_once(checkpoints)
-    for checkpoint in checkpoints:
-        check_outside(config.output, checkpoint.path)
     for source in sources[1:]:
         _check_belongs_to(source, sources[0])
     _warn_of_other_origins(checkpoints)

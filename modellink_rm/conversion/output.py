@@ -8,19 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modellink_rm.base.errors import UserError
-from modellink_rm.base.files import exclusive
+from modellink_rm.base.files import check_in_no_checkpoint, exclusive
 from modellink_rm.base.log import is_first_process
 from modellink_rm.checkpoint.layout import LATEST_NAME, checkpoint_directory
 from modellink_rm.checkpoint.prune import UNFINISHED
 
 
 def check_is_new(output: str) -> None:
-    """There is nothing at --output, or only what an import that was killed was writing.
+    """There is nothing at --output, or only what a killed import was writing, and it lies in no checkpoint.
 
     Raises:
-        UserError: there is something.
+        UserError: there is something, or it lies in a checkpoint.
     """
     path = Path(output)
+    check_in_no_checkpoint("--output", path)
     if not os.path.lexists(path):
         return
     if path.is_dir() and not path.is_symlink():
@@ -28,16 +29,6 @@ def check_is_new(output: str) -> None:
         if names and all(name.startswith("iter_") and name.endswith(UNFINISHED) for name in names):
             return
     raise UserError(f"--output {output} is there already; give a name that is not")
-
-
-def check_outside(output: str, checkpoint: Path) -> None:
-    """--output does not lie in a checkpoint iter_N that is read.
-
-    Raises:
-        UserError: it does.
-    """
-    if Path(os.path.realpath(checkpoint)) in Path(os.path.realpath(output)).parents:
-        raise UserError(f"--output {output} lies in {checkpoint}, which is read; give another name")
 
 
 @contextmanager

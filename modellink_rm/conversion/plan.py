@@ -32,7 +32,7 @@ from modellink_rm.conversion.exported_tokenizer import (
     template_of,
     with_template,
 )
-from modellink_rm.conversion.output import check_is_new, check_outside
+from modellink_rm.conversion.output import check_is_new
 from modellink_rm.conversion.padding import choose_pad_token, existing_pad_token
 from modellink_rm.conversion.publisher_code import (
     can_be_opened,
@@ -101,7 +101,7 @@ def plan_export(config: ExportConfig, parallel: ParallelConfig) -> ExportPlan:
         raise UserError(f"--merge: {config.load} holds a whole model and no adapters; leave the flag out")
     contract = source.contract
     assert contract is not None
-    check_output(config, checkpoint)
+    check_output(config)
     base = config_of_run(checkpoint.run.spec, base_config(checkpoint))
     form = choose_form(config.form, checkpoint.run.spec)
     tokenizer = load_tokenizer(contract_tokenizer(TokenizerConfig(), contract, checkpoint.path))
@@ -235,15 +235,14 @@ def _can_be_scored(checkpoint: CheckpointInfo, form: Form) -> bool:
     return False
 
 
-def check_output(config: ExportConfig, checkpoint: CheckpointInfo) -> None:
+def check_output(config: ExportConfig) -> None:
     """Check that --output can be made.
 
     Raises:
-        UserError: it is there already, lies in the checkpoint, or its parent cannot be written.
+        UserError: it is there already, lies in a checkpoint, or its parent cannot be written.
     """
     output = Path(config.output)
     check_is_new(config.output)
-    check_outside(config.output, checkpoint.path)
     nearest = output.absolute().parent
     while not os.path.lexists(nearest):
         nearest = nearest.parent

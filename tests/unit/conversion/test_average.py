@@ -136,7 +136,7 @@ def test_flags_that_do_not_fit_are_refused(
 def test_an_average_is_not_written_into_a_checkpoint_that_it_reads(tmp_path: Path) -> None:
     other = edited(tmp_path / "other", "run.json", lambda run: run.update(iteration=7))
     config = AverageConfig(load=(str(CHECKPOINT), str(other)), output=str(other / "mean"))
-    with pytest.raises(UserError, match=r"--output .*mean lies in .*iter_0000002, which is read"):
+    with pytest.raises(UserError, match=r"--output: .*mean lies in the checkpoint .*iter_0000002"):
         plan_average(config, ParallelConfig())
 
 

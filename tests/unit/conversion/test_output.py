@@ -6,6 +6,8 @@ import pytest
 
 from modellink_rm.base.errors import UserError
 from modellink_rm.base.files import exclusive
+from modellink_rm.checkpoint.files import FILES_NAME
+from modellink_rm.checkpoint.layout import RUN_NAME
 from modellink_rm.conversion.output import check_is_new, making
 
 
@@ -58,3 +60,19 @@ def test_what_a_killed_import_left_is_made_anew_and_nothing_else(name: str, tmp_
         (output / "mine").touch()
     with pytest.raises(UserError, match="is there already"):
         check_is_new(str(output))
+
+
+def test_no_directory_is_made_in_a_checkpoint(tmp_path: Path) -> None:
+    """Nor in one that the command does not read: pruning it took an export in it away."""
+    checkpoint = tmp_path / "run" / "iter_0000002"
+    checkpoint.mkdir(parents=True)
+    for mark in (RUN_NAME, FILES_NAME):
+        (checkpoint / mark).touch()
+    for output in (
+        checkpoint / "out",
+        checkpoint / "a" / "out",
+        tmp_path / "new" / ".." / "run" / "iter_0000002" / "out",
+    ):
+        with pytest.raises(UserError, match=r"lies in the checkpoint .*iter_0000002"):
+            check_is_new(str(output))
+    check_is_new(str(checkpoint.parent / "out"))
