@@ -42,7 +42,8 @@ def check_outputs(outputs: Iterable[tuple[str, Path]], *, inputs: Iterable[Path]
     for flag, path in outputs:
         resolved = _resolved(path)
         # NEW/../FILE is there by its resolved name alone, and a pipe, as /dev/stdout may be, by its own.
-        if any(place.exists() and not place.is_file() for place in (path, resolved)):
+        is_other = any(place.exists() and not place.is_file() for place in (path, resolved))
+        if is_other or _is_of_process(path):
             raise UserError(f"{flag}: {path} is not a regular file; name one that may be replaced")
         for place in (path, *resolved.parents):
             found = read.get(_identity(place))
@@ -66,6 +67,13 @@ def check_in_no_checkpoint(flag: str, path: Path) -> None:
     for place in _resolved(path).parents:
         if all((place / name).is_file() for name in _OF_A_CHECKPOINT):
             raise UserError(f"{flag}: {path} lies in the checkpoint {place}; give another name")
+
+
+def _is_of_process(path: Path) -> bool:
+    """Whether it names an open file, as /dev/stdout does: a file in its place would stay for all programs."""
+    if not path.is_symlink():
+        return False
+    return Path("/proc") in Path(path.parent, os.readlink(path)).parent.resolve().parents
 
 
 def _identity(path: Path) -> object:

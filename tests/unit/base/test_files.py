@@ -290,3 +290,12 @@ def test_a_link_in_place_of_a_lock_is_refused_and_its_target_stays(tmp_path: Pat
     with pytest.raises(UserError, match=r"\.out\.parts is a symbolic link"), exclusive(link, "held"):
         raise AssertionError("it was opened")
     assert target.read_text() == "content"
+
+
+def test_a_link_to_an_open_file_as_dev_stdout_is_not_replaced(tmp_path: Path) -> None:
+    """With the output redirected to a file it was a regular one: root replaced /dev/stdout itself."""
+    link = tmp_path / "stdout"
+    with (tmp_path / "redirected").open("w") as file:
+        link.symlink_to(f"/proc/self/fd/{file.fileno()}")
+        with pytest.raises(UserError, match="stdout is not a regular file"):
+            check_outputs([("--output", link)], inputs=[])
