@@ -271,6 +271,8 @@ def check_language_model(weights: HuggingFaceWeights) -> None:
         UserError: listing what is missing and what is too much, a tensor has another shape, or the head would
             read hidden states before the final norm.
     """
+    if not weights.post_layer_norm:
+        raise UserError(f"{weights.source}: a language model without the final norm is not supported")
     present, expected = set(weights.names), set(weights.expected_names())
     lm_head = weights.tensors.name(weights.tensors.lm_head)
     forgiven = {lm_head} if weights.ties_embedding else set()  # a copy of the embedding
@@ -281,8 +283,6 @@ def check_language_model(weights: HuggingFaceWeights) -> None:
         ),
     }
     found = "; ".join(f"{kind} {listed(names)}" for kind, names in parts.items() if names)
-    if not weights.post_layer_norm:
-        raise UserError(f"{weights.source}: a language model without the final norm is not supported")
     if found:
         raise UserError(f"{weights.directory} does not hold a language model of its config.json: {found}")
     weights.check_shapes()

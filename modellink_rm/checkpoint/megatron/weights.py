@@ -59,11 +59,10 @@ class MegatronWeights(HuggingFaceWeights):
     Attributes:
         directory: of the mp_rank_ directories.
         shape: what the base model's config.json says, and of a reward model the numbers of its run.
-        post_layer_norm: whether the head reads hidden states after the final norm.
+        post_layer_norm: what the run's flags say.
         prompt_type: the run's --prompt-type; None if it is not said.
     """
 
-    post_layer_norm: bool
     prompt_type: str | None
 
     def __init__(self, directory: Path, base_model: str | Path) -> None:
